@@ -1,0 +1,109 @@
+"""Measure speed: `python -m jobs.bench engine --size tiny --json FILE` runs transformers' generate and the engine.
+
+Both sides run in one process on the same weights and text prompts (denoising and prefill only, no audio encoder). On a
+CPU with one thread the clock is the process's processor time, so that a busy machine does not change the ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+COLUMNS = {
+    "what": "{}",
+    "steps": "{}",
+    "batch": "{}",
+    "rtfx": "{:.1f}",
+    "ratio_to_stock_best": "{:.2f}",
+    "row_steps": "{}",
+    "row_steps_needed": "{}",
+    "peak_mb": "{:.0f}",
+    "recompilations": "{}",
+    "mfu": "{:.1%}",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 done, 2 usage (argparse) or no such device."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
+    os.environ["OMP_NUM_THREADS"] = str(options.threads)
+    import torch
+
+    from pipeline.benchmark.compare import Bench
+    from pipeline.benchmark.sizes import sizes
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        print("--device cuda: torch finds no CUDA device", file=sys.stderr)
+        return 2
+    torch.set_num_threads(options.threads)
+    bench = Bench(
+        sizes(options.size),
+        device=options.device,
+        dtype=getattr(torch, options.dtype),
+        compile=options.compile,
+        windows=options.windows,
+    )
+    figures = bench.run()
+    figures["command"] = f"python -m jobs.bench {' '.join(arguments if arguments is not None else sys.argv[1:])}"
+    text = markdown(figures)
+    print(text)
+    if options.json:
+        _write(options.json, json.dumps(figures, indent=1) + "\n")
+    if options.markdown:
+        _write(options.markdown, text + "\n")
+    return 0
+
+
+def markdown(figures: dict[str, Any]) -> str:
+    """The figures as a Markdown table under one line that says what was measured."""
+    head = (
+        f"{figures['size']}: {figures['parameters'] / 1e6:,.0f} M parameters, {figures['dtype']}, {figures['device']}, "
+        f"threads {figures['threads']}, compile {str(figures['compile']).lower()}, prompt {figures['prompt_length']}, "
+        f"canvas {figures['canvas_length']}, at most {figures['max_steps']} steps, matmul "
+        f"{figures['matmul_gflops']:,.0f} GFLOP/s; seconds are {figures['clock']}"
+    )
+    lines = [head, "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for row in figures["rows"]:
+        if row["what"].startswith("same noise"):
+            continue
+        cells = [pattern.format(row[name]) if row.get(name) is not None else "" for name, pattern in COLUMNS.items()]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines += [
+        "",
+        f"ratio to stock's best: {figures['ratio_to_stock_best']} at equal steps, "
+        f"{figures['ratio_to_stock_best_adaptive']} adaptive, {figures['ratio_to_stock_best_auto']} adaptive with auto "
+        f"canvas; row-step overhead {figures['row_step_overhead']:.3f}; recompilations {figures['recompilations']}; "
+        f"tokens equal on the same noise {figures['tokens_equal']:.1%}",
+    ]
+    return "\n".join(lines)
+
+
+def _write(path: str, text: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    engine = commands.add_parser("engine", help="transformers' generate beside the engine")
+    engine.add_argument("--size", choices=["tiny", "cpu300m", "full"], default="tiny")
+    engine.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    engine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    engine.add_argument("--compile", action="store_true", help="torch.compile the engine's calls")
+    engine.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads on the CPU, for both sides")
+    engine.add_argument("--windows", type=int, metavar="N", help="windows to run (default: by size)")
+    engine.add_argument("--json", metavar="FILE", help="write the figures")
+    engine.add_argument("--markdown", metavar="FILE", help="write the table")
+    engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,123 @@
+"""What every job's command line shares: arguments, help from the config sections, exit codes, a clean stop."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import signal
+import sys
+import threading
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeVar, get_args, get_origin
+
+from pipeline.config import ConfigError, Section, keys, load
+from pipeline.storage import OutputError
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+EXIT_USAGE = 2
+STOP_SECONDS = 2.0  # for a clean end after a signal; `ray job stop` kills after 3 s
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM has arrived. Derives from BaseException so that nothing on the way takes it for a fault."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+
+def main(
+    schema: type[ConfigT], run: Callable[[ConfigT], int], doc: str | None, arguments: list[str] | None = None
+) -> int:
+    """Parse, load the config, call `run` with it; returns the exit code.
+
+    0 done, 1 the job's own verdict, 2 usage or config (one line per error on stderr, no traceback), 128 + n after
+    signal n. `doc`: the job's docstring, its first line says what it does and how it is called.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    options = parser(schema, doc).parse_intermixed_args(arguments)
+    previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        return run(load(schema, options.config, options.overrides))
+    except (ConfigError, OutputError) as err:
+        print(err, file=sys.stderr)
+        return EXIT_USAGE
+    except Stopped as stop:
+        sys.stdout.flush()
+        os._exit(128 + stop.signum)  # the end of native libraries may take longer than a stop is given
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def parser(schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
+    """The argument parser of a job, with every config key in its help."""
+    lines = ["keys, their defaults and meaning:", *_key_lines(schema), "", _EXIT_CODES]
+    made = argparse.ArgumentParser(
+        prog=f"python -m {_module()}",
+        description=(doc or "").strip(),
+        epilog="\n".join(lines),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument("--config", metavar="FILE", help="YAML file with the sections below")
+    made.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="settings that take precedence over the file"
+    )
+    return made
+
+
+_EXIT_CODES = (
+    "exit codes: 0 done; 1 more failed than allowed, or the job broke; 2 usage or config; 130, 143 stopped by SIGINT, "
+    "SIGTERM"
+)
+
+
+def _key_lines(schema: type[Section]) -> Iterator[str]:
+    held = list(keys(schema))
+    width = max(len(key) for key, _ in held) + 2
+    for key, field in held:
+        default = "(required)" if field.is_required() else _text(field.default)
+        about = field.description or ""
+        values = "|".join(_choices(field.annotation))
+        if values and not about.startswith(values[:4]):
+            about = f"{values}; {about}" if about else values
+        yield f"  {key:<{width}}{default:<12} {about}".rstrip()
+
+
+def _choices(annotation: Any) -> list[str]:
+    if annotation is bool:
+        return ["true", "false"]
+    if get_origin(annotation) is Literal:
+        return [str(value) for value in get_args(annotation)]
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        return [choice for part in get_args(annotation) for choice in _choices(part)]
+    return []
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _module() -> str:
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+    return spec.name if spec else "jobs"
+
+
+def _stop(signum: int, _frame: types.FrameType | None) -> None:
+    """Say how to resume, then leave through the stack; where that takes too long, at once."""
+    command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
+    note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
+    os.write(sys.stderr.fileno(), note.encode())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    last = threading.Timer(STOP_SECONDS, os._exit, [128 + signum])
+    last.daemon = True
+    last.start()
+    raise Stopped(signum)

@@ -1,0 +1,34 @@
+"""Transcribe an archive: python -m jobs.transcribe --config configs/transcribe.yaml source.uri=... output.uri=..."""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import cli
+from pipeline.config import RunConfig
+
+
+def run(config: RunConfig) -> int:
+    """Transcribe, publish, show. 1 where more recordings failed than the budget allows."""
+    from pipeline.results import sample_lines
+    from pipeline.run import dead_fraction, transcribe
+    from pipeline.storage import open_storage
+    from pipeline.terminal import TABLE_ROWS, print_table, summary_line
+
+    summary = transcribe(config)
+    print_table(
+        sample_lines(open_storage(config.output.uri, create=False), TABLE_ROWS), summary["recordings_transcribed"]
+    )
+    print(f"\n{summary_line(summary)}\n{config.output.uri}")
+    if dead_fraction(summary) > config.budget.max_dead_fraction:
+        print(
+            f"{dead_fraction(summary):.1%} of the recordings are dead letters, "
+            f"budget.max_dead_fraction allows {config.budget.max_dead_fraction:.1%}",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, run, __doc__))

@@ -1,0 +1,215 @@
+"""Stock `generate` beside the engine in one run: same weights, same prompts, same steps; rows of figures."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.benchmark import stock
+from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
+from pipeline.benchmark.sizes import Size, build
+from pipeline.config import DenoiseConfig
+from pipeline.model import backbone, noise
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.engine import Engine
+from pipeline.model.lane import Lane, Prepared
+from pipeline.schemas import SAMPLE_RATE, Segment
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the model's own; random weights are more sure of themselves than right
+
+
+class Bench:
+    """One model on one device. Both sides get text prompts of the length of an audio prompt: no audio encoder runs."""
+
+    def __init__(self, size: Size, *, device: str, dtype: torch.dtype, compile: bool, windows: int | None) -> None:
+        self.size, self.device, self.compile = size, device, compile
+        self.windows = windows or size.windows
+        self.matmul = matmul_rate(device, dtype)
+        self.model: AsrModel = build(size, device=device, dtype=dtype)
+        generator = torch.Generator().manual_seed(0)
+        shape = (self.windows, self.model.prompt_length)
+        self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
+        self.segments = list(_segments(self.windows, self.model.config.window_seconds))
+        self.audio_seconds = [len(segment.pcm) / 2 / SAMPLE_RATE for segment in self.segments]
+
+    def run(self) -> dict[str, Any]:
+        """All rows and the figures that follow from them."""
+        rows = [self.same_noise()]
+        best = {}
+        for early in (False, True):
+            stock_rows = list(self._stock_rows(early))
+            best[early] = max((row["rtfx"] for row in stock_rows if row["rtfx"]), default=None)
+            ours = [
+                self.engine_row("engine, fixed batches", early, refill=False, canvas=None),
+                self.engine_row("engine, refill", early, refill=True, canvas=None),
+                self.engine_row("engine, refill, auto canvas", early, refill=True, canvas="auto"),
+            ]
+            for row in (*stock_rows, *ours):
+                row["ratio_to_stock_best"] = (
+                    round(row["rtfx"] / best[early], 3) if row["rtfx"] and best[early] else None
+                )
+            rows += [*stock_rows, *ours]
+        return self._summary(rows)
+
+    def same_noise(self) -> Row:
+        """Both sides on the engine's noise, two windows, all steps: the share of equal tokens."""
+        denoise = self._denoise(early=False, canvas=None)
+        prompts = self.prompts[:2]
+        keys = torch.tensor([noise.row_keys(segment.key, 0) for segment in self.segments[:2]], dtype=torch.int32)
+        keys = keys.to(self.device)
+        theirs = stock.generate_on_same_noise(self.model, prompts, denoise, keys)
+        with torch.inference_mode():
+            kv, _ = backbone.prefill(self.model.backbone, backbone.embed(self.model.backbone, prompts))
+        lane = Lane(self.model, slots=2, canvas_length=self.model.config.canvas_length, denoise=denoise)
+        for row in range(2):
+            lane.admit(Prepared(row, (int(keys[row, 0]), int(keys[row, 1])), kv, row))
+        ours: dict[int, list[int]] = {}
+        while lane.active:
+            ours |= {done.job: done.canvas.tokens for done in lane.denoise_once() if done.canvas}
+        equal = (torch.tensor([ours[0], ours[1]]) == theirs.cpu()).float().mean().item()
+        return {"what": "same noise, tokens equal to stock", "steps": "equal", "rtfx": None, "tokens_equal": equal}
+
+    def stock_row(self, batch: int, early: bool) -> Row:
+        """`generate` with torch's own randomness (cheaper for it than the engine's) at one batch size."""
+        denoise = self._denoise(early=early, canvas=None)
+        count = self.windows if early else min(self.windows, max(8, 2 * batch))
+        passes = [0]
+
+        def count_rows(_module: object, arguments: tuple[Any, ...], kwargs: dict[str, Any], _output: object) -> None:
+            given = kwargs.get("decoder_input_ids", arguments[0] if arguments else None)
+            passes[0] += len(given)  # type: ignore[arg-type]
+
+        stock.generate(self.model, self.prompts[:batch], denoise.model_copy(update={"max_steps": 1}))
+        handle = self.model.backbone.model.decoder.register_forward_hook(count_rows, with_kwargs=True)
+        try:
+            with Meter(self.device) as meter:
+                for start in range(0, count, batch):
+                    stock.generate(self.model, self.prompts[start : min(start + batch, count)], denoise)
+        finally:
+            handle.remove()
+        flop = count * flop_per_window(self.model, self.model.config.canvas_length, passes[0] / count)
+        row = self._row("stock generate", early, batch, count, meter, flop)
+        return row | {"row_steps": passes[0]}
+
+    def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Row:
+        """The engine over all windows; without refill, `slots` windows at a time and the next when all are done."""
+        slots = min(self.size.slots, self.windows)
+        engine = Engine(
+            self.model,
+            self._denoise(early=early, canvas=canvas),
+            slots=slots,
+            compile=self.compile,
+            embed=self._embed,
+        )
+        engine.transcribe([Segment("warm", None, b"")])
+        before = engine.scheduler.row_steps
+        step = self.windows if refill else slots
+        with Meter(self.device) as meter:
+            results = []
+            for start in range(0, self.windows, step):
+                results += engine.transcribe(self.segments[start : start + step])
+        engine.close()
+        flop = sum(flop_per_window(self.model, result.canvas_length, result.steps) for result in results)
+        computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, before, strict=True))
+        return self._row(what, early, engine.scheduler.slots, self.windows, meter, flop) | {
+            "row_steps": computed,
+            "row_steps_needed": needed,
+            "recompilations": engine.scheduler.recompilations,
+            "reruns": engine.reruns,
+            "steps_mean": sum(result.steps for result in results) / len(results),
+        }
+
+    def _stock_rows(self, early: bool) -> Iterator[Row]:
+        for batch in self.size.stock_batches:
+            if batch > self.windows:
+                return
+            try:
+                yield self.stock_row(batch, early)
+            except torch.OutOfMemoryError:
+                yield {
+                    "what": "stock generate",
+                    "steps": _steps(early),
+                    "batch": batch,
+                    "rtfx": None,
+                    "error": "memory",
+                }
+                return
+            finally:
+                gc.collect()
+
+    def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Row:
+        row = {
+            "what": what,
+            "steps": _steps(early),
+            "batch": batch,
+            "windows": windows,
+            "seconds": round(meter.seconds, 4),
+            "wall_seconds": round(meter.wall_seconds, 4),
+            "rtfx": sum(self.audio_seconds[:windows]) / windows / (meter.seconds / windows),
+            "windows_per_second": windows / meter.seconds,
+            "peak_mb": round(meter.peak_mb, 1),
+            "mfu": flop / meter.seconds / self.matmul,
+        }
+        log.info("%s", row)
+        return row
+
+    def _denoise(self, *, early: bool, canvas: Any) -> DenoiseConfig:
+        return DenoiseConfig(
+            max_steps=self.size.steps,
+            canvas_length=canvas,
+            entropy_bound=ENTROPY_BOUND,
+            confidence_threshold=CONFIDENCE,
+            early_stop=early,
+        )
+
+    def _embed(self, segments: Sequence[Segment]) -> Tensor:
+        rows = [int(segment.key) if segment.key.isdigit() else 0 for segment in segments]
+        return backbone.embed(self.model.backbone, self.prompts[rows])
+
+    def _summary(self, rows: list[Row]) -> dict[str, Any]:
+        def of(what: str, early: bool) -> Row:
+            return next(row for row in rows if row["what"] == what and row["steps"] == _steps(early))
+
+        engine_rows = [row for row in rows if row["what"].startswith("engine")]
+        adaptive = of("engine, refill", True)
+        return {
+            "size": self.size.name,
+            "parameters": sum(p.numel() for p in self.model.backbone.parameters()),
+            "device": torch.cuda.get_device_name() if self.device.startswith("cuda") else "cpu",
+            "clock": "wall" if self.device.startswith("cuda") else "processor seconds of this process",
+            "threads": torch.get_num_threads(),
+            "dtype": str(self.model.backbone.lm_head.weight.dtype).removeprefix("torch."),
+            "compile": self.compile,
+            "torch": torch.__version__,
+            "prompt_length": self.model.prompt_length,
+            "canvas_length": self.model.config.canvas_length,
+            "max_steps": self.size.steps,
+            "audio_seconds_mean": sum(self.audio_seconds) / self.windows,
+            "matmul_gflops": self.matmul / 1e9,
+            "tokens_equal": rows[0]["tokens_equal"],
+            "ratio_to_stock_best": of("engine, refill", False)["ratio_to_stock_best"],
+            "ratio_to_stock_best_adaptive": adaptive["ratio_to_stock_best"],
+            "ratio_to_stock_best_auto": of("engine, refill, auto canvas", True)["ratio_to_stock_best"],
+            "row_step_overhead": adaptive["row_steps"] / adaptive["row_steps_needed"],
+            "recompilations": sum(row["recompilations"] for row in engine_rows),
+            "rows": rows,
+        }
+
+
+def _segments(count: int, window_seconds: float) -> Iterator[Segment]:
+    """Segments of 15 to 100 % of the window, evenly spread in shuffled order; their pcm only says how long they are."""
+    for number in range(count):
+        share = 0.15 + 0.85 * ((number * 0.618034) % 1.0)
+        yield Segment(str(number), None, bytes(2 * round(share * window_seconds * SAMPLE_RATE)))
+
+
+def _steps(early: bool) -> str:
+    return "adaptive" if early else "equal"

@@ -1,0 +1,151 @@
+"""The models of the benchmark: the embedded one, 300 M for a CPU, the full size; random weights are made in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
+    DiffusionGemmaTextRotaryEmbedding,
+    DiffusionGemmaTextScaledWordEmbedding,
+)
+
+from pipeline.model import checkpoint
+from pipeline.model.checkpoint import AsrConfig, AsrModel
+from pipeline.model.features import LogMel
+from pipeline.training.recipe import SizeSection, asr_config
+from pipeline.training.tokenizer import train_tokenizer
+
+PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
+END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow
+PEAK = 20.0  # scale of the last norm in random models: logits spread as a trained model's, so that rows stop early
+
+
+@dataclass(frozen=True)
+class Size:
+    """One model and how much of it is run: windows, stock's batch sizes, our slots."""
+
+    name: str
+    config: AsrConfig
+    steps: int
+    windows: int
+    stock_batches: tuple[int, ...]
+    slots: int
+
+
+def sizes(name: str) -> Size:
+    """`tiny`, `cpu300m` or `full`. Raises KeyError."""
+    return {"tiny": _tiny, "cpu300m": _cpu300m, "full": _full}[name]()
+
+
+def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
+    """The trained weights where the repository has them (tiny), else random ones. Never two copies in memory.
+
+    Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there. Buffers are
+    computed as the modules' own initialisation does.
+    """
+    if _trained(size.name):
+        return checkpoint.load(size.name, device=device, dtype=dtype)
+    tokenizer = train_tokenizer(["la le li lo lu"], 300)
+    with torch.device("meta"):
+        model = AsrModel(size.config, tokenizer)
+    _allocate(model, device, dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    normal = torch.randn(PERIOD, generator=generator, device=device, dtype=torch.float32).to(dtype)
+    for name, weight in model.named_parameters():  # tied ones come once
+        _fill(name, weight, normal)
+    backbone = model.backbone
+    for module in backbone.modules():
+        for buffer in module._buffers.values():
+            if buffer is not None:
+                buffer.fill_(1.0)  # layer scalars, and the unused image tower; the others follow
+    for module in backbone.modules():
+        if isinstance(module, DiffusionGemmaTextRotaryEmbedding):
+            backbone._init_weights(module)
+        elif isinstance(module, DiffusionGemmaTextScaledWordEmbedding):
+            module.embed_scale.fill_(module.scalar_embed_scale)
+    backbone.model.decoder.norm.weight.mul_(PEAK)
+    model.encoder.log_mel = LogMel(size.config.encoder.mels).to(device)
+    return model
+
+
+def _allocate(model: nn.Module, device: str, dtype: torch.dtype) -> None:
+    """Storage for everything that is on the meta device; tied weights stay tied (`Module.to_empty` parts them)."""
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                if id(weight) not in made:
+                    empty = torch.empty(weight.shape, device=device, dtype=dtype)
+                    made[id(weight)] = nn.Parameter(empty, requires_grad=False)
+                module._parameters[name] = made[id(weight)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, device=device, dtype=buffer.dtype)
+    model.eval()
+
+
+def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
+    """Norms and scales 1, biases 0, the rest normal with the deviation that keeps activations at their size."""
+    if weight.ndim < 2:
+        weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
+        return
+    deviation = 0.02 if "embed" in name else weight.shape[-1] ** -0.5
+    flat = weight.data.view(-1)
+    for start in range(0, flat.numel(), PERIOD):
+        part = flat[start : start + PERIOD]
+        part.copy_(normal[: part.numel()]).mul_(deviation)
+
+
+def _trained(name: str) -> bool:
+    folder = checkpoint.ASSETS / name
+    return (folder / "config.json").is_file() and (folder / "backbone" / "model.safetensors").is_file()
+
+
+def _tiny() -> Size:
+    if _trained("tiny"):
+        config = checkpoint.read_config(checkpoint.directory("tiny"))
+    else:
+        config = _named("tiny", SizeSection(), vocab=2048)
+    return Size("tiny", config, steps=16, windows=128, stock_batches=(1, 8, 32, 64), slots=32)
+
+
+def _cpu300m() -> Size:
+    """307 M parameters in the full model's proportions: 12 layers of 16 experts, two chosen, each sixth global."""
+    section = SizeSection(
+        window_seconds=12, canvas_length=64, hidden=768, layers=12, heads=8, kv_heads=4, mlp=2112,
+        experts=16, experts_per_token=2, expert_mlp=384,
+    )  # fmt: skip
+    config = _named("cpu300m", section, vocab=65536)
+    text = config.backbone["text_config"]
+    text |= {
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
+        "global_head_dim": 192,
+        "num_global_key_value_heads": 2,
+    }
+    return Size("cpu300m", config, steps=4, windows=8, stock_batches=(1, 4, 8), slots=4)
+
+
+def _full() -> Size:
+    """DiffusionGemma-26B-A4B (facts: 30 layers, 128 experts of which 8, vocabulary 262,144) behind whisper-small."""
+    section = SizeSection(
+        window_seconds=30, canvas_length=192, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,
+        experts=128, experts_per_token=8, expert_mlp=704, projector_hidden=1280,
+    )  # fmt: skip
+    config = _named("full", section, vocab=262_144)
+    encoder = config.encoder.model_copy(update={"d_model": 768, "layers": 12, "heads": 12, "ffn": 3072})
+    config.backbone["text_config"] |= {
+        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "num_global_key_value_heads": 2,
+    }
+    config = config.model_copy(update={"encoder": encoder})
+    return Size("full", config, steps=16, windows=192, stock_batches=(1, 8, 16, 32), slots=64)
+
+
+def _named(name: str, section: SizeSection, vocab: int) -> AsrConfig:
+    config = asr_config(section, vocab)
+    tokens = config.tokens.model_copy(update={"eos": list(range(1, vocab, END_SHARE))})
+    return config.model_copy(update={"name": name, "tokens": tokens})

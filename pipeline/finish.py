@@ -1,0 +1,163 @@
+"""The commit stage: a unit's answers become transcripts and dead letters, and one commit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.commit import Receipt, commit_unit, new_attempt
+from pipeline.decode import Heard, Problem
+from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table, unit_from_json
+from pipeline.stitch import stitch
+from pipeline.storage import Storage, open_storage
+
+RECEIPT = pa.schema(
+    [
+        ("unit_id", pa.string()),
+        ("unit", pa.string()),  # of a suspect, so that it can be taken up again
+        ("suspect", pa.bool_()),  # nothing is committed: the unit is still to be tried alone
+        ("won", pa.bool_()),
+        ("recordings", pa.int64()),
+        ("segments", pa.int64()),
+        ("samples", pa.int64()),  # of audio, at 16 kHz
+        ("dead", pa.int64()),  # recordings
+    ]
+)
+_CARRIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow")
+
+
+class Finisher:
+    """Rows of schemas.UNIT_TRANSCRIBED become rows of RECEIPT, one commit each. Suspects only pass through."""
+
+    def __init__(self, output_uri: str, *, model: str, fingerprint: str) -> None:
+        self.storage: Storage = open_storage(output_uri, create=False)
+        self.model, self.fingerprint = model, fingerprint
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        return to_table([self._receipt(row) for row in units.to_pylist()], RECEIPT)
+
+    def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
+        if row["suspect"]:
+            blank = {"won": False, "recordings": 0, "segments": 0, "samples": 0, "dead": 0}
+            return blank | {name: row[name] for name in ("unit_id", "unit", "suspect")}
+        return self.commit_row(unit_from_json(row["unit"]), recordings_of(row["recordings"]), row["results"])
+
+    def commit_row(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> dict[str, Any]:
+        """`commit`, with the receipt as a row of RECEIPT."""
+        receipt = self.commit(unit, recordings, results)
+        return {
+            "unit_id": unit.unit_id,
+            "unit": None,
+            "suspect": False,
+            "won": receipt.won,
+            "recordings": receipt.recordings,
+            "segments": receipt.rows,
+            "samples": receipt.samples["in"],
+            "dead": sum(receipt.dead.values()),
+        }
+
+    def commit(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> Receipt:
+        """Commit what was heard. recordings: one per ref of the unit; results: dicts of schemas.RESULT, any order."""
+        transcripts: list[dict[str, Any]] = []
+        letters: list[dict[str, Any]] = []
+        samples = dict.fromkeys(("in", "transcribed", "silence", "dead"), 0)
+        by_recording: list[list[dict[str, Any]]] = [[] for _ in unit.refs]
+        for result in results:
+            by_recording[result["recording_index"]].append(result)
+        for ref, recording, heard in zip(unit.refs, recordings, by_recording, strict=True):
+            heard.sort(key=lambda result: int(result["segment_index"]))
+            source = self._source(ref, recording, unit)
+            problem = recording.problem or _unanswered(heard)
+            length = recording.samples or 0
+            samples["in"] += length
+            if problem:
+                letters.append(source | _letter(problem, recording.samples))
+                samples["dead"] += length
+                continue
+            voiced = covered(heard)
+            samples["transcribed"] += voiced
+            samples["silence"] += length - voiced
+            transcripts.extend(source | {"model": self.model} | row for row in _rows(heard, length))
+        return commit_unit(
+            self.storage,
+            unit,
+            new_attempt(),
+            to_table(transcripts, TRANSCRIPT),
+            to_table(letters, DEAD_LETTER),
+            samples,
+            self.fingerprint,
+        )
+
+    def _source(self, ref: RecordingRef, recording: Heard, unit: WorkUnit) -> dict[str, Any]:
+        return {
+            "recording_id": ref.recording_id,
+            "source_uri": ref.source_uri,
+            "source_member": ref.source_member,
+            "language": recording.language,
+            "reference": recording.reference,
+            "metadata": recording.metadata,
+            "unit_id": unit.unit_id,
+            "fingerprint": self.fingerprint,
+        }
+
+
+def recordings_of(text: str) -> list[Heard]:
+    """The column `recordings` of a unit in flight."""
+    rows = json.loads(text)
+    return [Heard(**row | {"problem": Problem(**row["problem"]) if row["problem"] else None}) for row in rows]
+
+
+def covered(spans: list[dict[str, Any]]) -> int:
+    """Samples that are in at least one of the spans, which are ordered by `start_sample`; overlaps count once."""
+    total, reached = 0, 0
+    for span in spans:
+        total += max(0, span["end_sample"] - max(reached, span["start_sample"]))
+        reached = max(reached, span["end_sample"])
+    return total
+
+
+def chars_per_second(text: str, start_ms: int, end_ms: int) -> float | None:
+    """Characters of text, white space left out, by the second of its segment; None where it has no length."""
+    return len("".join(text.split())) * 1000 / (end_ms - start_ms) if end_ms > start_ms else None
+
+
+def milliseconds(samples: int) -> int:
+    """Samples at 16 kHz as whole milliseconds, rounded down."""
+    return samples * 1000 // SAMPLE_RATE
+
+
+def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
+    """One segment without an answer makes its recording a dead letter: half a transcript is none."""
+    errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
+    return Problem("model_error", "model", "; ".join(errors[:3])) if errors else None
+
+
+def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
+    return {
+        "reason": problem.reason,
+        "stage": problem.stage,
+        "error": problem.error,
+        "seconds": None if samples is None else samples / SAMPLE_RATE,
+    }
+
+
+def _rows(heard: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
+    """The model's part of the transcripts rows of one recording; without speech one row that says so."""
+    if not heard:
+        silence = dict.fromkeys(("confidence_source", "chars_per_second", *_CARRIED))
+        return [silence | {"segment_index": 0, "start_ms": 0, "end_ms": milliseconds(length), "text": ""}]
+    rows = []
+    for result in stitch(heard):
+        start_ms, end_ms = milliseconds(result["start_sample"]), milliseconds(result["end_sample"])
+        rows.append(
+            {name: result[name] for name in ("segment_index", "text", *_CARRIED)}
+            | {
+                "start_ms": start_ms,
+                "end_ms": end_ms,
+                "confidence_source": "raw",
+                "chars_per_second": chars_per_second(result["text"], start_ms, end_ms),
+            }
+        )
+    return rows

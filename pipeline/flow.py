@@ -1,0 +1,148 @@
+"""The whole Ray Data chain, top to bottom: units to do go in, receipts of committed units come out."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.data import ActorPoolStrategy
+from ray.exceptions import RayError
+from ray.util.annotations import RayDeprecationWarning
+
+from pipeline.config import ComputeConfig, ConfigError, RunConfig
+from pipeline.decode import Decoder
+from pipeline.finish import Finisher
+from pipeline.guard import GuardedDecoder, GuardedReplica
+from pipeline.storage import OutputError
+from pipeline.suspects import Cell, alone
+
+# A unit that always kills its process must not loop for ever: it is a suspect from the fourth attempt on (attempts.py).
+# So these bounds are met only where the machine or the model itself is broken, and then the job fails.
+MAX_RESTARTS = 64  # of one actor
+MAX_TASK_RETRIES = 16  # of one unit in one stage, its neighbours' crashes included
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """What the stages must know besides the config."""
+
+    window_seconds: float
+    languages: tuple[str, ...]
+    model: str  # as written to the transcripts
+    fingerprint: str
+
+
+def run_units(config: RunConfig, stages: Stages, units: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Transcribe and commit units (JSON of WorkUnit); yields rows of finish.RECEIPT, `suspect` False, as they come.
+
+    Ray must be running. Raises what a stage raises that is no fault of a single recording: ConfigError and OutputError
+    as such, anything else as Ray's error with the traceback of the actor.
+    """
+    suspects = []
+    try:
+        receipts: Iterable[Any] = chain(config, stages, units).iter_batches(
+            batch_size=None, batch_format="pyarrow", prefetch_batches=0
+        )
+        for table in receipts:
+            for receipt in table.to_pylist():
+                if receipt["suspect"]:
+                    suspects.append(receipt["unit"])
+                else:
+                    yield receipt
+        if suspects:
+            yield from one_by_one(config, stages, suspects)
+    except RayError as err:
+        raise users_error(str(err)) or err from None
+
+
+def chain(config: RunConfig, stages: Stages, units: Sequence[str]) -> ray.data.Dataset:
+    """One row, one block, one unit, from end to end: a unit's segments meet again without a shuffle."""
+    # Ray 2.60 announces an end of max_restarts and max_task_retries as arguments, and has nothing in their place yet.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
+    compute = config.compute
+    return (
+        ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+        .map_batches(
+            GuardedDecoder,
+            fn_constructor_kwargs={
+                "config": _plain(config),
+                "window_seconds": stages.window_seconds,
+                "languages": stages.languages,
+            },
+            compute=ActorPoolStrategy(size=compute.decode_actors, max_tasks_in_flight_per_actor=2),
+            num_cpus=1,
+            **_one_unit_a_call(),
+        )
+        .map_batches(
+            GuardedReplica,
+            fn_constructor_kwargs={"config": _plain(config)},
+            compute=ActorPoolStrategy(
+                min_size=compute.replicas_min,
+                max_size=max(compute.replicas_min, compute.replicas_max),
+                max_concurrent_calls_per_actor=compute.units_in_flight,
+                max_tasks_in_flight_per_actor=2 * compute.units_in_flight,
+            ),
+            **replica_resources(compute),
+            **_one_unit_a_call(),
+        )
+        .map_batches(
+            Finisher,
+            fn_constructor_kwargs=_finisher_settings(config, stages),
+            compute=ActorPoolStrategy(size=1),
+            num_cpus=0,
+            **_one_unit_a_call(),
+        )
+    )
+
+
+def one_by_one(config: RunConfig, stages: Stages, suspects: list[str]) -> Iterator[dict[str, Any]]:
+    """The same three stages for units that broke their process, every recording in a process that it may break."""
+    from pipeline.model.replica import Replica
+
+    def start(stage: type, resources: dict[str, Any], **settings: Any) -> Any:
+        return ray.remote(stage).options(max_restarts=0, max_task_retries=0, **resources).remote(**settings)
+
+    heard = {"window_seconds": stages.window_seconds, "languages": stages.languages}
+    seconds = config.compute.unit_timeout_seconds
+    decoder = Cell(lambda: start(Decoder, {"num_cpus": 1}, config=config, **heard), seconds)
+    model = Cell(lambda: start(Replica, replica_resources(config.compute), config=_plain(config)), seconds)
+    finisher = Finisher(**_finisher_settings(config, stages))
+    for unit, recordings, results in alone(suspects, decoder, model):
+        yield finisher.commit_row(unit, recordings, results)
+
+
+def users_error(trace: str) -> Exception | None:
+    """The ConfigError or OutputError at the end of an actor's traceback, if that is what ended it."""
+    for line in reversed(trace.splitlines()):
+        for error in (ConfigError, OutputError):
+            start = f"{error.__module__}.{error.__name__}: "
+            if line.startswith(start):
+                return error(line.removeprefix(start))
+    return None
+
+
+def _finisher_settings(config: RunConfig, stages: Stages) -> dict[str, Any]:
+    return {"output_uri": config.output.uri, "model": stages.model, "fingerprint": stages.fingerprint}
+
+
+def _plain(config: RunConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json")
+
+
+def replica_resources(compute: ComputeConfig) -> dict[str, Any]:
+    """What a replica occupies: a GPU, or CPUs where there is none."""
+    return (
+        {"num_gpus": compute.gpus_per_replica} if compute.gpus_per_replica else {"num_cpus": compute.cpus_per_replica}
+    )
+
+
+def _one_unit_a_call() -> dict[str, Any]:
+    return {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "max_restarts": MAX_RESTARTS,
+        "max_task_retries": MAX_TASK_RETRIES,
+    }

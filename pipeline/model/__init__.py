@@ -1,0 +1,1 @@
+"""The recogniser: features, encoder, projector, backbone, head, sampler, engine. Imports no ray."""

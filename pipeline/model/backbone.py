@@ -1,0 +1,102 @@
+"""DiffusionGemma as two calls: prefill a prompt of embeddings to a KV cache, denoise canvases against it.
+
+Over transformers' own modules (5.23), because its `forward` takes no audio embeddings, insists on self-conditioning
+*logits*, and always applies the whole vocabulary head. `decode` is DiffusionGemmaDecoderModel.forward with soft
+embeddings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
+
+ENCODER = "model.encoder.language_model"
+
+
+@dataclass
+class LayerKV:
+    """keys, values: [batch, kv heads, prompt, head dim] of one layer."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass
+class PromptKV:
+    """The read-only prompt cache as the decoder layers expect it: `layers[i].keys/.values`, concatenated eagerly."""
+
+    layers: list[LayerKV]
+    is_compileable: bool = False
+
+    @property
+    def length(self) -> int:
+        return self.layers[0].keys.shape[2]
+
+    def rows(self, index: Any) -> PromptKV:
+        """A view or copy of some rows (anything that indexes dimension 0)."""
+        return PromptKV([LayerKV(layer.keys[index], layer.values[index]) for layer in self.layers])
+
+    def repeat(self, times: int) -> PromptKV:
+        """Every row `times` times, neighbours together."""
+        return PromptKV(
+            [LayerKV(k.keys.repeat_interleave(times, 0), k.values.repeat_interleave(times, 0)) for k in self.layers]
+        )
+
+    def cut(self, length: int) -> PromptKV:
+        """The first `length` positions."""
+        return PromptKV([LayerKV(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in self.layers])
+
+
+def build(config: dict[str, Any]) -> DiffusionGemmaForBlockDiffusion:
+    """A backbone with random weights from a transformers config as a dict (`DiffusionGemmaConfig.to_dict`)."""
+    return DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig.from_dict(config)).eval()
+
+
+def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
+    """Causal pass over a prompt of embeddings [batch, prompt, hidden] (text ones already scaled by sqrt(hidden)).
+
+    Returns the KV cache and the final hidden states [batch, prompt, hidden]. No mask: all rows have equal length.
+    """
+    cache = DynamicCache(config=model.config.get_text_config())
+    output = model.model.encoder.language_model(inputs_embeds=embeds_BPH, past_key_values=cache)
+    layers = [LayerKV(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, arg-type]
+    return PromptKV(layers), output.last_hidden_state
+
+
+def embed(model: DiffusionGemmaForBlockDiffusion, tokens: Tensor) -> Tensor:
+    """Scaled token embeddings, as the prompt and the canvas see them."""
+    embedded: Tensor = model.model.decoder.embed_tokens(tokens)
+    return embedded
+
+
+def decode(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH: Tensor, prompt: PromptKV) -> Tensor:
+    """One bidirectional pass over canvases. Returns final hidden states [batch, canvas, hidden], before the lm_head.
+
+    canvas_BC: int64 tokens. soft_BCH: `softmax(logits / T) @ embeddings`, unscaled; zeros in the first step.
+    """
+    decoder = model.model.decoder
+    embeds = decoder.embed_tokens(canvas_BC)
+    hidden = decoder.self_conditioning(embeds, soft_BCH * decoder.embed_tokens.embed_scale.to(embeds.dtype))
+    start = prompt.length
+    positions = torch.arange(start, start + canvas_BC.shape[1], device=canvas_BC.device)[None]
+    rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in decoder.unique_layer_types}
+    for index, layer in enumerate(decoder.layers):
+        hidden = layer(
+            hidden,
+            position_embeddings=rotary[decoder.text_config.layer_types[index]],
+            attention_mask=None,
+            position_ids=positions,
+            past_key_values=prompt,
+        )
+    normed: Tensor = decoder.norm(hidden)
+    return normed
+
+
+def softcapped_logits(model: DiffusionGemmaForBlockDiffusion, hidden: Tensor) -> Tensor:
+    """Dense float32 logits [..., vocabulary] with the model's softcap: training and small checks only."""
+    cap = model.final_logit_softcapping
+    return torch.tanh(model.lm_head(hidden).float() / cap) * cap

@@ -1,0 +1,64 @@
+"""torch.compile of the model's three calls, with static shapes, and the count of compilations."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch._dynamo
+from torch import Tensor
+from torch._dynamo.utils import counters
+
+from pipeline.model import backbone
+from pipeline.model.backbone import PromptKV
+from pipeline.model.vocabulary_head import TileStep, tile_step
+
+GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile width; torch's own limit is 8
+
+
+@dataclass(frozen=True)
+class Calls:
+    """The model as the engine calls it: compiled or plain, same arguments and results."""
+
+    decode: Callable[..., Tensor]
+    tile_step: TileStep
+    prefill: Callable[..., tuple[PromptKV, Tensor]]
+    static: bool  # every new shape costs a compilation: callers keep to a few
+
+    @classmethod
+    def make(cls, *, compile: bool, cache: str | None = None) -> Calls:
+        """cache: folder of compiled code that replicas share, so that a fleet compiles once."""
+        if not compile:
+            return cls(backbone.decode, tile_step, backbone.prefill, static=False)
+        if cache:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+        options: dict[str, Any] = {"dynamic": False}
+        return cls(
+            torch.compile(backbone.decode, **options),
+            torch.compile(tile_step, **options),
+            torch.compile(backbone.prefill, **options),
+            static=True,
+        )
+
+
+def compilations() -> int:
+    """Graphs that this process has compiled so far; constant in steady state."""
+    return int(counters["stats"]["unique_graphs"])
+
+
+def slot_buckets(slots: int, *, static: bool) -> tuple[int, ...]:
+    """Numbers of rows that a step may have, ascending. Static shapes: quarters down to one; else any number.
+
+    In steady state all slots are full; a smaller bucket serves the end of a job and single requests.
+    """
+    if not static:
+        return tuple(range(1, slots + 1))
+    sizes = {1}
+    while slots > 1:
+        sizes.add(slots)
+        slots //= 4
+    return tuple(sorted(sizes))

@@ -1,0 +1,37 @@
+"""Whisper's log-mel spectrogram, computed in torch on the model's device."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.audio_utils import mel_filter_bank
+
+from pipeline.schemas import SAMPLE_RATE
+
+N_FFT = 400  # 25 ms
+HOP = 160  # 10 ms: 100 mel frames per second, 50 after the encoder's stride of 2
+FRAMES_PER_SECOND = SAMPLE_RATE // HOP
+
+
+class LogMel(nn.Module):
+    """samples_BT: float32 [batch, window samples], zero-padded. Returns [batch, mels, samples / 160].
+
+    Source: openai/whisper audio.py; equal to transformers' WhisperFeatureExtractor on a window of that length (a test).
+    The floor of max - 8 is taken per row, so a row does not depend on its neighbours.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        filters = mel_filter_bank(1 + N_FFT // 2, mels, 0.0, 8000.0, SAMPLE_RATE, norm="slaney", mel_scale="slaney")
+        self.register_buffer("window", torch.hann_window(N_FFT), persistent=False)
+        self.register_buffer("filters", torch.from_numpy(filters).float().T.contiguous(), persistent=False)
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        spectrum = torch.stft(samples_BT, N_FFT, HOP, window=self.window, return_complex=True)
+        power = spectrum[..., :-1].abs() ** 2  # Whisper drops the last frame
+        log_mel = (self.filters @ power).clamp(min=1e-10).log10()
+        floor = log_mel.amax(dim=(1, 2), keepdim=True) - 8.0
+        return (torch.maximum(log_mel, floor) + 4.0) / 4.0

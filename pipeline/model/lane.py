@@ -1,0 +1,239 @@
+"""A fixed number of canvas slots of one length, denoised together; each row has its own step, prompt and randomness."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config import DenoiseConfig
+from pipeline.model import noise, sampler
+from pipeline.model.backbone import LayerKV, PromptKV
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.compiled import Calls, slot_buckets
+from pipeline.model.confidence import FinalCanvas
+from pipeline.model.vocabulary_head import HeadOutput, vocabulary_head
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One segment with its prompt already in the KV cache (one row of `kv`), waiting for a slot."""
+
+    job: Any
+    keys: tuple[int, int]
+    kv: PromptKV
+    row: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A row that left its slot. canvas None: its logits were not finite."""
+
+    job: Any
+    canvas: FinalCanvas | None
+
+
+class Lane:
+    """Active rows are always the first `active` slots, so a step works on views; a leaving row is replaced by the last.
+
+    Storage is allocated once: KV [slots, heads, prompt, dim] per layer and the state of `slots` canvases. A step
+    computes the smallest of `buckets` that holds the active rows; with compiled calls those are few, so that nothing
+    recompiles.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        *,
+        slots: int,
+        canvas_length: int,
+        denoise: DenoiseConfig,
+        tile: int | None = None,
+        calls: Calls | None = None,
+    ) -> None:
+        self.model, self.slots, self.length, self.denoise, self.tile = model, slots, canvas_length, denoise, tile
+        self.calls = calls or Calls.make(compile=False)
+        self.buckets = slot_buckets(slots, static=self.calls.static)
+        weight = model.backbone.lm_head.weight
+        device, dtype = weight.device, weight.dtype
+        self.kv = _allocate(model, slots, device, dtype)
+        self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
+        self.step = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.canvas = torch.zeros(slots, canvas_length, dtype=torch.int64, device=device)
+        self.argmax = torch.full_like(self.canvas, -1)
+        self.unchanged = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.soft = torch.zeros(slots, canvas_length, weight.shape[1], dtype=dtype, device=device)
+        self.stable_since = torch.zeros(slots, canvas_length, dtype=torch.int32, device=device)
+        self.revisions = torch.zeros_like(self.stable_since)
+        self.jobs: list[Any] = []
+        self.row_steps_computed = 0
+        self.row_steps_needed = 0
+
+    @property
+    def active(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.jobs)
+
+    def admit(self, prepared: Prepared) -> None:
+        """Put a segment into the next free slot: its own prompt, canvas of random tokens, step 0."""
+        slot = len(self.jobs)
+        if slot >= self.slots:
+            raise ValueError("no free slot")
+        for own, given in zip(self.kv.layers, prepared.kv.layers, strict=True):
+            own.keys[slot].copy_(given.keys[prepared.row])
+            own.values[slot].copy_(given.values[prepared.row])
+        self.keys[slot] = torch.tensor(prepared.keys, dtype=torch.int32)
+        rows = slice(slot, slot + 1)
+        vocab = self.model.config.vocab_size
+        self.step[slot] = 0
+        self.canvas[rows] = noise.random_tokens(self.keys[rows], self.step[rows], noise.CANVAS, self.length, vocab)
+        self.argmax[slot] = -1
+        self.unchanged[slot] = 0
+        self.soft[slot] = 0
+        self.stable_since[slot] = 1
+        self.revisions[slot] = 0
+        self.jobs.append(prepared.job)
+
+    @torch.inference_mode()
+    def denoise_once(self) -> list[Finished]:
+        """One step for all active rows. Returns the rows that ended with it; their slots are free again."""
+        if not self.active:
+            return []
+        n = self.buckets[bisect.bisect_left(self.buckets, self.active)]
+        self.step[self.active : n] = 0  # idle rows of the bucket: computed, ignored
+        hidden, head, ends = self._step(n)
+        self.row_steps_computed += n
+        self.row_steps_needed += self.active
+        ended = [row for row in ends.nonzero()[:, 0].tolist() if row < self.active]
+        if not ended:
+            return []
+        probability, entropy = self._final(hidden[ended])
+        finished = [self._finish(row, head, probability[i], entropy[i]) for i, row in enumerate(ended)]
+        for row in reversed(ended):
+            self._release(row)
+        return finished
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run a step of every bucket once, so that all code is compiled. For an empty lane."""
+        for n in self.buckets if self.calls.static else ():
+            hidden, head, _ = self._step(n)
+            self._final(hidden[:1])
+            del head
+        self.step.zero_()
+
+    def _step(self, n: int) -> tuple[Tensor, HeadOutput, Tensor]:
+        """Rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output and which rows end."""
+        d, vocab = self.denoise, self.model.config.vocab_size
+        canvas, step, keys = self.canvas[:n], self.step[:n], self.keys[:n]
+        hidden = self.calls.decode(self.model.backbone, canvas, self.soft[:n], self.kv.rows(slice(0, n)))
+        head = self._head(hidden, step, noise.position_keys(keys, step, noise.SAMPLE, self.length), raw=False)
+        entropy, argmax = head.entropy.view(n, -1), head.argmax.view(n, -1)
+        renoised = noise.random_tokens(keys, step, noise.RENOISE, self.length, vocab)
+        accepted = sampler.accept(entropy, d.entropy_bound)
+        canvas.copy_(torch.where(accepted, head.sample.view(n, -1), renoised))
+        self.soft[:n] = head.soft.view(n, self.length, -1)
+
+        changed = argmax != self.argmax[:n]
+        first = (step == 0)[:, None]
+        self.unchanged[:n] = torch.where(changed.any(-1), 0, self.unchanged[:n] + 1)
+        self.revisions[:n] += changed & ~first
+        self.stable_since[:n] = torch.where(changed, (step + 1)[:, None], self.stable_since[:n])
+        self.argmax[:n] = argmax
+        ends = sampler.stops(
+            self.unchanged[:n],
+            entropy,
+            step,
+            stability=d.stability,
+            threshold=d.confidence_threshold,
+            max_steps=d.max_steps,
+            early=d.early_stop,
+        )
+        step += 1
+        return hidden, head, ends | ~entropy.isfinite().all(-1)
+
+    def _head(self, hidden: Tensor, step: Tensor, keys: Tensor, *, raw: bool) -> HeadOutput:
+        """The vocabulary head over rows [n, canvas, hidden] that have done `step` steps."""
+        d, n = self.denoise, hidden.shape[0]
+        temperature = sampler.temperature(
+            step, max_steps=d.max_steps, minimum=d.temperature_min, maximum=d.temperature_max
+        )
+        return vocabulary_head(
+            hidden.reshape(n * self.length, -1),
+            self.model.backbone.lm_head.weight,
+            softcap=self.model.backbone.final_logit_softcapping,
+            temperature_N=temperature.repeat_interleave(self.length),
+            keys_N2=keys.reshape(-1, 2),
+            tile=self.tile,
+            raw=raw,
+            step=self.calls.tile_step,
+        )
+
+    def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
+        """T = 1 probability and entropy of rows [n, canvas, hidden]: only a row's last step needs them.
+
+        Static shapes: one row at a time, so that only one shape is compiled.
+        """
+        keys = torch.zeros(1, self.length, 2, dtype=torch.int32, device=hidden.device)  # the sample is not used
+        probability, entropy = [], []
+        for rows in hidden.split(1 if self.calls.static else len(hidden)):
+            n = len(rows)
+            step = torch.zeros(n, dtype=torch.int32, device=hidden.device)
+            head = self._head(rows, step, keys.expand(n, -1, -1), raw=True)
+            probability += head.probability.view(n, -1).tolist()
+            entropy += head.entropy_raw.view(n, -1).tolist()
+        return probability, entropy
+
+    def _finish(self, row: int, head: HeadOutput, probability: list[float], entropy: list[float]) -> Finished:
+        at = slice(row * self.length, (row + 1) * self.length)
+        if not bool(head.entropy[at].isfinite().all()):
+            return Finished(self.jobs[row], None)
+        canvas = FinalCanvas(
+            tokens=self.argmax[row].tolist(),
+            probability=probability,
+            entropy=entropy,
+            stable_since=self.stable_since[row].tolist(),
+            revisions=self.revisions[row].tolist(),
+            steps=int(self.step[row]),
+        )
+        return Finished(self.jobs[row], canvas)
+
+    def _release(self, row: int) -> None:
+        """Free a slot; the last active row moves into it."""
+        last = len(self.jobs) - 1
+        if row != last:
+            for layer in self.kv.layers:
+                layer.keys[row].copy_(layer.keys[last])
+                layer.values[row].copy_(layer.values[last])
+            for state in (
+                self.keys,
+                self.step,
+                self.canvas,
+                self.argmax,
+                self.unchanged,
+                self.soft,
+                self.stable_since,
+                self.revisions,
+            ):
+                state[row] = state[last]
+            self.jobs[row] = self.jobs[last]
+        self.jobs.pop()
+
+
+def _allocate(model: AsrModel, slots: int, device: torch.device, dtype: torch.dtype) -> PromptKV:
+    """Zeroed KV of every layer: [slots, kv heads, prompt, head dim]."""
+    layers = []
+    for layer in model.backbone.model.decoder.layers:
+        attention = layer.self_attn
+        heads = attention.k_proj.out_features // attention.head_dim
+        shape = (slots, heads, model.prompt_length, attention.head_dim)
+        layers.append(
+            LayerKV(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        )
+    return PromptKV(layers)

@@ -1,0 +1,167 @@
+"""Everything a denoising step needs of the vocabulary, in one pass over tiles: full-width logits never exist."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.model import noise
+
+DEFAULT_TILE = 8192
+CACHE_FLOATS = 2**18  # 1 MB: a CPU tile [N, tile] should stay in the second-level cache
+PADDING = -1e30  # logit of the entries that fill the last block: weight 0, and 0 * PADDING is 0, not NaN
+
+
+class HeadOutput(NamedTuple):
+    """Per position N. T is the row's temperature."""
+
+    argmax: Tensor  # int64 [N]
+    sample: Tensor  # int64 [N], from softmax(logits / T) by Gumbel-max
+    entropy: Tensor  # float32 [N], nats, of softmax(logits / T)
+    probability: Tensor  # float32 [N], of the argmax at T = 1; NaN where `raw` was False
+    entropy_raw: Tensor  # float32 [N], nats, at T = 1; NaN where `raw` was False
+    soft: Tensor  # [N, hidden], softmax(logits / T) @ embeddings, in the weights' dtype
+
+
+class State(NamedTuple):
+    """What the pass carries from tile to tile; sums are relative to the running maximum `top`."""
+
+    top: Tensor  # [N], maximum of the logits
+    argmax: Tensor
+    mass: Tensor  # sum of e^z, z = (logit - top) / T
+    mass_z: Tensor  # sum of e^z z
+    raw: Tensor  # the same two at T = 1
+    raw_l: Tensor
+    soft: Tensor  # [N, hidden], sum of e^z embedding
+    best: Tensor  # [N], maximum over blocks of log(mass of the block) + gumbel
+    block: Tensor  # int64 [N], that block
+    block_z: Tensor  # [N, BLOCK], its logits / T up to a constant
+
+
+TileStep = Callable[..., State]
+
+
+def vocabulary_head(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    *,
+    softcap: float,
+    temperature_N: Tensor,
+    keys_N2: Tensor,
+    tile: int | None = None,
+    raw: bool = True,
+    step: TileStep | None = None,
+) -> HeadOutput:
+    """Softcap, temperature, entropy, argmax, Gumbel-max sample, T = 1 probability and soft embeddings.
+
+    Online softmax over tiles of `tile` vocabulary entries, rounded up to whole blocks (arXiv 1805.02867): peak memory
+    is N x tile floats. Equal to the dense computation: argmax exactly, entropies to 1e-4. A row with NaN logits has NaN
+    entropy. keys_N2: int32, from `noise.position_keys`. The sample is `noise.sample` of the dense logits: Gumbel-max
+    over blocks of the vocabulary, then within the block, so it depends neither on the tile nor on other rows.
+    raw: compute the T = 1 outputs. step: `tile_step` or a compiled version of it.
+    """
+    n, vocab = hidden_NH.shape[0], weight_VH.shape[0]
+    width = whole_blocks(min(vocab, tile or default_tile(n, hidden_NH.device)))
+    inverse_N1 = 1.0 / temperature_N.float()[:, None]
+    state = _start(n, hidden_NH)
+    step = step or tile_step
+    for start in range(0, vocab, width):
+        offset = torch.tensor(start, device=hidden_NH.device)  # as a tensor: an int would recompile for every tile
+        state = step(state, hidden_NH, weight_VH[start : start + width], offset, inverse_N1, keys_N2, softcap, raw)
+    inner = noise.gumbel(keys_N2, state.block[:, None] * noise.BLOCK + noise.WITHIN, noise.BLOCK)
+    sample = state.block * noise.BLOCK + (state.block_z + inner).argmax(1)
+    return HeadOutput(
+        argmax=state.argmax,
+        sample=sample.clamp_(max=vocab - 1),  # only a row of NaN gets there
+        entropy=state.mass.log() - state.mass_z / state.mass,
+        probability=1.0 / state.raw if raw else torch.full_like(state.raw, torch.nan),
+        entropy_raw=state.raw.log() - state.raw_l / state.raw if raw else torch.full_like(state.raw, torch.nan),
+        soft=(state.soft / state.mass[:, None]).to(weight_VH.dtype),
+    )
+
+
+def tile_step(
+    state: State,
+    hidden_NH: Tensor,
+    weight_TH: Tensor,
+    offset: Tensor,
+    inverse_N1: Tensor,
+    keys_N2: Tensor,
+    softcap: float,
+    raw: bool,
+) -> State:
+    """One tile of the pass. offset: int64 scalar, the tile's first vocabulary entry, a multiple of the block."""
+    n, width = hidden_NH.shape[0], weight_TH.shape[0]
+    logits = (hidden_NH @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
+    if width % noise.BLOCK:
+        logits = torch.nn.functional.pad(logits, (0, whole_blocks(width) - width), value=PADDING)
+    blocks = logits.view(n, -1, noise.BLOCK)
+    tile_top, top_block = blocks.amax(2).max(1)
+    inside = blocks.gather(1, top_block[:, None, None].expand(-1, 1, noise.BLOCK))[:, 0].argmax(1)
+    argmax = torch.where(tile_top > state.top, offset + top_block * noise.BLOCK + inside, state.argmax)
+    top = torch.maximum(state.top, tile_top)
+
+    shift = torch.where(state.top.isinf(), torch.zeros_like(top), state.top - top)  # <= 0, what older tiles lose
+    raw_mass, raw_l = state.raw, state.raw_l
+    below = logits.sub_(top[:, None])
+    if raw:
+        raw_mass, raw_l = _rescale(raw_mass, raw_l, shift)
+        weights = below.exp()
+        raw_mass, raw_l = raw_mass + weights.sum(1), raw_l + weights.mul_(below).sum(1)
+    z = below.mul_(inverse_N1)
+    weights = z.exp()
+    block_mass = weights.view(n, -1, noise.BLOCK).sum(2)
+    shift = shift * inverse_N1[:, 0]
+    mass, mass_z = _rescale(state.mass, state.mass_z, shift)
+    scaled = weights[:, :width].to(weight_TH.dtype)
+    if scaled.dtype == torch.float32:
+        soft = (state.soft * shift.exp()[:, None]).addmm_(scaled, weight_TH)
+    else:
+        soft = state.soft * shift.exp()[:, None] + (scaled @ weight_TH).float()
+
+    first = offset // noise.BLOCK
+    score = block_mass.log() + top[:, None] * inverse_N1 + noise.gumbel(keys_N2, first, block_mass.shape[1])
+    tile_best, tile_block = score.max(1)
+    tile_z = z.view(n, -1, noise.BLOCK).gather(1, tile_block[:, None, None].expand(-1, 1, noise.BLOCK))[:, 0]
+    better = tile_best > state.best
+    return State(
+        top=top,
+        argmax=argmax,
+        mass=mass + block_mass.sum(1),
+        mass_z=mass_z + weights.mul_(z).sum(1),
+        raw=raw_mass,
+        raw_l=raw_l,
+        soft=soft,
+        best=torch.maximum(state.best, tile_best),
+        block=torch.where(better, tile_block + first, state.block),
+        block_z=torch.where(better[:, None], tile_z, state.block_z),
+    )
+
+
+def default_tile(rows: int, device: torch.device) -> int:
+    """Vocabulary entries per tile: on a CPU as many as keep [rows, tile] in its cache, else DEFAULT_TILE."""
+    return max(256, min(DEFAULT_TILE, CACHE_FLOATS // max(rows, 1))) if device.type == "cpu" else DEFAULT_TILE
+
+
+def whole_blocks(width: int) -> int:
+    """`width` rounded up to a multiple of the block of the Gumbel noise."""
+    return -(-width // noise.BLOCK) * noise.BLOCK
+
+
+def _start(n: int, hidden_NH: Tensor) -> State:
+    device = hidden_NH.device
+    low = torch.full((n,), -torch.inf, device=device)
+    zero = torch.zeros(n, device=device)
+    index = torch.zeros(n, dtype=torch.int64, device=device)
+    soft = torch.zeros(n, hidden_NH.shape[1], device=device)
+    block_z = torch.zeros(n, noise.BLOCK, device=device)
+    return State(low, index, zero, zero, zero, zero, soft, low, index, block_z)
+
+
+def _rescale(mass: Tensor, weighted: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
+    """Move sums of e^(z-m) and e^(z-m) (z-m) to a maximum that is higher by -shift."""
+    factor = torch.exp(shift)
+    return mass * factor, (weighted + shift * mass) * factor

@@ -1,0 +1,248 @@
+"""Publish: from the commits, the two clean tables that DuckDB, Spark and pandas read, and the books beside them.
+
+A local table is exchanged at once. An object store has no such step: parts are replaced one by one. So part borders are
+fixed in the plan, a part holds the same recordings in every publication, and whatever mixture of old and new parts a
+reader meets, a recording is in it at most once, and one that was published before is in it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from itertools import chain
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.accounting import Tally, new_tally
+from pipeline.commit import collect_garbage, committed_units, read_commit, read_unit
+from pipeline.config import ConfigError
+from pipeline.fingerprint import fingerprint_id
+from pipeline.pack import PlannedUnit
+from pipeline.plan import plan_names, read_fingerprint, read_plan
+from pipeline.retry import latest_units
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.storage import OutputError, Replacement, Storage, in_order
+
+ROW_GROUP = 16_384  # rows of a published part that are written together
+LEFT_BEHIND_SECONDS = 24 * 3600  # temporary files this old have no writer any more
+ACCOUNTING, SUMMARY = "_run/accounting.json", "_run/summary.json"
+Tables = dict[str, pa.Table]
+
+
+class _Overtaken(Exception):
+    """Somebody published more units while this publication was under way."""
+
+
+class _Table:
+    """Writes one table part by part, every part with the schema even where it has no rows."""
+
+    def __init__(self, target: Replacement, schema: pa.Schema, overtaken: Callable[[], bool]) -> None:
+        self._target, self._schema, self._overtaken = target, schema, overtaken
+        self._writer: pq.ParquetWriter | None = None
+        self._part = -1
+        self._held: list[pa.Table] = []
+        self._held_rows = 0
+        self.rows = 0
+
+    def start(self, part: int) -> None:
+        """Rows from here on belong to `part`, which is never smaller than the part before."""
+        if part != self._part:
+            self.finish()
+            self._part = part
+            path = self._target.path(self._name())
+            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+
+    def write(self, table: pa.Table) -> None:
+        self.rows += table.num_rows
+        self._held_rows += table.num_rows
+        self._held.append(table)
+        if self._held_rows >= ROW_GROUP:
+            self._flush()
+
+    def finish(self) -> None:
+        if self._writer:
+            self._flush()
+            self._writer.close()
+            self._writer = None
+            if self._overtaken():
+                raise _Overtaken
+            self._target.add(self._name())
+
+    def _flush(self) -> None:
+        assert self._writer
+        rows = pa.concat_tables([self._schema.empty_table(), *self._held])
+        if rows.num_rows:
+            self._writer.write_table(rows.combine_chunks())
+        self._held, self._held_rows = [], 0
+
+    def _name(self) -> str:
+        return f"part-{self._part:05d}.parquet"
+
+
+def publish(
+    storage: Storage, *, notes: Mapping[str, Any] | None = None, progress: Callable[[int], None] | None = None
+) -> dict[str, Any]:
+    """Publish everything that is committed now and return the content of _run/summary.json, `notes` included.
+
+    At any time, again and again; the same commits give the same bytes. A publication that others overtook with more
+    units leaves theirs. Every data file is checked against its commit and every unit against the plan. `progress` is
+    called with the number of units read. Garbage of lost attempts is collected afterwards.
+    Raises ConfigError where nothing is planned; OutputError, one line naming the file, where the output is damaged or
+    the books of a complete run do not close: what was published before stays readable.
+    """
+    names = plan_names(storage)
+    if not names:
+        raise ConfigError(f"output.uri: {storage.uri}: nothing is planned here yet")
+    mark = fingerprint_id(read_fingerprint(storage))
+    committed = committed_units(storage)
+    tally = new_tally(storage, names)
+    latest = latest_units(storage, names, committed)
+    for planned in chain.from_iterable(read_plan(storage, name) for name in names[1:]):
+        if planned.unit.unit_id in committed:
+            tally.add(read_commit(storage, planned.unit.unit_id), planned.retried)
+
+    def overtaken() -> bool:
+        return _published_units(storage) > len(committed)
+
+    try:
+        with storage.replace("dead_letters") as letters, storage.replace("transcripts") as rows:
+            tables = {
+                "transcripts": _Table(rows, TRANSCRIPT, overtaken),
+                "dead_letters": _Table(letters, DEAD_LETTER, overtaken),
+            }
+            _write_tables(storage, committed, latest, mark, tally, tables, progress)
+            _check_books(storage, tally, tables)
+    except _Overtaken:
+        return _read_json(storage, SUMMARY)
+    summary = _summary(storage, tally) | dict(notes or {})
+    storage.put(SUMMARY, _as_json(summary))
+    collect_garbage(storage)
+    storage.sweep(LEFT_BEHIND_SECONDS)
+    return summary
+
+
+def _write_tables(
+    storage: Storage,
+    committed: set[str],
+    latest: Mapping[str, str],
+    mark: str,
+    tally: Tally,
+    tables: Mapping[str, _Table],
+    progress: Callable[[int], None] | None,
+) -> None:
+    def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
+        if planned.unit.unit_id not in committed:
+            return planned, None, {}
+        commit = read_commit(storage, planned.unit.unit_id)
+        return planned, commit, read_unit(storage, commit)
+
+    @lru_cache(maxsize=4)  # rounds of retries keep the order of the plan: neighbours are in the same unit
+    def retry(unit_id: str) -> Tables:
+        commit = read_commit(storage, unit_id)
+        _check_unit(storage, commit, mark)
+        return read_unit(storage, commit)
+
+    tables["dead_letters"].start(0)  # few rows, one part
+    tables["transcripts"].start(0)
+    for done, (planned, commit, own) in enumerate(in_order(load, read_plan(storage), storage.parallel), start=1):
+        tables["transcripts"].start(planned.part)
+        if commit:
+            tally.add(commit)
+            _check_unit(storage, commit, mark)
+            ids = [ref.recording_id for ref in planned.unit.refs]
+            _check_recordings(storage, commit, ids, own)
+            newer = {ref.recording_id for ref in planned.unit.refs if ref.recording_id in latest and not ref.problem}
+            if newer:
+                own = _superseded(own, newer, [retry(unit) for unit in sorted({latest[name] for name in newer})])
+            for name, table in own.items():
+                tables[name].write(_ordered(table, ids))
+        if progress:
+            progress(done)
+    for table in tables.values():
+        table.finish()
+
+
+def _superseded(own: Tables, newer: set[str], rounds: list[Tables]) -> Tables:
+    """The tables of a unit with the results of a later round in place of the dead letters of the recordings `newer`."""
+    chosen = pa.array(sorted(newer), pa.string())
+    letters = own["dead_letters"]
+    duplicate = pc.equal(letters["reason"], "duplicate_id")  # another recording of the same name
+    kept = letters.filter(pc.or_(duplicate, pc.invert(pc.is_in(letters["recording_id"], chosen))))
+    later = {
+        name: [tables[name].filter(pc.is_in(tables[name]["recording_id"], chosen)) for tables in rounds] for name in own
+    }
+    return {
+        "transcripts": pa.concat_tables([own["transcripts"], *later["transcripts"]]),
+        "dead_letters": pa.concat_tables([kept, *later["dead_letters"]]),
+    }
+
+
+def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:
+    """Rows in the order of `ids`, segments of a recording in theirs."""
+    place = pc.index_in(table["recording_id"], pa.array(list(dict.fromkeys(ids)), pa.string()))
+    keys = pa.table(
+        {"place": place, "segment": table["segment_index"] if "segment_index" in table.schema.names else place}
+    )
+    return table.take(pc.sort_indices(keys, [("place", "ascending"), ("segment", "ascending")]))
+
+
+def _check_unit(storage: Storage, commit: Mapping[str, Any], mark: str) -> None:
+    if commit["fingerprint"] != mark:
+        unit = f"{storage.uri}: unit {commit['unit_id']}"
+        raise OutputError(f"{unit} was committed under fingerprint {commit['fingerprint']}, not {mark}")
+
+
+def _check_recordings(storage: Storage, commit: Mapping[str, Any], ids: list[str], own: Tables) -> None:
+    found = Counter(own["transcripts"]["recording_id"].unique().to_pylist())
+    found.update(own["dead_letters"]["recording_id"].to_pylist())
+    if found != Counter(ids):
+        raise OutputError(
+            f"{storage.uri}: unit {commit['unit_id']} does not hold the recordings that the plan gives it"
+        )
+
+
+def _check_books(storage: Storage, tally: Tally, tables: Mapping[str, _Table]) -> None:
+    storage.put(ACCOUNTING, _as_json(tally.report()))
+    complaints = tally.complaints()
+    for name, counted in (("transcripts", tally.rows), ("dead_letters", tally.dead.total())):
+        if tables[name].rows != counted:
+            complaints.append(f"{tables[name].rows} rows of {name} where the commits count {counted}")
+    if complaints:
+        raise OutputError(f"{storage.uri}/{ACCOUNTING}: the books do not close: {'; '.join(complaints)}")
+
+
+def _summary(storage: Storage, tally: Tally) -> dict[str, Any]:
+    report = tally.report()
+    kept = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments")
+    return {
+        **{name: report[name] for name in kept},
+        "recordings": report["recordings_planned"],
+        "recordings_transcribed": report["recordings_transcribed"],
+        "recordings_dead_lettered": report["recordings_dead_lettered"],
+        "audio_hours": round(report["seconds_in"] / 3600, 4),
+        "storage_retries": dict(storage.counters),
+        "published": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _published_units(storage: Storage) -> int:
+    units = _read_json(storage, SUMMARY).get("units_committed", 0)
+    return units if isinstance(units, int) else 0
+
+
+def _read_json(storage: Storage, key: str) -> dict[str, Any]:
+    try:
+        content = json.loads(storage.get(key))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _as_json(content: Mapping[str, Any]) -> bytes:
+    return json.dumps(content, indent=1).encode() + b"\n"

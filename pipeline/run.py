@@ -1,0 +1,127 @@
+"""One run of `jobs.transcribe`: plan, transcribe what is not committed yet, publish, report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from pipeline import fingerprint
+from pipeline.accounting import accounting
+from pipeline.attempts import forget_all
+from pipeline.cluster import ray_cluster
+from pipeline.commit import committed_units
+from pipeline.config import RunConfig
+from pipeline.model import layout
+from pipeline.plan import ensure_plan, plan_names, plan_size, todo
+from pipeline.publish import SUMMARY, publish
+from pipeline.report import write_report
+from pipeline.retry import plan_retry
+from pipeline.schemas import SAMPLE_RATE, unit_to_json
+from pipeline.storage import Storage, open_storage, race_probe
+from pipeline.terminal import RunProgress
+
+log = logging.getLogger(__name__)
+
+
+def transcribe(config: RunConfig) -> dict[str, Any]:
+    """Do all that is left to do and publish it. Returns the content of _run/summary.json.
+
+    Ray is only started where units are left. Raises ConfigError and OutputError, one line each.
+    """
+    if config.publish:
+        return _published(open_storage(config.output.uri, create=False), {})
+    info = layout.describe(config.model.name, config.model.revision)
+    storage = open_storage(config.output.uri)
+    race_probe(storage)
+    mark = _planned(storage, config, info.weights_hash)
+    committed = committed_units(storage)
+    units = [unit_to_json(unit) for unit in todo(storage, committed)]
+    if not units and _is_published(storage, len(committed)):
+        return _json(storage, SUMMARY)
+    notes = _executed(config, storage, info, mark, units, len(committed)) if units else {}
+    return _published(storage, notes)
+
+
+def prepare(config: RunConfig) -> Storage:
+    """The output with its plan made and its fingerprint compared, nothing transcribed: for `jobs.plan`."""
+    info = layout.describe(config.model.name, config.model.revision)
+    storage = open_storage(config.output.uri)
+    _planned(storage, config, info.weights_hash)
+    return storage
+
+
+def dead_fraction(summary: dict[str, Any]) -> float:
+    """Dead-lettered recordings of all that have a result."""
+    dead = summary["recordings_dead_lettered"]
+    answered = summary["recordings_transcribed"] + dead
+    return dead / answered if answered else 0.0
+
+
+def _planned(storage: Storage, config: RunConfig, weights_hash: str) -> str:
+    """Fingerprint, plan, resolved config and a round of retries where wanted. Returns the fingerprint's id."""
+    wanted = fingerprint.fingerprint(config, weights=weights_hash)
+    mark = ensure_plan(storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted)
+    storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    if config.retry == "dead_letters":
+        plan_retry(storage, config.plan)
+    return mark
+
+
+def _executed(
+    config: RunConfig, storage: Storage, info: layout.ModelInfo, mark: str, units: list[str], committed: int
+) -> dict[str, Any]:
+    """Run the chain over `units`; returns what the summary says about this run."""
+    total = sum(plan_size(storage, name).units for name in plan_names(storage))
+    log.info("%d of %d units to do; starting Ray", len(units), total)
+    with ray_cluster(config.compute):
+        from pipeline.flow import Stages, run_units
+
+        stages = Stages(info.window_seconds, info.languages, f"{info.name}@{info.weights_hash}", mark)
+        log.info("transcribing with %s", stages.model)
+        started = time.monotonic()
+        samples = _receipts(run_units(config, stages, units), RunProgress(total, committed))
+        seconds = time.monotonic() - started
+    forget_all(storage)
+    audio_seconds = samples / SAMPLE_RATE
+    return {
+        "pipeline_rtfx": round(audio_seconds / seconds, 3),
+        "pipeline_seconds": round(seconds, 3),
+        "pipeline_audio_seconds": round(audio_seconds, 3),
+        "pipeline_units": len(units),
+    }
+
+
+def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
+    """Samples of audio that this run has committed."""
+    with progress:
+        for receipt in receipts:
+            progress.add(receipt["samples"], receipt["dead"])
+    return progress.samples
+
+
+def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
+    """Publish with the notes of this run, or with those of the last one where this had nothing to do."""
+    kept = {key: value for key, value in _json(storage, SUMMARY).items() if key.startswith("pipeline_")}
+    summary = publish(storage, notes=notes or kept)
+    write_report(storage, summary, accounting(storage))
+    return summary
+
+
+def _is_published(storage: Storage, committed: int) -> bool:
+    """Whether the tables show exactly what is committed, and the report is there."""
+    summary = _json(storage, SUMMARY)
+    tables = all(next(iter(storage.list(f"{name}/")), None) for name in ("transcripts", "dead_letters"))
+    return bool(tables and summary.get("units_committed") == committed and storage.exists("report.html"))
+
+
+def _json(storage: Storage, key: str) -> dict[str, Any]:
+    try:
+        found = json.loads(storage.get(key))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

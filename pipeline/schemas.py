@@ -1,0 +1,246 @@
+"""The types that cross a border: pointers, units, segments, and the Parquet schemas of the output tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
+SCHEMA_VERSION = 1
+
+REASONS = {
+    "empty_file": "zero bytes",
+    "not_audio": "the content is no audio that a decoder knows",
+    "truncated_audio": "the audio ends before its declared length",
+    "corrupt_audio": "the decoder failed inside the stream",
+    "no_samples": "decoded to zero samples",
+    "invalid_samples": "NaN or infinite samples",
+    "unsupported_audio": "sample rate or channel count out of range",
+    "too_long": "longer than compute.max_recording_seconds",
+    "too_large": "larger than the byte limit",
+    "truncated_archive": "the archive ends inside a member",
+    "corrupt_archive": "the archive cannot be read from here on",
+    "unsafe_name": "absolute, parent or link path inside an archive",
+    "missing_file": "listed but not found or not readable",
+    "bad_metadata": "the sidecar or manifest line cannot be read",
+    "duplicate_id": "another recording has the same id",
+    "unsupported_language": "a language the model does not know",
+    "model_error": "the model gave no usable answer",
+    "crashed": "the process died on this unit repeatedly",
+    "timeout": "the unit took longer than compute.unit_timeout_seconds",
+}
+
+
+class BadRecording(Exception):
+    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        if reason not in REASONS:
+            raise ValueError(f"unknown reason {reason!r}")
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.reason, self.detail)
+
+
+class BadAudio(BadRecording):
+    """The bytes are there but are no usable audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingRef:
+    """Pointer to one recording, made at listing time without reading its audio.
+
+    `offset`/`size` are bytes inside `source_uri` (offset None: the whole object). `sidecars` are (extension, offset,
+    size) of companions in the same archive. `start_ms`/`end_ms`/`channel` select a part of the audio (manifests).
+    `problem` is a reason known already at listing: such a recording goes straight to the dead letters.
+    """
+
+    recording_id: str
+    format: str
+    source_uri: str
+    source_member: str | None = None
+    offset: int | None = None
+    size: int = 0
+    version: str = ""  # etag or mtime: enters the unit's id
+    sidecars: tuple[tuple[str, int, int], ...] = ()
+    language: str | None = None
+    reference: str | None = None
+    metadata: str | None = None  # JSON text
+    seconds: float | None = None  # where the source declares it
+    start_ms: int | None = None
+    end_ms: int | None = None
+    channel: int | None = None
+    problem: str | None = None
+    problem_detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One recording as read: encoded audio bytes and what the source says about it."""
+
+    audio: bytes
+    language: str | None
+    reference: str | None
+    metadata: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkUnit:
+    """A bounded number of recordings that are committed together. `unit_id` is derived from the content of `refs`."""
+
+    unit_id: str
+    refs: tuple[RecordingRef, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One window of speech on its way to the model. pcm: int16 little endian, mono, 16 kHz."""
+
+    key: str  # "<recording id>#<segment index>#<start sample>": seeds the segment's random generator
+    language: str | None
+    pcm: bytes
+
+
+WORD = pa.struct([("text", pa.string()), ("confidence", pa.float32())])
+SIGNALS = pa.struct(
+    [
+        ("token_probability_mean", pa.float32()),
+        ("token_probability_min", pa.float32()),
+        ("entropy_mean", pa.float32()),
+        ("entropy_max", pa.float32()),
+        ("first_stable_step_mean", pa.float32()),
+        ("revisions", pa.float32()),
+        ("ctc_score", pa.float32()),
+    ]
+)
+
+TRANSCRIPT = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("segment_index", pa.int32()),
+        ("source_uri", pa.string()),
+        ("source_member", pa.string()),
+        ("start_ms", pa.int64()),
+        ("end_ms", pa.int64()),
+        ("language", pa.string()),
+        ("text", pa.string()),
+        ("confidence", pa.float32()),
+        ("confidence_source", pa.string()),
+        ("words", pa.list_(WORD)),
+        ("signals", SIGNALS),
+        ("steps", pa.int16()),
+        ("canvas_length", pa.int16()),
+        ("canvas_fill", pa.float32()),
+        ("overflow", pa.bool_()),
+        ("chars_per_second", pa.float32()),
+        ("reference", pa.string()),
+        ("metadata", pa.string()),
+        ("unit_id", pa.string()),
+        ("model", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+DEAD_LETTER = pa.schema(
+    [
+        ("recording_id", pa.string()),
+        ("source_uri", pa.string()),
+        ("source_member", pa.string()),
+        ("language", pa.string()),
+        ("reason", pa.string()),
+        ("stage", pa.string()),
+        ("error", pa.string()),
+        ("seconds", pa.float64()),
+        ("reference", pa.string()),
+        ("metadata", pa.string()),
+        ("unit_id", pa.string()),
+        ("fingerprint", pa.string()),
+    ]
+)
+
+SIDECAR = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64())])
+
+PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs to, then the fields of RecordingRef
+    [
+        ("unit_id", pa.string()),
+        ("part", pa.int32()),  # of the published tables: fixed here, so that a part can be replaced alone
+        ("retried_reason", pa.string()),  # retry rounds: why and with how many samples it was dead-lettered before
+        ("retried_samples", pa.int64()),
+        ("recording_id", pa.string()),
+        ("format", pa.string()),
+        ("source_uri", pa.string()),
+        ("source_member", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("version", pa.string()),
+        ("sidecars", pa.list_(SIDECAR)),
+        ("language", pa.string()),
+        ("reference", pa.string()),
+        ("metadata", pa.string()),
+        ("seconds", pa.float64()),
+        ("start_ms", pa.int64()),
+        ("end_ms", pa.int64()),
+        ("channel", pa.int32()),
+        ("problem", pa.string()),
+        ("problem_detail", pa.string()),
+    ]
+)
+
+
+def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table with exactly `schema`: all columns, typed, in order. Raises KeyError on a missing column."""
+    columns: dict[str, list[Any]] = {name: [] for name in schema.names}
+    for row in rows:
+        if extra := set(row) - set(columns):
+            raise KeyError(f"columns not in the schema: {sorted(extra)}")
+        for name in schema.names:
+            columns[name].append(row[name])
+    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+SPAN = [
+    ("recording_index", pa.int32()),  # within the unit's `recordings`
+    ("segment_index", pa.int32()),
+    ("start_sample", pa.int64()),
+    ("end_sample", pa.int64()),
+    ("overlaps_previous", pa.bool_()),
+]
+SEGMENT = pa.struct([*SPAN, ("key", pa.string()), ("language", pa.string()), ("pcm", pa.large_binary())])
+RESULT = pa.struct(
+    [
+        *SPAN,
+        ("text", pa.string()),  # null: no answer, `error` says why
+        ("error", pa.string()),
+        ("confidence", pa.float32()),
+        ("words", pa.list_(WORD)),
+        ("signals", SIGNALS),
+        ("steps", pa.int16()),
+        ("canvas_length", pa.int16()),
+        ("canvas_fill", pa.float32()),
+        ("overflow", pa.bool_()),
+    ]
+)
+
+# A unit in flight is one row. `unit`: the WorkUnit as JSON; `recordings`: per recording of the unit what the decode
+# stage found, as JSON; `suspect`: the unit broke its process before, nothing was done with it and it is tried alone.
+_IN_FLIGHT = [("unit_id", pa.string()), ("unit", pa.string()), ("recordings", pa.string()), ("suspect", pa.bool_())]
+UNIT_DECODED = pa.schema([*_IN_FLIGHT, ("segments", pa.list_(SEGMENT))])
+UNIT_TRANSCRIBED = pa.schema([*_IN_FLIGHT, ("results", pa.list_(RESULT))])
+
+
+def unit_to_json(unit: WorkUnit) -> str:
+    """A unit as text, for its way through Ray."""
+    return json.dumps(asdict(unit))
+
+
+def unit_from_json(text: str) -> WorkUnit:
+    """The unit that `unit_to_json` wrote."""
+    fields = json.loads(text)
+    refs = (ref | {"sidecars": tuple(tuple(sidecar) for sidecar in ref["sidecars"])} for ref in fields["refs"])
+    return WorkUnit(fields["unit_id"], tuple(RecordingRef(**ref) for ref in refs))

@@ -1,0 +1,126 @@
+"""Hugging Face `datasets`: saved to disk, as Arrow files, in the cache or on the hub; audio is never decoded here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import ConfigError, SourceConfig
+from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.sources import columns, remote
+
+LIST_ROWS = 1000  # rows of the small columns that are read at once
+_SAVED = ("dataset_dict.json", "state.json")
+
+
+def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
+    """One ref per row of every split; source_member is "<split>:<row>:<audio column>", ids are from source.id_column,
+    else "<split>/<row>" ("<row>" where there are no splits). `size` is the mean of the split.
+
+    source.uri: a folder of save_to_disk, .arrow files, or owner/name[:configuration[:split]] of the hub or its cache.
+    Raises ConfigError where the dataset or a column is not there.
+    """
+    uri = source.uri if _is_hub_name(source.uri) else _absolute(source.uri)
+    for split, dataset in _load(uri).items():
+        audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
+        small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema))
+        size = dataset.data.nbytes // max(len(dataset.data), 1)
+        base = RecordingRef("", "huggingface", uri, size=size, version=dataset._fingerprint)
+        for index, row in enumerate(_rows(small, len(dataset))):
+            name = f"{split}/{index}" if split else str(index)
+            ref = replace(base, recording_id=name, source_member=f"{split}:{index}:{audio}")
+            yield columns.with_row(ref, row, source)
+
+
+def read_recording(ref: RecordingRef) -> Recording:
+    """The encoded audio of one row. Raises BadRecording: "missing_file", "too_large", "corrupt_archive" where the
+    dataset is another than the one that was listed; ConfigError where it is gone.
+    """
+    split, index, column = (ref.source_member or "").split(":", 2)
+    dataset = _audio_of(ref.source_uri, split, column)
+    if dataset is None or int(index) >= len(dataset):
+        raise BadRecording("corrupt_archive", f"{ref.source_uri}: no row {index} in split {split!r} any more")
+    cell = dataset[int(index)][column]
+    return Recording(columns.audio_bytes(cell, f"{ref.source_uri}/"), ref.language, ref.reference, ref.metadata)
+
+
+def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any]]:
+    """The small columns of each row; class labels by their names."""
+    if not dataset.column_names:
+        yield from ({} for _ in range(count))
+        return
+    labels = {name: kind for name, kind in dataset.features.items() if hasattr(kind, "int2str")}
+    for table in dataset.with_format("arrow").iter(batch_size=LIST_ROWS):
+        for row in table.to_pylist():
+            for name, kind in labels.items():
+                row[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
+            yield row
+
+
+@lru_cache(maxsize=4)
+def _audio_of(uri: str, split: str, column: str) -> Any:
+    """The audio column alone, undecoded; None where the split is gone."""
+    from datasets import Audio
+
+    dataset = _load(uri).get(split)
+    if dataset is None or column not in dataset.column_names:
+        return None
+    dataset = dataset.select_columns([column])
+    return dataset.cast_column(column, Audio(decode=False)) if isinstance(dataset.features[column], Audio) else dataset
+
+
+@lru_cache(maxsize=2)
+def _load(uri: str) -> dict[str, Any]:
+    """Datasets by split ("" where there are no splits). Raises ConfigError, one line, where it cannot be loaded."""
+    try:
+        import datasets
+    except ImportError:
+        raise ConfigError("source.format: huggingface needs the package `datasets`: pip install datasets") from None
+    try:
+        if _is_hub_name(uri):
+            found = _from_hub(uri)
+        elif uri.endswith(".arrow") or _arrow_parts(uri):
+            parts = [uri] if uri.endswith(".arrow") else _arrow_parts(uri)
+            found = {Path(part).stem: datasets.Dataset.from_file(part) for part in parts}
+        else:
+            found = datasets.load_from_disk(uri)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
+        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+    return dict(found) if isinstance(found, dict) else {"": found}
+
+
+def _from_hub(name: str) -> Any:
+    """From the hub, or from the cache where that is not reached; a gated dataset needs HF_TOKEN."""
+    import datasets
+
+    path, _, rest = name.partition(":")
+    configuration, _, split = rest.partition(":")
+    return datasets.load_dataset(path, configuration or None, split=split or None)
+
+
+def _is_hub_name(uri: str) -> bool:
+    """owner/name or owner/name:configuration:split, unless there is a local folder of this name."""
+    name = uri.partition(":")[0]
+    owner, slash, rest = name.partition("/")
+    looks = bool(owner and slash and rest) and "/" not in rest and "://" not in uri and owner[0] not in ".~"
+    return looks and not Path(uri).exists()
+
+
+def _arrow_parts(uri: str) -> list[str]:
+    """The .arrow files of a folder that `save_to_disk` did not write (a folder of the cache)."""
+    folder = Path(uri)
+    if "://" in uri or not folder.is_dir() or any((folder / name).exists() for name in _SAVED):
+        return []
+    return sorted(str(path) for path in folder.glob("*.arrow"))
+
+
+def _absolute(uri: str) -> str:
+    if "://" in uri:
+        return uri
+    path = Path(uri).expanduser().absolute()
+    if not path.exists():
+        raise ConfigError(f"source.uri: {uri}: no such file or folder (a dataset of the hub is owner/name)")
+    return str(path)

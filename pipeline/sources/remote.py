@@ -1,0 +1,196 @@
+"""Files anywhere fsspec reaches: opening, versions, and ranged reads that are patient with a network."""
+
+from __future__ import annotations
+
+import errno
+import io
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO, TypeVar, cast
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+
+from pipeline.config import ConfigError
+from pipeline.schemas import BadRecording
+
+MAX_RECORDING_BYTES = 2 << 30  # larger ones are dead-lettered as too_large
+STREAM_BYTES = 4 << 20  # that a reader fetches ahead
+ATTEMPTS = 6
+FIRST_WAIT_SECONDS = 0.5  # doubles: 0.5 + 1 + 2 + 4 + 8 = 15.5 s before jitter, longer than a gateway's restart
+
+retries: Counter[str] = Counter()  # transient errors by name, of this process
+
+T = TypeVar("T")
+_MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+_MISSING_ERRNO = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)  # EINVAL: s3fs's word for a range outside the object
+_NETWORK = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+)
+_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError")
+
+
+class UnreachableError(OSError):
+    """A store did not answer although it was asked repeatedly: one line naming the object."""
+
+
+def open_fs(uri: str) -> tuple[Any, str]:
+    """The file system of a path or URL and the path on it (local: absolute).
+
+    Raises ConfigError where no such file system exists, is installed or can be reached.
+    """
+    if uri.startswith("/"):
+        return LocalFileSystem(), uri.rstrip("/") or "/"
+    try:
+        fs, path = url_to_fs(uri)
+    except network_errors(ValueError, ImportError) as err:
+        raise ConfigError(f"source.uri: {uri}: {one_line(err)}") from None
+    return fs, path
+
+
+def is_local(fs: Any) -> bool:
+    return isinstance(fs, LocalFileSystem)
+
+
+def uri_of(fs: Any, path: str, like: str) -> str:
+    """What opens `path` of `fs` again: an absolute local path, else a URL (or chain of URLs) built like `like`."""
+    if is_local(fs):
+        return path
+    parts = like.split("::")
+    if len(parts) == 1:
+        return cast(str, fs.unstrip_protocol(path))
+    place = next((index for index, part in enumerate(parts) if "://" in part), len(parts) - 1)
+    scheme, separator, _ = parts[place].partition("://")
+    parts[place] = path if not separator or "://" in path else f"{scheme}://{path}"
+    return "::".join(parts)
+
+
+def relative_to(uri: str, path: str) -> str:
+    """The URI of `path` as written in the file `uri`: absolute paths and URLs stand, others count from its folder."""
+    return path if path.startswith("/") or "://" in path else f"{uri.rpartition('/')[0]}/{path}"
+
+
+def version_of(info: Mapping[str, Any]) -> str:
+    """The etag where there is one, else modification time and size; "" where the store tells neither."""
+    for key in ("ETag", "etag", "md5Hash"):
+        if info.get(key):
+            return str(info[key]).strip('"')
+    for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
+        if info.get(key):
+            return f"{info[key]}-{info.get('size')}"
+    return ""
+
+
+def read_file(uri: str, size: int = 0) -> bytes:
+    """The whole object; `size` as listed, 0 where unknown. Raises as `read_range`, and BadRecording("too_large")."""
+    fs, path = _open(uri)
+
+    def fetch() -> bytes:
+        expected = size or _size(fs, path, uri)
+        if expected > MAX_RECORDING_BYTES:
+            raise BadRecording("too_large", f"{uri}: {expected:,} bytes; at most {MAX_RECORDING_BYTES:,} are read")
+        return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
+
+    return patiently(fetch, fs, uri)
+
+
+def read_range(uri: str, start: int, end: int) -> bytes:
+    """Bytes start..end, fewer where the object ends before.
+
+    Raises BadRecording("missing_file") where it is not there or not readable; UnreachableError, which is about no
+    recording at all and must end the work, where the network does not heal.
+    """
+    if end <= start:
+        return b""
+    fs, path = _open(uri)
+    data = patiently(lambda: fs.cat_file(path, start=start, end=end), fs, uri)
+    return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send all
+
+
+def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
+    """A seekable reader; remote: of ranges, `ahead_bytes` (4 MiB) at once. It and its reads raise as `read_range`."""
+    fs, path = _open(uri)
+    if is_local(fs):
+        return cast(BinaryIO, patiently(lambda: fs.open(path, "rb"), fs, uri))
+    info = patiently(lambda: fs.info(path), fs, uri)
+    if info.get("type") != "file":
+        raise BadRecording("missing_file", f"{uri}: not a file")
+    if info.get("size") is None:  # a web server that does not tell: all of it
+        return io.BytesIO(patiently(lambda: fs.cat_file(path), fs, uri))
+    return io.BufferedReader(_RangedFile(uri, int(info["size"])), ahead_bytes or STREAM_BYTES)
+
+
+class _RangedFile(io.RawIOBase):
+    """A remote object as a file; unlike fsspec's own, its reads are patient and tell an outage from an end."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        self.uri, self.size, self.at = uri, size, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        data = read_range(self.uri, self.at, min(self.at + len(buffer), self.size))
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+
+def patiently(call: Callable[[], T], fs: Any, uri: str) -> T:
+    """Call, again after transient errors: waits double and are jittered. Raises as `read_range`."""
+    for attempt in range(ATTEMPTS):
+        try:
+            return call()
+        except network_errors() as err:
+            if is_local(fs) or is_missing(err):
+                raise BadRecording("missing_file", f"{uri}: {one_line(err)}") from None
+            if attempt == ATTEMPTS - 1 or type(err).__name__ in _CREDENTIALS:
+                raise UnreachableError(f"{uri}: {one_line(err)}") from err
+            retries[type(err).__name__] += 1
+            time.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
+    raise AssertionError("unreachable")
+
+
+def network_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
+    """What file systems raise: OSError, the base errors of those network libraries that are loaded, and `more`."""
+    loaded = (getattr(sys.modules.get(module), name, None) for module, name in _NETWORK)
+    return (*more, OSError, *(error for error in loaded if error is not None))
+
+
+def is_missing(err: BaseException) -> bool:
+    """Whether waiting is of no use: not there, not allowed, not a file."""
+    status = getattr(err, "status", None)  # aiohttp
+    if isinstance(status, int):
+        return 400 <= status < 500 and status not in (408, 429)
+    return isinstance(err, _MISSING) or (isinstance(err, OSError) and err.errno in _MISSING_ERRNO)
+
+
+def one_line(err: BaseException) -> str:
+    text = (isinstance(err, OSError) and err.strerror) or str(err) or type(err).__name__
+    return " ".join(text.split())[:300]
+
+
+def _open(uri: str) -> tuple[Any, str]:
+    try:
+        return open_fs(uri)
+    except ConfigError as err:  # a URL out of a manifest
+        raise BadRecording("missing_file", str(err).removeprefix("source.uri: ")) from None
+
+
+def _size(fs: Any, path: str, uri: str) -> int:
+    info = fs.info(path)
+    if info.get("type") != "file":
+        raise BadRecording("missing_file", f"{uri}: not a file")
+    return int(info.get("size") or 0)

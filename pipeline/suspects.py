@@ -1,0 +1,89 @@
+"""Units that broke their process again and again: every recording alone, and who breaks it then is the culprit."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.exceptions import GetTimeoutError, RayActorError
+
+from pipeline.decode import Heard, Problem
+from pipeline.finish import recordings_of
+from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
+
+log = logging.getLogger(__name__)
+
+
+class Broke(Exception):
+    """The process died or gave no answer in time; `reason` is "crashed" or "timeout"."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason, self.detail = reason, detail
+
+
+class Cell:
+    """A process of its own for one stage, started when needed and again after it broke.
+
+    start: makes the actor of a stage (`__call__`: table in, table out). Errors of its start are raised.
+    """
+
+    def __init__(self, start: Callable[[], Any], timeout_seconds: float) -> None:
+        self._start, self._timeout = start, timeout_seconds
+        self._actor: Any = None
+
+    def call(self, table: pa.Table) -> pa.Table:
+        """What the stage makes of the table. Raises Broke, or what the stage raises."""
+        if self._actor is None:
+            self._actor = self._start()
+            ray.get(self._actor.__ray_ready__.remote())
+        try:
+            return ray.get(self._actor.__call__.remote(table), timeout=self._timeout)
+        except RayActorError as err:
+            self.end()
+            raise Broke("crashed", f"the process died: {' '.join(str(err).split())[:300]}") from None
+        except GetTimeoutError:
+            self.end()
+            raise Broke("timeout", f"no end after {self._timeout:g} s") from None
+
+    def end(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+
+def alone(
+    units: list[str], decoder: Cell, replica: Cell
+) -> Iterator[tuple[WorkUnit, list[Heard], list[dict[str, Any]]]]:
+    """Every unit with what was heard of its recordings and the model's results: what Finisher.commit takes."""
+    try:
+        for text in units:
+            unit = unit_from_json(text)
+            log.warning("unit %s broke its process; its %d recordings are tried alone", unit.unit_id, len(unit.refs))
+            recordings: list[Heard] = []
+            results: list[dict[str, Any]] = []
+            for index, ref in enumerate(unit.refs):
+                heard, own = _recording(unit.unit_id, ref, decoder, replica)
+                recordings.append(heard)
+                results.extend(result | {"recording_index": index} for result in own)
+            yield unit, recordings, results
+    finally:
+        decoder.end()
+        replica.end()
+
+
+def _recording(unit_id: str, ref: RecordingRef, decoder: Cell, replica: Cell) -> tuple[Heard, list[dict[str, Any]]]:
+    heard = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    stage = "decode"
+    try:
+        decoded = decoder.call(pa.table({"unit": [unit_to_json(WorkUnit(unit_id, (ref,)))]}))
+        (heard,) = recordings_of(decoded["recordings"][0].as_py())
+        stage = "model"
+        return heard, replica.call(decoded)["results"][0].as_py()
+    except Broke as err:
+        log.warning("recording %s: %s", ref.recording_id, err.detail)
+        return replace(heard, problem=Problem(err.reason, stage, err.detail)), []

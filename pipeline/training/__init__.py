@@ -1,0 +1,1 @@
+"""Training of the embedded model: phrases, synthesised speech, cached features, losses, loop."""

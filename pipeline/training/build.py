@@ -1,0 +1,93 @@
+"""The embedded model from nothing: corpus, features, tokenizer, training, measurement, export. Every stage resumes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.model import checkpoint
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.encoder import AudioEncoder
+from pipeline.training import data, measure
+from pipeline.training.loop import Trainer
+from pipeline.training.recipe import EOS, TrainConfig, asr_config
+from pipeline.training.synthesis import Split, synthesise
+from pipeline.training.tokenizer import train_tokenizer
+
+
+def make_corpus(config: TrainConfig) -> None:
+    """Synthesise both splits. Raises ConfigError naming the Debian package of a missing speech engine."""
+    folder, c = Path(config.folder), config.corpus
+    counts: dict[Split, int] = {"evaluation": c.evaluation_per_language, "train": c.train_per_language}
+    for split, count in counts.items():
+        synthesise(folder / split, split=split, per_language=count, seed=config.seed, workers=c.workers)
+
+
+def make_features(config: TrainConfig) -> None:
+    """Run the frozen encoder once over the training corpus, in bfloat16."""
+    size = asr_config(config.size, config.size.vocab_size)
+    e = size.encoder
+    encoder = AudioEncoder(
+        d_model=e.d_model,
+        layers=e.layers,
+        heads=e.heads,
+        ffn=e.ffn,
+        mels=e.mels,
+        window_seconds=size.window_seconds,
+    ).eval()
+    encoder.load_whisper(_whisper(config))
+    encoder.whisper.bfloat16()
+    folder = Path(config.folder)
+    data.cache_features(folder / "train", folder / "features", encoder, window_samples=size.window_samples)
+
+
+def trainer(config: TrainConfig) -> Trainer:
+    """Model, tokenizer and batches of a training run, before its first step or its checkpoint."""
+    folder = Path(config.folder)
+    cache = data.FeatureCache(folder / "features")
+    if not len(cache):
+        raise ConfigError(f"folder: {folder / 'features'}: no cached features; run with stage=all or stage=features")
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    torch.manual_seed(config.seed)
+    model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
+    model.encoder.load_whisper(_whisper(config))
+    batches = data.Batches(
+        cache,
+        tokenizer,
+        canvas_length=config.size.canvas_length,
+        batch=config.phases.batch,
+        seed=config.seed,
+        eos=EOS,
+    )
+    print(f"training on {len(batches.rows)} phrases, {batches.too_long} left out as longer than the canvas", flush=True)
+    return Trainer(model, batches, config.phases, config.seed, folder)
+
+
+def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
+    """Held-out voices and phrases, averaged weights, production engine, 16 steps."""
+    run.restore()
+    run.use_average()
+    run.model.eval().requires_grad_(False)
+    return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))
+
+
+def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, command: str) -> None:
+    """Write the checkpoint folder with its model card."""
+    folder = Path(config.export)
+    checkpoint.save(run.model, folder, whisper=_whisper(config))
+    (folder / "MODEL_CARD.md").write_text(measure.card(measurement, config, run.done, command), encoding="utf-8")
+
+
+def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:
+    try:
+        state = load_file(config.encoder)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"encoder: {config.encoder}: {err}") from None
+    return {name: tensor.float() for name, tensor in state.items()}

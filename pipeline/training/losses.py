@@ -1,0 +1,106 @@
+"""The three losses: CTC on the audio vectors, autoregressive on the causal pass, uniform diffusion on canvases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.model import backbone
+from pipeline.model.backbone import PromptKV
+from pipeline.model.checkpoint import AsrModel
+
+
+@dataclass(frozen=True, slots=True)
+class DiffusionKnobs:
+    """Shares and weights of `recipe.PhaseSection` that the diffusion loss needs."""
+
+    draws: int
+    all_noise_share: float
+    self_conditioning_share: float
+    eos_weight: float
+    temperature_min: float = 0.4
+    temperature_max: float = 0.8
+
+
+def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_lengths: Tensor) -> tuple[Tensor, int]:
+    """Mean CTC loss per token through the lm_head, and how many rows were infeasible (their loss is zero).
+
+    A row needs as many audio vectors as tokens plus adjacent repeats.
+    """
+    log_probs = backbone.softcapped_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
+    slots = torch.full_like(text_lengths, audio_BSH.shape[1])
+    within = torch.arange(1, targets_BC.shape[1]) < text_lengths[:, None]
+    repeats = ((targets_BC[:, 1:] == targets_BC[:, :-1]) & within).sum(1)
+    infeasible = int((text_lengths + repeats > slots).sum())
+    blank = model.config.tokens.ctc_blank
+    loss = F.ctc_loss(log_probs, targets_BC, slots, text_lengths, blank=blank, zero_infinity=True)
+    return loss, infeasible
+
+
+def autoregressive_loss(
+    model: AsrModel, prompt_BPH: Tensor, targets_BC: Tensor, text_lengths: Tensor
+) -> tuple[Tensor, PromptKV]:
+    """Next-token cross-entropy over text and first end token in one causal pass over prompt + text.
+
+    Returns the loss and the pass's cache cut back to the prompt, for the decoder: causal, so the text left no trace.
+    """
+    length = prompt_BPH.shape[1]
+    embeds = torch.cat([prompt_BPH, backbone.embed(model.backbone, targets_BC[:, :-1])], dim=1)
+    cache, hidden = backbone.prefill(model.backbone, embeds)
+    logits = backbone.softcapped_logits(model.backbone, hidden[:, length - 1 :])
+    counted = torch.arange(targets_BC.shape[1])[None] <= text_lengths[:, None]
+    loss = F.cross_entropy(logits[counted], targets_BC[counted])
+    return loss, cache.cut(length)
+
+
+def corrupt(targets: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:
+    """Uniform diffusion: each token is replaced by a uniform random one with probability t (one t per row)."""
+    noise = torch.randint(vocab_size, targets.shape, generator=generator)
+    replaced = torch.rand(targets.shape, generator=generator) < t[:, None]
+    return torch.where(replaced, noise, targets)
+
+
+def diffusion_loss(
+    model: AsrModel,
+    cache: PromptKV,
+    targets_BC: Tensor,
+    text_lengths: Tensor,
+    knobs: DiffusionKnobs,
+    generator: torch.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Flat cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
+
+    The first pass (no gradient) sees a canvas at least as noisy, as decoding does. Returns the loss, and for the log
+    the cross-entropy at t > 0.9 over text positions only.
+    """
+    targets = targets_BC.repeat_interleave(knobs.draws, 0)
+    lengths = text_lengths.repeat_interleave(knobs.draws, 0)
+    cache = cache.repeat(knobs.draws)
+    rows, vocab = len(targets), model.config.vocab_size
+    draw = torch.rand(rows, 4, generator=generator)
+    t = torch.where(draw[:, 0] < knobs.all_noise_share, torch.ones(rows), draw[:, 1])
+    canvas = corrupt(targets, t, vocab, generator)
+
+    embeddings = model.backbone.lm_head.weight
+    soft = torch.zeros(rows, targets.shape[1], embeddings.shape[1])
+    conditioned = (draw[:, 2] < knobs.self_conditioning_share).nonzero()[:, 0]
+    if len(conditioned):
+        with torch.no_grad():
+            noisier = t + (1 - t) * draw[:, 3]
+            first = corrupt(targets, noisier, vocab, generator)[conditioned]
+            zeros = soft[conditioned]
+            hidden = backbone.decode(model.backbone, first, zeros, cache.rows(conditioned))
+            span = knobs.temperature_max - knobs.temperature_min
+            temperature = knobs.temperature_min + span * noisier[conditioned, None, None]
+            probs = (backbone.softcapped_logits(model.backbone, hidden) / temperature).softmax(-1)
+            soft[conditioned] = (probs.to(embeddings.dtype) @ embeddings).float()
+    hidden = backbone.decode(model.backbone, canvas, soft, cache)
+    logits = backbone.softcapped_logits(model.backbone, hidden)
+    losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+    position = torch.arange(targets.shape[1])[None]
+    weights = torch.where(position <= lengths[:, None], 1.0, knobs.eos_weight)
+    noisy_text = (t > 0.9)[:, None] & (position < lengths[:, None])
+    return (losses * weights).sum() / weights.sum(), losses[noisy_text].detach().mean()

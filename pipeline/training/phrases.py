@@ -1,0 +1,113 @@
+"""Random and templated phrases in six languages, from closed vocabularies: what the embedded model is trained on."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import yaml
+
+from pipeline.config import LANGUAGES
+
+VOCABULARY_FOLDER = Path(__file__).parent / "vocabulary"
+MAX_WORDS = 8
+MAX_CHARACTERS_ZH = 14
+EVALUATION_SHARE = 20  # one text in 20 is kept for evaluation
+TEMPLATE_ONLY = frozenset({"function", "clock", "counts"})  # lists that random sequences do not draw from
+ITEM_COUNTS = (1, 2, 3, 4, 5, 6)  # items of a random sequence; an item is "monday" or "twenty three"
+ITEM_WEIGHTS = (10, 22, 26, 20, 14, 8)
+NUMBER_SHARE = 0.3  # of the items of a random sequence
+TEMPLATE_SHARE = 0.5
+
+_SLOT = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """The closed vocabulary of one language.
+
+    lists: name -> items (one or more words each), with three derived ones: `several` (numbers that go with a plural),
+    `days` (of a month, from the second) and `hours` (of a clock).
+    others: every item of a random sequence that is no number. templates: texts with {list name} slots.
+    """
+
+    language: str
+    lists: dict[str, tuple[str, ...]]
+    others: tuple[str, ...]
+    templates: tuple[str, ...]
+
+    @property
+    def joiner(self) -> str:
+        """What stands between two items: nothing in Mandarin."""
+        return "" if self.language == "zh" else " "
+
+    def words(self) -> frozenset[str]:
+        """All single words; for Mandarin all characters."""
+        items = " ".join(item for items in self.lists.values() for item in items)
+        return frozenset(items.replace(" ", "")) if self.language == "zh" else frozenset(items.split())
+
+
+@cache
+def vocabulary(language: str) -> Vocabulary:
+    """The vocabulary of one of LANGUAGES, read once. Raises ValueError for another language."""
+    if language not in LANGUAGES:
+        raise ValueError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
+    # BaseLoader keeps every scalar text: "yes", "no" and "on" are words here, not booleans.
+    tree = yaml.load((VOCABULARY_FOLDER / f"{language}.yaml").read_text("utf-8"), Loader=yaml.BaseLoader)
+    templates = tuple(tree.pop("templates"))
+    lists = {name: tuple(items) for name, items in tree.items()}
+    drawn = (item for name, items in lists.items() if name not in TEMPLATE_ONLY | {"numbers"} for item in items)
+    numbers = lists["numbers"]
+    others = tuple(item for item in dict.fromkeys(drawn) if item not in numbers)
+    lists["several"] = tuple(text for value, text in enumerate(numbers) if value > 1 and value % 10 != 1)
+    lists["days"] = numbers[2:32]
+    lists["hours"] = numbers[1:13]
+    return Vocabulary(language, lists, others, templates)
+
+
+def phrase(language: str, rng: random.Random) -> str:
+    """One phrase of 1 to 8 words (Mandarin: 1 to 14 characters), lower case, without punctuation.
+
+    Half of the phrases fill a template, the others are random sequences. The same rng state gives the same phrase.
+    Raises ValueError if the language is not one of LANGUAGES.
+    """
+    table = vocabulary(language)
+    while True:
+        text = _from_template(table, rng) if rng.random() < TEMPLATE_SHARE else _sequence(table, rng)
+        if _fits(table, text):
+            return text
+
+
+def is_evaluation(text: str) -> bool:
+    """Whether a text is kept for evaluation. Depends on the text alone: no text is ever on both sides."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % EVALUATION_SHARE == 0
+
+
+def _from_template(table: Vocabulary, rng: random.Random) -> str:
+    template = rng.choice(table.templates)
+    return _SLOT.sub(lambda slot: rng.choice(table.lists[slot[1]]), template)
+
+
+def _sequence(table: Vocabulary, rng: random.Random) -> str:
+    """Items in any order. Numbers meet only as single digits: "quatre vingts" + "trois" is heard as another number."""
+    numbers = table.lists["numbers"]
+    items: list[str] = []
+    for _ in range(rng.choices(ITEM_COUNTS, ITEM_WEIGHTS)[0]):
+        previous = items[-1] if items else ""
+        if rng.random() >= NUMBER_SHARE:
+            items.append(rng.choice(table.others))
+        elif previous not in numbers:
+            items.append(rng.choice(numbers))
+        else:
+            items.append(rng.choice(numbers[:10] if previous in numbers[:10] else table.others))
+    return table.joiner.join(items)
+
+
+def _fits(table: Vocabulary, text: str) -> bool:
+    if table.language == "zh":
+        return len(text) <= MAX_CHARACTERS_ZH
+    return len(text.split()) <= MAX_WORDS

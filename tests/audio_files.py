@@ -1,0 +1,140 @@
+"""Real files of every codec for the tests, written by libsndfile or FFmpeg from a tone of which all is known."""
+
+from __future__ import annotations
+
+import functools
+import io
+import struct
+
+import av
+import numpy as np
+import soundfile
+
+LIBSNDFILE = {  # kind: format, subtype, rate, channels
+    "wav": ("WAV", "PCM_16", 16_000, 1),
+    "wav_u8": ("WAV", "PCM_U8", 8_000, 1),
+    "wav_24": ("WAVEX", "PCM_24", 44_100, 2),
+    "wav_32": ("WAV", "PCM_32", 22_050, 1),
+    "wav_float": ("WAV", "FLOAT", 48_000, 2),
+    "wav_double": ("WAV", "DOUBLE", 16_000, 1),
+    "wav_ulaw": ("WAV", "ULAW", 8_000, 1),
+    "wav_alaw": ("WAV", "ALAW", 8_000, 2),
+    "wav_adpcm": ("WAV", "IMA_ADPCM", 16_000, 1),
+    "rf64": ("RF64", "PCM_16", 16_000, 1),
+    "w64": ("W64", "PCM_16", 16_000, 1),
+    "aiff": ("AIFF", "PCM_16", 44_100, 2),
+    "au": ("AU", "PCM_16", 16_000, 1),
+    "caf": ("CAF", "PCM_16", 16_000, 1),
+    "flac": ("FLAC", "PCM_16", 16_000, 1),
+    "flac_24": ("FLAC", "PCM_24", 44_100, 2),
+    "vorbis": ("OGG", "VORBIS", 44_100, 2),
+    "mp3": ("MP3", "MPEG_LAYER_III", 44_100, 2),
+}
+FFMPEG = {  # kind: container, codec, rate, channels, options of the container
+    "opus": ("ogg", "libopus", 48_000, 2, {}),
+    "webm": ("webm", "libopus", 48_000, 1, {}),
+    "m4a": ("ipod", "aac", 44_100, 2, {}),
+    "mp4": ("mp4", "aac", 16_000, 1, {}),
+    "mp4_fragments": ("mp4", "aac", 44_100, 1, {"movflags": "frag_keyframe+empty_moov", "frag_duration": "500000"}),
+    "aac": ("adts", "aac", 44_100, 1, {}),
+    "mkv": ("matroska", "aac", 48_000, 2, {}),
+    "alac": ("ipod", "alac", 44_100, 2, {}),
+    "mp3_plain": ("mp3", "libmp3lame", 16_000, 1, {"write_xing": "0"}),
+    "mp2": ("mp2", "mp2", 44_100, 1, {}),
+    "amr": ("amr", "libopencore_amrnb", 8_000, 1, {}),
+    "ac3": ("ac3", "ac3", 48_000, 2, {}),
+    "mpegts": ("mpegts", "aac", 44_100, 1, {}),
+    "flv": ("flv", "aac", 44_100, 1, {}),
+    "avi": ("avi", "mp2", 44_100, 1, {}),
+    "3gp": ("3gp", "aac", 44_100, 1, {}),
+}
+KINDS = (*LIBSNDFILE, *FFMPEG)
+LOSSLESS = ("wav", "wav_24", "wav_32", "wav_float", "wav_double", "rf64", "w64", "aiff", "au", "caf", "flac", "flac_24")
+
+
+def tone(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
+    """float32 [frames, channels]: 440 Hz at 0.3, and in each further channel the same at half of the one before."""
+    wave = 0.3 * np.sin(2 * np.pi * 440 * np.arange(round(rate * seconds)) / rate)
+    return np.stack([wave / 2**channel for channel in range(channels)], axis=1).astype(np.float32)
+
+
+@functools.cache
+def encoded(kind: str, seconds: float = 2.0) -> bytes:
+    """The bytes of a file of this kind with `tone` in it."""
+    if kind in LIBSNDFILE:
+        form, subtype, rate, channels = LIBSNDFILE[kind]
+        return sndfile(tone(rate, seconds, channels), rate, form, subtype)
+    container, codec, rate, channels, options = FFMPEG[kind]
+    return ffmpeg(tone(rate, seconds, channels), rate, container, codec, options)
+
+
+def sndfile(samples: np.ndarray, rate: int, form: str, subtype: str) -> bytes:
+    """samples [frames, channels], written in small pieces: libsndfile's vorbis encoder crashes on large ones."""
+    file = io.BytesIO()
+    with soundfile.SoundFile(file, "w", rate, samples.shape[1], format=form, subtype=subtype) as out:
+        for at in range(0, len(samples), 4096):
+            out.write(samples[at : at + 4096])
+    return file.getvalue()
+
+
+def ffmpeg(samples: np.ndarray, rate: int, container: str, codec: str, options: dict[str, str]) -> bytes:
+    """samples [frames, channels], through FFmpeg's encoder and muxer."""
+    file = io.BytesIO()
+    layout = "mono" if samples.shape[1] == 1 else "stereo"
+    with av.open(file, "w", format=container, options=dict(options)) as out:
+        stream = out.add_stream(codec, rate=rate)
+        stream.layout = layout
+        frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16).reshape(1, -1), "s16", layout)
+        frame.sample_rate = rate
+        resampler = av.AudioResampler(stream.format.name, layout, rate)
+        queue = av.AudioFifo()
+        for converted in resampler.resample(frame) + resampler.resample(None):
+            queue.write(converted)
+        size = stream.codec_context.frame_size or 1024
+        while (part := queue.read(size) or queue.read(0)) is not None:
+            out.mux(stream.encode(part))
+        out.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def with_gap(data: bytes, container: str, at_seconds: float, gap_seconds: float) -> bytes:
+    """The same packets, those from at_seconds on with later time stamps."""
+    file = io.BytesIO()
+    with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as out:
+        track = source.streams.audio[0]
+        stream = out.add_stream_from_template(track)
+        for packet in source.demux(track):
+            if packet.dts is None:
+                continue
+            if packet.pts * track.time_base >= at_seconds:
+                packet.pts += round(gap_seconds / track.time_base)
+                packet.dts += round(gap_seconds / track.time_base)
+            packet.stream = stream
+            out.mux(packet)
+    return file.getvalue()
+
+
+def patched(data: bytes, at: int, new: bytes) -> bytes:
+    """data with the bytes from `at` on replaced."""
+    return data[:at] + new + data[at + len(new) :]
+
+
+def flac_without_length(data: bytes) -> bytes:
+    """As an encoder writes it on a pipe: the 36 bits of the total are zero."""
+    return patched(data, 21, bytes([data[21] & 0xF0]) + b"\0\0\0\0")
+
+
+def mp4_with_declared_samples(data: bytes, count: int) -> bytes:
+    """Sample tables that declare `count` samples of one byte each, all in the first chunk."""
+    sizes, times, chunks = (data.index(kind) for kind in (b"stsz", b"stts", b"stsc"))
+    data = patched(data, sizes + 8, struct.pack(">II", 1, count))
+    data = patched(data, times + 12, struct.pack(">I", count))
+    for entry in range(struct.unpack_from(">I", data, chunks + 8)[0]):
+        data = patched(data, chunks + 16 + 12 * entry, struct.pack(">I", count))
+    return data
+
+
+def id3(length: int = 1024) -> bytes:
+    """A tag in front of mp3 frames with text that is no UTF-8."""
+    frame = b"TXXX" + struct.pack(">I", 30) + b"\0\0" + b"\x03k\0" + b"caf\xe9\xff" * 5 + b"ab"
+    return b"ID3\x03\0\0" + bytes([0, 0, length >> 7, length & 127]) + frame.ljust(length, b"\0")

@@ -1,0 +1,52 @@
+"""Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG."""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, real: importlib.abc.Loader) -> None:
+        self._real = real
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._real.exec_module(module)
+        decode = module.decode
+
+        def poisonous(data: bytes, **options: Any) -> Any:
+            if b"POISON" in data:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if b"HANG" in data:
+                time.sleep(1e6)
+            return decode(data, **options)
+
+        module.decode = poisonous  # type: ignore[attr-defined]
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
+        if name != "pipeline.audio":
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec and spec.loader:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())

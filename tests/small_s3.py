@@ -1,0 +1,106 @@
+"""A few requests of S3 on loopback for tests that read: list in pages, HEAD, ranged GET, errors on demand."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, unquote, urlsplit
+from xml.sax.saxutils import escape
+
+PAGE = 1000
+CODES = {403: "AccessDenied", 503: "SlowDown"}
+
+
+class SmallS3:
+    """objects: key -> bytes of the one bucket "b". fail[key]: status codes to answer first. log: what was asked."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+        self.fail: dict[str, deque[int]] = {}
+        self.fail_ranges: deque[int] = deque()  # for ranged GETs of any object; 200 lets one pass
+        self.log: list[tuple[str, str, str | None]] = []
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def page(self, query: dict[str, list[str]]) -> str:
+        prefix, flat = query.get("prefix", [""])[0], "delimiter" in query
+        after = query.get("continuation-token", [""])[0]
+        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        if flat:
+            keys = [key for key in keys if "/" not in key[len(prefix) :]]
+        more = len(keys) > PAGE
+        keys = keys[: int(query.get("max-keys", [str(PAGE)])[0])][:PAGE]
+        entries = "".join(
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size><ETag>&quot;e{len(key)}&quot;</ETag>"
+            "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
+            for key in keys
+        )
+        token = f"<NextContinuationToken>{escape(keys[-1])}</NextContinuationToken>" if more else ""
+        return (
+            f"<ListBucketResult><Name>b</Name><KeyCount>{len(keys)}</KeyCount>"
+            f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
+        )
+
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        store = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_args: object) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
+                query = parse_qs(parts.query)
+                store.log.append((self.command, key or f"?{query.get('prefix', [''])[0]}", self.headers.get("Range")))
+                ranged = self.command == "GET" and self.headers.get("Range") is not None
+                failing = store.fail_ranges if store.fail_ranges and ranged else store.fail.get(key)
+                if failing and failing[0] == 200:
+                    failing.popleft()
+                    failing = None
+                if failing:
+                    status = failing.popleft()
+                    self.answer(status, f"<Error><Code>{CODES[status]}</Code></Error>".encode())
+                elif bucket != "b":
+                    self.answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
+                elif not key:
+                    self.answer(200, store.page(query).encode())
+                elif key not in store.objects:
+                    self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
+                else:
+                    self.serve(store.objects[key])
+
+            def serve(self, data: bytes) -> None:
+                wanted = self.headers.get("Range")
+                if not wanted:
+                    return self.answer(200, data)
+                first, _, last = wanted.removeprefix("bytes=").partition("-")
+                start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
+                if start >= len(data):
+                    return self.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
+                return self.answer(206, data[start:end], {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})
+
+            def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.send_header("ETag", '"tag"')
+                self.send_header("Last-Modified", formatdate(1_700_000_000, usegmt=True))
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(body)
+
+        return Handler

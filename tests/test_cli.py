@@ -1,0 +1,123 @@
+"""The jobs' command line: help that lists every key, one line per mistake, exit codes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from pipeline.config import ConfigError, RunConfig, keys
+from pipeline.storage import OutputError
+
+ROOT = Path(__file__).parent.parent
+NEEDED = ["source.uri=/in", "output.uri=/out"]
+
+
+def run_with(outcome: int | BaseException, words: list[str]) -> int:
+    def job(config: RunConfig) -> int:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return cli.main(RunConfig, job, "A job", words)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_exit_code_is_the_jobs(code: int) -> None:
+    assert run_with(code, NEEDED) == code
+
+
+@pytest.mark.parametrize("error", [ConfigError("source.uri: nothing there"), OutputError("out/x: damaged")])
+def test_a_users_error_is_its_line_and_exit_code_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(error, NEEDED) == 2
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_a_typo_is_told_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(0, [*NEEDED, "denoise.stpes=3", "modle.name=x"]) == 2
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert lines == ["denoise.stpes: no such key", "modle: no such key; did you mean model?"] or len(lines) == 2
+    assert all("no such key" in line for line in lines)
+
+
+def test_a_programs_error_is_not_hidden() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_with(ZeroDivisionError(), NEEDED)
+
+
+def test_the_file_and_the_overrides_are_read_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("denoise: {max_steps: 3}\n")
+    seen: list[RunConfig] = []
+
+    def job(config: RunConfig) -> int:
+        seen.append(config)
+        return 0
+
+    for words in (["--config", str(path), *NEEDED], [*NEEDED, "--config", str(path)]):
+        cli.main(RunConfig, job, "A job", words)
+    assert [config.denoise.max_steps for config in seen] == [3, 3]
+
+
+def test_help_lists_every_key_with_its_default() -> None:
+    text = cli.parser(RunConfig, "A job").format_help()
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    for key, field in keys(RunConfig):
+        assert key in lines
+        assert field.description is None or field.description.split("`")[0] in lines[key]
+    assert "(required)" in lines["source.uri"]
+    assert "16" in lines["denoise.max_steps"]
+
+
+@pytest.mark.parametrize("job", ["transcribe", "plan"])
+def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
+    code = f"import sys; sys.argv = ['x', '--help']; import runpy; runpy.run_module('jobs.{job}', run_name='__main__')"
+    check = (
+        f"import atexit, sys; atexit.register(lambda: print([m for m in ('ray', 'torch') if m in sys.modules])); {code}"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "denoise.max_steps" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+SLEEPER = """
+import sys, time
+from jobs import cli
+from pipeline.config import RunConfig
+
+def job(config):
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except {caught}:
+            pass
+
+sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    "caught", ["Exception", "BaseException"]
+)  # a library that swallows everything does not hold it
+def test_a_signal_ends_the_job_within_three_seconds(number: str, code: int, caught: str) -> None:
+    import signal
+    import time
+
+    command = [sys.executable, "-c", SLEEPER.format(caught=caught), *NEEDED]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    sent = time.monotonic()
+    job.send_signal(getattr(signal, number))
+    _, err = job.communicate(timeout=20)
+    assert time.monotonic() - sent < 3
+    assert job.returncode == code
+    assert "run the same command again" in err
+    assert "source.uri=/in output.uri=/out" in err
+    assert "Traceback" not in err

@@ -1,0 +1,133 @@
+"""The chain on a real local Ray with a small model: complete, repeatable, resumable, and what breaks it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.commit import committed_units
+from pipeline.config import ConfigError, RunConfig
+from pipeline.flow import users_error
+from pipeline.run import prepare, transcribe
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.storage import OutputError, open_storage
+from tests.archives import archive, settings, wav
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = archive(tmp_path_factory.mktemp("archive") / "in", 9)
+    (root / "r003b.wav").write_bytes(b"")
+    (root / "r007b.wav").write_text("no audio " * 99)
+    return root
+
+
+def table(config: RunConfig, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(Path(config.output.uri) / name).to_pylist()
+
+
+def books(config: RunConfig) -> dict[str, Any]:
+    return dict(json.loads((Path(config.output.uri) / "_run/accounting.json").read_text()))
+
+
+def heard(config: RunConfig) -> list[tuple[Any, ...]]:
+    columns = ("recording_id", "segment_index", "start_ms", "end_ms", "text", "confidence", "steps")
+    return [tuple(row[name] for name in columns) for row in table(config, "transcripts")]
+
+
+@pytest.fixture(scope="module")
+def done(source: Path, small_model_dir: Path, local_ray: None) -> RunConfig:
+    config = settings(source, source.parent / "out", small_model_dir)
+    transcribe(config)
+    return config
+
+
+def test_every_recording_is_there_once_and_the_books_close(done: RunConfig) -> None:
+    rows, letters = table(done, "transcripts"), table(done, "dead_letters")
+    assert sorted({row["recording_id"] for row in rows}) == [f"r{number:03d}.wav" for number in range(9)]
+    assert {row["recording_id"]: row["reason"] for row in letters} == {
+        "r003b.wav": "empty_file",
+        "r007b.wav": "not_audio",
+    }
+    assert len({(row["recording_id"], row["segment_index"]) for row in rows}) == len(rows)
+    report = books(done)
+    assert report["closed"]
+    assert report["samples_in"] == sum(round((2.5 + number / 100) * 16_000) for number in range(9))
+
+
+def test_published_tables_have_the_schema(done: RunConfig) -> None:
+    assert pq.read_schema(Path(done.output.uri) / "transcripts/part-00000.parquet").equals(TRANSCRIPT)
+    assert pq.read_schema(Path(done.output.uri) / "dead_letters/part-00000.parquet").equals(DEAD_LETTER)
+    assert all(row["text"] is not None for row in table(done, "transcripts"))
+
+
+def test_the_text_does_not_depend_on_units_canvases_or_replicas(
+    done: RunConfig, source: Path, small_model_dir: Path
+) -> None:
+    other = settings(
+        source,
+        source.parent / "other",
+        small_model_dir,
+        "plan.unit_recordings=2",
+        "compute.canvases=3",
+        "compute.units_in_flight=1",
+    )
+    transcribe(other)
+    assert [row[:5] + row[6:] for row in heard(other)] == [row[:5] + row[6:] for row in heard(done)]
+    for one, two in zip(heard(other), heard(done), strict=True):
+        assert one[5] == pytest.approx(two[5], abs=1e-4)
+
+
+def test_a_resume_does_what_is_missing_and_nothing_else(source: Path, small_model_dir: Path) -> None:
+    config = settings(source, source.parent / "resumed", small_model_dir)
+    transcribe(config)
+    whole, storage = heard(config), open_storage(config.output.uri)
+    commits = sorted(storage.list("commits/"))
+    for key in commits[:2]:
+        storage.delete(key)
+    untouched = {key: storage.get(key) for key in commits[2:]}
+    summary = transcribe(config)
+    assert summary["pipeline_units"] == 2
+    assert heard(config) == whole
+    assert {key: storage.get(key) for key in commits[2:]} == untouched
+    assert len(committed_units(storage)) == len(commits)
+    assert books(config)["closed"]
+
+
+def test_dead_letters_are_taken_up_again(tmp_path: Path, small_model_dir: Path) -> None:
+    source = archive(tmp_path / "in", 5)
+    config = settings(source, tmp_path / "out", small_model_dir)
+    prepare(config)
+    (source / "r002.wav").rename(tmp_path / "r002.wav")
+    assert transcribe(config)["dead_letters"] == {"missing_file": 1}
+    (tmp_path / "r002.wav").rename(source / "r002.wav")
+    assert transcribe(config)["dead_letters"] == {"missing_file": 1}
+    summary = transcribe(config.model_copy(update={"retry": "dead_letters"}))
+    assert (summary["dead_letters"], summary["recordings_transcribed"]) == ({}, 5)
+    assert {row["recording_id"] for row in table(config, "transcripts")} == {f"r00{number}.wav" for number in range(5)}
+    assert table(config, "dead_letters") == []
+    assert books(config)["closed"]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, small_model_dir: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(small_model_dir, broken)
+    path = broken / "backbone" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    wav(tmp_path / "in" / "a.wav", 1)
+    with pytest.raises(ConfigError, match=f"^model.name: {path}: ") as caught:
+        transcribe(settings(tmp_path / "in", tmp_path / "out", broken))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
+    assert str(users_error("Traceback\n  File x\npipeline.config.ConfigError: model.name: a\n")) == "model.name: a"
+    assert type(users_error("pipeline.storage.OutputError: out: b")) is OutputError
+    assert users_error("Traceback\n  raise ConfigError\nValueError: pipeline.config.ConfigError: no") is None

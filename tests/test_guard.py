@@ -1,0 +1,81 @@
+"""The stages with their marks: what is begun is ended, suspects are not touched, a unit that hangs is let go."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.attempts import MAX_ATTEMPTS, PREFIX, Attempts
+from pipeline.config import RunConfig, SourceConfig
+from pipeline.guard import GuardedDecoder, GuardedReplica
+from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
+from pipeline.sources import list_recordings
+from pipeline.storage import Storage, open_storage
+from tests.archives import archive, settings
+
+UNIT = "5" * 16
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_model_dir: Path) -> RunConfig:
+    return settings(archive(tmp_path / "in", 2, seconds=1.5), tmp_path / "out", small_model_dir)
+
+
+@pytest.fixture
+def storage(config: RunConfig) -> Storage:
+    return open_storage(config.output.uri)
+
+
+def unit(config: RunConfig) -> pa.Table:
+    refs = list_recordings(SourceConfig(uri=config.source.uri, format="files"))
+    return pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+
+
+def decoder(config: RunConfig) -> GuardedDecoder:
+    return GuardedDecoder(config.model_dump(mode="json"), window_seconds=1.0, languages=("en",))
+
+
+def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: Storage) -> None:
+    decoded = decoder(config)(unit(config))
+    assert decoded.schema.equals(UNIT_DECODED)
+    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
+    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert len(transcribed["results"][0]) == len(decoded["segments"][0]) == 4
+    assert [result["text"] is not None for result in transcribed["results"][0].as_py()] == [True] * 4
+    assert not transcribed["suspect"][0].as_py()
+    assert list(storage.list(PREFIX)) == []
+
+
+def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        Attempts(storage, "decode").begin(UNIT)
+    table = unit(config)
+    decoded = decoder(config)(table)
+    assert decoded.schema.equals(UNIT_DECODED)
+    assert decoded.to_pylist() == [
+        {"unit_id": UNIT, "unit": table["unit"][0].as_py(), "recordings": "[]", "suspect": True, "segments": []}
+    ]
+    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
+    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert transcribed["suspect"][0].as_py()
+    assert transcribed["unit"][0].as_py() == table["unit"][0].as_py()
+    assert len(list(storage.list(PREFIX))) == MAX_ATTEMPTS
+
+
+def test_a_unit_that_broke_replicas_is_not_given_to_another(config: RunConfig, storage: Storage) -> None:
+    decoded = decoder(config)(unit(config))
+    for _ in range(MAX_ATTEMPTS):
+        Attempts(storage, "model").begin(UNIT)
+    assert asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))["suspect"][0].as_py()
+
+
+def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
+    decoded = decoder(config)(unit(config))
+    plain = config.model_dump(mode="json")
+    plain["compute"]["unit_timeout_seconds"] = 1e-3
+    transcribed = asyncio.run(GuardedReplica(plain)(decoded))
+    assert transcribed["suspect"][0].as_py()
+    assert list(storage.list(PREFIX)) == []

@@ -1,0 +1,189 @@
+"""Parquet: one recording per row, audio read in one pass per row group, everything else as metadata."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import ConfigError, SourceConfig
+from pipeline.schemas import BadRecording, RecordingRef
+from pipeline.sources import parquet
+from pipeline.sources.parquet import list_recordings, read_recording
+
+AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def table(count: int, **more: Any) -> pa.Table:
+    audio = [{"bytes": f"audio {row}".encode(), "path": None} for row in range(count)]
+    return pa.table({"audio": pa.array(audio, AUDIO), "transcription": [f"text {row}" for row in range(count)], **more})
+
+
+def write(path: Path, data: pa.Table, rows: int = 10) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(data, path, row_group_size=rows)
+    return path
+
+
+def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
+    return list(list_recordings(SourceConfig(uri=str(uri), format="parquet", **keys)))
+
+
+def test_every_row_is_a_recording_of_its_row_group(tmp_path: Path) -> None:
+    write(tmp_path / "train/a.parquet", table(25), rows=10)
+    refs = listed(tmp_path)
+    assert [ref.recording_id for ref in refs] == [f"train/a/{row}" for row in range(25)]
+    assert [refs[row].source_member for row in (0, 9, 10, 24)] == [
+        "rg0:0:audio",
+        "rg0:9:audio",
+        "rg1:0:audio",
+        "rg2:4:audio",
+    ]
+    assert [read_recording(ref).audio.decode() for ref in refs] == [f"audio {row}" for row in range(25)]
+    assert refs[3].reference == read_recording(refs[3]).reference == "text 3"
+    assert all(0 < ref.size < 1000 and ref.version for ref in refs)
+
+
+def test_rows_can_be_read_in_any_order_and_across_files(tmp_path: Path) -> None:
+    for name in "ab":
+        write(tmp_path / f"{name}.parquet", table(30), rows=15)
+    refs = listed(tmp_path)
+    for ref in [*reversed(refs), *refs[::7], *refs[1::13]]:
+        assert read_recording(ref).audio.decode() == f"audio {ref.recording_id[2:]}"
+
+
+def test_a_row_group_is_passed_over_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    refs = listed(write(tmp_path / "a.parquet", table(200), rows=100))
+    passes = []
+
+    class Counted(pq.ParquetFile):  # type: ignore[misc]
+        def iter_batches(self, *args: Any, **keys: Any) -> Any:
+            passes.append(keys["row_groups"])
+            return super().iter_batches(*args, **keys)
+
+    monkeypatch.setattr(parquet.pq, "ParquetFile", Counted)
+    for ref in refs:
+        read_recording(ref)
+    assert passes == [[0], [1]]
+
+
+def test_columns_become_id_reference_language_and_metadata(tmp_path: Path) -> None:
+    data = table(
+        2,
+        key=["x", "y"],
+        said=["eins", None],
+        tongue=pa.array(["German", "de_de"]).dictionary_encode(),
+        day=[datetime.date(2024, 2, 29)] * 2,
+        vector=[[1.0, 2.0]] * 2,
+        picture=[b"png"] * 2,
+        level=[float("nan"), 1.5],
+    )
+    keys = {"id_column": "key", "text_column": "said", "language": "column:tongue"}
+    one, two = listed(write(tmp_path / "a.parquet", data), audio_column="audio", **keys)
+    assert (one.recording_id, one.reference, one.language) == ("x", "eins", "de")
+    assert json.loads(one.metadata or "") == {"transcription": "text 0", "day": "2024-02-29", "level": None}
+    assert (two.recording_id, two.reference, two.language) == ("y", None, "de")
+    assert json.loads(two.metadata or "") == {"transcription": "text 1", "day": "2024-02-29", "level": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("audio", pa.binary()),
+        ("sound", pa.large_binary()),
+        ("flac", pa.struct([("path", pa.string()), ("bytes", pa.large_binary())])),
+    ],
+)
+def test_any_column_of_encoded_bytes_is_found(tmp_path: Path, column: str, kind: pa.DataType) -> None:
+    cells = [{"bytes": b"A"} if pa.types.is_struct(kind) else b"A"]
+    (ref,) = listed(write(tmp_path / "a.parquet", pa.table({"n": [1], column: pa.array(cells, kind)})))
+    assert read_recording(ref).audio == b"A"
+    assert ref.metadata == '{"n": 1}'
+
+
+def test_audio_may_stand_beside_the_file_or_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "x.wav").write_bytes(b"X")
+    cells = [{"path": "x.wav"}, {"path": "gone.wav"}, {"bytes": None, "path": None}, None, {"bytes": b""}]
+    beside, gone, nothing, null, empty = listed(
+        write(tmp_path / "a.parquet", pa.table({"audio": pa.array(cells, AUDIO)}))
+    )
+    assert read_recording(beside).audio == b"X"
+    assert read_recording(empty).audio == b""
+    for ref in (gone, nothing, null):
+        with pytest.raises(BadRecording, match="missing_file"):
+            read_recording(ref)
+
+
+@pytest.mark.parametrize(
+    ("columns", "keys", "message"),
+    [
+        (["text"], {}, r"^source\.audio_column: which column of .*a\.parquet is the audio\? \(it has text\)$"),
+        (["audio"], {"audio_column": "sound"}, r"^source\.audio_column: no column 'sound' in .*\(it has audio\)$"),
+        (["audio", "text"], {"audio_column": "text"}, r"^source\.audio_column: 'text' .*is string, no encoded audio$"),
+        (["audio"], {"id_column": "id"}, r"^source\.id_column: no column 'id'"),
+        (["audio"], {"language": "column:lang"}, r"^source\.language: no column 'lang'"),
+    ],
+)
+def test_columns_that_are_not_there_are_one_line(
+    tmp_path: Path, columns: list[str], keys: dict[str, str], message: str
+) -> None:
+    cells = {"audio": pa.array([b"A"], pa.binary()), "text": pa.array(["a"])}
+    path = write(tmp_path / "a.parquet", pa.table({name: cells[name] for name in columns}))
+    with pytest.raises(ConfigError, match=message):
+        listed(path, **keys)
+
+
+def test_bad_rows_are_alone(tmp_path: Path) -> None:
+    data = table(4, id=["a", "", None, "d"], language=["en", "en", "en", "nl"])
+    refs = listed(write(tmp_path / "a.parquet", data), id_column="id")
+    assert [(ref.recording_id, ref.problem) for ref in refs] == [
+        ("a", None),
+        ("a/1", "bad_metadata"),
+        ("a/2", "bad_metadata"),
+        ("d", "unsupported_language"),
+    ]
+
+
+@pytest.mark.parametrize("keep", [0, 3, 2000, -1])
+def test_a_file_that_is_cut_is_one_problem(tmp_path: Path, keep: int) -> None:
+    bad = write(tmp_path / "bad.parquet", table(500))
+    bad.write_bytes(bad.read_bytes()[:keep])
+    write(tmp_path / "good.parquet", table(1))
+    first, second = listed(tmp_path)
+    assert (first.recording_id, first.problem) == ("bad!archive", "corrupt_archive")
+    assert read_recording(second).audio == b"audio 0"
+
+
+def test_damaged_pages_are_the_problem_of_their_rows(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.parquet", table(20), rows=10)
+    data = bytearray(path.read_bytes())
+    info = pq.read_metadata(path).row_group(0)
+    for index in range(info.num_columns):
+        chunk = info.column(index)
+        start = chunk.dictionary_page_offset or chunk.data_page_offset
+        if chunk.path_in_schema in ("audio.bytes", "transcription"):
+            data[start : start + 20] = b"\xff" * 20
+    path.write_bytes(data)
+    refs = listed(path)
+    assert [ref.problem for ref in refs] == ["corrupt_archive"] * 10 + [None] * 10
+    assert len({ref.recording_id for ref in refs}) == 20
+    with pytest.raises(BadRecording, match="corrupt_archive"):
+        read_recording(RecordingRef("x", "parquet", str(path), "rg0:3:audio"))
+    assert read_recording(refs[10]).audio == b"audio 10"
+    path.unlink()
+    with pytest.raises(BadRecording, match="missing_file"):
+        read_recording(RecordingRef("x", "parquet", str(path), "rg1:3:audio", version="other"))
+
+
+def test_remote_files_are_read_like_local_ones(tmp_path: Path) -> None:
+    data = write(tmp_path / "a.parquet", table(30)).read_bytes()
+    fsspec.filesystem("memory").pipe_file("/pq/x/a.parquet", data)
+    refs = listed("memory://pq/**.parquet")
+    assert [read_recording(ref).audio.decode() for ref in refs] == [f"audio {row}" for row in range(30)]
+    assert refs[0].source_uri == "memory:///pq/x/a.parquet"

@@ -1,0 +1,245 @@
+"""WebDataset shards: every member is one recording, sidecars find it, and bad archives lose nothing else."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import random
+import tarfile
+from pathlib import Path
+
+import fsspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import SourceConfig
+from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.sources.webdataset import list_recordings, read_recording
+
+
+def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w:gz" if path.suffix in (".gz", ".tgz") else "w") as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
+    return list(list_recordings(SourceConfig(uri=str(uri), format="webdataset", **keys)))
+
+
+def read_all(refs: list[RecordingRef]) -> dict[str, Recording]:
+    return {ref.recording_id: read_recording(ref) for ref in refs if ref.problem is None}
+
+
+SIDECARS = {"text": "hallo welt", "lang": "de-DE", "speaker": 7}
+ANY_TAR = pytest.mark.parametrize("name", ["s-0.tar", "s-0.tar.gz", "s-0.tgz"])
+
+
+@ANY_TAR
+def test_keys_with_dots_and_folders_are_different_recordings(tmp_path: Path, name: str) -> None:
+    members = ["rec.1.flac", "rec.2.flac", "a/rec.1.flac", "./b/rec.WAV", "v1.0/x.mp3"]
+    write_tar(tmp_path / name, [(member, member.encode()) for member in members])
+    found = read_all(listed(tmp_path))
+    assert {key: recording.audio.decode() for key, recording in found.items()} == {
+        "s-0/rec.1": "rec.1.flac",
+        "s-0/rec.2": "rec.2.flac",
+        "s-0/a/rec.1": "a/rec.1.flac",
+        "s-0/b/rec": "./b/rec.WAV",
+        "s-0/v1.0/x": "v1.0/x.mp3",
+    }
+
+
+@ANY_TAR
+def test_sidecars_need_not_be_neighbours(tmp_path: Path, name: str) -> None:
+    first = [("b.json", json.dumps(SIDECARS).encode()), ("a.flac", b"A"), ("b.flac", b"B" * 600), ("c.flac", b"C")]
+    last = [("a.txt", "\ufeffgood day\n".encode()), ("a.lang", b"en"), ("c.flac.cls", b"3"), ("a.cls", b"9")]
+    write_tar(tmp_path / name, first + [(f"z{i}.ogg", bytes(10_000)) for i in range(200)] + last)
+    found = read_all(listed(tmp_path))
+    assert found["s-0/a"] == Recording(b"A", "en", "good day", '{"cls": "9"}')
+    assert found["s-0/b"] == Recording(b"B" * 600, "de", "hallo welt", '{"speaker": 7}')
+    assert found["s-0/c"] == Recording(b"C", None, None, '{"cls": "3"}')
+    assert found["s-0/z5"] == Recording(bytes(10_000), None, None, None)
+
+
+@ANY_TAR
+def test_columns_that_were_asked_for_are_taken(tmp_path: Path, name: str) -> None:
+    keys = {"text": "wrong", "caption": "right", "tongue": "French", "language": "nl"}
+    write_tar(tmp_path / name, [("a.flac", b"A"), ("a.json", json.dumps(keys).encode())])
+    (recording,) = read_all(listed(tmp_path, text_column="caption", language="column:tongue")).values()
+    assert (recording.language, recording.reference) == ("fr", "right")
+    assert json.loads(recording.metadata or "") == {"text": "wrong", "language": "nl"}
+    (recording,) = read_all(listed(tmp_path, language="hi")).values()
+    assert (recording.language, recording.reference) == ("hi", "wrong")
+
+
+def test_a_cls_sidecar_can_be_the_language(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", [("a.flac", b"A"), ("a.cls", b"es\n")])
+    (recording,) = read_all(listed(tmp_path)).values()
+    assert (recording.language, recording.metadata) == ("es", None)
+
+
+def spans(ref: RecordingRef) -> list[tuple[int, int]]:
+    return [(ref.offset or 0, ref.size), *((at, size) for _, at, size in ref.sidecars)]
+
+
+def outcome(ref: RecordingRef) -> str:
+    try:
+        read_recording(ref)
+    except BadRecording as err:
+        return err.reason
+    return ref.problem or "read"
+
+
+@ANY_TAR
+@pytest.mark.parametrize(
+    ("extension", "sidecar", "reason"),
+    [
+        ("json", b'{"text": "cut', "bad_metadata"),
+        ("json", b"[1]", "bad_metadata"),
+        ("json", b'{"text": ["a"]}', "bad_metadata"),
+        ("json", b'{"text": "\\ud800"}', "bad_metadata"),
+        ("json", b"[" * 100_000, "bad_metadata"),
+        ("json", b'{"x": 1e999, "text": NaN}', "read"),
+        ("txt", b"\xff\xfe", "bad_metadata"),
+        ("lang", b"nl", "unsupported_language"),
+        ("json", b'{"language": 5}', "unsupported_language"),
+        ("json", b'{"language": null, "text": null}', "read"),
+        ("lang", b" ", "read"),
+    ],
+)
+def test_bad_sidecars_are_the_problem_of_their_recording(
+    tmp_path: Path, name: str, extension: str, sidecar: bytes, reason: str
+) -> None:
+    write_tar(tmp_path / name, [("a.flac", b"A"), (f"a.{extension}", sidecar), ("b.flac", b"B")])
+    bad, good = listed(tmp_path)
+    assert (bad.problem or outcome(bad)) == reason
+    assert outcome(good) == "read"
+
+
+@pytest.mark.parametrize("name", ["/etc/a.flac", "../a.flac", "x/../../a.flac", "..\\a.flac", "C:\\a.flac"])
+def test_names_that_lead_out_are_unsafe(tmp_path: Path, name: str) -> None:
+    write_tar(tmp_path / "s.tar", [(name, b"A"), ("b..c/ok..flac", b"B")])
+    bad, good = listed(tmp_path)
+    assert bad.problem == "unsafe_name"
+    assert good.problem is None
+
+
+def test_links_are_unsafe_and_hidden_or_foreign_members_are_left_out(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        link = tarfile.TarInfo("link.flac")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        tar.addfile(link)
+        for name in ("._a.flac", ".hidden/b.flac", "README", "notes.md", "a.flac"):
+            tar.addfile(tarfile.TarInfo(name))
+    assert [(ref.recording_id, ref.problem) for ref in listed(tmp_path)] == [
+        ("s/link", "unsafe_name"),
+        ("s/a", None),
+    ]
+
+
+def test_an_empty_member_is_read_as_zero_bytes(tmp_path: Path) -> None:
+    write_tar(tmp_path / "s.tar", [("a.flac", b"")])
+    assert read_all(listed(tmp_path))["s/a"].audio == b""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cut")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_shard_cut_anywhere_reads_all_that_is_whole(folder: Path, data: st.DataObject) -> None:
+    bodies = [(f"r.{i}.flac", bytes([i]) * (700 * i + 1)) for i in range(5)]
+    members = [member for name, body in bodies for member in ((name, body), (f"{name[:-5]}.json", b'{"text": "t"}'))]
+    whole = write_tar(folder / "whole.tar", members).read_bytes()
+    cut = data.draw(st.integers(0, len(whole)))
+    (folder / "cut.tar").write_bytes(whole[:cut])
+    refs = listed(folder / "cut.tar")
+    found = read_all(refs)
+    ends = [
+        (ref.recording_id.removeprefix("whole/"), ref.offset or 0, ref.size) for ref in listed(folder / "whole.tar")
+    ]
+    assert [key.removeprefix("cut/") for key in found] == [key for key, at, size in ends if at + size <= cut]
+    assert all(recording.audio in [body for _, body in bodies] for recording in found.values())
+    problems = [(ref.recording_id, ref.problem) for ref in refs if ref.problem]
+    end_mark = -(-(max(at + size for ref in listed(folder / "whole.tar") for at, size in spans(ref))) // 512) * 512
+    assert len(problems) == (cut < end_mark + 512)
+    assert all(problem == "truncated_archive" for _, problem in problems)
+
+
+def test_a_cut_sidecar_is_told_and_its_recording_goes_on(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "s.tar", [("a.flac", b"A"), ("a.json", b'{"text": "x"}' + b" " * 600)]).read_bytes()
+    (tmp_path / "s.tar").write_bytes(whole[: 3 * 512 + 5])
+    recording, archive = listed(tmp_path)
+    assert outcome(recording) == "read"
+    assert (archive.recording_id, archive.problem) == ("s!archive", "truncated_archive")
+    assert "a.json" in (archive.problem_detail or "")
+
+
+@pytest.mark.parametrize("name", ["s.tar", "s.tar.gz"])
+@pytest.mark.parametrize(("data", "reason"), [(b"\x7fELF" * 400, "corrupt_archive"), (b"", "truncated_archive")])
+def test_garbage_is_one_ref_for_the_shard(tmp_path: Path, name: str, data: bytes, reason: str) -> None:
+    (tmp_path / name).write_bytes(data)
+    write_tar(tmp_path / "t.tar", [("b.flac", b"B")])
+    bad, good = listed(tmp_path)
+    assert (bad.recording_id, bad.problem) == ("s!archive", reason)
+    assert str(tmp_path / name) in (bad.problem_detail or "")
+    assert outcome(good) == "read"
+
+
+def test_a_cut_gzip_keeps_what_was_before(tmp_path: Path) -> None:
+    noise = random.Random(0)
+    path = write_tar(tmp_path / "s.tar.gz", [(f"{i}.flac", noise.randbytes(50_000)) for i in range(10)])
+    path.write_bytes(path.read_bytes()[:280_000])
+    *whole, cut = listed(tmp_path)
+    assert [ref.recording_id for ref in whole] == ["s/0", "s/1", "s/2", "s/3", "s/4"]
+    assert len(read_all(whole)) == 5
+    assert (cut.recording_id, cut.problem) == ("s/5", "truncated_archive")
+
+
+def test_a_packed_archive_can_be_read_in_any_order(tmp_path: Path) -> None:
+    members = [(f"{i}.flac", bytes([i]) * 3000) for i in range(20)]
+    with (tmp_path / "s.tar.gz").open("wb") as out:  # two gzip streams, as pigz and cat make them
+        plain = write_tar(tmp_path / "x.tar", members).read_bytes()
+        out.write(gzip.compress(plain[:30_000]) + gzip.compress(plain[30_000:]))
+    refs = listed(tmp_path / "s.tar.gz")
+    for ref in [*refs, *reversed(refs)]:
+        assert read_recording(ref).audio == bytes([int(ref.recording_id[2:])]) * 3000
+
+
+def test_shards_of_one_name_in_two_folders_keep_ids_apart(tmp_path: Path) -> None:
+    for name in ("de/s-0.tar", "fr/s-0.tar", "fr/s-0.tar.gz"):
+        write_tar(tmp_path / name, [("a.flac", name.encode())])
+    assert [ref.recording_id for ref in listed(tmp_path)] == ["de/s-0/a", "fr/s-0/a", "fr/s-0.tar.gz/a"]
+    assert [ref.recording_id for ref in listed(f"{tmp_path}/**.tar")] == ["de/s-0/a", "fr/s-0/a"]
+
+
+def test_a_shard_that_shrank_is_a_problem_when_it_is_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [("a.flac", b"A" * 900)])
+    (ref,) = listed(tmp_path)
+    path.write_bytes(path.read_bytes()[:1000])
+    assert outcome(ref) == "truncated_archive"
+    path.unlink()
+    assert outcome(ref) == "missing_file"
+
+
+def test_remote_shards_are_listed_and_read_like_local_ones(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    members = [(f"d/{i}.flac", bytes([i]) * (1 + i * 150_000)) for i in range(8)] + [("d/3.txt", b"three")]
+    for shard in range(18):
+        memory.pipe_file(f"/wds/s-{shard:02d}.tar", write_tar(tmp_path / f"s-{shard:02d}.tar", members).read_bytes())
+    local, remote = listed(tmp_path), listed("memory://wds/")
+    assert [ref.recording_id for ref in remote] == [ref.recording_id for ref in local]
+    assert [(ref.offset, ref.size, ref.sidecars) for ref in remote] == [
+        (ref.offset, ref.size, ref.sidecars) for ref in local
+    ]
+    assert remote[0].source_uri == "memory:///wds/s-00.tar"
+    assert list(read_all(remote[:8]).values()) == list(read_all(local[:8]).values())
+    assert read_all(remote)["s-17/d/3"].reference == "three"

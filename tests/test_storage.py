@@ -1,0 +1,104 @@
+"""Tests of storage: choosing a storage by URI, the race probe, ordered parallel map."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError
+from pipeline.storage import Storage, in_order, open_storage, race_probe
+from pipeline.storage_local import LocalStorage
+
+
+def test_plain_paths_and_file_uris_are_local(tmp_path: Path) -> None:
+    open_storage(str(tmp_path / "a")).put("x", b"1")
+    assert open_storage(f"file://{tmp_path}/a", create=False).get("x") == b"1"
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/out", "https://host/out", "/proc/fullcanvas", "/dev/null/out"])
+def test_an_output_that_cannot_be_written_is_one_line_naming_it(uri: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        open_storage(uri)
+    assert str(error.value).startswith(f"output.uri: {uri}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"output\.uri"):
+        open_storage(str(tmp_path / "missing"), create=False)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_race_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    race_probe(storage)
+    assert list(storage.list("")) == []
+
+
+class Careless(LocalStorage):
+    """A store that looks, then writes: what an S3 clone without conditional puts does."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        absent = not self.exists(key)
+        time.sleep(0.02)
+        self.put(key, data)
+        return absent
+
+
+class Deaf(LocalStorage):
+    """A store that ignores the condition altogether."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        self.put(key, data)
+        return True
+
+
+class Refusing(LocalStorage):
+    """A file system without hard links."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("kind", [Careless, Deaf, Refusing])
+def test_race_probe_refuses_a_store_that_cannot_keep_one_winner(tmp_path: Path, kind: type[LocalStorage]) -> None:
+    storage: Storage = kind(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        race_probe(storage)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_in_order_keeps_order_and_bounds_what_is_ahead(workers: int) -> None:
+    taken: list[int] = []
+    ahead: list[int] = []
+
+    def items() -> object:
+        for index in range(50):
+            taken.append(index)
+            yield index
+
+    def slow_first(index: int) -> int:
+        time.sleep(0.02 if index % 7 == 0 else 0)
+        return index * 2
+
+    results = []
+    for result in in_order(slow_first, items(), workers):  # type: ignore[arg-type]
+        results.append(result)
+        ahead.append(len(taken) - len(results))
+    assert results == [index * 2 for index in range(50)]
+    assert max(ahead) <= 2 * workers
+
+
+def test_in_order_runs_workers_at_once() -> None:
+    barrier = threading.Barrier(4, timeout=10)
+    assert list(in_order(lambda index: (barrier.wait(), index)[1], range(4), 4)) == [0, 1, 2, 3]
+
+
+def test_in_order_passes_on_the_first_error() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda index: 1 // (3 - index), range(10), 2))
