@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -51,16 +52,10 @@ def trainer(config: TrainConfig) -> Trainer:
     cache = data.FeatureCache(folder / "features")
     if not len(cache):
         raise ConfigError(f"folder: {folder / 'features'}: no cached features; run with stage=all or stage=features")
-    path = folder / "tokenizer.json"
-    if not path.exists():
-        train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
-    tokenizer = Tokenizer.from_file(str(path))
-    torch.manual_seed(config.seed)
-    model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
-    model.encoder.load_whisper(_whisper(config))
+    model = _started(config, folder / "start") if config.start else _random(config, folder, cache)
     batches = data.Batches(
         cache,
-        tokenizer,
+        model.tokenizer,
         canvas_length=config.size.canvas_length,
         batch=config.phases.batch,
         seed=config.seed,
@@ -83,6 +78,34 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
     folder = Path(config.export)
     checkpoint.save(run.model, folder, whisper=_whisper(config))
     (folder / "MODEL_CARD.md").write_text(measure.card(measurement, config, run.done, command), encoding="utf-8")
+
+
+def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
+    """A new tokenizer, unless the folder has one, and weights drawn from the seed."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
+    tokenizer = Tokenizer.from_file(str(path))
+    torch.manual_seed(config.seed)
+    model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
+    model.encoder.load_whisper(_whisper(config))
+    return model
+
+
+def _started(config: TrainConfig, kept: Path) -> AsrModel:
+    """The model that `start` names, trainable. Raises ConfigError where it is not of the size section.
+
+    It is copied to the folder at first: `export` may overwrite the place it came from, and a resume starts the same.
+    """
+    if not kept.exists():
+        temporary = kept.with_suffix(".tmp")
+        shutil.copytree(checkpoint.directory(str(config.start)), temporary, dirs_exist_ok=True)
+        temporary.replace(kept)
+    model = checkpoint.load(str(kept)).requires_grad_(True)
+    wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
+    if model.config != wanted:
+        raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
+    return model
 
 
 def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:

@@ -70,6 +70,9 @@ class TrainConfig(Section):
     encoder: str = Field(
         "pipeline/assets/tiny/encoder.safetensors", description="frozen Whisper encoder weights (30 s positions)"
     )
+    start: str | None = Field(
+        None, description="tiny or a fullcanvas/1 directory whose weights training starts from; null: from random ones"
+    )
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
     seed: int = Field(0, ge=0)
     threads: int = Field(2, ge=1)

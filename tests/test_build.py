@@ -1,0 +1,52 @@
+"""Building the embedded model: a run may start from the weights of an earlier one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import ConfigError
+from pipeline.model import checkpoint
+from pipeline.training import build
+from pipeline.training.recipe import TrainConfig
+
+
+def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig:
+    """A run over cached features of these texts, from the embedded model unless told otherwise."""
+    cache = folder / "features"
+    cache.mkdir(parents=True, exist_ok=True)
+    np.save(cache / "part-00000.npy", np.zeros((len(texts), 256, 512), np.float16))
+    columns = {"texts": texts, "languages": ["en"] * len(texts), "voices": ["espeak:en-us"] * len(texts)}
+    (cache / "part-00000.json").write_text(json.dumps(columns))
+    return TrainConfig.model_validate({"folder": str(folder), "start": "tiny", **settings})
+
+
+def test_training_starts_from_the_named_weights_and_tokenizer(tmp_path: Path) -> None:
+    run = build.trainer(config(tmp_path, texts=["yes", "no", "hello"]))
+    tiny = checkpoint.load("tiny")
+    weights = run.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert run.model.tokenizer.to_str() == tiny.tokenizer.to_str()
+    assert all(parameter.requires_grad for parameter in run.parameters)
+
+
+def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_were_overwritten(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    checkpoint.save(checkpoint.load("tiny"), given)
+    settings = config(tmp_path / "run", texts=["yes", "no"], start=str(given))
+    first = build.trainer(settings).model.projector.state_dict()
+    changed = checkpoint.load(str(given))
+    torch.nn.init.zeros_(next(changed.projector.parameters()))
+    checkpoint.save(changed, given)
+    again = build.trainer(settings).model.projector.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as told:
+        build.trainer(config(tmp_path, texts=["yes"], size={"hidden": 96}))
+    assert "\n" not in str(told.value)
