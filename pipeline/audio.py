@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import BinaryIO
 
 import numpy as np
 import soxr
 
-from pipeline.audio_headers import check_header
+from pipeline.audio_headers import check_format, check_header
 from pipeline.audio_track import AudioTrack
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
-BLOCK_FRAMES = 1 << 16  # at the native rate
 FULL_SCALE = {"uint8": 128, "int16": 1 << 15, "int32": 1 << 31, "int64": 1 << 63}
 
 
@@ -41,7 +40,7 @@ def stream(
     channel: int | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray, None, None]:
     """Yield float32 [samples] blocks, mono, 16 kHz, in [-1, 1]; memory does not grow with the recording.
 
     `data`: the encoded bytes, or a seekable binary file. `name` serves only in messages. `channel`: that one instead of
@@ -62,6 +61,14 @@ def stream(
             break
     if not given:
         raise BadAudio("no_samples", f"{name}: no samples" + (" in this range" if start_ms or end_ms else ""))
+
+
+def channels(data: bytes | BinaryIO, *, name: str) -> int:
+    """How many channels the audio has, by its header. Raises BadAudio as `stream` does for what is no audio."""
+    with AudioTrack(_checked(data, name), name) as track:
+        count = track.track.codec_context.channels
+        check_format(track.track.codec_context.sample_rate, count, name=name)
+        return int(count)
 
 
 def _range(start_ms: int | None, end_ms: int | None, name: str) -> tuple[int, int | None]:
@@ -106,33 +113,24 @@ def _native(file: BinaryIO, name: str, channel: int | None, first: int) -> Itera
     """Yield (rate in Hz, index of the first frame, float32 [frames] mono), from the start or, where the format seeks
     exactly, from shortly before the 16 kHz sample `first`. A block has one rate."""
     with AudioTrack(file, name) as track:
-        at = track.seek(first)
-        pending: list[np.ndarray] = []
-        count, pending_kind = 0, (0, 0, "")
+        wanted = track.seek(first)
         for position, rate, planes in track.planes():
-            planes = planes[:, max(0, at - position) :]
-            kind = (rate, len(planes), planes.dtype.name)
-            if pending and (kind != pending_kind or count >= BLOCK_FRAMES):
-                yield pending_kind[0], at, _mono(pending, channel, name)
-                at, count, pending = at + count, 0, []
-            pending.append(planes)
-            count, pending_kind = count + planes.shape[1], kind
-        if pending:
-            yield pending_kind[0], at, _mono(pending, channel, name)
+            if position + planes.shape[1] > wanted:
+                yield rate, max(position, wanted), _mono(planes[:, max(0, wanted - position) :], channel, name)
 
 
-def _mono(pending: list[np.ndarray], channel: int | None, name: str) -> np.ndarray:
-    """Arrays [channels, frames] of one type, joined: float32 [frames] with full scale 1; one channel or the mean."""
-    planes = pending[0] if len(pending) == 1 else np.concatenate(pending, axis=1)
+def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
+    """[channels, frames] of any type, not modified: float32 [frames] with full scale 1; one channel or the mean."""
     if channel is not None:
         if not 0 <= channel < len(planes):
             raise BadAudio("unsupported_audio", f"{name}: channel {channel} of {len(planes)}")
         planes = planes[channel : channel + 1]
     with np.errstate(over="ignore", invalid="ignore"):
         mono = planes[0].astype(np.float32)
-        for plane in planes[1:]:
-            mono += plane
-        mono /= len(planes)
+        if len(planes) > 1:
+            for plane in planes[1:]:
+                mono += plane
+            mono /= len(planes)
         if planes.dtype.kind == "f":
             if not np.isfinite(mono.sum(dtype=np.float64)):
                 raise BadAudio("invalid_samples", f"{name}: NaN or infinite samples")

@@ -40,6 +40,9 @@ class SourceConfig(Section):
     language: str | None = Field(
         None, description="en|de|fr|es|hi|zh for all, `column:NAME` to take it from the source, null where unknown"
     )
+    channels: Literal["mix", "split"] = Field(
+        "mix", description="mix|split; split: every channel is heard by itself, as in telephone calls"
+    )
 
     @pydantic.field_validator("language")
     @classmethod
@@ -87,6 +90,9 @@ class SegmentConfig(Section):
     """How recordings are cut into windows for the model."""
 
     max_seconds: float = Field(30.0, ge=1, le=30, description="upper bound; the model's own window is one as well")
+    part_seconds: int = Field(
+        900, ge=60, le=7200, description="of audio that is in memory and on its way at once; more is done in parts"
+    )
     vad: bool = Field(True, description="Silero voice activity; false: fixed windows")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which on a frame is speech")
     min_silence_ms: int = Field(300, ge=32, description="shorter pauses do not end a piece of speech")
@@ -105,8 +111,10 @@ class ComputeConfig(Section):
     canvases: int = Field(16, ge=1, description="canvas slots of one replica")
     decode_actors: int = Field(1, ge=1, description="processes that read, decode and cut audio, one CPU each")
     units_in_flight: int = Field(4, ge=1, description="units a replica works on at once")
-    max_recording_seconds: float = Field(14_400, gt=0, description="longer recordings are dead-lettered as too_long")
-    unit_timeout_seconds: float = Field(3_600, gt=0, description="for one unit in one stage; then it is tried alone")
+    max_recording_seconds: float = Field(86_400, gt=0, description="longer recordings are dead-lettered as too_long")
+    unit_timeout_seconds: float = Field(
+        3_600, gt=0, description="for a part in one stage; then its unit is tried alone"
+    )
 
 
 class PlanConfig(Section):

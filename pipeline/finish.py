@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.commit import Receipt, commit_unit, new_attempt
 from pipeline.decode import Heard, Problem
+from pipeline.parts import complete_unit, forget_parts, save_part
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table, unit_from_json
 from pipeline.stitch import stitch
 from pipeline.storage import Storage, open_storage
@@ -18,10 +21,11 @@ RECEIPT = pa.schema(
         ("unit_id", pa.string()),
         ("unit", pa.string()),  # of a suspect, so that it can be taken up again
         ("suspect", pa.bool_()),  # nothing is committed: the unit is still to be tried alone
+        ("done", pa.bool_()),  # the unit is committed; else this is a part of it, and counts nothing but its samples
         ("won", pa.bool_()),
         ("recordings", pa.int64()),
         ("segments", pa.int64()),
-        ("samples", pa.int64()),  # of audio, at 16 kHz
+        ("samples", pa.int64()),  # of audio that was heard in this run, at 16 kHz
         ("dead", pa.int64()),  # recordings
     ]
 )
@@ -29,7 +33,10 @@ _CARRIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_
 
 
 class Finisher:
-    """Rows of schemas.UNIT_TRANSCRIBED become rows of RECEIPT, one commit each. Suspects only pass through."""
+    """Rows of schemas.UNIT_TRANSCRIBED become rows of RECEIPT. Suspects only pass through.
+
+    A unit of one part is committed at once, one of many with the part that completes it.
+    """
 
     def __init__(self, output_uri: str, *, model: str, fingerprint: str) -> None:
         self.storage: Storage = open_storage(output_uri, create=False)
@@ -39,10 +46,21 @@ class Finisher:
         return to_table([self._receipt(row) for row in units.to_pylist()], RECEIPT)
 
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
-        if row["suspect"]:
-            blank = {"won": False, "recordings": 0, "segments": 0, "samples": 0, "dead": 0}
-            return blank | {name: row[name] for name in ("unit_id", "unit", "suspect")}
-        return self.commit_row(unit_from_json(row["unit"]), recordings_of(row["recordings"]), row["results"])
+        blank = {"won": False, "recordings": 0, "segments": 0, "samples": row["samples"], "dead": 0, "done": False}
+        blank |= {"unit_id": row["unit_id"], "suspect": row["suspect"], "unit": row["unit"] if row["suspect"] else None}
+        if row["suspect"] or row["saved"]:
+            return blank
+        unit = unit_from_json(row["unit"])
+        if row["part"] == 0 and row["next"] is None:
+            return self.commit_row(unit, recordings_of([row]), row["results"])
+        save_part(self.storage, row)
+        rows = complete_unit(self.storage, unit.unit_id)
+        if rows is None:
+            return blank
+        results = [result for part in rows for result in part["results"]]
+        receipt = self.commit_row(unit, recordings_of(rows), results)
+        forget_parts(self.storage, unit.unit_id)
+        return receipt | {"samples": row["samples"]}
 
     def commit_row(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> dict[str, Any]:
         """`commit`, with the receipt as a row of RECEIPT."""
@@ -51,6 +69,7 @@ class Finisher:
             "unit_id": unit.unit_id,
             "unit": None,
             "suspect": False,
+            "done": True,
             "won": receipt.won,
             "recordings": receipt.recordings,
             "segments": receipt.rows,
@@ -103,18 +122,22 @@ class Finisher:
         }
 
 
-def recordings_of(text: str) -> list[Heard]:
-    """The column `recordings` of a unit in flight."""
-    rows = json.loads(text)
+def recordings_of(parts: list[dict[str, Any]]) -> list[Heard]:
+    """What was heard of the recordings of a unit, in order, from all rows of its parts in flight."""
+    found = {int(index): row for part in parts for index, row in json.loads(part["recordings"]).items()}
+    rows = [found[index] for index in range(len(found))]
     return [Heard(**row | {"problem": Problem(**row["problem"]) if row["problem"] else None}) for row in rows]
 
 
 def covered(spans: list[dict[str, Any]]) -> int:
-    """Samples that are in at least one of the spans, which are ordered by `start_sample`; overlaps count once."""
-    total, reached = 0, 0
-    for span in spans:
-        total += max(0, span["end_sample"] - max(reached, span["start_sample"]))
-        reached = max(reached, span["end_sample"])
+    """Samples that are in at least one of the spans, which are ordered by channel, then by `start_sample`; overlaps
+    count once."""
+    total = 0
+    for _, channel in groupby(spans, key=itemgetter("channel")):
+        reached = 0
+        for span in channel:
+            total += max(0, span["end_sample"] - max(reached, span["start_sample"]))
+            reached = max(reached, span["end_sample"])
     return total
 
 
@@ -146,13 +169,13 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
 def _rows(heard: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
     """The model's part of the transcripts rows of one recording; without speech one row that says so."""
     if not heard:
-        silence = dict.fromkeys(("confidence_source", "chars_per_second", *_CARRIED))
+        silence = dict.fromkeys(("channel", "confidence_source", "chars_per_second", *_CARRIED))
         return [silence | {"segment_index": 0, "start_ms": 0, "end_ms": milliseconds(length), "text": ""}]
     rows = []
     for result in stitch(heard):
         start_ms, end_ms = milliseconds(result["start_sample"]), milliseconds(result["end_sample"])
         rows.append(
-            {name: result[name] for name in ("segment_index", "text", *_CARRIED)}
+            {name: result[name] for name in ("segment_index", "channel", "text", *_CARRIED)}
             | {
                 "start_ms": start_ms,
                 "end_ms": end_ms,

@@ -41,7 +41,7 @@ def run_units(config: RunConfig, stages: Stages, units: Sequence[str]) -> Iterat
     Ray must be running. Raises what a stage raises that is no fault of a single recording: ConfigError and OutputError
     as such, anything else as Ray's error with the traceback of the actor.
     """
-    suspects = []
+    suspects: dict[str, str] = {}  # id -> unit: several parts of one may be suspects
     try:
         receipts: Iterable[Any] = chain(config, stages, units).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
@@ -49,17 +49,19 @@ def run_units(config: RunConfig, stages: Stages, units: Sequence[str]) -> Iterat
         for table in receipts:
             for receipt in table.to_pylist():
                 if receipt["suspect"]:
-                    suspects.append(receipt["unit"])
+                    suspects[receipt["unit_id"]] = receipt["unit"]
                 else:
                     yield receipt
         if suspects:
-            yield from one_by_one(config, stages, suspects)
+            yield from one_by_one(config, stages, list(suspects.values()))
     except RayError as err:
         raise users_error(str(err)) or err from None
 
 
 def chain(config: RunConfig, stages: Stages, units: Sequence[str]) -> ray.data.Dataset:
-    """One row, one block, one unit, from end to end: a unit's segments meet again without a shuffle."""
+    """One row, one block, one unit or a part of one, from end to end: its segments meet again without a shuffle."""
+    # A block ends after each row: memory is bounded by parts, and row k of a decoder is block k (see GuardedDecoder).
+    ray.data.DataContext.get_current().target_max_block_size = 1
     # Ray 2.60 announces an end of max_restarts and max_task_retries as arguments, and has nothing in their place yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     compute = config.compute

@@ -7,13 +7,15 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import pyarrow as pa
 
 from pipeline.attempts import Attempts
 from pipeline.config import RunConfig
+from pipeline.decode import START, Decoder, Position, idle_row, position_from_json
+from pipeline.parts import saved_parts
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, to_table
 from pipeline.storage import open_storage
 
@@ -21,27 +23,53 @@ log = logging.getLogger(__name__)
 
 
 class GuardedDecoder:
-    """One row with a column `unit` in, one row of UNIT_DECODED out; a suspect passes through untouched."""
+    """One row with a column `unit` in, one row of UNIT_DECODED out for each of its parts.
+
+    A unit whose decoding broke its process before is a suspect: one row that says so. Parts that an earlier run has
+    saved are rows that say so: row k is part k whatever is saved, since Ray takes the rows of an actor that is started
+    again for those that it has already seen of the actor that was killed.
+    """
 
     def __init__(self, config: dict[str, Any], *, window_seconds: float, languages: Collection[str]) -> None:
-        from pipeline.decode import Decoder
-
         run = RunConfig.model_validate(config)
         self.decoder = Decoder(run, window_seconds=window_seconds, languages=languages)
-        self.attempts = Attempts(open_storage(run.output.uri, create=False), "decode")
+        self.storage = open_storage(run.output.uri, create=False)
+        self.attempts = Attempts(self.storage, "decode")
         self.timeout_seconds = run.compute.unit_timeout_seconds
 
-    def __call__(self, units: pa.Table) -> pa.Table:
-        text = units["unit"][0].as_py()
+    def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
+        for row in self._parts(units["unit"][0].as_py()):
+            yield to_table([row], UNIT_DECODED)
+
+    def _parts(self, text: str) -> Iterator[dict[str, Any]]:
         unit_id = json.loads(text)["unit_id"]
+        saved = saved_parts(self.storage, unit_id)
+        at: Position | None = START
+        number = 0
+        parts: Iterator[dict[str, Any]] | None = None  # from `number` on
+        while at is not None:
+            if number in saved:
+                yield idle_row(text, unit_id, number, at, saved[number], saved=True)
+                at, parts = saved[number], None
+            else:
+                parts = parts or self.decoder.parts(text, at, number)
+                row = self._guarded(unit_id, parts)
+                if row is None:
+                    yield idle_row(text, unit_id, number, at, None, suspect=True)
+                    return
+                yield row
+                at = position_from_json(row["next"]) if row["next"] else None
+            number += 1
+
+    def _guarded(self, unit_id: str, parts: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next part, within the time that it is given; None for a suspect."""
         if not self.attempts.begin(unit_id):
-            row = {"unit_id": unit_id, "unit": text, "recordings": "[]", "suspect": True, "segments": []}
-            return to_table([row], UNIT_DECODED)
+            return None
         watchdog = threading.Timer(self.timeout_seconds, self._give_up, [unit_id])
         watchdog.daemon = True
         watchdog.start()
         try:
-            return self.decoder(units)
+            return next(parts)
         finally:
             watchdog.cancel()
             self.attempts.end(unit_id)
@@ -65,18 +93,20 @@ class GuardedReplica:
         self.timeout_seconds = run.compute.unit_timeout_seconds
 
     async def __call__(self, units: pa.Table) -> pa.Table:
-        unit_id = units["unit_id"][0].as_py()
-        if units["suspect"][0].as_py() or not await asyncio.to_thread(self.attempts.begin, unit_id):
-            return _suspected(units)
+        if units["suspect"][0].as_py() or units["saved"][0].as_py():
+            return _untouched(units)
+        name = f"{units['unit_id'][0].as_py()}.{units['part'][0].as_py()}"
+        if not await asyncio.to_thread(self.attempts.begin, name):
+            return _untouched(units, suspect=True)
         try:
             return await asyncio.wait_for(self.replica(units), self.timeout_seconds)
         except TimeoutError:
-            log.error("unit %s: no answer after %s s", unit_id, self.timeout_seconds)
-            return _suspected(units)
+            log.error("unit %s: no answer after %s s", name, self.timeout_seconds)
+            return _untouched(units, suspect=True)
         finally:
-            await asyncio.to_thread(self.attempts.end, unit_id)
+            await asyncio.to_thread(self.attempts.end, name)
 
 
-def _suspected(units: pa.Table) -> pa.Table:
-    rows = units.select(["unit_id", "unit", "recordings"]).to_pylist()
-    return to_table([row | {"suspect": True, "results": []} for row in rows], UNIT_TRANSCRIBED)
+def _untouched(units: pa.Table, **marks: bool) -> pa.Table:
+    rows = units.drop_columns(["segments"]).to_pylist()
+    return to_table([row | {"results": []} | marks for row in rows], UNIT_TRANSCRIBED)

@@ -17,6 +17,7 @@ from pipeline.cluster import ray_cluster
 from pipeline.commit import committed_units
 from pipeline.config import RunConfig
 from pipeline.model import layout
+from pipeline.parts import forget_parts
 from pipeline.plan import ensure_plan, plan_names, plan_size, todo
 from pipeline.publish import SUMMARY, publish
 from pipeline.report import write_report
@@ -87,6 +88,7 @@ def _executed(
         samples = _receipts(run_units(config, stages, units), RunProgress(total, committed))
         seconds = time.monotonic() - started
     forget_all(storage)
+    forget_parts(storage)
     audio_seconds = samples / SAMPLE_RATE
     return {
         "pipeline_rtfx": round(audio_seconds / seconds, 3),
@@ -100,7 +102,7 @@ def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
     """Samples of audio that this run has committed."""
     with progress:
         for receipt in receipts:
-            progress.add(receipt["samples"], receipt["dead"])
+            progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
     return progress.samples
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 REASONS = {
     "empty_file": "zero bytes",
@@ -82,9 +82,12 @@ class RecordingRef:
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording as read: encoded audio bytes and what the source says about it."""
+    """One recording as read: encoded audio and what the source says about it.
 
-    audio: bytes
+    audio: the bytes, or where they are many a seekable file that reads ranges; whoever reads it closes it.
+    """
+
+    audio: bytes | BinaryIO
     language: str | None
     reference: str | None
     metadata: str | None
@@ -128,6 +131,7 @@ TRANSCRIPT = pa.schema(
         ("source_member", pa.string()),
         ("start_ms", pa.int64()),
         ("end_ms", pa.int64()),
+        ("channel", pa.int32()),  # null: the mean of all channels
         ("language", pa.string()),
         ("text", pa.string()),
         ("confidence", pa.float32()),
@@ -207,6 +211,7 @@ def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 SPAN = [
     ("recording_index", pa.int32()),  # within the unit's `recordings`
     ("segment_index", pa.int32()),
+    ("channel", pa.int32()),  # null: the mean of all channels
     ("start_sample", pa.int64()),
     ("end_sample", pa.int64()),
     ("overlaps_previous", pa.bool_()),
@@ -227,9 +232,17 @@ RESULT = pa.struct(
     ]
 )
 
-# A unit in flight is one row. `unit`: the WorkUnit as JSON; `recordings`: per recording of the unit what the decode
-# stage found, as JSON; `suspect`: the unit broke its process before, nothing was done with it and it is tried alone.
-_IN_FLIGHT = [("unit_id", pa.string()), ("unit", pa.string()), ("recordings", pa.string()), ("suspect", pa.bool_())]
+_IN_FLIGHT = [  # one row is a unit, or where that has much audio a part of it
+    ("unit_id", pa.string()),
+    ("unit", pa.string()),  # the WorkUnit as JSON
+    ("part", pa.int32()),  # 0 first
+    ("start", pa.string()),  # decode.Position where this part begins, as JSON
+    ("next", pa.string()),  # where the next one begins; null: this is the last
+    ("samples", pa.int64()),  # of audio in this part, at 16 kHz
+    ("recordings", pa.string()),  # JSON: what was found of each recording that ends in this part, by its index
+    ("suspect", pa.bool_()),  # the unit broke its process before: nothing was done with it, it is tried alone
+    ("saved", pa.bool_()),  # an earlier run has heard this part (parts.py): nothing was done with it
+]
 UNIT_DECODED = pa.schema([*_IN_FLIGHT, ("segments", pa.list_(SEGMENT))])
 UNIT_TRANSCRIBED = pa.schema([*_IN_FLIGHT, ("results", pa.list_(RESULT))])
 

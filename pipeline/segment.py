@@ -153,3 +153,25 @@ def _cut(probabilities: np.ndarray, start: int, limit: int, quietest: float) -> 
             lowest = first + len(part) - 1 - int(part[::-1].argmin())  # the last one of equals
             return lowest * FRAME_SAMPLES + FRAME_SAMPLES // 2, False
     return start + limit, True
+
+
+def part_end(windows: list[Window], samples: int, config: SegmentConfig) -> tuple[int, int, bool]:
+    """Where audio that goes on behind its first `samples` may be cut in two, so that no word is lost or torn.
+
+    windows: those of the first `samples`, none longer than half of them. Returns how many of them are final, the sample
+    that the rest begins with (a whole number of milliseconds) and whether the rest's first window overlaps the last
+    final one. A window that more speech might lengthen is not final; nor is one whose end the next one repeats, unless
+    speech runs on without a pause for half of the samples.
+    """
+    longest_gap = MERGE_GAP_SAMPLES + (2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
+    if not windows or windows[-1].end_sample <= samples - longest_gap:
+        lead = max(config.pad_ms, config.min_speech_ms) * SAMPLES_PER_MS  # speech that was too short yet to be seen
+        return len(windows), _whole_ms(samples - lead), False
+    for kept in range(len(windows) - 1, -1, -1):
+        if not windows[kept].overlaps_previous and windows[kept].start_sample >= samples // 2:
+            return kept, _whole_ms(windows[kept].start_sample), False
+    return len(windows) - 1, _whole_ms(windows[-1].start_sample), True
+
+
+def _whole_ms(samples: int) -> int:
+    return samples // SAMPLES_PER_MS * SAMPLES_PER_MS

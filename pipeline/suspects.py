@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, RayActorError
 
-from pipeline.decode import Heard, Problem
+from pipeline.decode import START, Heard, Problem
 from pipeline.finish import recordings_of
 from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
 
@@ -78,12 +78,19 @@ def alone(
 
 def _recording(unit_id: str, ref: RecordingRef, decoder: Cell, replica: Cell) -> tuple[Heard, list[dict[str, Any]]]:
     heard = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
-    stage = "decode"
+    stage = ""
     try:
-        decoded = decoder.call(pa.table({"unit": [unit_to_json(WorkUnit(unit_id, (ref,)))]}))
-        (heard,) = recordings_of(decoded["recordings"][0].as_py())
-        stage = "model"
-        return heard, replica.call(decoded)["results"][0].as_py()
+        unit, start = unit_to_json(WorkUnit(unit_id, (ref,))), START.to_json()
+        results: list[dict[str, Any]] = []
+        while True:
+            stage = "decode"
+            decoded = decoder.call(pa.table({"unit": [unit], "start": [start]}))
+            stage = "model"
+            (part,) = replica.call(decoded).to_pylist()
+            results += part["results"]
+            start = part["next"]
+            if start is None:
+                return recordings_of([part])[0], results
     except Broke as err:
         log.warning("recording %s: %s", ref.recording_id, err.detail)
         return replace(heard, problem=Problem(err.reason, stage, err.detail)), []

@@ -65,9 +65,9 @@ class RunProgress:
             if kind is None:
                 print(self.text(), file=sys.stderr, flush=True)
 
-    def add(self, samples: int, dead: int) -> None:
-        """One more unit is committed: with so many samples at 16 kHz and so many dead letters."""
-        self.done += 1
+    def add(self, samples: int, dead: int, *, done: bool = True) -> None:
+        """One more unit is committed, or (`done` False) a part of one is heard: samples at 16 kHz, dead letters."""
+        self.done += done
         self.samples += samples
         self.dead += dead
         if self._bar:

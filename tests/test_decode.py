@@ -37,7 +37,8 @@ def decoded(
     table = Decoder(config, window_seconds=1.0, languages=languages)(pa.table({"unit": [unit_to_json(unit)]}))
     assert table.schema.equals(UNIT_DECODED)
     (row,) = table.to_pylist()
-    return row | {"recordings": json.loads(row["recordings"])}
+    assert row["next"] is None
+    return row | {"recordings": [json.loads(row["recordings"])[str(index)] for index in range(len(refs))]}
 
 
 def refs_of(source: Path) -> list[RecordingRef]:

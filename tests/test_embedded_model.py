@@ -33,7 +33,7 @@ def answers() -> list[tuple[str, str, str]]:
     engine = Engine(checkpoint.load("tiny"), DenoiseConfig(max_steps=16), slots=16)
     found = []
     for unit in units:
-        row = decoder.decode(unit_to_json(unit))
+        row = next(decoder.parts(unit_to_json(unit)))
         segments = row["segments"]
         results = engine.transcribe([Segment(s["key"], s["language"], s["pcm"]) for s in segments])
         for index, recording in enumerate(json.loads(row["recordings"])):

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.commit import read_commit, read_unit
-from pipeline.decode import Heard, Problem
+from pipeline.decode import START, Heard, Problem
 from pipeline.finish import RECEIPT, Finisher, chars_per_second, covered, milliseconds
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
 from pipeline.storage import open_storage
@@ -25,6 +25,7 @@ def answer(recording: int, segment: int, start: int, end: int, text: str | None,
     blank = {
         "recording_index": recording,
         "segment_index": segment,
+        "channel": None,
         "start_sample": start,
         "end_sample": end,
         "overlaps_previous": False,
@@ -48,8 +49,13 @@ def finish(
     row = {
         "unit_id": UNIT.unit_id,
         "unit": unit_to_json(UNIT),
-        "recordings": json.dumps([asdict(recording) for recording in recordings]),
+        "part": 0,
+        "start": START.to_json(),
+        "next": None,
+        "samples": sum(recording.samples or 0 for recording in recordings),
+        "recordings": json.dumps({index: asdict(recording) for index, recording in enumerate(recordings)}),
         "suspect": suspect,
+        "saved": False,
         "results": results,
     }
     table = Finisher(str(output), model="tiny@1", fingerprint=MARK)(to_table([row], UNIT_TRANSCRIBED))
@@ -120,7 +126,7 @@ def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:
     before = committed(tmp_path / "out")
     receipt = finish(tmp_path / "out", HEARD, [answer(0, 0, 0, 100, "anders"), answer(3, 0, 0, 5, "anders")])
     assert not receipt["won"]
-    assert receipt["samples"] == 96_000
+    assert receipt["done"]
     assert committed(tmp_path / "out") == before
 
 
@@ -137,7 +143,9 @@ def test_a_suspect_is_handed_back_and_not_committed(tmp_path: Path) -> None:
     [([], 0), ([(0, 5)], 5), ([(0, 5), (5, 9)], 9), ([(0, 5), (3, 9)], 9), ([(0, 9), (2, 4), (6, 12)], 12)],
 )
 def test_overlaps_are_covered_once(spans: list[tuple[int, int]], samples: int) -> None:
-    assert covered([{"start_sample": start, "end_sample": end} for start, end in spans]) == samples
+    one = [{"channel": 0, "start_sample": start, "end_sample": end} for start, end in spans]
+    assert covered(one) == samples
+    assert covered(one + [span | {"channel": 1} for span in one]) == 2 * samples
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.attempts import MAX_ATTEMPTS, PREFIX, Attempts
 from pipeline.config import RunConfig, SourceConfig
+from pipeline.decode import START, idle_row
 from pipeline.guard import GuardedDecoder, GuardedReplica
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
 from pipeline.sources import list_recordings
@@ -39,7 +40,7 @@ def decoder(config: RunConfig) -> GuardedDecoder:
 
 
 def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: Storage) -> None:
-    decoded = decoder(config)(unit(config))
+    (decoded,) = decoder(config)(unit(config))
     assert decoded.schema.equals(UNIT_DECODED)
     transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
     assert transcribed.schema.equals(UNIT_TRANSCRIBED)
@@ -53,11 +54,9 @@ def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Stor
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "decode").begin(UNIT)
     table = unit(config)
-    decoded = decoder(config)(table)
+    (decoded,) = decoder(config)(table)
     assert decoded.schema.equals(UNIT_DECODED)
-    assert decoded.to_pylist() == [
-        {"unit_id": UNIT, "unit": table["unit"][0].as_py(), "recordings": "[]", "suspect": True, "segments": []}
-    ]
+    assert decoded.to_pylist() == [idle_row(table["unit"][0].as_py(), UNIT, 0, START, None, suspect=True)]
     transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
     assert transcribed.schema.equals(UNIT_TRANSCRIBED)
     assert transcribed["suspect"][0].as_py()
@@ -66,14 +65,14 @@ def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Stor
 
 
 def test_a_unit_that_broke_replicas_is_not_given_to_another(config: RunConfig, storage: Storage) -> None:
-    decoded = decoder(config)(unit(config))
+    (decoded,) = decoder(config)(unit(config))
     for _ in range(MAX_ATTEMPTS):
-        Attempts(storage, "model").begin(UNIT)
+        Attempts(storage, "model").begin(f"{UNIT}.0")
     assert asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))["suspect"][0].as_py()
 
 
 def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
-    decoded = decoder(config)(unit(config))
+    (decoded,) = decoder(config)(unit(config))
     plain = config.model_dump(mode="json")
     plain["compute"]["unit_timeout_seconds"] = 1e-3
     transcribed = asyncio.run(GuardedReplica(plain)(decoded))

@@ -16,7 +16,12 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.archives import archive, arguments
+from pipeline.attempts import PREFIX as ATTEMPTS
+from pipeline.decode import Decoder
+from pipeline.parts import PREFIX
+from pipeline.schemas import WorkUnit, unit_to_json
+from pipeline.sources import list_recordings
+from tests.archives import archive, arguments, settings, wav
 
 RECORDINGS = 240  # 60 units of 4
 LIVES = 3  # of the driver that end with its own kill
@@ -87,3 +92,49 @@ def test_twenty_one_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_
     assert {row["recording_id"] for row in rows} == {f"r{number:03d}.wav" for number in range(RECORDINGS)}
     assert letters == [{"recording_id": "r010b.wav", "reason": "empty_file"}]
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
+
+
+@pytest.mark.timeout(400)
+def test_a_long_recording_is_whole_after_kills_between_its_parts(tmp_path: Path, small_model_dir: Path) -> None:
+    """Decode actor, replica and driver die while parts are saved; what was saved is not heard again."""
+    chance = random.Random(SEED)
+    source, output = tmp_path / "in", tmp_path / "out"
+    wav(source / "a.wav", 5.0, seed=1)
+    wav(source / "b.wav", 300.0, seed=2)
+    words = [*arguments(source, output, small_model_dir), "segment.part_seconds=60"]
+    config = settings(source, output, small_model_dir, "segment.part_seconds=60")
+    unit = WorkUnit("0" * 16, tuple(list_recordings(config.source)))
+    parts = list(Decoder(config, window_seconds=1.0, languages=("en",)).parts(unit_to_json(unit)))
+    wanted = {(s["key"].partition("#")[0], s["segment_index"], s["start_sample"]) for p in parts for s in p["segments"]}
+    log = tmp_path / "log"
+    deadline = time.monotonic() + 360
+    saved: set[str] = set()
+    for stages in (("GuardedDecoder", "GuardedReplica", "driver"), ()):
+        driver = start(words, log)
+        try:
+            for stage in stages:
+                if stage == "GuardedDecoder":  # it runs ahead of the model: killed while it is at its second part
+                    marks: set[Path] = set()
+                    while len(marks) < 2:
+                        marks |= set((output / ATTEMPTS).glob("*/decode-*"))
+                        assert time.monotonic() < deadline
+                else:
+                    before = len(saved)
+                    while len(saved) <= before:
+                        saved = {str(path) for path in (output / PREFIX).glob("*/*")}
+                        check(driver, stage, deadline)
+                    time.sleep(chance.uniform(0, 0.3))
+                while not kill(driver.pid, stage):
+                    check(driver, stage, deadline)
+            if not stages:
+                assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
+        finally:
+            driver.kill()
+            driver.wait()
+    assert len(saved) >= 2
+    rows = pq.read_table(output / "transcripts", columns=["recording_id", "segment_index", "start_ms"]).to_pylist()
+    assert {(row["recording_id"], row["segment_index"], row["start_ms"] * 16) for row in rows} == wanted
+    assert len(rows) == len(wanted)
+    assert json.loads((output / "_run/accounting.json").read_text())["closed"]
+    assert json.loads((output / "_run/summary.json").read_text())["pipeline_audio_seconds"] < 305 - 50
+    assert not list((output / PREFIX).glob("*/*"))

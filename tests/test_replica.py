@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import schemas
 from pipeline.config import ConfigError
+from pipeline.decode import START, idle_row
 from pipeline.model import checkpoint
 from pipeline.model.replica import Replica
 from pipeline.schemas import Segment
@@ -63,6 +64,7 @@ def segment_row(number: int, position: int) -> dict[str, Any]:
     return {
         "recording_index": 10 + number,
         "segment_index": position,
+        "channel": None,
         "start_sample": 1000 * position,
         "end_sample": 1000 * position + len(segment.pcm) // 2,
         "overlaps_previous": position % 2 == 1,
@@ -75,13 +77,8 @@ def segment_row(number: int, position: int) -> dict[str, Any]:
 def units(numbers: dict[str, list[int]]) -> pa.Table:
     """Per unit id the numbers of its segments."""
     rows = [
-        {
-            "unit_id": unit_id,
-            "unit": f'{{"unit_id": "{unit_id}"}}',
-            "recordings": "[]",
-            "suspect": False,
-            "segments": [segment_row(number, position) for position, number in enumerate(of_unit)],
-        }
+        idle_row(f'{{"unit_id": "{unit_id}"}}', unit_id, 0, START, None)
+        | {"segments": [segment_row(number, position) for position, number in enumerate(of_unit)]}
         for unit_id, of_unit in numbers.items()
     ]
     return schemas.to_table(rows, schemas.UNIT_DECODED)
@@ -91,7 +88,7 @@ def test_a_table_of_units_comes_back_with_their_results(replica: Replica) -> Non
     given = units({"a": [1, 2, 3], "b": [], "c": [4]})
     got = asyncio.run(replica(given))
     assert got.schema == schemas.UNIT_TRANSCRIBED
-    for name in ("unit_id", "unit", "recordings", "suspect"):
+    for name in ("unit_id", "unit", "part", "next", "recordings", "suspect"):
         assert got[name] == given[name]
     results = got["results"].to_pylist()
     assert [len(of_unit) for of_unit in results] == [3, 0, 1]

@@ -66,5 +66,4 @@ class Replica:
 
 
 def _result(segment: dict[str, Any], answer: SegmentResult) -> dict[str, Any]:
-    carried = ("recording_index", "segment_index", "start_sample", "end_sample", "overlaps_previous")
-    return {name: segment[name] for name in carried} | asdict(answer)
+    return {name: segment[name] for name, _ in schemas.SPAN} | asdict(answer)

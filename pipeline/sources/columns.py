@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -61,14 +61,14 @@ def with_row(ref: RecordingRef, row: Mapping[str, Any] | BadRecording, source: S
         return replace(ref, problem=err.reason, problem_detail=f"{ref.source_uri}: {err.detail}")
 
 
-def audio_bytes(cell: Any, where: str) -> bytes:
+def audio_bytes(cell: Any, where: str) -> bytes | BinaryIO:
     """Encoded audio out of a cell: bytes, {"bytes", "path"}, or the file at the path (from the folder of `where`).
 
-    Raises BadRecording("missing_file") for an empty cell, and as `remote.read_file`.
+    Raises BadRecording("missing_file") for an empty cell, and as `remote.read_audio`.
     """
     data, path = (cell.get("bytes"), cell.get("path")) if isinstance(cell, dict) else (cell, None)
     if data is None and path:
-        return remote.read_file(remote.relative_to(where, path))
+        return remote.read_audio(remote.relative_to(where, path))
     if data is None:
         raise BadRecording("missing_file", f"{where}: neither bytes nor a path in the row")
     if len(data) > remote.MAX_RECORDING_BYTES:

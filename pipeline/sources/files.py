@@ -36,15 +36,15 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The file's bytes and the reference beside it.
+    """The file and the reference beside it.
 
-    Raises BadRecording: "bad_metadata" for a reference that is no UTF-8, and as `remote.read_file`.
+    Raises BadRecording: "bad_metadata" for a reference that is no UTF-8, and as `remote.read_audio`.
     """
     reference = ref.reference
     for extension, _, size in ref.sidecars:
         name = f"{ref.source_uri.rpartition('.')[0]}.{extension}"
         reference = fields.from_bytes(remote.read_file(name, size), name).strip()
-    return Recording(remote.read_file(ref.source_uri, ref.size), ref.language, reference, ref.metadata)
+    return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, reference, ref.metadata)
 
 
 def reject_columns(source: SourceConfig, format_name: str) -> None:

@@ -62,8 +62,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The file's bytes. Raises BadRecording as `remote.read_file`."""
-    return Recording(remote.read_file(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
+    """The audio file. Raises BadRecording as `remote.read_audio`."""
+    return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
 
 
 def _transcripts(file: File) -> dict[str, str]:

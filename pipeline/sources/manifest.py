@@ -46,8 +46,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The bytes of the whole audio file; the part to take is in the ref. Raises BadRecording as `remote.read_file`."""
-    return Recording(remote.read_file(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
+    """The whole audio file; the part to take is in the ref. Raises BadRecording as `remote.read_audio`."""
+    return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
 
 
 def _check_header(source: SourceConfig, file: File, record: Record) -> None:

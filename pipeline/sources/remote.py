@@ -17,7 +17,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording
 
-MAX_RECORDING_BYTES = 2 << 30  # larger ones are dead-lettered as too_large
+MAX_RECORDING_BYTES = 512 << 20  # of what must be read whole; more is dead-lettered as too_large
+WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request, more of it by range while it is decoded
 STREAM_BYTES = 4 << 20  # that a reader fetches ahead
 ATTEMPTS = 6
 FIRST_WAIT_SECONDS = 0.5  # doubles: 0.5 + 1 + 2 + 4 + 8 = 15.5 s before jitter, longer than a gateway's restart
@@ -99,6 +100,20 @@ def read_file(uri: str, size: int = 0) -> bytes:
     return patiently(fetch, fs, uri)
 
 
+def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
+    """The object, or its `size` bytes from `offset` on: as bytes, or where they are many as a seekable file of ranges.
+
+    size: as listed, 0 where unknown. Raises as `read_range`; fewer bytes than `size` are no error here.
+    """
+    if not size:
+        fs, path = _open(uri)
+        size = patiently(lambda: _size(fs, path, uri), fs, uri)
+    if size > WHOLE_BYTES:
+        stream = open_stream(uri)
+        return stream if offset is None else cast(BinaryIO, io.BufferedReader(_Slice(stream, offset, size)))
+    return read_file(uri, size) if offset is None else read_range(uri, offset, offset + size)
+
+
 def read_range(uri: str, start: int, end: int) -> bytes:
     """Bytes start..end, fewer where the object ends before.
 
@@ -125,11 +140,11 @@ def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
     return io.BufferedReader(_RangedFile(uri, int(info["size"])), ahead_bytes or STREAM_BYTES)
 
 
-class _RangedFile(io.RawIOBase):
-    """A remote object as a file; unlike fsspec's own, its reads are patient and tell an outage from an end."""
+class _Sized(io.RawIOBase):
+    """A seekable file of `size` bytes, before it is said where they come from."""
 
-    def __init__(self, uri: str, size: int) -> None:
-        self.uri, self.size, self.at = uri, size, 0
+    def __init__(self, size: int) -> None:
+        self.size, self.at = size, 0
 
     def readable(self) -> bool:
         return True
@@ -140,6 +155,36 @@ class _RangedFile(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
         return self.at
+
+
+class _Slice(_Sized):
+    """`size` bytes from `offset` on of another file, which it closes."""
+
+    def __init__(self, whole: BinaryIO, offset: int, size: int) -> None:
+        super().__init__(size)
+        self.whole, self.offset = whole, offset
+
+    def readinto(self, buffer: Any) -> int:
+        wanted = min(len(buffer), self.size - self.at)
+        if wanted <= 0:
+            return 0
+        self.whole.seek(self.offset + self.at)
+        data = self.whole.read(wanted)
+        buffer[: len(data)] = data
+        self.at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self.whole.close()
+        super().close()
+
+
+class _RangedFile(_Sized):
+    """A remote object as a file; unlike fsspec's own, its reads are patient and tell an outage from an end."""
+
+    def __init__(self, uri: str, size: int) -> None:
+        super().__init__(size)
+        self.uri = uri
 
     def readinto(self, buffer: Any) -> int:
         data = read_range(self.uri, self.at, min(self.at + len(buffer), self.size))

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import BinaryIO
 
 from pipeline.config import LANGUAGES, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
@@ -53,17 +54,23 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The member's bytes and its sidecars. Raises BadRecording: "truncated_archive", "bad_metadata",
+    """The member and its sidecars. Raises BadRecording: "truncated_archive", "bad_metadata",
     "unsupported_language", and as `remote.read_range`.
     """
-    if ref.size > remote.MAX_RECORDING_BYTES:
-        raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes")
+    if is_gzip(ref.source_uri) and ref.size > remote.MAX_RECORDING_BYTES:
+        raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes in a packed archive")
     settings = dict(extension.split(":", 1) for extension, _, _ in ref.sidecars if ":" in extension)
     sidecars = [sidecar for sidecar in ref.sidecars if ":" not in sidecar[0]]
-    spans = [(ref.offset or 0, ref.size), *((offset, size) for _, offset, size in sidecars)]
-    audio, *texts = _read_spans(ref, spans)
+    spans = [(offset, size) for _, offset, size in sidecars]
+    audio: bytes | BinaryIO
     if is_gzip(ref.source_uri):
+        (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)])
         return Recording(audio, ref.language, ref.reference, ref.metadata)
+    if ref.size > remote.WHOLE_BYTES:
+        texts = _read_spans(ref, spans) if spans else []
+        audio = remote.read_audio(ref.source_uri, ref.size, ref.offset or 0)
+    else:
+        audio, *texts = _read_spans(ref, [(ref.offset or 0, ref.size), *spans])
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
     language = ref.language or (f"column:{settings['language']}" if "language" in settings else None)
     found = describe_sidecars(payloads, f"{ref.source_member}", language=language, text=settings.get("text"))
