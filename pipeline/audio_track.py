@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, NoReturn
 import av
 import numpy as np
 
+from pipeline.audio_frames import Kind, dtype_of, joined, kind_of, planes_of
 from pipeline.audio_headers import check_format, looks_like_audio, mp3_declared_seconds, mpeg_frame_bytes
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
@@ -40,6 +41,7 @@ GAP_SECONDS = 0.1  # less is jitter
 RESYNC = {"mp3", "aac"}  # bare frames: foreign bytes (tags) between them are legal, every player skips them
 
 IO_BYTES = 1 << 16
+BLOCK_FRAMES = 1 << 16  # at the native rate
 SEEK_WARM_UP_SECONDS = 0.25  # fed to the resampler before the first sample that is wanted
 
 
@@ -114,40 +116,57 @@ class AudioTrack:
     def planes(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield (index of the first frame, rate in Hz, samples [channels, frames] in their own type) to the end.
 
-        Raises BadAudio: corrupt_audio where the stream is damaged, truncated_audio where it ends before its declared
-        end (a bare stream of mp2, ac3, avi or mpegts declares none), unsupported_audio for a rate or channel count out
-        of range.
+        A block is of one rate and type, and holds about BLOCK_FRAMES. Raises BadAudio: corrupt_audio where the stream
+        is damaged, truncated_audio where it ends before its declared end (a bare stream of mp2, ac3, avi or mpegts
+        declares none), unsupported_audio for a rate or channel count out of range.
         """
-        shape, frame, origin = (0, 0), None, None
-        gaps = self.container.format.name in GAPS
+        kind, held, start = Kind(0, 0, ""), list[list[np.ndarray]](), 0
+        frame, origin = None, None
+        gaps, is_flac = self.container.format.name in GAPS, self.track.codec_context.name == "flac"
         for frame in self._frames():
-            if shape != (frame.sample_rate, frame.layout.nb_channels):
-                shape = rate, channels = frame.sample_rate, frame.layout.nb_channels
-                check_format(rate, channels, name=self.name)
-                origin = frame.time and frame.time - self.position / rate
+            found = kind_of(frame)
+            rate = found.rate
+            if found != kind:
+                if held:
+                    yield start, kind.rate, joined(held, kind)
+                    held = []
+                check_format(rate, found.channels, name=self.name)
             if self.position < 0:
                 self.position = frame.pts or 0
                 if self.position > self.sought:
                     raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {self.sought / rate:.2f} s")
-            if self.track.codec_context.name == "flac" and frame.pts not in (None, self.position):
+            if found[:2] != kind[:2]:
+                origin = frame.time and frame.time - self.position / rate
+            kind = found
+            if is_flac and frame.pts not in (None, self.position):
                 raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {self.position / rate:.2f} s")
-            samples = frame.to_ndarray()
-            planes = samples if frame.format.is_planar else samples.reshape(-1, channels).T
             if gaps and frame.time is not None:
                 missing = round((frame.time - (origin or 0.0)) * rate) - self.position
                 if missing > GAP_SECONDS * rate:
-                    yield from self._silence(missing, rate, planes)
-            yield self.position, rate, planes
+                    if held:
+                        yield start, rate, joined(held, kind)
+                        held = []
+                    yield from self._silence(missing, kind)
+            if not held:
+                start = self.position
+            if frame.samples:
+                held.append(planes_of(frame, kind))
             self.position += frame.samples
+            if self.position - start >= BLOCK_FRAMES:
+                yield start, rate, joined(held, kind)
+                held = []
+        if held:
+            yield start, kind.rate, joined(held, kind)
         if frame is not None:
             self._check_complete(self.position / rate, (frame.time or 0.0) + frame.samples / rate)
 
-    def _silence(self, frames: int, rate: int, like: np.ndarray) -> Iterator[tuple[int, int, np.ndarray]]:
+    def _silence(self, frames: int, kind: Kind) -> Iterator[tuple[int, int, np.ndarray]]:
         """As many frames in pieces, so that a time stamp in the far future takes no memory."""
-        piece = np.full((len(like), 1 << 14), 128 if like.dtype == np.uint8 else 0, like.dtype)
+        dtype = dtype_of(kind)
+        piece = np.full((kind.channels, 1 << 14), 128 if dtype == np.uint8 else 0, dtype)
         for at in range(0, frames, piece.shape[1]):
             part = piece[:, : frames - at]
-            yield self.position, rate, part
+            yield self.position, kind.rate, part
             self.position += part.shape[1]
 
     def _frames(self) -> Iterator[Any]:
