@@ -31,6 +31,8 @@ COLUMNS = {
 def main(arguments: list[str] | None = None) -> int:
     """0 done, 2 usage (argparse) or no such device."""
     options = _parser().parse_args(arguments)
+    if options.command == "plan":
+        return _plan(options)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
@@ -57,6 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
         _write(options.json, json.dumps(figures, indent=1) + "\n")
     if options.markdown:
         _write(options.markdown, text + "\n")
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    """Planning at scale: one row per size, each from a process of its own."""
+    from pipeline.benchmark import planning
+
+    print(planning.header())
+    rows = []
+    for row in planning.measure(options.units, commits=options.commits):
+        print(planning.line(row), flush=True)
+        rows.append(row)
+    if options.json:
+        _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
     return 0
 
 
@@ -89,6 +105,13 @@ def _write(path: str, text: str) -> None:
     Path(path).write_text(text, encoding="utf-8")
 
 
+def _count(text: str) -> int:
+    """For argparse: a whole number from 1 on."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -102,6 +125,12 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--json", metavar="FILE", help="write the figures")
     engine.add_argument("--markdown", metavar="FILE", help="write the table")
     engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")
+    plan = commands.add_parser("plan", help="plan, resume half-way and account for up to a million units")
+    plan.add_argument("--units", type=_count, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
+    plan.add_argument(
+        "--commits", choices=["memory", "files"], default="memory", help="made up as they are read, or real files"
+    )
+    plan.add_argument("--json", metavar="FILE", help="write the figures")
     return parser
 
 

@@ -72,19 +72,17 @@ def commit_unit(
         for name, suffix in (("transcripts", ""), ("dead_letters", ".dead"))
         if tables[name].num_rows
     }
-    commit = {
-        "unit_id": unit.unit_id,
-        "attempt": attempt,
-        "recordings": len(unit.refs),
-        "transcribed": pc.count_distinct(transcripts["recording_id"]).as_py(),
-        "rows": transcripts.num_rows,
-        "dead": dict(sorted(Counter(dead_letters["reason"].to_pylist()).items())),
-        "samples": {name: samples[name] for name in SAMPLES},
-        "data": data,
-        "fingerprint": fingerprint,
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "host": platform.node(),
-    }
+    commit = commit_record(
+        unit.unit_id,
+        attempt,
+        recordings=len(unit.refs),
+        transcribed=pc.count_distinct(transcripts["recording_id"]).as_py(),
+        rows=transcripts.num_rows,
+        dead=dict(sorted(Counter(dead_letters["reason"].to_pylist()).items())),
+        samples=samples,
+        data=data,
+        fingerprint=fingerprint,
+    )
     if storage.put_if_absent(commit_key(unit.unit_id), json.dumps(commit).encode()):
         return _receipt(commit, won=True)
     winner = read_commit(storage, unit.unit_id)
@@ -93,6 +91,34 @@ def commit_unit(
         if entry["key"] not in kept:
             storage.delete(entry["key"])
     return _receipt(winner, won=False)
+
+
+def commit_record(
+    unit_id: str,
+    attempt: str,
+    *,
+    recordings: int,
+    transcribed: int,
+    rows: int,
+    dead: Mapping[str, int],
+    samples: Mapping[str, int],
+    data: Mapping[str, Mapping[str, Any]],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """The content of commits/<2 hex>/<unit>.json, written now and here."""
+    return {
+        "unit_id": unit_id,
+        "attempt": attempt,
+        "recordings": recordings,
+        "transcribed": transcribed,
+        "rows": rows,
+        "dead": dict(dead),
+        "samples": {name: samples[name] for name in SAMPLES},
+        "data": dict(data),
+        "fingerprint": fingerprint,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+    }
 
 
 def commit_key(unit_id: str) -> str:

@@ -7,16 +7,15 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
-from operator import attrgetter
+from dataclasses import dataclass, replace
 
 from pipeline.config import PlanConfig
-from pipeline.schemas import RecordingRef, WorkUnit
+from pipeline.schemas import RecordingRef, WorkUnit, content_of
 
 # Rows of transcripts to expect from a recording: the borders of published parts are drawn before anything is heard.
 SECONDS_PER_ROW = 15  # about half of a 30 s window
 BYTES_PER_SECOND = 16_000  # undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
-content_of = attrgetter(*(field.name for field in fields(RecordingRef)))  # all fields, in order
+_json = json.JSONEncoder(check_circular=False).encode  # the text of json.dumps, a fifth faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,7 @@ def unit_id(refs: Iterable[RecordingRef], *, retry: int = 0, copy: int = 0) -> s
     """16 hex digits of the SHA-256 of all that the refs say, the round of retries and how many equal units came."""
     digest = hashlib.sha256(f"{retry} {copy}".encode())
     for ref in refs:
-        digest.update(b"\n" + json.dumps(content_of(ref)).encode())
+        digest.update(b"\n" + _json(content_of(ref)).encode())
     return digest.hexdigest()[:16]
 
 

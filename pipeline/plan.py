@@ -19,8 +19,8 @@ from pipeline.commit import committed_units
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.fingerprint import KEY as FINGERPRINT
 from pipeline.fingerprint import check_fingerprint, fingerprint_id, to_json
-from pipeline.pack import PlannedUnit, content_of, declared_seconds, mark_duplicates, pack, with_parts
-from pipeline.schemas import PLAN, RecordingRef, WorkUnit
+from pipeline.pack import PlannedUnit, declared_seconds, mark_duplicates, pack, with_parts
+from pipeline.schemas import PLAN, RecordingRef, WorkUnit, content_of
 from pipeline.sources import list_recordings
 from pipeline.storage import OutputError, Storage
 
@@ -126,24 +126,21 @@ def todo(storage: Storage, committed: Set[str] | None = None) -> Iterator[WorkUn
 
 
 def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any]) -> None:
-    size = PlanSize(0, 0, 0.0, 0)
+    count, recordings, seconds, size = 0, 0, 0.0, 0
     rows: list[tuple[object, ...]] = []
     with pq.ParquetWriter(path, PLAN, compression="zstd") as writer:
         for planned in units:
             refs = planned.unit.refs
-            rows.extend(_row(planned, index) for index in range(len(refs)))
-            size = PlanSize(
-                size.units + 1,
-                size.recordings + len(refs),
-                size.seconds + math.fsum(declared_seconds(ref) or 0.0 for ref in refs),
-                size.bytes + sum(ref.size for ref in refs),
-            )
+            rows.extend([_row(planned, index) for index in range(len(refs))])
+            count, recordings = count + 1, recordings + len(refs)
+            seconds += math.fsum([declared_seconds(ref) or 0.0 for ref in refs])
+            size += sum([ref.size for ref in refs])
             if len(rows) >= ROW_GROUP:
                 writer.write_table(_table(rows))
                 rows = []
         if rows:
             writer.write_table(_table(rows))
-        footer = {"size": asdict(size), "fingerprint": fingerprint}
+        footer = {"size": asdict(PlanSize(count, recordings, seconds, size)), "fingerprint": fingerprint}
         writer.add_key_value_metadata({FOOTER.decode(): json.dumps(footer)})
 
 
@@ -153,15 +150,17 @@ def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
-    columns = [list(column) for column in zip(*rows, strict=True)]
+    columns: list[Any] = list(zip(*rows, strict=True))
     sidecars = PLAN.get_field_index("sidecars")
-    names = [field.name for field in PLAN.field(sidecars).type.value_type]
-    columns[sidecars] = [[dict(zip(names, sidecar, strict=True)) for sidecar in cell] for cell in columns[sidecars]]
+    columns[sidecars] = [
+        [{"extension": extension, "offset": offset, "size": size} for extension, offset, size in cell]
+        for cell in columns[sidecars]
+    ]
     return pa.table([pa.array(column, field.type) for column, field in zip(columns, PLAN, strict=True)], schema=PLAN)
 
 
 def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
-    columns = [table[name].to_pylist() for name in PLAN.names]
+    columns = [_values(table[name]) for name in PLAN.names]
     sidecars = PLAN.get_field_index("sidecars")
     columns[sidecars] = [tuple(tuple(sidecar.values()) for sidecar in cell) for cell in columns[sidecars]]
     for name, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
@@ -169,6 +168,11 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
         refs = tuple(RecordingRef(*row[4:]) for row in held)
         retried = tuple((row[2], row[3]) for row in held) if held[0][2] is not None else ()
         yield PlannedUnit(WorkUnit(name, refs), held[0][1], retried)
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    """As `to_pylist`, at once where there is no value at all: half of the columns of most plans."""
+    return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
 
 
 def _footer(storage: Storage, name: str) -> dict[str, Any]:
