@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import multiprocessing
 import os
 import shlex
 import signal
@@ -32,24 +33,33 @@ class Stopped(BaseException):
 
 
 def main(
-    schema: type[ConfigT], run: Callable[[ConfigT], int], doc: str | None, arguments: list[str] | None = None
+    schema: type[ConfigT],
+    run: Callable[[ConfigT], int],
+    doc: str | None,
+    arguments: list[str] | None = None,
+    *,
+    dry_run: Callable[[ConfigT], int] | None = None,
 ) -> int:
-    """Parse, load the config, call `run` with it; returns the exit code.
+    """Parse, load the config, call `run` with it, or with `--dry-run` `dry_run`; returns the exit code.
 
     0 done, 1 the job's own verdict, 2 usage or config (one line per error on stderr, no traceback), 128 + n after
     signal n. `doc`: the job's docstring, its first line says what it does and how it is called.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    options = parser(schema, doc).parse_intermixed_args(arguments)
+    made = parser(schema, doc)
+    if dry_run:
+        made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
+    options = made.parse_intermixed_args(arguments)
+    chosen = dry_run if dry_run and options.dry_run else run
     previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        return run(load(schema, options.config, options.overrides))
+        return chosen(load(schema, options.config, options.overrides))
     except (ConfigError, OutputError) as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE
     except Stopped as stop:
         sys.stdout.flush()
-        os._exit(128 + stop.signum)  # the end of native libraries may take longer than a stop is given
+        _leave(128 + stop.signum)  # the end of native libraries may take longer than a stop is given
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -110,6 +120,13 @@ def _module() -> str:
     return spec.name if spec else "jobs"
 
 
+def _leave(code: int) -> None:
+    """End at once, and with it the processes of pools, which would wait for work for ever."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    os._exit(code)
+
+
 def _stop(signum: int, _frame: types.FrameType | None) -> None:
     """Say how to resume, then leave through the stack; where that takes too long, at once."""
     command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
@@ -117,7 +134,7 @@ def _stop(signum: int, _frame: types.FrameType | None) -> None:
     os.write(sys.stderr.fileno(), note.encode())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    last = threading.Timer(STOP_SECONDS, os._exit, [128 + signum])
+    last = threading.Timer(STOP_SECONDS, _leave, [128 + signum])
     last.daemon = True
     last.start()
     raise Stopped(signum)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -30,7 +28,7 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where the audio is and how to read it."""
 
-    uri: str = Field(description="a file, folder, glob (** allowed) or object-store prefix")
+    uri: str = Field(min_length=1, description="a file, folder, glob (** allowed) or object-store prefix")
     format: Literal["auto", "webdataset", "parquet", "files", "manifest", "librispeech", "huggingface"] = "auto"
     include: str | None = Field(None, description="glob on recording ids: only these are taken")
     exclude: str | None = Field(None, description="glob on recording ids: these are left out")
@@ -55,7 +53,7 @@ class SourceConfig(Section):
 class OutputConfig(Section):
     """Where the output tree goes."""
 
-    uri: str = Field(description="a local directory or s3://bucket/prefix")
+    uri: str = Field(min_length=1, description="a local directory or s3://bucket/prefix")
     part_rows: int = Field(100_000, ge=1, description="rows per published transcripts/part-*.parquet")
 
 
@@ -118,11 +116,14 @@ class ComputeConfig(Section):
 
 
 class PlanConfig(Section):
-    """Bounds of one work unit."""
+    """Bounds of one work unit, and the forecast of `jobs.plan`."""
 
     unit_seconds: float = Field(600, gt=0, description="of audio, where the source declares it")
     unit_megabytes: float = Field(64, gt=0, description="of encoded audio")
     unit_recordings: int = Field(256, ge=1, description="more make another unit")
+    probe_recordings: int = Field(16, ge=0, description="heard for the forecast, by chance; 0: only counts, no speed")
+    probe_seconds: float = Field(30, gt=0, description="for that, about; half to decode, half to transcribe")
+    usd_per_gpu_hour: float | None = Field(None, ge=0, description="what a GPU costs, for the forecast")
 
 
 class BudgetConfig(Section):
@@ -162,11 +163,6 @@ def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> Confi
         return schema.model_validate(tree)
     except pydantic.ValidationError as err:
         raise ConfigError("\n".join(_line(e, schema) for e in err.errors())) from None
-
-
-def config_hash(config: Section) -> str:
-    """First 16 hex digits of the SHA-256 of the resolved config."""
-    return hashlib.sha256(json.dumps(config.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _read_yaml(path: str) -> dict[str, Any]:

@@ -98,7 +98,8 @@ class Finisher:
             voiced = covered(heard)
             samples["transcribed"] += voiced
             samples["silence"] += length - voiced
-            transcripts.extend(source | {"model": self.model} | row for row in _rows(heard, length))
+            rows = _rows(heard, length, ref.start_ms or 0)
+            transcripts.extend(source | {"model": self.model} | row for row in rows)
         return commit_unit(
             self.storage,
             unit,
@@ -166,14 +167,19 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
     }
 
 
-def _rows(heard: list[dict[str, Any]], length: int) -> list[dict[str, Any]]:
-    """The model's part of the transcripts rows of one recording; without speech one row that says so."""
+def _rows(heard: list[dict[str, Any]], length: int, from_ms: int) -> list[dict[str, Any]]:
+    """The model's part of the transcripts rows of one recording; without speech one row that says so.
+
+    from_ms: where in the original recording this one begins, if it is a range of it.
+    """
     if not heard:
         silence = dict.fromkeys(("channel", "confidence_source", "chars_per_second", *_CARRIED))
-        return [silence | {"segment_index": 0, "start_ms": 0, "end_ms": milliseconds(length), "text": ""}]
+        return [
+            silence | {"segment_index": 0, "start_ms": from_ms, "end_ms": from_ms + milliseconds(length), "text": ""}
+        ]
     rows = []
     for result in stitch(heard):
-        start_ms, end_ms = milliseconds(result["start_sample"]), milliseconds(result["end_sample"])
+        start_ms, end_ms = (from_ms + milliseconds(result[name]) for name in ("start_sample", "end_sample"))
         rows.append(
             {name: result[name] for name in ("segment_index", "channel", "text", *_CARRIED)}
             | {

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.stitch import join_words
 from pipeline.storage import Storage
 
 
@@ -73,7 +74,7 @@ def _parts(storage: Storage, table: str) -> Iterator[str]:
 
 
 def _line(recording_id: str, rows: list[tuple[str | None, str, float | None]]) -> Line:
-    text = " ".join(text for _, text, _ in rows if text)
+    text = join_words([{"text": text} for _, text, _ in rows if text])
     weighted = [(confidence, len(text) or 1) for _, text, confidence in rows if confidence is not None]
     weight = sum(length for _, length in weighted)
     confidence = sum(value * length for value, length in weighted) / weight if weight else None

@@ -17,8 +17,9 @@ def stitch(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """segments: the results of one recording in order, with text, words [{text, ...}], start_sample, end_sample and
     overlaps_previous; other keys pass through. Not modified.
 
-    Returns as many, each with its own times. In one that overlaps the one before it, the longest beginning that repeats
-    that one's end, compared without case and punctuation, loses its words, and its text is joined from the rest. Han
+    Returns them in order, each with its own times. In one that overlaps the one before it, the longest beginning that
+    repeats that one's end, compared without case and punctuation, loses its words; its text is joined from the rest,
+    its confidence is their mean. One of which nothing is left is not returned: empty text would mean silence. Han
     characters are compared one by one. Everything else stays as it is.
     """
     stitched = []
@@ -26,7 +27,9 @@ def stitch(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for segment in segments:
         if before is not None and segment["overlaps_previous"]:
             seconds = (before["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
-            stitched.append(_without_repeats(segment, before["words"] or [], math.ceil(seconds * UNITS_PER_SECOND)))
+            rest = _without_repeats(segment, before["words"] or [], math.ceil(seconds * UNITS_PER_SECOND))
+            if rest["words"] or not segment["words"]:
+                stitched.append(rest)
         else:
             stitched.append(dict(segment))
         before = segment
@@ -56,7 +59,8 @@ def _without_repeats(segment: dict[str, Any], words_before: list[dict[str, Any]]
     kept = ([words[index] | {"text": rest}] if rest else []) + words[index + 1 :]
     while kept and not _units(kept[:1]):  # punctuation of the words that are gone
         kept = kept[1:]
-    return segment | {"words": kept, "text": join_words(kept)}
+    confidence = sum(word["confidence"] for word in kept) / len(kept) if kept else None
+    return segment | {"words": kept, "text": join_words(kept), "confidence": confidence}
 
 
 def _units(words: list[dict[str, Any]]) -> list[tuple[str, int, int]]:

@@ -77,20 +77,24 @@ def alone(
 
 
 def _recording(unit_id: str, ref: RecordingRef, decoder: Cell, replica: Cell) -> tuple[Heard, list[dict[str, Any]]]:
-    heard = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
-    stage = ""
-    try:
-        unit, start = unit_to_json(WorkUnit(unit_id, (ref,))), START.to_json()
-        results: list[dict[str, Any]] = []
-        while True:
-            stage = "decode"
-            decoded = decoder.call(pa.table({"unit": [unit], "start": [start]}))
-            stage = "model"
-            (part,) = replica.call(decoded).to_pylist()
-            results += part["results"]
-            start = part["next"]
-            if start is None:
-                return recordings_of([part])[0], results
-    except Broke as err:
-        log.warning("recording %s: %s", ref.recording_id, err.detail)
-        return replace(heard, problem=Problem(err.reason, stage, err.detail)), []
+    """Who dies twice while it is alone is the culprit: one death may be the machine's."""
+    for last in (False, True):
+        stage = "decode"
+        try:
+            unit, start = unit_to_json(WorkUnit(unit_id, (ref,))), START.to_json()
+            results: list[dict[str, Any]] = []
+            while start is not None:
+                stage = "decode"
+                decoded = decoder.call(pa.table({"unit": [unit], "start": [start]}))
+                stage = "model"
+                (part,) = replica.call(decoded).to_pylist()
+                results += part["results"]
+                start = part["next"]
+            return recordings_of([part])[0], results
+        except Broke as err:
+            log.warning("recording %s: %s", ref.recording_id, err.detail)
+            broke = err
+        if last or broke.reason != "crashed":
+            break
+    known = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    return replace(known, problem=Problem(broke.reason, stage, broke.detail)), []

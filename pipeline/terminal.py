@@ -129,7 +129,7 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         f"{summary['segments']} segments",
         f"{summary['audio_hours']:.3f} audio hours",
         f"{summary['recordings_dead_lettered']} dead letters" + (f" ({reasons})" if reasons else ""),
-        f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "",
+        f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "pipeline_rtfx unknown",
         "" if summary["complete"] else f"{summary['units_committed']} of {summary['units_planned']} units so far",
     ]
     return ", ".join(part for part in parts if part)

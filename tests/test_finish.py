@@ -13,7 +13,7 @@ import pytest
 from pipeline.commit import read_commit, read_unit
 from pipeline.decode import START, Heard, Problem
 from pipeline.finish import RECEIPT, Finisher, chars_per_second, covered, milliseconds
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_TRANSCRIBED, RecordingRef, WorkUnit, to_table, unit_to_json
 from pipeline.storage import open_storage
 from tests.outputs import ref
 
@@ -43,12 +43,17 @@ def answer(recording: int, segment: int, start: int, end: int, text: str | None,
 
 
 def finish(
-    output: Path, recordings: list[Heard], results: list[dict[str, Any]], *, suspect: bool = False
+    output: Path,
+    recordings: list[Heard],
+    results: list[dict[str, Any]],
+    *,
+    suspect: bool = False,
+    refs: tuple[RecordingRef, ...] = UNIT.refs,
 ) -> dict[str, Any]:
     open_storage(str(output))
     row = {
         "unit_id": UNIT.unit_id,
-        "unit": unit_to_json(UNIT),
+        "unit": unit_to_json(WorkUnit(UNIT.unit_id, refs)),
         "part": 0,
         "start": START.to_json(),
         "next": None,
@@ -119,6 +124,17 @@ def test_what_the_source_said_is_passed_through(tmp_path: Path) -> None:
     assert (row["model"], row["fingerprint"], row["unit_id"]) == ("tiny@1", MARK, UNIT.unit_id)
     assert row["confidence_source"] == "raw"
     assert row["chars_per_second"] == pytest.approx(8.0)  # "eins zwei": 8 letters in 1 s
+
+
+def test_times_of_a_range_are_those_of_the_original_recording(tmp_path: Path) -> None:
+    ranges = (ref(0, start_ms=6000, end_ms=9000), ref(1, start_ms=2500), ref(2), ref(3))
+    finish(tmp_path / "out", HEARD, RESULTS, refs=ranges)
+    rows = committed(tmp_path / "out")[0].select(["recording_id", "start_ms", "end_ms", "text"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("r0", 6100, 7100, "eins zwei"),
+        ("r0", 7250, 8500, "drei vier"),
+        ("r1", 2500, 3500, ""),
+    ]
 
 
 def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:

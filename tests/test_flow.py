@@ -78,6 +78,9 @@ def test_the_text_does_not_depend_on_units_canvases_or_replicas(
         "plan.unit_recordings=2",
         "compute.canvases=3",
         "compute.units_in_flight=1",
+        "compute.replicas_min=2",
+        "compute.replicas_max=2",
+        "compute.decode_actors=2",
     )
     transcribe(other)
     assert [row[:5] + row[6:] for row in heard(other)] == [row[:5] + row[6:] for row in heard(done)]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.archives import archive, arguments
@@ -35,6 +35,8 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("source.uri=/not/there", "source.uri: "),
         ("source.language=tlh", "source.language: 'tlh' is not supported"),
         ("model.name=/not/there", "model.name: /not/there"),
+        ("source.uri=", "source.uri: "),
+        ("output.uri=", "output.uri: "),
         ("output.uri={file}", "output.uri: "),
         ("output.uri={file}/below", "output.uri: "),
         ("--config=/not/there.yaml", "/not/there.yaml: No such file"),
@@ -74,7 +76,8 @@ def test_other_settings_on_the_same_output_are_refused_by_name(
 
 
 @pytest.mark.timeout(300)
-def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: Path, stop: signal.Signals) -> None:
     words = [
         *arguments(source, tmp_path / "out", small_model_dir),
         "plan.unit_recordings=1",
@@ -86,13 +89,18 @@ def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: P
     while not list(commits.glob("*/*.json")):
         time.sleep(0.05)
         assert running.poll() is None
+    below = psutil.Process(running.pid).children(recursive=True)
+    assert any("GuardedReplica" in " ".join(process.cmdline()) for process in below)
     sent = time.monotonic()
-    running.send_signal(signal.SIGTERM)
+    running.send_signal(stop)
     _, err = running.communicate(timeout=30)
     assert time.monotonic() - sent < 3.5
-    assert running.returncode == 143
+    assert running.returncode == 128 + stop
+    assert psutil.wait_procs(below, timeout=60)[1] == []
     assert "run the same command again" in err
     assert "Traceback" not in err
+    if stop == signal.SIGINT:
+        return
 
     done = job("transcribe", *words)
     assert done.returncode == 1, done.stderr
@@ -106,11 +114,3 @@ def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: P
     assert again.returncode == 0
     assert "Ray" not in again.stderr
     assert again.stdout == done.stdout
-    assert not any(process_below(os.getpid()))
-
-
-def process_below(pid: int) -> list[str]:
-    """Ray processes that are left below `pid`, or were and lost their parent."""
-    import psutil
-
-    return [p.name() for p in psutil.Process(pid).children(recursive=True) if "ray" in p.name()]

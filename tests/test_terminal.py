@@ -33,7 +33,7 @@ def test_the_summary_line_of_an_unfinished_output_says_how_far_it_is() -> None:
     partial = SUMMARY | {"complete": False, "units_committed": 3, "dead_letters": {}, "recordings_dead_lettered": 0}
     del partial["pipeline_rtfx"]
     assert summary_line(partial) == (
-        "44 recordings, 109 segments, 0.084 audio hours, 0 dead letters, 3 of 8 units so far"
+        "44 recordings, 109 segments, 0.084 audio hours, 0 dead letters, pipeline_rtfx unknown, 3 of 8 units so far"
     )
 
 

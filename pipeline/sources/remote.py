@@ -199,7 +199,7 @@ def patiently(call: Callable[[], T], fs: Any, uri: str) -> T:
         try:
             return call()
         except network_errors() as err:
-            if is_local(fs) or is_missing(err):
+            if is_missing(err):
                 raise BadRecording("missing_file", f"{uri}: {one_line(err)}") from None
             if attempt == ATTEMPTS - 1 or type(err).__name__ in _CREDENTIALS:
                 raise UnreachableError(f"{uri}: {one_line(err)}") from err

@@ -25,7 +25,7 @@ from pipeline.training.voices import ENGINES, EngineError, check_engines, pick_v
 
 log = logging.getLogger(__name__)
 
-MAX_SECONDS = 5.7  # the embedded model hears 6.0 s
+MAX_SECONDS = 5.7  # what exceeds the window of 5.12 s is not trained on, and loses its end in the evaluation
 SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
 MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
 

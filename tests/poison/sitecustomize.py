@@ -1,4 +1,7 @@
-"""Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG."""
+"""Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
+
+It dies of FRAIL four times, counted in the folder FRAIL_DEATHS: three times among neighbours, once alone.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -23,16 +27,21 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)
-        decode = module.decode
+        stream = module.stream
 
         def poisonous(data: bytes, **options: Any) -> Any:
             if b"POISON" in data:
                 os.kill(os.getpid(), signal.SIGKILL)
             if b"HANG" in data:
                 time.sleep(1e6)
-            return decode(data, **options)
+            if b"FRAIL" in data:
+                deaths = Path(os.environ["FRAIL_DEATHS"])
+                if len(list(deaths.iterdir())) < 4:
+                    (deaths / str(os.getpid())).touch()
+                    os.kill(os.getpid(), signal.SIGKILL)
+            return stream(data, **options)
 
-        module.decode = poisonous  # type: ignore[attr-defined]
+        module.stream = poisonous  # type: ignore[attr-defined]
 
 
 class _Finder(importlib.abc.MetaPathFinder):
