@@ -13,7 +13,7 @@ import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pipeline.config import ConfigError, Section, keys, load
 from pipeline.storage import OutputError
@@ -68,7 +68,7 @@ def main(
 def parser(schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
     """The argument parser of a job, with every config key in its help."""
     lines = ["keys, their defaults and meaning:", *_key_lines(schema), "", _EXIT_CODES]
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=f"python -m {_module()}",
         description=(doc or "").strip(),
         epilog="\n".join(lines),
@@ -79,6 +79,13 @@ def parser(schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
         "overrides", nargs="*", metavar="section.key=value", help="settings that take precedence over the file"
     )
     return made
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors are one line, as all errors of a user are."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USAGE, f"{message} ({self.prog} --help lists what there is)\n")
 
 
 _EXIT_CODES = (

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from jobs import cli
-from pipeline.training import build, measure
 from pipeline.training.recipe import TrainConfig
 
 
 def run(config: TrainConfig) -> int:
     """All stages, or the one that `stage` names. Returns the exit code."""
+    import torch
+
+    from pipeline.training import build, measure
+
     torch.set_num_threads(config.threads)
+    build.check(config)
     if config.stage in ("all", "corpus"):
         build.make_corpus(config)
     if config.stage in ("all", "features"):

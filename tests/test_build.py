@@ -50,3 +50,18 @@ def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as told:
         build.trainer(config(tmp_path, texts=["yes"], size={"hidden": 96}))
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("start", "/not/there"), ("folder", "/proc/x"), ("encoder", "/not/there"), ("export", "/proc/x")],
+)
+def test_what_is_of_no_use_is_told_before_hours_of_work(tmp_path: Path, key: str, value: str) -> None:
+    settings = {"folder": str(tmp_path), "export": str(tmp_path), key: value}
+    with pytest.raises(ConfigError, match=f"^{key}: {value}") as told:
+        build.check(TrainConfig.model_validate(settings))
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_that_can_be_done_passes_the_check(tmp_path: Path) -> None:
+    build.check(TrainConfig(folder=str(tmp_path / "new"), export=str(tmp_path / "out"), start="tiny"))

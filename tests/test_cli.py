@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_help_lists_every_key_with_its_default() -> None:
     assert "16" in lines["denoise.max_steps"]
 
 
-@pytest.mark.parametrize("job", ["transcribe", "plan"])
+@pytest.mark.parametrize("job", ["transcribe", "plan", "train"])
 def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
     code = f"import sys; sys.argv = ['x', '--help']; import runpy; runpy.run_module('jobs.{job}', run_name='__main__')"
     check = (
@@ -82,7 +83,7 @@ def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    assert "denoise.max_steps" in done.stdout
+    assert "  --config FILE" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
 
 
@@ -123,3 +124,50 @@ def test_a_signal_ends_the_job_within_three_seconds(number: str, code: int, caug
     assert "run the same command again" in err
     assert "source.uri=/in output.uri=/out" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["--confg", "x"], ["--config"]])
+def test_a_mistyped_option_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_with(0, words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words[0] in line
+    assert "--help" in line
+
+
+POOL = """
+import multiprocessing, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from jobs import cli
+from pipeline.config import RunConfig
+
+def job(config):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        work = pool.submit(time.sleep, 600)
+        while not work.running():
+            time.sleep(0.05)
+        print("ready", flush=True)
+        work.result()
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
+    import signal
+
+    import psutil
+
+    script = tmp_path / "pool.py"
+    script.write_text(POOL)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    job = subprocess.Popen([sys.executable, script, *NEEDED], stdout=subprocess.PIPE, text=True, env=environment)
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    below = psutil.Process(job.pid).children(recursive=True)
+    assert len(below) >= 1
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == 143
+    assert psutil.wait_procs(below, timeout=20)[1] == []

@@ -98,6 +98,17 @@ def test_a_resumed_cache_is_equal_and_computes_only_what_is_missing(
         assert (tmp_path / path.name).read_bytes() == path.read_bytes()
 
 
+def test_a_lengthened_shard_is_cached_again(corpus: Path, encoder: AudioEncoder, tmp_path: Path) -> None:
+    grown = tmp_path / "corpus"
+    grown.mkdir()
+    table = pq.read_table(corpus / "part-00000.parquet")
+    pq.write_table(table.slice(0, 4), grown / "part-00000.parquet")
+    assert data.cache_features(grown, tmp_path / "features", encoder, window_samples=SAMPLES) == 4
+    pq.write_table(table, grown / "part-00000.parquet")
+    assert data.cache_features(grown, tmp_path / "features", encoder, window_samples=SAMPLES) == PER_SHARD
+    assert FeatureCache(tmp_path / "features").texts == table["text"].to_pylist()
+
+
 def test_utterances_longer_than_the_window_are_left_out(corpus: Path, encoder: AudioEncoder, tmp_path: Path) -> None:
     long = tmp_path / "corpus"
     long.mkdir()

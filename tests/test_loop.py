@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
+from pipeline.config import ConfigError
 from pipeline.training.data import Batches
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import PhaseSection
@@ -100,6 +101,17 @@ def test_a_finished_run_is_only_restored(uninterrupted: Trainer) -> None:
     with mock.patch.object(Trainer, "step", side_effect=AssertionError("nothing is left to do")):
         again.run()
     assert equal(again, uninterrupted)
+
+
+@pytest.mark.parametrize(("change", "says"), [({"lr": 1e-2}, "phases.lr was 0.003, now 0.01"), ({"batch": 3}, "batch")])
+def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
+    uninterrupted: Trainer, change: dict[str, float], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^folder: .*{says}"):
+        trainer(uninterrupted.folder, PHASES.model_copy(update=change)).restore()
+    with pytest.raises(ConfigError, match="seed was 0, now 1"):
+        trainer(uninterrupted.folder, seed=1).restore()
+    trainer(uninterrupted.folder, PHASES.model_copy(update={"log_steps": 1})).restore()
 
 
 def test_another_seed_gives_another_run(uninterrupted: Trainer, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -18,6 +19,23 @@ from pipeline.training.loop import Trainer
 from pipeline.training.recipe import EOS, TrainConfig, asr_config
 from pipeline.training.synthesis import Split, synthesise
 from pipeline.training.tokenizer import train_tokenizer
+
+
+def check(config: TrainConfig) -> None:
+    """Before hours of work: raises ConfigError, one line naming the key, for a file or folder that is of no use."""
+    for key, folder in (("folder", config.folder), ("export", config.export)):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as err:
+            raise ConfigError(f"{key}: {folder}: {err.strerror}") from None
+    _whisper(config)
+    if config.start:
+        try:
+            checkpoint.describe(config.start)
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("model.name:", "start:", 1)) from None
 
 
 def make_corpus(config: TrainConfig) -> None:

@@ -39,14 +39,15 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
     """One float16 .npy per corpus shard, [utterances, frames, d_model], plus its texts. Returns utterances cached.
 
     The encoder runs in the dtype it is in. Utterances longer than the window are left out. A shard already cached is
-    not computed again; files appear whole or not at all.
+    not computed again unless it has more utterances now or the window is another; files appear whole or not at all.
     """
     cache.mkdir(parents=True, exist_ok=True)
     total = 0
     for shard in sorted(corpus.glob("*.parquet")):
         done = cache / f"{shard.stem}.json"
-        if done.exists():
-            total += len(json.loads(done.read_text())["texts"])
+        recipe = {"utterances": pq.read_metadata(shard).num_rows, "window_samples": window_samples}
+        if done.exists() and (found := json.loads(done.read_text())).get("recipe") == recipe:
+            total += len(found["texts"])
             continue
         table = pq.read_table(shard, columns=["language", "voice", "text", "pcm"])
         table = table.filter(pc.less_equal(pc.binary_length(table["pcm"]), 2 * window_samples))
@@ -60,7 +61,7 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
         temporary.replace(cache / f"{shard.stem}.npy")
         names = {"texts": table["text"], "languages": table["language"], "voices": table["voice"]}
         temporary = cache / f"{shard.stem}.json.tmp"
-        temporary.write_text(json.dumps({k: v.to_pylist() for k, v in names.items()}))
+        temporary.write_text(json.dumps({k: v.to_pylist() for k, v in names.items()} | {"recipe": recipe}))
         temporary.replace(done)
         total += len(pcm)
         print(f"features: {shard.stem}, {total} utterances", flush=True)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.model.checkpoint import AsrModel
 from pipeline.training.data import Batch, Batches, mask_features
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
@@ -137,16 +138,26 @@ class Trainer:
             "parameters": [p.detach() for p in self.parameters],
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
+            "settings": self.settings,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
         temporary.replace(self.checkpoint)
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the steps depend on, apart from the model: a checkpoint of others is not gone on from."""
+        phases = self.phases.model_dump(exclude={"checkpoint_steps", "log_steps"})
+        return {"seed": self.seed, "utterances": len(self.batches.rows)} | {f"phases.{k}": v for k, v in phases.items()}
+
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one."""
+        """Go on from the checkpoint, if there is one. Raises ConfigError where it was made with other settings."""
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
+        if changed := [name for name, value in self.settings.items() if state["settings"].get(name) != value]:
+            was = ", ".join(f"{name} was {state['settings'].get(name)}, now {self.settings[name]}" for name in changed)
+            raise ConfigError(f"folder: {self.checkpoint}: of a run with other settings ({was}); use a new folder")
         self.done = state["done"]
         with torch.no_grad():
             for parameter, saved in zip(self.parameters, state["parameters"], strict=True):

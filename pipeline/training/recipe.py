@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.config import LANGUAGES, Section
-from pipeline.model.checkpoint import AsrConfig, EncoderSpec, ProjectorSpec, PromptSpec, TokensSpec
+from pipeline.model.layout import AsrConfig, EncoderSpec, ProjectorSpec, PromptSpec, TokensSpec
 
 SPECIAL_TOKENS = ("<pad>", "<eos>", "<bos>", "<unk>", "<|turn>", "<turn|>", "<|audio>", "<|audio|>", "<audio|>")
 LANGUAGE_TOKENS = tuple(f"<|{code}|>" for code in ("any", *LANGUAGES))
@@ -17,50 +17,50 @@ PAD, EOS, BOS, UNK, TURN, END_TURN, BEGIN_AUDIO, AUDIO, END_AUDIO = range(9)
 class CorpusSection(Section):
     """Synthesised speech and its feature cache."""
 
-    train_per_language: int = Field(5000, ge=1)
-    evaluation_per_language: int = Field(60, ge=1)
-    workers: int = Field(2, ge=1)
+    train_per_language: int = Field(5000, ge=1, description="utterances to train on")
+    evaluation_per_language: int = Field(60, ge=1, description="utterances of kept voices and phrases")
+    workers: int = Field(2, ge=1, description="processes that synthesise")
 
 
 class SizeSection(Section):
     """The model's numbers."""
 
-    window_seconds: float = Field(5.12, gt=0, le=30)
-    canvas_length: int = Field(16, ge=4)
-    vocab_size: int = Field(2048, ge=300)
-    projector_hidden: int = 192
-    subsample: int = 8
-    hidden: int = 192
-    layers: int = 3
-    heads: int = 4
-    kv_heads: int = 2
-    mlp: int = 384
-    experts: int = 2
-    experts_per_token: int = 1
-    expert_mlp: int = 192
+    window_seconds: float = Field(5.12, gt=0, le=30, description="of audio that it hears at once")
+    canvas_length: int = Field(16, ge=4, description="tokens")
+    vocab_size: int = Field(2048, ge=300, description="tokens at most, bytes and special ones included")
+    projector_hidden: int = Field(192, ge=1, description="channels of the projector's convolutions")
+    subsample: int = Field(8, ge=1, description="encoder frames per audio slot of the prompt, a power of two")
+    hidden: int = Field(192, ge=1, description="width of the backbone")
+    layers: int = Field(3, ge=1, description="of the backbone")
+    heads: int = Field(4, ge=1, description="query heads")
+    kv_heads: int = Field(2, ge=1, description="key and value heads")
+    mlp: int = Field(384, ge=1, description="width of the shared feed-forward layer")
+    experts: int = Field(2, ge=1, description="of each layer")
+    experts_per_token: int = Field(1, ge=1, description="that a token is given to")
+    expert_mlp: int = Field(192, ge=1, description="width of an expert")
 
 
 class PhaseSection(Section):
     """Steps per phase and the optimiser. One cosine over all phases, to `lr_end_fraction` of `lr`."""
 
-    ctc_steps: int = Field(2000, ge=0)
-    autoregressive_steps: int = Field(1000, ge=0)
-    diffusion_steps: int = Field(6000, ge=0)
-    batch: int = Field(64, ge=1)
+    ctc_steps: int = Field(2000, ge=0, description="first phase: the projector alone")
+    autoregressive_steps: int = Field(1000, ge=0, description="second phase: next tokens, on the same backbone")
+    diffusion_steps: int = Field(6000, ge=0, description="third phase: uniform diffusion")
+    batch: int = Field(64, ge=1, description="utterances of a step")
     draws: int = Field(2, ge=1, description="noise draws per prompt pass")
-    lr: float = Field(1.5e-3, gt=0)
-    lr_end_fraction: float = 0.05
-    warmup_steps: int = 100
-    weight_decay: float = 0.05
-    ctc_weight: float = 0.3
-    autoregressive_weight: float = 0.3
+    lr: float = Field(1.5e-3, gt=0, description="highest learning rate")
+    lr_end_fraction: float = Field(0.05, ge=0, le=1, description="of it, at the end of the cosine")
+    warmup_steps: int = Field(100, ge=0, description="over which the learning rate rises")
+    weight_decay: float = Field(0.05, ge=0, description="of matrices")
+    ctc_weight: float = Field(0.3, ge=0, description="of the CTC loss after its phase")
+    autoregressive_weight: float = Field(0.3, ge=0, description="of the autoregressive loss after its phase")
     all_noise_share: float = Field(0.35, ge=0, le=1, description="examples at t = 1, where decoding starts")
-    self_conditioning_share: float = Field(0.5, ge=0, le=1)
+    self_conditioning_share: float = Field(0.5, ge=0, le=1, description="examples with two passes")
     eos_weight: float = Field(0.2, ge=0, le=1, description="weight of the fill after the first end token")
     language_dropout: float = Field(0.15, ge=0, le=1, description="prompts that do not name the language")
-    ema: float = Field(0.998, ge=0, lt=1)
-    checkpoint_steps: int = Field(250, ge=1)
-    log_steps: int = Field(50, ge=1)
+    ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, which is exported")
+    checkpoint_steps: int = Field(250, ge=1, description="between checkpoints")
+    log_steps: int = Field(50, ge=1, description="between lines of the log")
 
 
 class TrainConfig(Section):
@@ -74,8 +74,8 @@ class TrainConfig(Section):
         None, description="tiny or a fullcanvas/1 directory whose weights training starts from; null: from random ones"
     )
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
-    seed: int = Field(0, ge=0)
-    threads: int = Field(2, ge=1)
+    seed: int = Field(0, ge=0, description="of phrases, voices, weights, batches and noise")
+    threads: int = Field(2, ge=1, description="of torch")
     stage: Literal["all", "corpus", "features", "train", "export"] = Field(
         "all", description="one stage only; `all` runs them in this order, each from where it stopped"
     )
