@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from jobs import cli
+from jobs.plan import dry_run
 from pipeline.config import RunConfig
 
 
@@ -31,4 +32,4 @@ def run(config: RunConfig) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, run, __doc__))
+    sys.exit(cli.main(RunConfig, run, __doc__, dry_run=dry_run))

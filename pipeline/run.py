@@ -48,10 +48,14 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     return _published(storage, notes)
 
 
-def prepare(config: RunConfig) -> Storage:
-    """The output with its plan made and its fingerprint compared, nothing transcribed: for `jobs.plan`."""
+def prepare(config: RunConfig, storage: Storage | None = None) -> Storage:
+    """The output with its plan made and its fingerprint compared, nothing transcribed: for `jobs.plan`.
+
+    storage: another one than that of output.uri, for a dry run.
+    """
     info = layout.describe(config.model.name, config.model.revision)
-    storage = open_storage(config.output.uri)
+    if storage is None:
+        storage = open_storage(config.output.uri)
     _planned(storage, config, info.weights_hash)
     return storage
 
