@@ -31,8 +31,10 @@ class Tally:
         self.units_committed += 1
         self.transcribed += commit["transcribed"]
         self.rows += commit["rows"]
-        self.dead.update(commit["dead"])
-        self.samples.update(commit["samples"])
+        for reason, count in commit["dead"].items():
+            self.dead[reason] += count
+        for name, count in commit["samples"].items():
+            self.samples[name] += count
         for reason, samples in retried:
             self.dead[reason] -= 1
             self.samples["in"] -= samples

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
@@ -160,9 +160,7 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
 
 
 def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
-    columns = [_values(table[name]) for name in PLAN.names]
-    sidecars = PLAN.get_field_index("sidecars")
-    columns[sidecars] = [tuple(tuple(sidecar.values()) for sidecar in cell) for cell in columns[sidecars]]
+    columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
     for name, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
         held = list(rows)
         refs = tuple(RecordingRef(*row[4:]) for row in held)
@@ -173,6 +171,15 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """As `to_pylist`, at once where there is no value at all: half of the columns of most plans."""
     return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
+
+
+def _sidecars(column: pa.ChunkedArray) -> list[tuple[tuple[str, int, int], ...]]:
+    """The cells as tuples of (extension, offset, size), without a dict for each."""
+    cells: list[tuple[tuple[str, int, int], ...]] = []
+    for chunk in column.chunks:
+        values = list(zip(*(field.to_pylist() for field in chunk.values.flatten()), strict=True))
+        cells += [tuple(values[first:end]) for first, end in pairwise(chunk.offsets.to_pylist())]
+    return cells
 
 
 def _footer(storage: Storage, name: str) -> dict[str, Any]:

@@ -81,6 +81,7 @@ class RecordingRef:
     problem_detail: str | None = None
 
 
+_json = json.JSONEncoder(check_circular=False).encode  # the text of json.dumps, a fifth faster
 _REF_FIELDS = tuple(field.name for field in fields(RecordingRef))
 content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef, in order: a million of them need it quickly
 
@@ -255,7 +256,7 @@ UNIT_TRANSCRIBED = pa.schema([*_IN_FLIGHT, ("results", pa.list_(RESULT))])
 def unit_to_json(unit: WorkUnit) -> str:
     """A unit as text, for its way through Ray."""
     refs = [dict(zip(_REF_FIELDS, content_of(ref), strict=True)) for ref in unit.refs]
-    return json.dumps({"unit_id": unit.unit_id, "refs": refs})
+    return _json({"unit_id": unit.unit_id, "refs": refs})
 
 
 def unit_from_json(text: str) -> WorkUnit:

@@ -143,20 +143,25 @@ def measure_here(units: int, commits: Commits) -> dict[str, Any]:
 
 def recordings(count: int) -> Iterator[RecordingRef]:
     """Talks of ten minutes in tar files of a hundred, each with a sidecar, as a WebDataset on S3 is listed."""
-    for number in range(count):
-        shard, at = divmod(number, 100)
-        yield RecordingRef(
-            f"{shard:06d}/talk-{number:08d}",
-            "webdataset",
-            f"s3://archive/talks/{shard:06d}.tar",
-            f"talk-{number:08d}.mp3",
-            offset=512 + at * 5_000_000,
-            size=4_800_000 + number % 1000,
-            version=f"{shard:032x}",
-            sidecars=((".json", 4_900_000 + at * 5_000_000, 120),),
-            language="de",
-            seconds=SECONDS,
-        )
+    for shard in range(-(-count // 100)):
+        uri, version = f"s3://archive/talks/{shard:06d}.tar", f"{shard:032x}"
+        for at in range(min(100, count - 100 * shard)):
+            name, start = f"{shard:06d}-{at:02d}", at * 5_000_000
+            sidecars = ((".json", start + 4_900_000, 120),)
+            yield RecordingRef(
+                name,
+                "webdataset",
+                uri,
+                f"{name}.mp3",
+                start + 512,
+                4_800_000 + at,
+                version,
+                sidecars,
+                "de",
+                None,
+                None,
+                SECONDS,
+            )
 
 
 def write_manifest(path: Path, count: int) -> None:
