@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle
@@ -18,28 +18,19 @@ from pipeline import sources
 from pipeline.audio_track import AudioTrack
 from pipeline.config import RunConfig
 from pipeline.decode import Decoder
-from pipeline.forecast import KINDS, SEED, Forecast, Kind, Probed, Total, forecast, kind_of
+from pipeline.forecast import SEED, Forecast, Kind, Probed, forecast, kind_of
 from pipeline.model import layout
 from pipeline.plan import todo
+from pipeline.sample import draw
 from pipeline.schemas import SAMPLE_RATE, BadRecording, RecordingRef, Segment, WorkUnit, unit_to_json
 from pipeline.storage import Storage
 
 KEY = "_run/forecast.json"
-AT_LEAST = 2  # recordings of each kind, where there are as many
 SEGMENTS_EACH = 8  # of one recording are transcribed at most: they are held in memory
 ROUNDS = 2  # the model is given this many segments for each of its slots, some of them again where there are fewer
 WARM_UP = 2  # segments that are transcribed before the clock starts
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(slots=True)
-class Sample:
-    """What is left to do, and a random sample of its recordings: of every kind about its share, each kind first."""
-
-    units: int
-    totals: dict[Kind, Total]
-    refs: list[RecordingRef]
 
 
 @dataclass(slots=True)
@@ -74,34 +65,6 @@ def make_forecast(config: RunConfig, storage: Storage) -> Forecast:
     made = replace(made, notes=[*notes, *made.notes])
     storage.put(KEY, json.dumps(asdict(made), indent=1).encode())
     return made
-
-
-def draw(units: Iterable[WorkUnit], wanted: int) -> Sample:
-    """Sums over `units`, which are read once, and up to `wanted` recordings: the same for the same plan."""
-    totals: dict[Kind, Total] = {kind: Total() for kind in KINDS}
-    held: dict[Kind, list[RecordingRef]] = {kind: [] for kind in KINDS}
-    dice = random.Random(SEED)
-    count = 0
-    for unit in units:
-        count += 1
-        for ref in unit.refs:
-            if ref.problem:
-                continue
-            kind, extent = kind_of(ref)
-            totals[kind] = totals[kind].plus(extent)
-            if len(held[kind]) < wanted:
-                held[kind].append(ref)
-            elif (place := int(dice.random() * totals[kind].recordings)) < wanted:
-                held[kind][place] = ref
-    everything = sum(total.recordings for total in totals.values())
-    firsts, rest = [], []
-    for kind, refs in held.items():
-        share = max(AT_LEAST, round(wanted * totals[kind].recordings / everything)) if refs else 0
-        chosen = dice.sample(refs, min(len(refs), wanted, share))
-        firsts += chosen[:1]
-        rest += chosen[1:]
-    dice.shuffle(rest)
-    return Sample(count, totals, [*firsts, *rest][:wanted])
 
 
 def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Probed], list[str]]:
