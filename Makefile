@@ -39,7 +39,13 @@ format: setup ## what `make check` would complain about, repaired
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## speed on this machine's CPU, beside transformers' generate
+# What the decoding benchmark compares with; a folder of its own, which nothing else sees.
+.venv/bench/.installed: .venv/.installed requirements-bench.lock
+	@$(BIN)/pip install -qq --no-deps --upgrade --target .venv/bench -r requirements-bench.lock
+	@touch $@
+
+bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside transformers' generate; Ray's share; decoding
+	@$(BIN)/python -m jobs.bench pipeline --json out/bench/pipeline.json
 	@$(BIN)/python -m jobs.bench engine --size tiny --json out/bench/tiny.json --markdown out/bench/tiny.md
 	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md

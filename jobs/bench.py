@@ -2,6 +2,7 @@
 
 Both sides run in one process on the same weights and text prompts (denoising and prefill only, no audio encoder). On a
 CPU with one thread the clock is the process's processor time, so that a busy machine does not change the ratios.
+`plan`, `pipeline` and `decode` measure planning at scale, the flow through Ray beside the engine alone, and decoding.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if options.command == "plan":
         return _plan(options)
+    if options.command in ("pipeline", "decode"):
+        return _throughput(options)
     logging.basicConfig(level=logging.INFO if options.verbose else logging.WARNING, stream=sys.stderr)
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
     import torch
@@ -73,6 +77,31 @@ def _plan(options: argparse.Namespace) -> int:
         rows.append(row)
     if options.json:
         _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def _throughput(options: argparse.Namespace) -> int:
+    """`pipeline` and `decode`: 0 done, 2 where the config is wrong."""
+    from pipeline.benchmark import decoding, speech, throughput
+    from pipeline.config import ConfigError, RunConfig, load
+
+    figures: dict[str, Any] = {}
+    if options.command == "pipeline":
+        with tempfile.TemporaryDirectory() as scratch:
+            source, output = Path(scratch, "archive"), Path(scratch, "out")
+            own = [f"source.uri={source}", "source.format=webdataset", f"output.uri={output}"]
+            try:
+                config = load(RunConfig, options.config, [*own, *options.overrides])
+            except ConfigError as err:
+                print(err, file=sys.stderr)
+                return 2
+            speech.write_archive(source, options.minutes * 60)
+            figures = throughput.compare(config)
+        print(throughput.table(figures) + "\n")
+    figures["decode"] = decoding.compare(options.decode_minutes * 60)
+    print(decoding.table(figures["decode"]))
+    if options.json:
+        _write(options.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 
@@ -131,6 +160,14 @@ def _parser() -> argparse.ArgumentParser:
         "--commits", choices=["memory", "files"], default="memory", help="made up as they are read, or real files"
     )
     plan.add_argument("--json", metavar="FILE", help="write the figures")
+    flow = commands.add_parser("pipeline", help="the whole flow through Ray beside the engine alone; then decode")
+    decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
+    for command in (flow, decode):
+        command.add_argument("--json", metavar="FILE", help="write the figures")
+        command.add_argument("--decode-minutes", type=float, default=10.0, metavar="N", help="of audio to decode")
+    flow.add_argument("--minutes", type=float, default=60.0, metavar="N", help="of audio in the archive")
+    flow.add_argument("--config", metavar="FILE", default="configs/bench-pipeline.yaml", help="settings of the run")
+    flow.add_argument("overrides", nargs="*", metavar="section.key=value", help="further settings of the run")
     return parser
 
 

@@ -1,0 +1,51 @@
+"""Where processor time goes while the pipeline runs: seconds of all processes under this one, by what they do."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import Self
+
+import psutil
+
+EVERY_SECONDS = 1.0
+ROLES = {"GuardedReplica": "replica", "GuardedDecoder": "decode", "Finisher": "commit", "spawn_main": "driver"}
+OTHER = "ray"  # gcs, raylet, agents, idle workers
+
+
+class ProcessorSeconds:
+    """`with ProcessorSeconds() as used:` then `used.by_role`: user and system seconds, looked at every second.
+
+    What a process does in its last second may be missing.
+    """
+
+    def __init__(self) -> None:
+        self._seen: dict[int, tuple[str, float]] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def by_role(self) -> dict[str, float]:
+        """Seconds of each role, all of them present."""
+        total = dict.fromkeys((*ROLES.values(), OTHER), 0.0)
+        for role, seconds in self._seen.values():
+            total[role] += seconds
+        return {role: round(seconds, 2) for role, seconds in total.items()}
+
+    def _watch(self) -> None:
+        while not self._ended.wait(EVERY_SECONDS):
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                    times = process.cpu_times()
+                    command = " ".join(process.cmdline())
+                    role = next((role for mark, role in ROLES.items() if mark in command), OTHER)
+                    known = self._seen.get(process.pid, (OTHER, 0.0))[0]
+                    self._seen[process.pid] = (role if role != OTHER else known, times.user + times.system)

@@ -1,0 +1,196 @@
+"""The whole flow through a local Ray beside the engine alone, on the same segments of a long archive.
+
+pipeline_rtfx is what `jobs.transcribe` reports: audio seconds by the seconds from the first actor's start to the last
+commit, reading, decoding, cutting, committing included. engine_rtfx is the same audio by the seconds that the engine
+takes alone for exactly those segments, decoded before. Each side is a process of its own with the same threads, canvas
+slots and steps; the engine hears one half before and one after the pipeline, so that a machine that becomes faster or
+slower meanwhile does so for both. Clock: wall. Beside it stands where the processor time of the pipeline went, and
+engine_to_replica_processor, the engine's processor time alone by that of the replica (its start included): what
+pipeline_to_engine comes to on a machine with a core for the replica, of which nobody else takes any.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+import pyarrow.parquet as pq
+
+from pipeline.benchmark.processes import ProcessorSeconds
+from pipeline.config import RunConfig
+from pipeline.decode import Decoder
+from pipeline.finish import milliseconds
+from pipeline.model import layout
+from pipeline.plan import make_plan
+from pipeline.schemas import SAMPLE_RATE, Segment, WorkUnit, unit_to_json
+
+GOAL = 0.9
+WARM_UP = 4  # segments
+
+T = TypeVar("T")
+Span = tuple[str, int, int | None, int, int]  # recording_id, segment_index, channel, start_ms, end_ms
+
+
+@dataclass(frozen=True, slots=True)
+class EngineRun:
+    """Seconds of the engine for segments that were decoded before, and what it heard."""
+
+    audio_seconds: float  # of whole recordings, as the pipeline counts them: silence included
+    seconds: float
+    processor_seconds: float
+    texts: dict[Span, str | None]
+
+
+def compare(config: RunConfig) -> dict[str, Any]:
+    """The figures of one archive: `config` is that of the run, whose output must not exist yet.
+
+    Raises ValueError where that output exists, RuntimeError where the two sides have not heard the same segments.
+    """
+    if Path(config.output.uri).exists():
+        raise ValueError(f"{config.output.uri}: exists")
+    load = psutil.cpu_percent(interval=1.0) / 100 * (os.cpu_count() or 1)
+    with _threads(config.compute.threads_per_replica):
+        first = _in_a_process(engine_alone, config, 0)
+        with ProcessorSeconds() as used:
+            summary = _in_a_process(_pipeline, config)
+        second = _in_a_process(engine_alone, config, 1)
+    audio_seconds = first.audio_seconds + second.audio_seconds
+    texts = first.texts | second.texts
+    heard = transcribed(Path(config.output.uri))
+    if abs(audio_seconds - summary["pipeline_audio_seconds"]) > 1e-3:
+        raise RuntimeError(f"engine {audio_seconds} s of audio, pipeline {summary['pipeline_audio_seconds']} s")
+    if texts.keys() != heard.keys():
+        raise RuntimeError(f"engine {len(texts)} segments, pipeline {len(heard)}: not the same ones")
+    seconds = first.seconds + second.seconds
+    processor = first.processor_seconds + second.processor_seconds
+    engine_rtfx = audio_seconds / seconds
+    return {
+        "pipeline_to_engine": round(summary["pipeline_rtfx"] / engine_rtfx, 4),
+        "goal": GOAL,
+        "pipeline_rtfx": summary["pipeline_rtfx"],
+        "engine_rtfx": round(engine_rtfx, 3),
+        "pipeline_seconds": summary["pipeline_seconds"],
+        "engine_seconds": round(seconds, 3),
+        "engine_seconds_before_and_after": [round(run.seconds, 3) for run in (first, second)],
+        "engine_processor_seconds": round(processor, 3),
+        "pipeline_processor_seconds": used.by_role,
+        "engine_to_replica_processor": round(processor / used.by_role["replica"], 4)
+        if used.by_role["replica"]
+        else None,
+        "clock": "wall",
+        "audio_seconds": round(audio_seconds, 3),
+        "recordings": summary["recordings"],
+        "segments": len(texts),
+        "units": summary["pipeline_units"],
+        "texts_equal": round(sum(text == heard[span] for span, text in texts.items()) / max(1, len(texts)), 4),
+        "model": config.model.name,
+        "canvases": config.compute.canvases,
+        "threads_per_replica": config.compute.threads_per_replica,
+        "replicas": config.compute.replicas_min,
+        "decode_actors": config.compute.decode_actors,
+        "max_steps": config.denoise.max_steps,
+        "cores": os.cpu_count(),
+        "cores_busy_before": round(load, 2),
+    }
+
+
+def engine_alone(config: RunConfig, half: int) -> EngineRun:
+    """Decode one half of the plan's units (0 or 1), then let the engine hear their segments."""
+    from pipeline.model.replica import Replica
+
+    units = list(make_plan(config.source, config.plan))
+    middle = (len(units) + 1) // 2
+    segments, samples = decoded(config, units[:middle] if half == 0 else units[middle:])
+    engine = Replica(config.model_dump(mode="json")).engine
+    engine.transcribe(list(segments.values())[:WARM_UP])
+    wall, processor = time.monotonic(), time.process_time()
+    results = engine.transcribe(list(segments.values()))
+    wall, processor = time.monotonic() - wall, time.process_time() - processor
+    engine.close()
+    texts = {span: result.text for span, result in zip(segments, results, strict=True)}
+    return EngineRun(samples / SAMPLE_RATE, wall, processor, texts)
+
+
+def decoded(config: RunConfig, units: list[WorkUnit]) -> tuple[dict[Span, Segment], int]:
+    """The segments that the chain's decoder makes of these units, in its order, and the samples of their recordings."""
+    info = layout.describe(config.model.name, config.model.revision)
+    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    segments: dict[Span, Segment] = {}
+    samples = 0
+    for unit in units:
+        for row in decoder.parts(unit_to_json(unit)):
+            samples += sum(heard["samples"] or 0 for heard in json.loads(row["recordings"]).values())
+            for s in row["segments"]:
+                name = unit.refs[s["recording_index"]].recording_id
+                start, end = milliseconds(s["start_sample"]), milliseconds(s["end_sample"])
+                span = (name, s["segment_index"], s["channel"], start, end)
+                segments[span] = Segment(s["key"], s["language"], s["pcm"])
+    return segments, samples
+
+
+def transcribed(output: Path) -> dict[Span, str | None]:
+    """The segments of a finished run with their texts; rows that only say that there was silence are left out."""
+    names = ["recording_id", "segment_index", "channel", "start_ms", "end_ms"]
+    table = pq.read_table(output / "transcripts", columns=[*names, "text", "steps"])
+    rows = table.to_pylist()
+    return {tuple(row[name] for name in names): row["text"] for row in rows if row["steps"] is not None}
+
+
+def table(figures: dict[str, Any]) -> str:
+    """The figures in lines for a person."""
+    lines = [
+        f"pipeline: {figures['audio_seconds'] / 60:.0f} min of audio, {figures['recordings']} recordings, "
+        f"{figures['segments']} segments, {figures['units']} units; {figures['canvases']} canvases, at most "
+        f"{figures['max_steps']} steps, {figures['replicas']} replica(s) of {figures['threads_per_replica']} thread(s) "
+        f"and {figures['decode_actors']} to decode, {figures['cores']} cores; seconds are {figures['clock']}",
+        "",
+        "| what | seconds | rtfx |",
+        "| --- | --- | --- |",
+        f"| engine alone | {figures['engine_seconds']:.1f} | {figures['engine_rtfx']:.2f} |",
+        f"| pipeline through Ray | {figures['pipeline_seconds']:.1f} | {figures['pipeline_rtfx']:.2f} |",
+        "",
+        f"pipeline_to_engine {figures['pipeline_to_engine']:.3f} (goal {figures['goal']}); by processor time of engine "
+        f"and replica {figures['engine_to_replica_processor']}; texts equal {figures['texts_equal']:.1%}",
+        f"processor seconds: engine alone {figures['engine_processor_seconds']:.1f}; pipeline "
+        + ", ".join(f"{role} {seconds:.1f}" for role, seconds in figures["pipeline_processor_seconds"].items()),
+    ]
+    if figures["cores_busy_before"] > 0.2:
+        lines.append(
+            f"The machine was busy: {figures['cores_busy_before']:.1f} of {figures['cores']} cores were in use before."
+        )
+    return "\n".join(lines)
+
+
+def _pipeline(config: RunConfig) -> dict[str, Any]:
+    from pipeline.run import transcribe
+
+    return transcribe(config)
+
+
+def _in_a_process(work: Callable[..., T], *arguments: Any) -> T:
+    """The result of `work` in a fresh process."""
+    with ProcessPoolExecutor(max_workers=1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
+
+
+@contextlib.contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """As Ray does for its workers: what numeric libraries read when they are loaded."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
