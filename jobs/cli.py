@@ -127,7 +127,7 @@ def _module() -> str:
     return spec.name if spec else "jobs"
 
 
-def _leave(code: int) -> None:
+def _leave(code: int) -> NoReturn:
     """End at once, and with it the processes of pools, which would wait for work for ever."""
     for child in multiprocessing.active_children():
         child.kill()

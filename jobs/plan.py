@@ -27,8 +27,10 @@ def dry_run(config: RunConfig) -> int:
     """plan and forecast only, and leave the output as it is: nothing is transcribed, nothing is written to output.uri
     (jobs.plan does the same and writes the plan)"""
     from pipeline.run import prepare
+    from pipeline.storage import apply
     from pipeline.storage_overlay import dry_storage
 
+    apply(config.storage)
     with dry_storage(config.output.uri) as storage:
         return show(config, prepare(config, storage))
 

@@ -17,10 +17,15 @@ def run(config: RunConfig) -> int:
     from pipeline.terminal import TABLE_ROWS, print_table, summary_line
 
     summary = transcribe(config)
-    print_table(
-        sample_lines(open_storage(config.output.uri, create=False), TABLE_ROWS), summary["recordings_transcribed"]
-    )
+    storage = open_storage(config.output.uri, create=False, config=config.storage)
+    print_table(sample_lines(storage, TABLE_ROWS), summary["recordings_transcribed"])
     print(f"\n{summary_line(summary)}\n{config.output.uri}")
+    if not (summary["complete"] or config.publish):
+        left = summary["units_planned"] - summary["units_committed"]
+        print(
+            f"{left} of {summary['units_planned']} units are not committed: run the same command again", file=sys.stderr
+        )
+        return 1
     if dead_fraction(summary) > config.budget.max_dead_fraction:
         print(
             f"{dead_fraction(summary):.1%} of the recordings are dead letters, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -17,6 +18,20 @@ LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
 
 class ConfigError(Exception):
     """A user's mistake: one line naming the key or file. Jobs print it and exit 2."""
+
+
+_KEYS_IN_ADDRESS = re.compile(
+    r"://[^/@]*:(?!\d*(?:[/:]|$))[^@]*@"  # scheme://user:password@host, also where the password has a slash
+    r"|[?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token|access_key|secret_key)=",
+    re.IGNORECASE,
+)
+
+
+def _without_keys(uri: str) -> str:
+    """The same address. Raises ValueError where it holds a password or a signature: it would stand in every log."""
+    if _KEYS_IN_ADDRESS.search(uri):
+        raise ValueError("an address with a password in it; keys belong into the environment or a profile")
+    return uri
 
 
 class Section(BaseModel):
@@ -42,6 +57,11 @@ class SourceConfig(Section):
         "mix", description="mix|split; split: every channel is heard by itself, as in telephone calls"
     )
 
+    @pydantic.field_validator("uri")
+    @classmethod
+    def _no_keys(cls, value: str) -> str:
+        return _without_keys(value)
+
     @pydantic.field_validator("language")
     @classmethod
     def _known_language(cls, value: str | None) -> str | None:
@@ -55,6 +75,31 @@ class OutputConfig(Section):
 
     uri: str = Field(min_length=1, description="a local directory or s3://bucket/prefix")
     part_rows: int = Field(100_000, ge=1, description="rows per published transcripts/part-*.parquet")
+
+    @pydantic.field_validator("uri")
+    @classmethod
+    def _no_keys(cls, value: str) -> str:
+        return _without_keys(value)
+
+
+class StorageConfig(Section):
+    """How object stores are reached, for source and output alike; null: as AWS's tools do.
+
+    Access keys are no settings: they come from the environment, the profile or the machine's role, and so stand in no
+    file and no log of ours.
+    """
+
+    endpoint: str | None = Field(None, description="http(s)://host:port of an S3 compatible; null: AWS_ENDPOINT_URL")
+    region: str | None = Field(None, description="null: AWS_DEFAULT_REGION or the profile's")
+    profile: str | None = Field(None, description="of ~/.aws, with keys, endpoint and region; null: AWS_PROFILE")
+    single_writer: bool = Field(
+        False, description="for a store without conditional puts: nobody else ever writes to this output"
+    )
+
+    @pydantic.field_validator("endpoint")
+    @classmethod
+    def _no_keys(cls, value: str | None) -> str | None:
+        return None if value is None else _without_keys(value)
 
 
 class ModelConfig(Section):
@@ -137,6 +182,7 @@ class RunConfig(Section):
 
     source: SourceConfig
     output: OutputConfig
+    storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
     denoise: DenoiseConfig = DenoiseConfig()
     segment: SegmentConfig = SegmentConfig()
@@ -228,7 +274,8 @@ def _line(error: Any, schema: type[Section]) -> str:
         return f"{key}: no such key{_suggestion(key, schema)}"
     if error["type"] == "missing":
         return f"{key}: required and not given"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"
+    given = "" if "password" in error["msg"] else f" (given: {error['input']!r})"
+    return f"{key}: {error['msg'].removeprefix('Value error, ')}{given}"
 
 
 def _suggestion(key: str, schema: type[Section]) -> str:

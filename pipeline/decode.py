@@ -25,6 +25,7 @@ from pipeline.schemas import (
     unit_from_json,
 )
 from pipeline.segment import Segmenter, Window, part_end
+from pipeline.storage import apply
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class Decoder:
     """
 
     def __init__(self, config: RunConfig, *, window_seconds: float, languages: Collection[str]) -> None:
+        apply(config.storage)
         self.max_samples = int(config.compute.max_recording_seconds * SAMPLE_RATE)
         self.max_seconds = config.compute.max_recording_seconds
         self.part_samples = config.segment.part_seconds * SAMPLE_RATE

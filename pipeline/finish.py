@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.commit import Receipt, commit_unit, new_attempt
+from pipeline.config import StorageConfig
 from pipeline.decode import Heard, Problem
 from pipeline.parts import complete_unit, forget_parts, save_part
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table, unit_from_json
@@ -38,8 +39,10 @@ class Finisher:
     A unit of one part is committed at once, one of many with the part that completes it.
     """
 
-    def __init__(self, output_uri: str, *, model: str, fingerprint: str) -> None:
-        self.storage: Storage = open_storage(output_uri, create=False)
+    def __init__(self, output_uri: str, *, model: str, fingerprint: str, storage: dict[str, Any] | None = None) -> None:
+        """storage: the section of that name."""
+        config = StorageConfig.model_validate(storage or {})
+        self.storage: Storage = open_storage(output_uri, create=False, config=config)
         self.model, self.fingerprint = model, fingerprint
 
     def __call__(self, units: pa.Table) -> pa.Table:

@@ -12,17 +12,17 @@ from ray.data import ActorPoolStrategy
 from ray.exceptions import RayError
 from ray.util.annotations import RayDeprecationWarning
 
-from pipeline.config import ComputeConfig, ConfigError, RunConfig
+from pipeline.config import ComputeConfig, RunConfig
 from pipeline.decode import Decoder
 from pipeline.finish import Finisher
 from pipeline.guard import GuardedDecoder, GuardedReplica
-from pipeline.storage import OutputError
-from pipeline.suspects import Cell, alone
+from pipeline.suspects import Cell, alone, users_error
 
 # A unit that always kills its process must not loop for ever: it is a suspect from the fourth attempt on (attempts.py).
 # So these bounds are met only where the machine or the model itself is broken, and then the job fails.
 MAX_RESTARTS = 64  # of one actor
-MAX_TASK_RETRIES = 16  # of one unit in one stage, its neighbours' crashes included
+MAX_TASK_RETRIES = 64  # of one block in one stage, its neighbours' crashes included
+MAX_BLOCKS = 10_000  # of units on the way in: a million of one unit each would cost the driver gigabytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ def run_units(config: RunConfig, stages: Stages, units: Sequence[str]) -> Iterat
 
 
 def chain(config: RunConfig, stages: Stages, units: Sequence[str]) -> ray.data.Dataset:
-    """One row, one block, one unit or a part of one, from end to end: its segments meet again without a shuffle."""
+    """From decoding to commit one row, one block, is one unit or a part of one: its segments meet again unshuffled."""
     # A block ends after each row: memory is bounded by parts, and row k of a decoder is block k (see GuardedDecoder).
     ray.data.DataContext.get_current().target_max_block_size = 1
     # Ray 2.60 announces an end of max_restarts and max_task_retries as arguments, and has nothing in their place yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     compute = config.compute
     return (
-        ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=len(units))
+        ray.data.from_items([{"unit": unit} for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS))
         .map_batches(
             GuardedDecoder,
             fn_constructor_kwargs={
@@ -109,25 +109,20 @@ def one_by_one(config: RunConfig, stages: Stages, suspects: list[str]) -> Iterat
 
     heard = {"window_seconds": stages.window_seconds, "languages": stages.languages}
     seconds = config.compute.unit_timeout_seconds
-    decoder = Cell(lambda: start(Decoder, {"num_cpus": 1}, config=config, **heard), seconds)
-    model = Cell(lambda: start(Replica, replica_resources(config.compute), config=_plain(config)), seconds)
+    decoder = Cell("decoder", lambda: start(Decoder, {"num_cpus": 1}, config=config, **heard), seconds)
+    model = Cell("model", lambda: start(Replica, replica_resources(config.compute), config=_plain(config)), seconds)
     finisher = Finisher(**_finisher_settings(config, stages))
     for unit, recordings, results in alone(suspects, decoder, model):
         yield finisher.commit_row(unit, recordings, results)
 
 
-def users_error(trace: str) -> Exception | None:
-    """The ConfigError or OutputError at the end of an actor's traceback, if that is what ended it."""
-    for line in reversed(trace.splitlines()):
-        for error in (ConfigError, OutputError):
-            start = f"{error.__module__}.{error.__name__}: "
-            if line.startswith(start):
-                return error(line.removeprefix(start))
-    return None
-
-
 def _finisher_settings(config: RunConfig, stages: Stages) -> dict[str, Any]:
-    return {"output_uri": config.output.uri, "model": stages.model, "fingerprint": stages.fingerprint}
+    return {
+        "output_uri": config.output.uri,
+        "model": stages.model,
+        "fingerprint": stages.fingerprint,
+        "storage": config.storage.model_dump(),
+    }
 
 
 def _plain(config: RunConfig) -> dict[str, Any]:

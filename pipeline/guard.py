@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.attempts import Attempts
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.decode import START, Decoder, Position, idle_row, position_from_json
 from pipeline.parts import saved_parts
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, to_table
-from pipeline.storage import open_storage
+from pipeline.sources.remote import UnreachableError
+from pipeline.storage import OutputError, open_storage
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class GuardedDecoder:
     def __init__(self, config: dict[str, Any], *, window_seconds: float, languages: Collection[str]) -> None:
         run = RunConfig.model_validate(config)
         self.decoder = Decoder(run, window_seconds=window_seconds, languages=languages)
-        self.storage = open_storage(run.output.uri, create=False)
+        self.storage = open_storage(run.output.uri, create=False, config=run.storage)
         self.attempts = Attempts(self.storage, "decode")
         self.timeout_seconds = run.compute.unit_timeout_seconds
 
@@ -62,7 +63,7 @@ class GuardedDecoder:
             number += 1
 
     def _guarded(self, unit_id: str, parts: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next part, within the time that it is given; None for a suspect."""
+        """The next part, within the time that it is given; None for a suspect, and where the decoder itself fails."""
         if not self.attempts.begin(unit_id):
             return None
         watchdog = threading.Timer(self.timeout_seconds, self._give_up, [unit_id])
@@ -70,6 +71,11 @@ class GuardedDecoder:
         watchdog.start()
         try:
             return next(parts)
+        except (ConfigError, OutputError, UnreachableError):
+            raise
+        except Exception:  # it is found out alone which recording that was
+            log.exception("unit %s: the decoder failed", unit_id)
+            return None
         finally:
             watchdog.cancel()
             self.attempts.end(unit_id)
@@ -89,7 +95,7 @@ class GuardedReplica:
 
         run = RunConfig.model_validate(config)
         self.replica = Replica(config)
-        self.attempts = Attempts(open_storage(run.output.uri, create=False), "model")
+        self.attempts = Attempts(open_storage(run.output.uri, create=False, config=run.storage), "model")
         self.timeout_seconds = run.compute.unit_timeout_seconds
 
     async def __call__(self, units: pa.Table) -> pa.Table:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import pairwise
 from typing import Any
 
@@ -29,22 +30,26 @@ def saved_parts(storage: Storage, unit_id: str) -> dict[int, Position]:
     """Where the part after each saved one begins, by number; the last part of the unit is left out."""
     found = {}
     for key in storage.list(f"{PREFIX}{unit_id}/"):
-        if LAST not in key:
-            with storage.open(key) as stream:
-                text = pq.read_table(stream, columns=["next"], use_threads=False)["next"][0].as_py()
+        if LAST in key:
+            continue
+        with contextlib.suppress(FileNotFoundError), storage.open(key) as stream:  # another driver has just committed
+            text = pq.read_table(stream, columns=["next"], use_threads=False)["next"][0].as_py()
             found[_number(key)] = position_from_json(text)
     return found
 
 
 def complete_unit(storage: Storage, unit_id: str) -> list[dict[str, Any]] | None:
-    """The rows of all parts in order; None while one is missing.
+    """The rows of all parts in order; None while one is missing, or where another driver has just committed the unit.
 
     Raises OutputError where they do not follow each other: the audio has changed between two runs.
     """
     keys = list(storage.list(f"{PREFIX}{unit_id}/"))
     if not keys or LAST not in keys[-1] or [_number(key) for key in keys] != list(range(len(keys))):
         return None
-    rows = [dict(row) for key in keys for row in _rows(storage, key)]
+    try:
+        rows = [dict(row) for key in keys for row in _rows(storage, key)]
+    except FileNotFoundError:
+        return None
     if any(before["next"] != after["start"] for before, after in pairwise(rows)):
         raise OutputError(
             f"{storage.uri}/{PREFIX}{unit_id}/: the parts of this unit do not follow each other, its source has "
@@ -53,10 +58,17 @@ def complete_unit(storage: Storage, unit_id: str) -> list[dict[str, Any]] | None
     return rows
 
 
-def forget_parts(storage: Storage, unit_id: str = "") -> None:
-    """Delete the parts of one unit, which is committed, or of all."""
-    for key in list(storage.list(f"{PREFIX}{unit_id}/" if unit_id else PREFIX)):
+def forget_parts(storage: Storage, unit_id: str) -> None:
+    """Delete the parts of a unit, which is committed."""
+    for key in list(storage.list(f"{PREFIX}{unit_id}/")):
         storage.delete(key)
+
+
+def forget_committed(storage: Storage, committed: Set[str]) -> None:
+    """Delete the parts of committed units, which those left that came too late."""
+    for key in list(storage.list(PREFIX)):
+        if key.removeprefix(PREFIX).partition("/")[0] in committed:
+            storage.delete(key)
 
 
 def _rows(storage: Storage, key: str) -> Iterator[dict[str, Any]]:

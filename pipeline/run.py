@@ -17,7 +17,7 @@ from pipeline.cluster import ray_cluster
 from pipeline.commit import committed_units
 from pipeline.config import RunConfig
 from pipeline.model import layout
-from pipeline.parts import forget_parts
+from pipeline.parts import forget_committed
 from pipeline.plan import ensure_plan, plan_names, plan_size, todo
 from pipeline.publish import SUMMARY, publish
 from pipeline.report import write_report
@@ -35,9 +35,9 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     Ray is only started where units are left. Raises ConfigError and OutputError, one line each.
     """
     if config.publish:
-        return _published(open_storage(config.output.uri, create=False), {})
+        return _published(open_storage(config.output.uri, create=False, config=config.storage), {})
     info = layout.describe(config.model.name, config.model.revision)
-    storage = open_storage(config.output.uri)
+    storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
     mark = _planned(storage, config, info.weights_hash)
     committed = committed_units(storage)
@@ -55,7 +55,7 @@ def prepare(config: RunConfig, storage: Storage | None = None) -> Storage:
     """
     info = layout.describe(config.model.name, config.model.revision)
     if storage is None:
-        storage = open_storage(config.output.uri)
+        storage = open_storage(config.output.uri, config=config.storage)
     _planned(storage, config, info.weights_hash)
     return storage
 
@@ -92,7 +92,7 @@ def _executed(
         samples = _receipts(run_units(config, stages, units), RunProgress(total, committed))
         seconds = time.monotonic() - started
     forget_all(storage)
-    forget_parts(storage)
+    forget_committed(storage, committed_units(storage))
     audio_seconds = samples / SAMPLE_RATE
     return {
         "pipeline_rtfx": round(audio_seconds / seconds, 3),

@@ -31,7 +31,7 @@ REASONS = {
     "duplicate_id": "another recording has the same id",
     "unsupported_language": "a language the model does not know",
     "model_error": "the model gave no usable answer",
-    "crashed": "the process died on this unit repeatedly",
+    "crashed": "the process died or failed on this recording, also when it was alone",
     "timeout": "the unit took longer than compute.unit_timeout_seconds",
 }
 

@@ -29,6 +29,7 @@ class LocalStorage:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.uri = str(root)
+        self.single_writer = False
         self.counters: Counter[str] = Counter()
 
     def put(self, key: str, data: bytes | Path) -> None:
@@ -38,6 +39,13 @@ class LocalStorage:
         _fsync(target.parent)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        if self.single_writer:
+            absent = not self.exists(key)
+            if absent:
+                self.put(key, data)
+            elif isinstance(data, Path):
+                data.unlink()
+            return absent
         target = self._path(key)
         with self._temporary(data) as temporary:
             try:

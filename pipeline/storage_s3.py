@@ -48,18 +48,26 @@ class S3Storage:
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = parts.netloc, f"{parts.path.strip('/')}/".lstrip("/")
         self.counters: Counter[str] = Counter()
+        self.single_writer = False
         self.attempts = ATTEMPTS
         self._lock = threading.Lock()
         self._connected: Any = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.uri,)  # the client, with its keys, is made again wherever it arrives
+        # The client, with its keys, is made again wherever it arrives.
+        return type(self), (self.uri,), {"single_writer": self.single_writer}
 
     def put(self, key: str, data: bytes | Path) -> None:
         self._put(key, data)
         _consume(data)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        if self.single_writer:
+            absent = not self.exists(key)
+            if absent:
+                self._put(key, data)
+            _consume(data)
+            return absent
         retried = self._put(key, data, IfNoneMatch="*")
         # Refused only after a retry: the attempt whose answer was lost may have been the one that wrote it.
         won = retried is None or (retried > 0 and self._holds(key, data))

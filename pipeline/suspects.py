@@ -9,13 +9,27 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from pipeline.config import ConfigError
 from pipeline.decode import START, Heard, Problem
 from pipeline.finish import recordings_of
 from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
+from pipeline.sources.remote import UnreachableError
+from pipeline.storage import OutputError
 
 log = logging.getLogger(__name__)
+
+
+def users_error(trace: str) -> Exception | None:
+    """What ended an actor, by its traceback, if a user can mend it: ConfigError, OutputError, a silent store."""
+    for line in reversed(trace.splitlines()):
+        for error in (ConfigError, OutputError, UnreachableError):
+            start = f"{error.__module__}.{error.__name__}: "
+            if line.startswith(start):
+                told = line.removeprefix(start)
+                return ConfigError(f"source.uri: {told}") if error is UnreachableError else error(told)
+    return None
 
 
 class Broke(Exception):
@@ -32,8 +46,8 @@ class Cell:
     start: makes the actor of a stage (`__call__`: table in, table out). Errors of its start are raised.
     """
 
-    def __init__(self, start: Callable[[], Any], timeout_seconds: float) -> None:
-        self._start, self._timeout = start, timeout_seconds
+    def __init__(self, name: str, start: Callable[[], Any], timeout_seconds: float) -> None:
+        self._name, self._start, self._timeout = name, start, timeout_seconds
         self._actor: Any = None
 
     def call(self, table: pa.Table) -> pa.Table:
@@ -43,7 +57,12 @@ class Cell:
             ray.get(self._actor.__ray_ready__.remote())
         try:
             return ray.get(self._actor.__call__.remote(table), timeout=self._timeout)
-        except RayActorError as err:
+        except RayTaskError as err:
+            self.end()
+            if known := users_error(str(err)):
+                raise known from None
+            raise Broke("crashed", f"the {self._name} failed: {str(err).strip().splitlines()[-1][:300]}") from None
+        except (RayActorError, NodeDiedError, OutOfMemoryError) as err:
             self.end()
             raise Broke("crashed", f"the process died: {' '.join(str(err).split())[:300]}") from None
         except GetTimeoutError:

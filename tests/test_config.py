@@ -124,3 +124,37 @@ def test_the_configs_of_the_repository_are_valid(name: str) -> None:
     path = Path(__file__).parent.parent / "configs" / f"{name}.yaml"
     assert load_run(path=path).model_dump()
     assert set(yaml.safe_load(path.read_text())) <= set(RunConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://KEY:SECRET@bucket/x",
+        "s3://KEY:SEC/RET@bucket/x",
+        "simplecache::s3://KEY:SECRET@bucket/x",
+        "https://user:pw@host:9000/x",
+        "https://host/x.tar?X-Amz-Signature=abc",
+        "https://host/x?sv=1&sig=abc",
+    ],
+)
+@pytest.mark.parametrize("key", ["source.uri", "output.uri", "storage.endpoint"])
+def test_an_address_with_keys_is_refused_without_repeating_them(key: str, uri: str) -> None:
+    text = complaint(f"{key}={uri}")
+    assert text.startswith(f"{key}: an address with a password in it")
+    assert "SEC" not in text
+    assert "abc" not in text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://bucket/a:b@c/x",
+        "https://host:9000/a@b",
+        "https://host:9000",
+        "/in/a:b@c",
+        "s3://b/x?y=sig",
+        "http://h:1/a:b@c",
+    ],
+)
+def test_other_addresses_pass(uri: str) -> None:
+    assert load_run(f"source.uri={uri}").source.uri == uri

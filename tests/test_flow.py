@@ -12,10 +12,10 @@ import pytest
 
 from pipeline.commit import committed_units
 from pipeline.config import ConfigError, RunConfig
-from pipeline.flow import users_error
 from pipeline.run import prepare, transcribe
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage import OutputError, open_storage
+from pipeline.suspects import users_error
 from tests.archives import archive, settings, wav
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("local_ray")]
@@ -69,8 +69,9 @@ def test_published_tables_have_the_schema(done: RunConfig) -> None:
 
 
 def test_the_text_does_not_depend_on_units_canvases_or_replicas(
-    done: RunConfig, source: Path, small_model_dir: Path
+    done: RunConfig, source: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.flow.MAX_BLOCKS", 2)  # several units in one block, as in an archive of many
     other = settings(
         source,
         source.parent / "other",
@@ -133,4 +134,6 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, 
 def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
     assert str(users_error("Traceback\n  File x\npipeline.config.ConfigError: model.name: a\n")) == "model.name: a"
     assert type(users_error("pipeline.storage.OutputError: out: b")) is OutputError
+    silent = users_error("pipeline.sources.remote.UnreachableError: s3://b/x: slow down")
+    assert (type(silent), str(silent)) == (ConfigError, "source.uri: s3://b/x: slow down")
     assert users_error("Traceback\n  raise ConfigError\nValueError: pipeline.config.ConfigError: no") is None

@@ -20,7 +20,7 @@ from pipeline.config import RunConfig, SegmentConfig, SourceConfig
 from pipeline.decode import START, Decoder, position_from_json
 from pipeline.finish import Finisher
 from pipeline.guard import GuardedDecoder
-from pipeline.parts import PREFIX, complete_unit, forget_parts, save_part, saved_parts
+from pipeline.parts import PREFIX, complete_unit, forget_committed, save_part, saved_parts
 from pipeline.schemas import SAMPLE_RATE, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
 from pipeline.segment import Window, part_end
 from pipeline.sources import list_recordings
@@ -171,7 +171,8 @@ def test_a_unit_is_committed_with_the_part_that_completes_it_in_whatever_order(s
     late = finisher(to_table([rows[1] | {"results": []}], UNIT_TRANSCRIBED)).to_pylist()[0]  # a zombie
     assert not late["done"]
     assert read_unit(storage, read_commit(storage, UNIT_ID))["transcripts"].equals(tables["transcripts"])
-    forget_parts(storage)
+    forget_committed(storage, {UNIT_ID})
+    assert list(storage.list(PREFIX)) == []
     assert accounting(storage)["complaints"] == ["1 commits belong to no plan"]  # this test's own unit id
 
 
@@ -204,6 +205,26 @@ def test_a_part_is_saved_once_and_a_gap_is_seen(storage: Storage) -> None:
     whole = complete_unit(storage, UNIT_ID)
     assert whole is not None
     assert [part["samples"] for part in whole] == [0, 0, 0]
+
+
+def test_parts_of_other_units_stay(storage: Storage) -> None:
+    save_part(storage, answered({"segments": [], **row(0, "a", "b")}))
+    save_part(storage, answered({"segments": [], **row(0, "a", "b"), "unit_id": "cd" * 8}))
+    forget_committed(storage, {"cd" * 8, "ef" * 8})
+    assert list(storage.list(PREFIX)) == [f"{PREFIX}{UNIT_ID}/00000.parquet"]
+
+
+def test_parts_that_another_driver_commits_meanwhile_are_no_error(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_part(storage, answered({"segments": [], **row(0, START.to_json(), START.to_json())}))
+    save_part(storage, answered({"segments": [], **row(1, START.to_json(), None)}))
+    keys = list(storage.list(f"{PREFIX}{UNIT_ID}/"))
+    monkeypatch.setattr(storage, "list", lambda prefix: iter(keys))
+    for key in keys:
+        storage.delete(key)
+    assert saved_parts(storage, UNIT_ID) == {}
+    assert complete_unit(storage, UNIT_ID) is None
 
 
 def test_parts_that_do_not_follow_each_other_are_refused_by_name(storage: Storage) -> None:

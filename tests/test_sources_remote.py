@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import json
@@ -12,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -172,7 +172,6 @@ def test_what_is_not_there_is_one_line(s3: SmallS3, uri: str) -> None:
 
 def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
-    memory = fsspec.filesystem("memory")
     errors: list[BaseException] = [ConnectionResetError(), TimeoutError("slow")]
 
     def call() -> str:
@@ -181,11 +180,11 @@ def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPa
         return "done"
 
     before = remote.retries["ConnectionResetError"]
-    assert remote.patiently(call, memory, "x") == "done"
+    assert remote.patiently(call, "x") == "done"
     assert remote.retries["ConnectionResetError"] == before + 1
     errors.extend(ConnectionResetError(104, "reset by peer") for _ in range(remote.ATTEMPTS))
     with pytest.raises(remote.UnreachableError, match=r"^x: reset by peer$"):
-        remote.patiently(call, memory, "x")
+        remote.patiently(call, "x")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), IsADirectoryError(), OSError(22, "range")])
@@ -196,8 +195,48 @@ def test_what_waiting_cannot_heal_is_missing(error: OSError) -> None:
 
     calls: list[int] = []
     with pytest.raises(BadRecording, match="missing_file"):
-        remote.patiently(call, fsspec.filesystem("memory"), "x")
+        remote.patiently(call, "x")
     assert len(calls) == 1
+
+
+def test_a_dead_web_server_costs_its_own_recordings_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests name hosts that nobody here can repair; a bucket that is silent ends the run instead."""
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+
+    def call() -> None:
+        raise ConnectionResetError(104, "reset by peer")
+
+    with pytest.raises(BadRecording, match=r"missing_file: https://example\.org/a\.wav: no answer, 6 times"):
+        remote.patiently(call, "https://example.org/a.wav")
+    with pytest.raises(remote.UnreachableError):
+        remote.patiently(call, "s3://bucket/a.wav")
+
+
+def test_a_disk_that_fails_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+
+    def call() -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with pytest.raises(remote.UnreachableError, match="Input/output error"):
+        remote.patiently(call, "/mnt/nfs/a.wav")
+
+
+@pytest.mark.parametrize("offset", [None, 1000])
+def test_large_audio_is_a_file_of_its_range(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, offset: int | None
+) -> None:
+    monkeypatch.setattr(remote, "WHOLE_BYTES", 100)
+    content = bytes(range(256)) * 40
+    (tmp_path / "a").write_bytes(content)
+    wanted = content if offset is None else content[offset : offset + 5000]
+    with remote.read_audio(str(tmp_path / "a"), len(wanted), offset) as stream:  # type: ignore[union-attr]
+        assert stream.read() == wanted
+        assert stream.seek(-10, io.SEEK_END) == len(wanted) - 10
+        assert stream.read(99) == wanted[-10:]
+        stream.seek(37)
+        assert stream.read(20) == wanted[37:57]
+    assert remote.read_audio(str(tmp_path / "a"), 100, 0) == content[:100]
 
 
 def test_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

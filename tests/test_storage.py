@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError
-from pipeline.storage import Storage, in_order, open_storage, race_probe
+from pipeline.config import ConfigError, StorageConfig
+from pipeline.storage import Storage, apply, in_order, open_storage, race_probe
 from pipeline.storage_local import LocalStorage
 
 
@@ -102,3 +103,41 @@ def test_in_order_runs_workers_at_once() -> None:
 def test_in_order_passes_on_the_first_error() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda index: 1 // (3 - index), range(10), 2))
+
+
+def test_a_single_writer_needs_no_condition_of_the_store(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path), config=StorageConfig(single_writer=True))
+    race_probe(storage)
+    storage.put("a/there", b"old")
+    assert not storage.put_if_absent("a/there", b"new")
+    assert storage.put_if_absent("a/absent", b"new")
+    assert (storage.get("a/there"), storage.get("a/absent")) == (b"old", b"new")
+    with storage.scratch() as scratch:
+        (scratch / "x").write_bytes(b"file")
+        assert not storage.put_if_absent("a/there", scratch / "x")
+        assert not (scratch / "x").exists()
+
+
+def test_the_refusal_of_the_race_probe_names_the_way_round(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"storage\.single_writer=true"):
+        race_probe(Deaf(tmp_path))
+
+
+def test_the_storage_section_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_PROFILE",
+    ):
+        monkeypatch.setenv(f"AWS_{name}", "theirs")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "theirs")
+    monkeypatch.setenv("AWS_REGION", "theirs")
+    apply(StorageConfig())
+    assert os.environ["AWS_ACCESS_KEY_ID"] == os.environ["AWS_ENDPOINT_URL"] == "theirs"
+    apply(StorageConfig(endpoint="http://here:1", region="eu-1", profile="ours"))
+    assert os.environ["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL_S3"] == "http://here:1"
+    assert os.environ["AWS_DEFAULT_REGION"] == os.environ["AWS_REGION"] == "eu-1"
+    assert os.environ["AWS_PROFILE"] == "ours"
+    assert "AWS_ACCESS_KEY_ID" not in os.environ

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage_s3
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage import Storage, open_storage, race_probe
 from pipeline.storage_s3 import S3Storage
-from tests.ceph import SECRET_KEY, Ceph
+from tests.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.faults import Faults, faults_before
 
 ROUNDS = 20
@@ -287,3 +287,30 @@ def test_storage_travels_without_its_keys(storage: Storage) -> None:
     sent = pickle.dumps(storage)
     assert SECRET_KEY.encode() not in sent
     assert pickle.loads(sent).get("k") == b"1"
+
+
+def test_endpoint_and_profile_of_the_config_reach_the_store(
+    ceph: Ceph, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the environment says something else; no key appears in what a run writes about itself."""
+    credentials = tmp_path / "credentials"
+    credentials.write_text(f"[ours]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_PROFILE", "theirs")
+    config = StorageConfig(endpoint=ceph.endpoint, profile="ours")
+    storage = open_storage(bucket, config=config)
+    storage.put("a", b"1")
+    assert storage.get("a") == b"1"
+    assert SECRET_KEY not in repr(config.model_dump())
+
+
+def test_a_single_writer_of_a_bucket_looks_and_writes(bucket: str) -> None:
+    storage = open_storage(bucket, config=StorageConfig(single_writer=True))
+    again: Storage = pickle.loads(pickle.dumps(storage))
+    assert again.single_writer
+    assert again.put_if_absent("a", b"1")
+    assert not again.put_if_absent("a", b"2")
+    assert storage.get("a") == b"1"

@@ -130,7 +130,7 @@ def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[st
         raise ConfigError(f"source.uri: {uri}: no bucket is named")
     options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
     while True:
-        page = remote.patiently(lambda: fs.call_s3("list_objects_v2", **options), fs, uri)
+        page = remote.patiently(lambda: fs.call_s3("list_objects_v2", **options), uri)
         for entry in page.get("Contents", ()):
             if not entry["Key"].endswith("/"):
                 yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})

@@ -16,7 +16,7 @@ from pipeline.sources import columns, remote
 from pipeline.sources.listing import File, list_files
 
 LIST_ROWS = 4096  # rows of the small columns that are read at once
-READ_ROWS = 8  # rows of audio that are read at once
+READ_ROWS, READ_BYTES = 8, 32 << 20  # rows of audio that are read at once: so many, or fewer where they are large
 AHEAD_BYTES = 1 << 18  # fetched at once from a store, at least
 _ERRORS = (pa.ArrowException, OSError, EOFError)
 
@@ -112,7 +112,8 @@ def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
     try:
         if at.place != (group, column) or row < at.first:
             at.place, at.first, at.rows = (group, column), 0, None
-            at.batches = at.file.iter_batches(READ_ROWS, row_groups=[group], columns=[column], use_threads=False)
+            rows = max(1, min(READ_ROWS, READ_BYTES // max(1, ref.size)))
+            at.batches = at.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
         while at.rows is None or row >= at.first + len(at.rows):
             at.first += len(at.rows) if at.rows is not None else 0
             at.rows = next(at.batches).column(0)

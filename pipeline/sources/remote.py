@@ -97,7 +97,7 @@ def read_file(uri: str, size: int = 0) -> bytes:
             raise BadRecording("too_large", f"{uri}: {expected:,} bytes; at most {MAX_RECORDING_BYTES:,} are read")
         return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
 
-    return patiently(fetch, fs, uri)
+    return patiently(fetch, uri)
 
 
 def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
@@ -107,7 +107,7 @@ def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | Bi
     """
     if not size:
         fs, path = _open(uri)
-        size = patiently(lambda: _size(fs, path, uri), fs, uri)
+        size = patiently(lambda: _size(fs, path, uri), uri)
     if size > WHOLE_BYTES:
         stream = open_stream(uri)
         return stream if offset is None else cast(BinaryIO, io.BufferedReader(_Slice(stream, offset, size)))
@@ -123,7 +123,7 @@ def read_range(uri: str, start: int, end: int) -> bytes:
     if end <= start:
         return b""
     fs, path = _open(uri)
-    data = patiently(lambda: fs.cat_file(path, start=start, end=end), fs, uri)
+    data = patiently(lambda: fs.cat_file(path, start=start, end=end), uri)
     return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send all
 
 
@@ -131,12 +131,12 @@ def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
     """A seekable reader; remote: of ranges, `ahead_bytes` (4 MiB) at once. It and its reads raise as `read_range`."""
     fs, path = _open(uri)
     if is_local(fs):
-        return cast(BinaryIO, patiently(lambda: fs.open(path, "rb"), fs, uri))
-    info = patiently(lambda: fs.info(path), fs, uri)
+        return cast(BinaryIO, patiently(lambda: fs.open(path, "rb"), uri))
+    info = patiently(lambda: fs.info(path), uri)
     if info.get("type") != "file":
         raise BadRecording("missing_file", f"{uri}: not a file")
     if info.get("size") is None:  # a web server that does not tell: all of it
-        return io.BytesIO(patiently(lambda: fs.cat_file(path), fs, uri))
+        return io.BytesIO(patiently(lambda: fs.cat_file(path), uri))
     return io.BufferedReader(_RangedFile(uri, int(info["size"])), ahead_bytes or STREAM_BYTES)
 
 
@@ -193,7 +193,7 @@ class _RangedFile(_Sized):
         return len(data)
 
 
-def patiently(call: Callable[[], T], fs: Any, uri: str) -> T:
+def patiently(call: Callable[[], T], uri: str) -> T:
     """Call, again after transient errors: waits double and are jittered. Raises as `read_range`."""
     for attempt in range(ATTEMPTS):
         try:
@@ -201,6 +201,8 @@ def patiently(call: Callable[[], T], fs: Any, uri: str) -> T:
         except network_errors() as err:
             if is_missing(err):
                 raise BadRecording("missing_file", f"{uri}: {one_line(err)}") from None
+            if attempt == ATTEMPTS - 1 and uri.startswith(("http://", "https://")):  # some host on the web, out of many
+                raise BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {one_line(err)}") from None
             if attempt == ATTEMPTS - 1 or type(err).__name__ in _CREDENTIALS:
                 raise UnreachableError(f"{uri}: {one_line(err)}") from err
             retries[type(err).__name__] += 1
