@@ -131,7 +131,7 @@ def test_the_storage_section_goes_before_the_environment(monkeypatch: pytest.Mon
         "AWS_ENDPOINT_URL_S3",
         "AWS_PROFILE",
     ):
-        monkeypatch.setenv(f"AWS_{name}", "theirs")
+        monkeypatch.setenv(name, "theirs")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "theirs")
     monkeypatch.setenv("AWS_REGION", "theirs")
     apply(StorageConfig())
