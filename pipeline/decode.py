@@ -265,6 +265,7 @@ def idle_row(
         "next": None if following is None else following.to_json(),
         "samples": 0,
         "recordings": "{}",
+        "retries": "{}",
         "suspect": False,
         "saved": False,
         "segments": [],

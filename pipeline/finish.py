@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -28,6 +29,7 @@ RECEIPT = pa.schema(
         ("segments", pa.int64()),
         ("samples", pa.int64()),  # of audio that was heard in this run, at 16 kHz
         ("dead", pa.int64()),  # recordings
+        ("retries", pa.string()),  # JSON: requests to stores that were repeated, counted by error
     ]
 )
 _CARRIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow")
@@ -46,7 +48,13 @@ class Finisher:
         self.model, self.fingerprint = model, fingerprint
 
     def __call__(self, units: pa.Table) -> pa.Table:
-        return to_table([self._receipt(row) for row in units.to_pylist()], RECEIPT)
+        receipts = []
+        for row in units.to_pylist():
+            receipt = self._receipt(row)
+            retries = Counter(json.loads(row["retries"])) + self.storage.counters
+            self.storage.counters.clear()
+            receipts.append(receipt | {"retries": json.dumps(retries)})
+        return to_table(receipts, RECEIPT)
 
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
         blank = {"won": False, "recordings": 0, "segments": 0, "samples": row["samples"], "dead": 0, "done": False}
@@ -66,7 +74,7 @@ class Finisher:
         return receipt | {"samples": row["samples"]}
 
     def commit_row(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> dict[str, Any]:
-        """`commit`, with the receipt as a row of RECEIPT."""
+        """`commit`, with the receipt as a row of RECEIPT but for `retries`."""
         receipt = self.commit(unit, recordings, results)
         return {
             "unit_id": unit.unit_id,

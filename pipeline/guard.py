@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import threading
+from collections import Counter
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.decode import START, Decoder, Position, idle_row, position_from_json
 from pipeline.parts import saved_parts
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, to_table
-from pipeline.sources.remote import UnreachableError
+from pipeline.sources.remote import UnreachableError, retries
 from pipeline.storage import OutputError, open_storage
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ class GuardedDecoder:
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
         for row in self._parts(units["unit"][0].as_py()):
-            yield to_table([row], UNIT_DECODED)
+            yield to_table([row | {"retries": json.dumps(drained(self.storage.counters, retries))}], UNIT_DECODED)
 
     def _parts(self, text: str) -> Iterator[dict[str, Any]]:
         unit_id = json.loads(text)["unit_id"]
@@ -95,10 +96,17 @@ class GuardedReplica:
 
         run = RunConfig.model_validate(config)
         self.replica = Replica(config)
-        self.attempts = Attempts(open_storage(run.output.uri, create=False, config=run.storage), "model")
+        self.storage = open_storage(run.output.uri, create=False, config=run.storage)
+        self.attempts = Attempts(self.storage, "model")
         self.timeout_seconds = run.compute.unit_timeout_seconds
 
     async def __call__(self, units: pa.Table) -> pa.Table:
+        answered = await self._answered(units)
+        retried = Counter(json.loads(answered["retries"][0].as_py())) + drained(self.storage.counters)
+        index = answered.schema.get_field_index("retries")
+        return answered.set_column(index, "retries", pa.array([json.dumps(retried)]))
+
+    async def _answered(self, units: pa.Table) -> pa.Table:
         if units["suspect"][0].as_py() or units["saved"][0].as_py():
             return _untouched(units)
         name = f"{units['unit_id'][0].as_py()}.{units['part'][0].as_py()}"
@@ -111,6 +119,14 @@ class GuardedReplica:
             return _untouched(units, suspect=True)
         finally:
             await asyncio.to_thread(self.attempts.end, name)
+
+
+def drained(*counters: Counter[str]) -> Counter[str]:
+    """What was counted since the last call."""
+    counts = sum(counters, Counter[str]())
+    for counter in counters:
+        counter.clear()
+    return counts
 
 
 def _untouched(units: pa.Table, **marks: bool) -> pa.Table:

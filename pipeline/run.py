@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -89,7 +90,7 @@ def _executed(
         stages = Stages(info.window_seconds, info.languages, f"{info.name}@{info.weights_hash}", mark)
         log.info("transcribing with %s", stages.model)
         started = time.monotonic()
-        samples = _receipts(run_units(config, stages, units), RunProgress(total, committed))
+        samples, retries = _receipts(run_units(config, stages, units), RunProgress(total, committed))
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))
@@ -99,15 +100,18 @@ def _executed(
         "pipeline_seconds": round(seconds, 3),
         "pipeline_audio_seconds": round(audio_seconds, 3),
         "pipeline_units": len(units),
+        "pipeline_retries": dict(sorted(retries.items())),
     }
 
 
-def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
-    """Samples of audio that this run has committed."""
+def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> tuple[int, Counter[str]]:
+    """Samples of audio that this run has heard, and the requests to stores that its actors had to repeat, by error."""
+    retries: Counter[str] = Counter()
     with progress:
         for receipt in receipts:
             progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
-    return progress.samples
+            retries.update(json.loads(receipt.get("retries") or "{}"))
+    return progress.samples, retries
 
 
 def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:

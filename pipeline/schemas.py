@@ -247,6 +247,7 @@ _IN_FLIGHT = [  # one row is a unit, or where that has much audio a part of it
     ("samples", pa.int64()),  # of audio in this part, at 16 kHz
     ("recordings", pa.string()),  # JSON: what was found of each recording that ends in this part, by its index
     ("suspect", pa.bool_()),  # the unit broke its process before: nothing was done with it, it is tried alone
+    ("retries", pa.string()),  # JSON: requests to stores that were repeated on the way, counted by error
     ("saved", pa.bool_()),  # an earlier run has heard this part (parts.py): nothing was done with it
 ]
 UNIT_DECODED = pa.schema([*_IN_FLIGHT, ("segments", pa.list_(SEGMENT))])

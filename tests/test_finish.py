@@ -59,6 +59,7 @@ def finish(
         "next": None,
         "samples": sum(recording.samples or 0 for recording in recordings),
         "recordings": json.dumps({index: asdict(recording) for index, recording in enumerate(recordings)}),
+        "retries": '{"SlowDown": 2}',
         "suspect": suspect,
         "saved": False,
         "results": results,
@@ -143,6 +144,7 @@ def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:
     receipt = finish(tmp_path / "out", HEARD, [answer(0, 0, 0, 100, "anders"), answer(3, 0, 0, 5, "anders")])
     assert not receipt["won"]
     assert receipt["done"]
+    assert json.loads(receipt["retries"]) == {"SlowDown": 2}
     assert committed(tmp_path / "out") == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from pipeline.decode import START, idle_row
 from pipeline.guard import GuardedDecoder, GuardedReplica
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
 from pipeline.sources import list_recordings
+from pipeline.sources.remote import retries
 from pipeline.storage import Storage, open_storage
 from tests.archives import archive, settings
 
@@ -48,6 +50,15 @@ def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: S
     assert [result["text"] is not None for result in transcribed["results"][0].as_py()] == [True] * 4
     assert not transcribed["suspect"][0].as_py()
     assert list(storage.list(PREFIX)) == []
+
+
+def test_repeated_requests_of_both_stages_are_counted_once(config: RunConfig, storage: Storage) -> None:
+    first, replica = decoder(config), GuardedReplica(config.model_dump(mode="json"))
+    first.storage.counters["SlowDown"] += 2
+    replica.storage.counters["SlowDown"] += 1
+    retries["TimeoutError"] += 3
+    tables = [asyncio.run(replica(table)) for _ in range(2) for table in first(unit(config))]
+    assert [json.loads(table["retries"][0].as_py()) for table in tables] == [{"SlowDown": 3, "TimeoutError": 3}, {}]
 
 
 def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:

@@ -248,6 +248,7 @@ def row(number: int, start: str, following: str | None) -> dict[str, Any]:
         "next": following,
         "samples": 0,
         "recordings": "{}",
+        "retries": "{}",
         "suspect": False,
         "saved": False,
     }
