@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cluster import pin_authentication
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+pin_authentication()  # some test files import ray before any cluster starts
 
 
 @pytest.fixture(scope="session")

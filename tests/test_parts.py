@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import struct
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,6 +31,7 @@ from pipeline.segment import Window, part_end
 from pipeline.sources import list_recordings
 from pipeline.storage import OutputError, Storage, open_storage
 from tests.archives import settings, wav
+from tests.audio_files import ffmpeg
 from tests.outputs import plan
 from tests.speech import spoken
 
@@ -33,14 +39,19 @@ PART = 60  # the shortest that is allowed
 UNIT_ID = "ab" * 8
 
 
-def long_speech(path: Path, seconds: int, rate: int = SAMPLE_RATE) -> int:
-    """Sentences with pauses of other lengths, the same in every run; samples at 16 kHz."""
+def speech(seconds: int) -> np.ndarray:
+    """Sentences with pauses of other lengths, the same in every run; float32 [samples] at 16 kHz."""
     sentence = spoken("en-us", "the house is big and the garden is green")
     dice = np.random.default_rng(1)
     pieces: list[np.ndarray] = []
     while sum(map(len, pieces)) < seconds * SAMPLE_RATE:
         pieces += [sentence, np.zeros(int(dice.uniform(0.05, 1.5) * SAMPLE_RATE), np.float32)]
-    samples = np.concatenate(pieces)[: seconds * SAMPLE_RATE]
+    return np.concatenate(pieces)[: seconds * SAMPLE_RATE]
+
+
+def long_speech(path: Path, seconds: int, rate: int = SAMPLE_RATE) -> int:
+    """`speech` as a wav file that declares `rate`; its samples."""
+    samples = speech(seconds)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype="PCM_16")
     return len(samples)
@@ -117,10 +128,29 @@ def test_all_speech_is_in_some_segment_and_comes_bit_for_bit(source: Path, tmp_p
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 def test_a_part_that_begins_anew_is_the_part_of_the_uninterrupted_run(tmp_path: Path, rate: int) -> None:
     long_speech(tmp_path / "in/b.wav", 150 * rate // SAMPLE_RATE, rate)
-    unit = unit_of(tmp_path / "in")
-    run = config(tmp_path / "in", tmp_path)
+    each_part_begins_anew(tmp_path / "in", difference=0 if rate == SAMPLE_RATE else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "container", "codec", "rate"),
+    [("mp3", "mp3", "libmp3lame", 44_100), ("m4a", "ipod", "aac", 44_100), ("opus", "ogg", "libopus", 48_000)],
+)
+def test_a_part_of_a_packed_recording_begins_anew_bit_for_bit(
+    tmp_path: Path, kind: str, container: str, codec: str, rate: int
+) -> None:
+    samples = soxr.resample(speech(90), SAMPLE_RATE, rate)[:, None].repeat(2, axis=1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / f"in/b.{kind}").write_bytes(ffmpeg(samples, rate, container, codec, {}))
+    each_part_begins_anew(tmp_path / "in", difference=0)
+
+
+def each_part_begins_anew(source: Path, *, difference: int) -> None:
+    """Every part of the only unit, heard by itself: what it is in the whole, samples but for `difference`."""
+    unit = unit_of(source)
+    run = config(source, source.parent)
     rows = parts(run, unit)
     assert len(rows) >= 2
+    assert any(row["segments"] for row in rows[1:])
     decoder = Decoder(run, window_seconds=5.12, languages=("en",))
     for number, row in enumerate(rows):
         start = position_from_json(row["start"])
@@ -128,8 +158,45 @@ def test_a_part_that_begins_anew_is_the_part_of_the_uninterrupted_run(tmp_path: 
         assert [s["key"] for s in again["segments"]] == [s["key"] for s in row["segments"]]
         assert {k: v for k, v in again.items() if k != "segments"} == {k: v for k, v in row.items() if k != "segments"}
         for one, other in zip(again["segments"], row["segments"], strict=True):
-            difference = np.frombuffer(one["pcm"], "<i2").astype(int) - np.frombuffer(other["pcm"], "<i2")
-            assert np.abs(difference).max() <= (0 if rate == SAMPLE_RATE else 1)
+            apart = np.frombuffer(one["pcm"], "<i2").astype(int) - np.frombuffer(other["pcm"], "<i2")
+            assert np.abs(apart).max() <= difference
+
+
+LONG_SECONDS = 7200  # of telephone: 231 MB on disk; one channel of it 461 MB as the decoder gives it
+
+
+def test_a_recording_of_hours_takes_the_memory_of_a_part(tmp_path: Path) -> None:
+    """In a process of its own; the file has holes, so that making it takes no time."""
+    (tmp_path / "in").mkdir()
+    size = LONG_SECONDS * 8000 * 4
+    with (tmp_path / "in/call.wav").open("wb") as file:
+        form = struct.pack("<HHIIHH", 1, 2, 8000, 32_000, 4, 16)
+        file.write(struct.pack("<4sI4s4sI16s4sI", b"RIFF", 36 + size, b"WAVE", b"fmt ", 16, form, b"data", size))
+        file.truncate(44 + size)
+    script = """
+        import sys
+        from pathlib import Path
+        from pipeline.decode import Decoder
+        from pipeline.schemas import WorkUnit, unit_to_json
+        from pipeline.sources import list_recordings
+        from tests.archives import settings, wav
+        from tests.memory import peak_kilobytes
+        root = Path(sys.argv[1])
+        wav(root / "small/a.wav", 1.0)
+        for name, channels in (("small", "mix"), ("in", "mix"), ("in", "split")):
+            config = settings(root / name, root / "out", Path("unused"), f"source.channels={channels}")
+            decoder = Decoder(config, window_seconds=5.12, languages=("en",))
+            unit = unit_to_json(WorkUnit("0" * 16, tuple(list_recordings(config.source))))
+            print(*(row["samples"] for row in decoder.parts(unit)), peak_kilobytes())
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    small, mixed, split = ([int(word) for word in line.split()] for line in done.stdout.splitlines())
+    assert sum(mixed[:-1]) == LONG_SECONDS * SAMPLE_RATE
+    assert sum(split[:-1]) == 2 * LONG_SECONDS * SAMPLE_RATE
+    assert max(mixed[:-1] + split[:-1]) < 2 * 900 * SAMPLE_RATE
+    assert (split[-1] - small[-1]) / 1024 < 300
 
 
 def test_split_channels_are_heard_one_after_the_other(source: Path, tmp_path: Path) -> None:
