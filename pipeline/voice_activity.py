@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+
+# It would tell its maker of every process, and keep an id of the machine in the home directory.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
 FRAME_SAMPLES = 512  # 32 ms at 16 kHz

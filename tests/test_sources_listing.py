@@ -41,6 +41,12 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     assert found(tmp_path / "data") == ["file", "gone", "a/x", "other/y"]
 
 
+def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").symlink_to("a.wav")
+    (tmp_path / "b.wav").write_bytes(b"B")
+    assert [(file.name, file.size) for file in list_files(str(tmp_path))] == [("a.wav", 0), ("b.wav", 1)]
+
+
 def test_pipes_and_sockets_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a")
     os.mkfifo(tmp_path / "pipe.wav")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -76,6 +78,14 @@ def test_nothing_has_no_frames(voice_activity: VoiceActivity, blocks: list[np.nd
 
 def test_one_sample_is_one_frame(voice_activity: VoiceActivity) -> None:
     assert voice_activity([np.ones(1, np.float32)]).shape == (1,)
+
+
+def test_loading_leaves_nothing_in_the_home_directory(tmp_path: Path) -> None:
+    """ONNX Runtime would keep an id of the machine there, and a queue of what it tells its maker."""
+    clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    script = "from pipeline.voice_activity import VoiceActivity; VoiceActivity()"
+    subprocess.run([sys.executable, "-c", script], env=clean | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loading_leaves_torch_alone() -> None:

@@ -113,13 +113,13 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
             raise ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(err)}") from None
         folders = []
         for entry in found:
-            if entry.is_dir():
+            if _is_folder(entry):
                 if not entry.name.startswith("."):
                     folders.append((entry.path, level + 1, (*above, (stat.st_dev, stat.st_ino))))
+            elif entry.is_symlink() and not os.path.isfile(entry.path):  # noqa: PTH113
+                yield _text(entry.path), 0, ""  # broken: a recording that is missing, not one that never was
             elif entry.is_file():
                 yield _text(entry.path), *_stat(entry)
-            elif entry.is_symlink():  # broken: a recording that is missing, not one that never was
-                yield _text(entry.path), 0, ""
         if depth is None or level < depth:
             stack.extend(reversed(folders))
 
@@ -161,6 +161,13 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
         return dict(fs.info(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _stat(entry: os.DirEntry[str]) -> tuple[int, str]:

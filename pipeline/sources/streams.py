@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from typing import BinaryIO
 
@@ -67,14 +68,13 @@ class Gunzip:
             skipped = self._take(min(start - self.at, CHUNK_BYTES))
             if not skipped:
                 return b""
-        parts = []
+        read = io.BytesIO()  # not parts to be joined: half a gigabyte would be there twice
         while length:
             part = self._take(length)
             if not part:
                 break
-            parts.append(part)
-            length -= len(part)
-        return b"".join(parts)
+            length -= read.write(part)
+        return read.getvalue()
 
     def reaches(self, end: int) -> bool:
         """Whether the stream has so many bytes; reading goes on from there."""
