@@ -1,10 +1,12 @@
 """Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
 
-It dies of FRAIL four times, counted in the folder FRAIL_DEATHS: three times among neighbours, once alone.
+It dies of FRAIL four times, counted in the folder FRAIL_DEATHS: three times among neighbours, once alone. The model
+kills its process on samples with VENOM in them.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.abc
 import importlib.machinery
 import importlib.util
@@ -18,6 +20,39 @@ from types import ModuleType
 from typing import Any
 
 
+def _poison_decoder(module: Any) -> None:
+    stream = module.stream
+
+    def poisonous(data: bytes, **options: Any) -> Any:
+        if b"POISON" in data:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if b"HANG" in data:
+            time.sleep(1e6)
+        if b"FRAIL" in data:
+            deaths = Path(os.environ["FRAIL_DEATHS"])
+            if len(list(deaths.iterdir())) < 4:
+                (deaths / str(os.getpid())).touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+        return stream(data, **options)
+
+    module.stream = poisonous
+
+
+def _poison_model(module: Any) -> None:
+    call = module.Replica.__call__
+
+    @functools.wraps(call)
+    async def poisonous(self: Any, units: Any) -> Any:
+        if any(b"VENOM" in segment["pcm"] for segments in units["segments"].to_pylist() for segment in segments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await call(self, units)
+
+    module.Replica.__call__ = poisonous
+
+
+_POISON = {"pipeline.audio": _poison_decoder, "pipeline.model.replica": _poison_model}
+
+
 class _Loader(importlib.abc.Loader):
     def __init__(self, real: importlib.abc.Loader) -> None:
         self._real = real
@@ -27,26 +62,12 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)
-        stream = module.stream
-
-        def poisonous(data: bytes, **options: Any) -> Any:
-            if b"POISON" in data:
-                os.kill(os.getpid(), signal.SIGKILL)
-            if b"HANG" in data:
-                time.sleep(1e6)
-            if b"FRAIL" in data:
-                deaths = Path(os.environ["FRAIL_DEATHS"])
-                if len(list(deaths.iterdir())) < 4:
-                    (deaths / str(os.getpid())).touch()
-                    os.kill(os.getpid(), signal.SIGKILL)
-            return stream(data, **options)
-
-        module.stream = poisonous  # type: ignore[attr-defined]
+        _POISON[module.__name__](module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
-        if name != "pipeline.audio":
+        if name not in _POISON:
             return None
         sys.meta_path.remove(self)
         try:
