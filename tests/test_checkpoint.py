@@ -16,6 +16,7 @@ from pipeline.config import ConfigError
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.engine import Engine
+from tests.allocations import Allocations
 from tests.small_model import hearing_model, noise_segment
 from tests.test_engine import DENOISE
 
@@ -129,6 +130,27 @@ def test_bfloat16_transcribes_and_keeps_computed_buffers_in_float32(saved: Path)
     assert any(name.endswith("log_mel.filters") for name in computed)
     assert any(name.endswith("decoder.rotary_emb.full_attention_inv_freq") for name in computed)
     assert all(text is not None for text in texts(loaded))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_loaded_in_place_is_one_built_and_cast(model: AsrModel, saved: Path, dtype: torch.dtype) -> None:
+    """Weights cast from what was saved; computed buffers as an ordinary construction makes them, in float32."""
+    loaded = checkpoint.load(str(saved), dtype=dtype)
+    for kind in ("parameters", "buffers"):
+        own, read = (dict(getattr(m, f"named_{kind}")(remove_duplicate=False)) for m in (model, loaded))
+        assert own.keys() == read.keys()
+        for name, value in own.items():
+            module, _, leaf = name.rpartition(".")
+            computed = leaf in model.get_submodule(module)._non_persistent_buffers_set
+            assert torch.equal(read[name], value if computed else value.to(dtype)), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_allocates_every_weight_once(dtype: torch.dtype) -> None:
+    """In its final dtype; the files are only mapped into memory."""
+    with Allocations() as made:
+        loaded = checkpoint.load("tiny", dtype=dtype)
+    assert made.peak <= 1.1 * sum(parameter.nbytes for parameter in loaded.parameters())
 
 
 @pytest.mark.parametrize("name", FILES)

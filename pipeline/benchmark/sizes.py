@@ -6,19 +6,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers.models.diffusion_gemma.modeling_diffusion_gemma import (
-    DiffusionGemmaTextRotaryEmbedding,
-    DiffusionGemmaTextScaledWordEmbedding,
-)
 
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import AsrConfig, AsrModel
-from pipeline.model.features import LogMel
+from pipeline.model.materialise import materialise
 from pipeline.training.recipe import SizeSection, asr_config
 from pipeline.training.tokenizer import train_tokenizer
 
 PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
 END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow
+PROMPT_FILL = 14  # times that a token stands in the full size's prompt, so that it is 208 long
 PEAK = 20.0  # scale of the last norm in random models: logits spread as a trained model's, so that rows stop early
 
 
@@ -42,48 +39,20 @@ def sizes(name: str) -> Size:
 def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
     """The trained weights where the repository has them (tiny), else random ones. Never two copies in memory.
 
-    Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there. Buffers are
-    computed as the modules' own initialisation does.
+    Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there.
     """
     if _trained(size.name):
         return checkpoint.load(size.name, device=device, dtype=dtype)
     tokenizer = train_tokenizer(["la le li lo lu"], 300)
     with torch.device("meta"):
         model = AsrModel(size.config, tokenizer)
-    _allocate(model, device, dtype)
+    materialise(model, device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     normal = torch.randn(PERIOD, generator=generator, device=device, dtype=torch.float32).to(dtype)
     for name, weight in model.named_parameters():  # tied ones come once
         _fill(name, weight, normal)
-    backbone = model.backbone
-    for module in backbone.modules():
-        for buffer in module._buffers.values():
-            if buffer is not None:
-                buffer.fill_(1.0)  # layer scalars, and the unused image tower; the others follow
-    for module in backbone.modules():
-        if isinstance(module, DiffusionGemmaTextRotaryEmbedding):
-            backbone._init_weights(module)
-        elif isinstance(module, DiffusionGemmaTextScaledWordEmbedding):
-            module.embed_scale.fill_(module.scalar_embed_scale)
-    backbone.model.decoder.norm.weight.mul_(PEAK)
-    model.encoder.log_mel = LogMel(size.config.encoder.mels).to(device)
+    model.backbone.model.decoder.norm.weight.mul_(PEAK)
     return model
-
-
-def _allocate(model: nn.Module, device: str, dtype: torch.dtype) -> None:
-    """Storage for everything that is on the meta device; tied weights stay tied (`Module.to_empty` parts them)."""
-    made: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for name, weight in module._parameters.items():
-            if weight is not None:
-                if id(weight) not in made:
-                    empty = torch.empty(weight.shape, device=device, dtype=dtype)
-                    made[id(weight)] = nn.Parameter(empty, requires_grad=False)
-                module._parameters[name] = made[id(weight)]
-        for name, buffer in module._buffers.items():
-            if buffer is not None:
-                module._buffers[name] = torch.empty(buffer.shape, device=device, dtype=buffer.dtype)
-    model.eval()
 
 
 def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
@@ -128,9 +97,12 @@ def _cpu300m() -> Size:
 
 
 def _full() -> Size:
-    """DiffusionGemma-26B-A4B (facts: 30 layers, 128 experts of which 8, vocabulary 262,144) behind whisper-small."""
+    """DiffusionGemma-26B-A4B (facts: 30 layers, 128 experts of which 8, vocabulary 262,144) behind whisper-small.
+
+    Canvas 256 and a prompt of 208, as in the measurements of facts/model.md.
+    """
     section = SizeSection(
-        window_seconds=30, canvas_length=192, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,
+        window_seconds=30, canvas_length=256, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,
         experts=128, experts_per_token=8, expert_mlp=704, projector_hidden=1280,
     )  # fmt: skip
     config = _named("full", section, vocab=262_144)
@@ -141,7 +113,9 @@ def _full() -> Size:
         "global_head_dim": 512,
         "num_global_key_value_heads": 2,
     }
-    config = config.model_copy(update={"encoder": encoder})
+    before = config.prompt.before.replace("<|turn>", "<|turn>" * PROMPT_FILL)
+    prompt = config.prompt.model_copy(update={"before": before})
+    config = config.model_copy(update={"encoder": encoder, "prompt": prompt})
     return Size("full", config, steps=16, windows=192, stock_batches=(1, 8, 16, 32), slots=64)
 
 

@@ -28,6 +28,7 @@ from pipeline.model.layout import (
     directory,
     read_config,
 )
+from pipeline.model.materialise import materialise
 from pipeline.model.projector import Projector
 
 __all__ = [
@@ -101,7 +102,11 @@ def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
 
 
 def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> AsrModel:
-    """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit."""
+    """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit.
+
+    Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there. Buffers that are
+    computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
+    """
     folder = directory(name)
     config = read_config(folder)
     tokenizer_path = folder / "tokenizer.json"
@@ -110,9 +115,11 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     except Exception as err:  # noqa: BLE001 - tokenizers raises bare Exception
         raise _unusable(tokenizer_path, err) from None
     try:
-        model = AsrModel(config, tokenizer)
+        with torch.device("meta"):
+            model = AsrModel(config, tokenizer)
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise _unusable(folder / "config.json", err) from None
+    materialise(model, device=device, dtype=dtype)
     encoder, adapter, weights = (folder / name for name in WEIGHTS)
     for path, apply in (
         (encoder, model.encoder.load_whisper),
@@ -123,22 +130,11 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
             apply(load_file(path))
         except (OSError, SafetensorError, RuntimeError, KeyError) as err:
             raise _unusable(path, err) from None
-    return _cast(model, dtype).to(device).eval().requires_grad_(False)
+    return model
 
 
 def _unusable(path: Path, err: Exception) -> ConfigError:
     return ConfigError(f"model.name: {path}: {' '.join(str(err).split()) or type(err).__name__}")
-
-
-def _cast(model: AsrModel, dtype: torch.dtype) -> AsrModel:
-    """Weights in `dtype`. Buffers that are computed, not loaded (mel filters, rotary frequencies), stay float32."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
-    for module in model.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            if name not in module._non_persistent_buffers_set and buffer.is_floating_point():
-                module.register_buffer(name, buffer.to(dtype))
-    return model
 
 
 def _load_backbone(model: DiffusionGemmaForBlockDiffusion, state: dict[str, Tensor]) -> None:
