@@ -1,4 +1,8 @@
-"""Everything a denoising step needs of the vocabulary, in one pass over tiles: full-width logits never exist."""
+"""Everything a denoising step needs of the vocabulary, in one pass over tiles: full-width logits never exist.
+
+On CUDA the engine runs this same code through torch.compile (`compile=true`). No Triton kernel is shipped: there was no
+GPU to measure one on, so nothing says that it would beat the compiled version.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,10 @@ from torch import Tensor
 
 from pipeline.model import noise
 
-DEFAULT_TILE = 8192
-CACHE_FLOATS = 2**18  # 1 MB: a CPU tile [N, tile] should stay in the second-level cache
+# Logits that exist at once, [rows, tile]: on a CPU 1 MB of them, which stays in the second-level cache; else 128 MB.
+CPU_FLOATS, FLOATS = 2**18, 2**25
+CPU_TILES, TILES = (256, 8192), (8192, 8192)  # the narrowest and the widest tile
+ALIGNED = 2  # int64s: an offset of a tile starts at a multiple of 16 bytes, as compiled code wants its arguments
 PADDING = -1e30  # logit of the entries that fill the last block: weight 0, and 0 * PADDING is 0, not NaN
 
 
@@ -57,20 +63,46 @@ def vocabulary_head(
 ) -> HeadOutput:
     """Softcap, temperature, entropy, argmax, Gumbel-max sample, T = 1 probability and soft embeddings.
 
-    Online softmax over tiles of `tile` vocabulary entries, rounded up to whole blocks (arXiv 1805.02867): peak memory
-    is N x tile floats. Equal to the dense computation: argmax exactly, entropies to 1e-4. A row with NaN logits has NaN
-    entropy. keys_N2: int32, from `noise.position_keys`. The sample is `noise.sample` of the dense logits: Gumbel-max
-    over blocks of the vocabulary, then within the block, so it depends neither on the tile nor on other rows.
-    raw: compute the T = 1 outputs. step: `tile_step` or a compiled version of it.
+    Online softmax over tiles of `tile` vocabulary entries, rounded up to whole blocks (arXiv 1805.02867), for as many
+    rows at a time as `rows_at_once` says: rows x tile is bounded, so memory grows with neither the batch nor the
+    vocabulary, but for the outputs. Equal to the dense computation: argmax exactly, entropies to 1e-4. A row with NaN
+    logits has NaN entropy. keys_N2: int32, from `noise.position_keys`. The sample is `noise.sample` of the dense
+    logits: Gumbel-max over blocks of the vocabulary, then within the block, so it depends neither on the tile nor on
+    other rows. raw: compute the T = 1 outputs. step: `tile_step` or a compiled version of it.
     """
     n, vocab = hidden_NH.shape[0], weight_VH.shape[0]
     width = whole_blocks(min(vocab, tile or default_tile(n, hidden_NH.device)))
     inverse_N1 = 1.0 / temperature_N.float()[:, None]
-    state = _start(n, hidden_NH)
-    step = step or tile_step
-    for start in range(0, vocab, width):
-        offset = torch.tensor(start, device=hidden_NH.device)  # as a tensor: an int would recompile for every tile
-        state = step(state, hidden_NH, weight_VH[start : start + width], offset, inverse_N1, keys_N2, softcap, raw)
+    offsets = torch.arange(0, vocab, width, device=hidden_NH.device)[:, None].repeat(1, ALIGNED)
+    parts = [
+        _rows(hidden, weight_VH, offsets[:, 0], width, inverse, keys, softcap, raw, step or tile_step)
+        for hidden, inverse, keys in zip(
+            *(rows.split(rows_at_once(n, width, hidden_NH.device)) for rows in (hidden_NH, inverse_N1, keys_N2)),
+            strict=True,
+        )
+    ]
+    return parts[0] if len(parts) == 1 else HeadOutput(*(torch.cat(outputs) for outputs in zip(*parts, strict=True)))
+
+
+def _rows(
+    hidden_NH: Tensor,
+    weight_VH: Tensor,
+    offsets: Tensor,
+    width: int,
+    inverse_N1: Tensor,
+    keys_N2: Tensor,
+    softcap: float,
+    raw: bool,
+    step: TileStep,
+) -> HeadOutput:
+    """The pass over the vocabulary for rows that are computed together. offsets: int64, the first entry of each tile.
+
+    They are tensors on the device: an int would compile anew for every tile, a copy from the host would wait for it.
+    """
+    vocab = weight_VH.shape[0]
+    state = _start(hidden_NH.shape[0], hidden_NH)
+    for offset, weight in zip(offsets, weight_VH.split(width), strict=True):
+        state = step(state, hidden_NH, weight, offset, inverse_N1, keys_N2, softcap, raw)
     inner = noise.gumbel(keys_N2, state.block[:, None] * noise.BLOCK + noise.WITHIN, noise.BLOCK)
     sample = state.block * noise.BLOCK + (state.block_z + inner).argmax(1)
     return HeadOutput(
@@ -142,8 +174,17 @@ def tile_step(
 
 
 def default_tile(rows: int, device: torch.device) -> int:
-    """Vocabulary entries per tile: on a CPU as many as keep [rows, tile] in its cache, else DEFAULT_TILE."""
-    return max(256, min(DEFAULT_TILE, CACHE_FLOATS // max(rows, 1))) if device.type == "cpu" else DEFAULT_TILE
+    """Vocabulary entries per tile: as many as keep [rows, tile] within the bound, but no fewer than the narrowest."""
+    cpu = device.type == "cpu"
+    narrowest, widest = CPU_TILES if cpu else TILES
+    return max(narrowest, min(widest, (CPU_FLOATS if cpu else FLOATS) // max(rows, 1)))
+
+
+def rows_at_once(rows: int, tile: int, device: torch.device) -> int:
+    """The largest equal share of `rows` that keeps [share, tile] within the bound; at least one row."""
+    most = max(1, (CPU_FLOATS if device.type == "cpu" else FLOATS) // tile)
+    shares = max(1, -(-rows // most))
+    return -(-rows // shares) if rows else 1
 
 
 def whole_blocks(width: int) -> int:
