@@ -20,7 +20,13 @@ def small_tokenizer() -> Tokenizer:
 
 
 def random_model(
-    seed: int = 0, *, spread: float = 4.0, peaked: float = 1.0, canvas_length: int = 16, experts: int = 4
+    seed: int = 0,
+    *,
+    spread: float = 4.0,
+    peaked: float = 1.0,
+    canvas_length: int = 16,
+    experts: int = 4,
+    layers: int = 3,
 ) -> AsrModel:
     """`peaked` scales the last norm: logits spread further, entropies fall, rows stop early."""
     tokenizer = small_tokenizer()
@@ -29,7 +35,7 @@ def random_model(
         canvas_length=canvas_length,
         hidden=64,
         heads=4,
-        layers=3,
+        layers=layers,
         mlp=96,
         experts=experts,
         experts_per_token=2,

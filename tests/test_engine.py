@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
@@ -254,11 +255,43 @@ def test_repeated_nan_ends_the_engine(model: AsrModel, segments: list[Segment]) 
     assert all(isinstance(error, EngineDead) for error in errors[REPEATED_NAN - 1 :])
 
 
-def test_an_answer_in_between_starts_the_count_of_nan_again(model: AsrModel, segments: list[Segment]) -> None:
-    poisoned = set(range(COUNT)) - {REPEATED_NAN - 2}
-    with poisoning(model, poisoned):
-        results = transcribe(model, segments, slots=1, prefill_batch=1)
-    assert [result.text is None for result in results] == [n in poisoned for n in range(COUNT)]
+def test_stalled_seconds_are_those_since_a_turn_ended_while_something_waits(
+    dying: tuple[Engine, threading.Event], segments: list[Segment]
+) -> None:
+    engine, go = dying
+    time.sleep(0.05)
+    assert engine.stalled_seconds() == 0.0  # idle
+    future = engine.submit(segments[0])
+    assert engine.stalled_seconds() < 0.05  # the idle time does not count
+    time.sleep(0.1)
+    assert engine.stalled_seconds() >= 0.1
+    go.set()
+    assert future.exception(SECONDS) is not None
+    assert engine.stalled_seconds() == 0.0
+
+
+def test_segments_submitted_together_start_together(model: AsrModel, segments: list[Segment]) -> None:
+    batches: list[int] = []
+    prefill = backbone.prefill
+
+    def counted(own: Any, embeds: torch.Tensor) -> Any:
+        batches.append(len(embeds))
+        return prefill(own, embeds)
+
+    with mock.patch.object(backbone, "prefill", counted):
+        engine = Engine(model, DENOISE, slots=COUNT, prefill_batch=COUNT)
+        engine.transcribe(segments)
+        engine.close()
+    assert batches == [COUNT]
+
+
+def test_of_segments_submitted_together_all_are_refused_or_none(model: AsrModel, segments: list[Segment]) -> None:
+    engine = Engine(model, DENOISE, slots=1)
+    with pytest.raises(ValueError, match="odd"):
+        engine.submit_all([segments[0], Segment("odd", None, b"\0" * 3)])
+    assert engine.scheduler.idle
+    assert engine.submit_all([]) == []
+    engine.close()
 
 
 def test_results_are_complete(alone: list[SegmentResult]) -> None:

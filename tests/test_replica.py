@@ -7,28 +7,34 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 
-from pipeline import schemas
-from pipeline.config import ConfigError
+from pipeline import flow, schemas
+from pipeline.config import ConfigError, RunConfig
 from pipeline.decode import START, idle_row
 from pipeline.model import checkpoint
 from pipeline.model.replica import Replica
 from pipeline.schemas import Segment
 from tests.small_model import hearing_model, noise_segment
 
-DIES = """
-import asyncio, sys
+ENDS = """
+import asyncio, sys, time
 from unittest import mock
 from pipeline.model import backbone
+from pipeline.model import replica as replica_module
 from tests import test_replica
 
-def decode(*_):
+def dies(*_):
     raise RuntimeError("CUDA error: device-side assert triggered")
 
-with mock.patch.object(backbone, "decode", decode):
+def hangs(*_):
+    time.sleep(200)
+
+replica_module.HUNG_SECONDS = 0.5
+with mock.patch.object(backbone, "decode", {"dies": dies, "hangs": hangs}[sys.argv[2]]):
     replica = test_replica.Replica(test_replica.config(sys.argv[1]))
     try:
         asyncio.run(replica(test_replica.units({"u": [1, 2], "v": [3]})))
@@ -144,16 +150,56 @@ def test_a_model_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_a_dead_engine_ends_the_process(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("dies", "replica ends: engine stopped: CUDA error: device-side assert triggered"),
+        ("hangs", "replica ends: the engine hangs: no turn has ended for 0.5 s"),
+    ],
+)
+def test_an_engine_that_dies_or_hangs_ends_the_process(folder: Path, how: str, message: str) -> None:
     """Status 1 and no further line of Python: Ray then replaces the actor and gives its units to another."""
     done = subprocess.run(
-        [sys.executable, "-c", DIES, str(folder)],
+        [sys.executable, "-c", ENDS, str(folder), how],
         cwd=Path(__file__).parent.parent,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=150,
         check=False,
     )
     assert done.returncode == 1
-    assert "replica ends: engine stopped: CUDA error: device-side assert triggered" in done.stderr
+    assert message in done.stderr
     assert "the process went on" not in done.stdout
+
+
+def test_a_second_call_is_under_way_before_the_first_returns(replica: Replica) -> None:
+    """Calls one after the other would leave slots empty, and with them every test of equal answers would pass."""
+    events: list[str] = []
+    submit_all = replica.engine.submit_all
+
+    def submitted(segments: list[Segment]) -> Any:
+        events.append(f"submitted {segments[0].key}")
+        return submit_all(segments)
+
+    async def call(number: int) -> None:
+        await replica(units({"u": [number, number + 1]}))
+        events.append("returned")
+
+    async def both() -> None:
+        await asyncio.gather(call(1), call(3))
+
+    with mock.patch.object(replica.engine, "submit_all", submitted):
+        asyncio.run(both())
+    first, second = (f"submitted {noise_segment(number).key}" for number in (1, 3))
+    assert events == [first, second, "returned", "returned"]
+
+
+def test_the_chain_keeps_several_units_in_flight_per_replica(folder: Path) -> None:
+    run = RunConfig.model_validate(config(folder) | {"compute": {"units_in_flight": 7}})
+    stages = flow.Stages(window_seconds=1.0, languages=("en",), model="m", fingerprint="f")
+    with mock.patch.object(flow.ray.data, "from_items") as items:
+        flow.chain(run, stages, ["{}"])
+        stage = items.return_value.map_batches.return_value.map_batches
+    (made,) = [call for call in stage.call_args_list if call.args[0] is flow.GuardedReplica]
+    assert made.kwargs["compute"].max_tasks_in_flight_per_actor == 14
+    assert made.kwargs["compute"].max_concurrent_calls_per_actor == 7

@@ -1,4 +1,4 @@
-"""torch.compile of the model's three calls, with static shapes, and the count of compilations."""
+"""torch.compile of the model's four calls, with static shapes, and the count of compilations."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 
 from pipeline.model import backbone
 from pipeline.model.backbone import PromptKV
+from pipeline.model.checkpoint import AsrModel
 from pipeline.model.vocabulary_head import TileStep, tile_step
 
 GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile width; torch's own limit is 8
@@ -26,23 +27,38 @@ class Calls:
     decode: Callable[..., Tensor]
     tile_step: TileStep
     prefill: Callable[..., tuple[PromptKV, Tensor]]
+    hear: Callable[[AsrModel, Tensor], Tensor]
     static: bool  # every new shape costs a compilation: callers keep to a few
 
     @classmethod
     def make(cls, *, compile: bool, cache: str | None = None) -> Calls:
-        """cache: folder of compiled code that replicas share, so that a fleet compiles once."""
+        """cache: folder of compiled code that replicas share, so that a fleet compiles once.
+
+        More shapes than GRAPHS, or code that breaks a graph, raise: torch would go on slowly and say nothing.
+        """
         if not compile:
-            return cls(backbone.decode, tile_step, backbone.prefill, static=False)
+            return cls(backbone.decode, tile_step, backbone.prefill, hear, static=False)
         if cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        options: dict[str, Any] = {"dynamic": False}
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        options: dict[str, Any] = {"dynamic": False, "fullgraph": True}
         return cls(
             torch.compile(backbone.decode, **options),
             torch.compile(tile_step, **options),
             torch.compile(backbone.prefill, **options),
+            torch.compile(hear, **options),
             static=True,
         )
+
+
+def hear(model: AsrModel, mel_BMT: Tensor) -> Tensor:
+    """Encoder and projector: audio vectors [batch, slots, hidden] of log-mel windows [batch, mels, frames].
+
+    The spectrogram before it stays plain: inductor has no code for complex numbers.
+    """
+    audio: Tensor = model.projector(model.encoder.whisper(mel_BMT).last_hidden_state)
+    return audio
 
 
 def compilations() -> int:
@@ -51,14 +67,25 @@ def compilations() -> int:
 
 
 def slot_buckets(slots: int, *, static: bool) -> tuple[int, ...]:
-    """Numbers of rows that a step may have, ascending. Static shapes: quarters down to one; else any number.
+    """Numbers of rows that a step may have, ascending. Static shapes: halves down to one, and three quarters; else any.
 
     In steady state all slots are full; a smaller bucket serves the end of a job and single requests.
     """
     if not static:
         return tuple(range(1, slots + 1))
-    sizes = {1}
+    sizes = {1, slots, slots - slots // 4}
     while slots > 1:
+        slots = (slots + 1) // 2
         sizes.add(slots)
-        slots //= 4
+    return tuple(sorted(sizes))
+
+
+def prefill_buckets(batch: int, *, static: bool) -> tuple[int, ...]:
+    """The same for prompts that are prefilled together. Static shapes: quarters down to one, since the call is rare."""
+    if not static:
+        return tuple(range(1, batch + 1))
+    sizes = {1}
+    while batch > 1:
+        sizes.add(batch)
+        batch //= 4
     return tuple(sorted(sizes))

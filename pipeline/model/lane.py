@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ class Prepared:
     keys: tuple[int, int]
     kv: PromptKV
     row: int
+    made: torch.cuda.Event | None = None  # after which another stream may read `kv`
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Lane:
         slot = len(self.jobs)
         if slot >= self.slots:
             raise ValueError("no free slot")
+        if prepared.made is not None:
+            torch.cuda.current_stream().wait_event(prepared.made)
         for own, given in zip(self.kv.layers, prepared.kv.layers, strict=True):
             own.keys[slot].copy_(given.keys[prepared.row])
             own.values[slot].copy_(given.values[prepared.row])
@@ -101,8 +105,11 @@ class Lane:
         self.jobs.append(prepared.job)
 
     @torch.inference_mode()
-    def denoise_once(self) -> list[Finished]:
-        """One step for all active rows. Returns the rows that ended with it; their slots are free again."""
+    def denoise_once(self, meanwhile: Callable[[], None] | None = None) -> list[Finished]:
+        """One step for all active rows. Returns the rows that ended with it; their slots are free again.
+
+        meanwhile: called when the step is under way on an accelerator and before anything waits for its results.
+        """
         if not self.active:
             return []
         n = self.buckets[bisect.bisect_left(self.buckets, self.active)]
@@ -110,6 +117,8 @@ class Lane:
         hidden, head, ends = self._step(n)
         self.row_steps_computed += n
         self.row_steps_needed += self.active
+        if meanwhile is not None:
+            meanwhile()
         ended = [row for row in ends.nonzero()[:, 0].tolist() if row < self.active]
         if not ended:
             return []

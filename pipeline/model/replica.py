@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from concurrent.futures import Future
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 import torch
 
 from pipeline import schemas
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.model import checkpoint
 from pipeline.model.confidence import SegmentResult
 from pipeline.model.engine import Engine, EngineDead
 from pipeline.schemas import Segment
 
 log = logging.getLogger(__name__)
+
+HUNG_SECONDS = 900.0  # without the end of a turn: longer than compiling again when memory runs out
 
 
 class Replica:
@@ -29,6 +32,8 @@ class Replica:
         device = run.model.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
+        elif device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("model.device: cuda: torch finds no CUDA device on the machine of this replica")
         if device == "cpu":
             torch.set_num_threads(run.compute.threads_per_replica)
         model = checkpoint.load(run.model.name, device=device, dtype=getattr(torch, run.model.dtype))
@@ -43,19 +48,19 @@ class Replica:
     async def __call__(self, units: pa.Table) -> pa.Table:
         """Column `segments` of `units` becomes `results`; the other columns pass through.
 
-        A dead engine ends the process with status 1, so that Ray replaces the replica and gives its units to another.
+        An engine that is dead or hangs ends the process with status 1, so that Ray replaces the replica and gives its
+        units to another.
         """
         rows: list[list[dict[str, Any]]] = units["segments"].to_pylist()
         try:
             waiting = [
-                [asyncio.wrap_future(self.engine.submit(Segment(s["key"], s["language"], s["pcm"]))) for s in segments]
+                self.engine.submit_all([Segment(s["key"], s["language"], s["pcm"]) for s in segments])
                 for segments in rows
             ]
-            answers = [[await future for future in futures] for futures in waiting]
+            await self._resolved([future for futures in waiting for future in futures])
+            answers = [[future.result() for future in futures] for futures in waiting]
         except EngineDead as err:
-            log.critical("replica ends: %s", err)
-            logging.shutdown()
-            os._exit(1)
+            _end(str(err))
         results = [
             [_result(segment, answer) for segment, answer in zip(segments, answered, strict=True)]
             for segments, answered in zip(rows, answers, strict=True)
@@ -63,6 +68,20 @@ class Replica:
         index = units.schema.get_field_index("segments")
         column = pa.array(results, schemas.UNIT_TRANSCRIBED.field("results").type)
         return units.set_column(index, "results", column)
+
+    async def _resolved(self, futures: list[Future[SegmentResult]]) -> None:
+        """Wait for all; the process ends where the engine hangs."""
+        waiting = {asyncio.wrap_future(future) for future in futures}
+        while waiting:
+            _, waiting = await asyncio.wait(waiting, timeout=HUNG_SECONDS / 60)
+            if waiting and self.engine.stalled_seconds() > HUNG_SECONDS:
+                _end(f"the engine hangs: no turn has ended for {HUNG_SECONDS:g} s")
+
+
+def _end(why: str) -> NoReturn:
+    log.critical("replica ends: %s", why)
+    logging.shutdown()
+    os._exit(1)
 
 
 def _result(segment: dict[str, Any], answer: SegmentResult) -> dict[str, Any]:

@@ -14,14 +14,18 @@ from torch import Tensor
 
 from pipeline.config import DenoiseConfig
 from pipeline.model import canvas_policy, noise
+from pipeline.model.backbone import PromptKV
 from pipeline.model.checkpoint import AsrModel
-from pipeline.model.compiled import Calls, compilations
+from pipeline.model.compiled import Calls, compilations, prefill_buckets
+from pipeline.model.exhaustion import memory_exhausted
 from pipeline.model.lane import Finished, Lane, Prepared
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)
 
 Embed = Callable[[list[Segment]], Tensor]  # to [segments, prompt length, hidden]
+PATIENCE = 4  # turns for which a lane with rows may be passed over by fuller ones
+SILENCE = Segment("", None, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +40,11 @@ class Job:
 class Scheduler:
     """One lane of `slots` canvases per canvas length; segments wait in order, per lane.
 
-    Prompts are prefilled in batches of `prefill_batch` before slots fall empty; the fullest lane takes the next step.
+    The lane with the most rows takes the next step, unless another was passed over PATIENCE times: of L lanes each one
+    steps at least every PATIENCE + L - 1 turns. Before the step, prompts are prefilled until the lane's free slots are
+    full or nothing waits: at most `slots` rows. When all slots are busy, the features and the prompt KV of one more
+    batch are computed ahead, so that a slot that falls free is filled at once. On CUDA that runs in a stream of its
+    own, queued between the start of the step and the wait for its result; on a CPU the two take turns.
     Accelerator memory running out halves the slots and starts the rows in flight again, with the same noise. Storage is
     allocated and compiled code is warm after `make_lanes`.
     """
@@ -47,11 +55,13 @@ class Scheduler:
         denoise: DenoiseConfig,
         *,
         slots: int,
-        prefill_batch: int,
+        prefill_batch: int | None = None,
         calls: Calls,
         embed: Embed | None = None,
     ) -> None:
-        self.model, self.denoise, self.slots, self.prefill_batch = model, denoise, slots, prefill_batch
+        """prefill_batch: prompts that are prefilled together; by default a quarter of the slots."""
+        self.model, self.denoise, self.slots = model, denoise, slots
+        self.prefill_batch = prefill_batch or -(-slots // 4)
         self.calls = calls
         self.prompt_embeds = embed or self._audio_embeds
         own = model.config.canvas_length
@@ -62,6 +72,9 @@ class Scheduler:
         self._pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
         self._ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
         self._prefilling: list[Job] = []
+        self._passed_over = dict.fromkeys(self.lengths, 0)
+        self._device = model.backbone.lm_head.weight.device
+        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
     @property
     def full_length(self) -> int:
@@ -92,12 +105,15 @@ class Scheduler:
         seconds = len(segment.pcm) / 2 / SAMPLE_RATE
         return canvas_policy.choose(self.lengths, seconds=seconds, window_seconds=self.model.config.window_seconds)
 
-    def add(self, job: Job) -> None:
-        """Let a job wait for its lane."""
-        self._pending[job.length].append(job)
+    def add(self, job: Job, *, first: bool = False) -> None:
+        """Let a job wait for its lane, behind the others or before them."""
+        if first:
+            self._pending[job.length].appendleft(job)
+        else:
+            self._pending[job.length].append(job)
 
     def turn(self) -> list[Finished]:
-        """Prefill where slots are free, fill them, one step of the fullest lane. Returns the rows that ended."""
+        """Fill the free slots of one lane and do one step of it. Returns the rows that ended."""
         finished: list[Finished] = []
         self._guarded(lambda: finished.extend(self._work()))
         return finished
@@ -108,43 +124,48 @@ class Scheduler:
 
     def _work(self) -> list[Finished]:
         """What `turn` says, without the guard."""
-        short = {n: lane.free - len(self._ready[n]) for n, lane in self.lanes.items() if self._pending[n]}
-        if short and max(short.values()) > 0:
-            self._prefill(max(short, key=lambda n: short[n]))
-        for length, lane in self.lanes.items():
-            while self._ready[length] and lane.free:
-                lane.admit(self._ready[length][0])
-                self._ready[length].popleft()
-        fullest = max(self.lanes.values(), key=lambda lane: lane.active)
-        return fullest.denoise_once()
+        length = self._next_lane()
+        lane, ready = self.lanes[length], self._ready[length]
+        while self._pending[length] and len(ready) < lane.free:
+            self._prefill(length)
+        while ready and lane.free:
+            lane.admit(ready[0])
+            ready.popleft()
+        return lane.denoise_once(meanwhile=lambda: self._prefill_ahead(length))
+
+    def _next_lane(self) -> int:
+        """The canvas length whose lane is to step: the one passed over too often, else the fullest after refilling."""
+        rows = {
+            n: min(self.slots, lane.active + len(self._ready[n]) + len(self._pending[n]))
+            for n, lane in self.lanes.items()
+        }
+        passed = self._passed_over
+        chosen = max(rows, key=lambda n: (passed[n] if passed[n] >= PATIENCE else 0, rows[n], passed[n]))
+        for n in rows:
+            passed[n] = passed[n] + 1 if rows[n] and n != chosen else 0
+        return chosen
 
     def _guarded(self, work: Callable[[], None]) -> None:
         """Do `work`; while accelerator memory does not suffice, halve the slots and try again."""
-        exhausted = False
-        try:
-            work()
-        except torch.OutOfMemoryError:
-            if self.slots == 1:
-                raise
-            exhausted = True
-        while exhausted:  # outside of `except`: its traceback would keep the tensors alive
-            exhausted = False
+        next_try: Callable[[], None] | None = work
+        while next_try is not None:
             try:
-                self._halve()
-            except torch.OutOfMemoryError:
-                if self.slots == 1:
+                next_try()
+                next_try = None
+            except RuntimeError as err:
+                if self.slots == 1 or not memory_exhausted(err):
                     raise
-                exhausted = True
+                next_try = self._halve  # called outside of `except`: its traceback would keep the tensors alive
 
     def _halve(self) -> None:
         """Half the slots and half the prefill batch; rows in flight wait in front, to start again."""
         log.warning("accelerator memory is exhausted: %d canvas slots become %d", self.slots, self.slots // 2)
-        started = [*self._prefilling]
+        started: list[Job] = []
         for length in self.lengths:
+            started += self.lanes[length].jobs if length in self.lanes else []
             started += [prepared.job for prepared in self._ready[length]]
             self._ready[length].clear()
-            if length in self.lanes:
-                started += self.lanes[length].jobs
+        started += self._prefilling
         for job in reversed(started):
             self._pending[job.length].appendleft(job)
         self._prefilling = []
@@ -162,32 +183,47 @@ class Scheduler:
             self.lanes[n] = Lane(model, slots=self.slots, canvas_length=n, denoise=self.denoise, calls=self.calls)
             self.lanes[n].warm_up()
         if self.calls.static:
-            weight = model.backbone.lm_head.weight
-            shape = (self.prefill_batch, model.prompt_length, weight.shape[1])
-            with torch.inference_mode():
-                self.calls.prefill(model.backbone, torch.zeros(shape, device=weight.device, dtype=weight.dtype))
+            for size in prefill_buckets(self.prefill_batch, static=True):
+                self._prompt_kv([SILENCE] * size)
         self._warm_compilations = compilations()
 
-    @torch.inference_mode()
+    def _prefill_ahead(self, length: int) -> None:
+        """One more batch for a lane whose slots are all taken, unless half a batch is ready."""
+        if self._pending[length] and len(self._ready[length]) <= self.prefill_batch // 2:
+            self._prefill(length)
+
     def _prefill(self, length: int) -> None:
-        """Embeddings and prompt prefill for the next segments of a lane."""
+        """Prompt KV of the next segments of a lane, at most `prefill_batch`."""
         pending = self._pending[length]
         jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
-        embeds = self.prompt_embeds([job.segment for job in jobs])
-        if self.calls.static and len(jobs) < self.prefill_batch:  # one shape: repeat the last row
-            last = embeds[-1:].expand(self.prefill_batch - len(jobs), -1, -1)
-            embeds = torch.cat([embeds, last])
-        kv, _ = self.calls.prefill(self.model.backbone, embeds)
+        segments = [job.segment for job in jobs]
+        if self.calls.static:  # few shapes: repeat the last segment
+            size = next(n for n in prefill_buckets(self.prefill_batch, static=True) if n >= len(jobs))
+            segments += segments[-1:] * (size - len(jobs))
+        kv, made = self._prompt_kv(segments)
         for row, job in enumerate(jobs):
             keys = noise.row_keys(job.segment.key, self.denoise.seed)
-            self._ready[length].append(Prepared(job, keys, kv, row))
+            self._ready[length].append(Prepared(job, keys, kv, row, made))
         self._prefilling = []
+
+    @torch.inference_mode()
+    def _prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
+        """Embeddings and prefill, on CUDA in the side stream, with the event after which another may use the result."""
+        with torch.cuda.stream(self._side):  # None: nothing
+            kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))
+        if self._side is None:
+            return kv, None
+        for layer in kv.layers:  # memory of the side stream that this one reads
+            layer.keys.record_stream(torch.cuda.current_stream())
+            layer.values.record_stream(torch.cuda.current_stream())
+        return kv, self._side.record_event()
 
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:
         """Features, encoder, projector and prompt text: [segments, prompt length, hidden]."""
         model = self.model
         windows = np.stack([window_of(segment.pcm, model.config.window_samples) for segment in segments])
-        audio = model.projector(model.encoder(torch.from_numpy(windows).to(model.backbone.lm_head.weight.device)))
+        mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))
+        audio = self.calls.hear(model, mel.to(model.projector.input.weight.dtype))
         return model.prompt_embeds(audio, [segment.language for segment in segments])
 
 
