@@ -20,7 +20,9 @@ COLUMNS = {
     "what": "{}",
     "steps": "{}",
     "batch": "{}",
+    "windows_per_second": "{:.3g}",
     "rtfx": "{:.1f}",
+    "rtfx_full_windows": "{:.1f}",
     "ratio_to_stock_best": "{:.2f}",
     "row_steps": "{}",
     "row_steps_needed": "{}",
@@ -111,7 +113,9 @@ def markdown(figures: dict[str, Any]) -> str:
         f"{figures['size']}: {figures['parameters'] / 1e6:,.0f} M parameters, {figures['dtype']}, {figures['device']}, "
         f"threads {figures['threads']}, compile {str(figures['compile']).lower()}, prompt {figures['prompt_length']}, "
         f"canvas {figures['canvas_length']}, at most {figures['max_steps']} steps, matmul "
-        f"{figures['matmul_gflops']:,.0f} GFLOP/s; seconds are {figures['clock']}"
+        f"{figures['matmul_gflops']:,.0f} GFLOP/s; seconds are {figures['clock']}; windows of "
+        f"{figures['window_seconds']:g} s with {figures['audio_seconds_mean']:.1f} s of audio on average (rtfx), "
+        f"or all of it (rtfx_full_windows)"
     )
     lines = [head, "", "| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
     for row in figures["rows"]:
@@ -123,8 +127,10 @@ def markdown(figures: dict[str, Any]) -> str:
         "",
         f"ratio to stock's best: {figures['ratio_to_stock_best']} at equal steps, "
         f"{figures['ratio_to_stock_best_adaptive']} adaptive, {figures['ratio_to_stock_best_auto']} adaptive with auto "
-        f"canvas; row-step overhead {figures['row_step_overhead']:.3f}; recompilations {figures['recompilations']}; "
-        f"tokens equal on the same noise {figures['tokens_equal']:.1%}",
+        f"canvas; row-step overhead {figures['row_step_overhead']:.3f}, with auto canvas "
+        f"{figures['row_step_overhead_auto']:.3f}; recompilations {figures['recompilations']}",
+        f"tokens equal on the same noise {figures['tokens_equal']:.1%}, checked on {figures['tokens_equal_windows']} "
+        f"windows at equal steps; in the timed rows stock draws from torch's own generator, which costs it less",
     ]
     return "\n".join(lines)
 

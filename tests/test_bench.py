@@ -11,7 +11,10 @@ import torch
 from jobs import bench as job
 from pipeline.benchmark import compare, measure, sizes
 from pipeline.model import backbone
+from pipeline.model.checkpoint import AsrModel
 from pipeline.training.recipe import SizeSection
+from pipeline.training.tokenizer import train_tokenizer
+from tests.allocations import Allocations
 
 
 @pytest.fixture
@@ -46,11 +49,34 @@ def test_figures_hold_every_row_and_ratio(tmp_path: Path, capsys: pytest.Capture
     assert figures["ratio_to_stock_best"] == pytest.approx(refill["rtfx"] / best, abs=1e-3)
     assert refill["row_steps_needed"] == 5 * 3 == rows["stock generate", "equal", 1]["row_steps"]
     assert figures["recompilations"] == 0
-    assert figures["row_step_overhead"] == 1.0
+    assert figures["row_step_overhead"] == figures["row_step_overhead_auto"] == 1.0
+    for row in figures["rows"][1:]:
+        assert row["rtfx"] == pytest.approx(row["windows_per_second"] * figures["audio_seconds_mean"])
+        assert row["rtfx_full_windows"] == pytest.approx(row["windows_per_second"] * 1.0)
+    ratio = refill["windows_per_second"] / max(
+        rows["stock generate", "equal", batch]["windows_per_second"] for batch in (1, 2)
+    )
+    assert figures["ratio_to_stock_best"] == pytest.approx(ratio, abs=1e-3)  # whichever windows stock ran
     assert figures["tokens_equal"] == 1.0  # same noise, same weights: token for token
     assert all(row["mfu"] > 0 for row in figures["rows"][1:])
     assert "| engine, refill, auto canvas | adaptive |" in table.read_text()
+    assert "checked on 4 windows at equal steps; in the timed rows stock draws from torch's own" in table.read_text()
     assert table.read_text().strip() == capsys.readouterr().out.strip()
+
+
+def test_fixed_batches_start_together_and_are_not_refilled(small: sizes.Size, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes_of: list[int] = []
+    prefill = backbone.prefill
+
+    def counted(model: object, embeds: torch.Tensor) -> object:
+        sizes_of.append(len(embeds))
+        return prefill(model, embeds)
+
+    bench = compare.Bench(small, device="cpu", dtype=torch.float32, compile=False, windows=5)
+    monkeypatch.setattr(backbone, "prefill", counted)
+    row = bench.engine_row("engine, fixed batches", False, refill=False, canvas=None)
+    assert sizes_of == [1, 2, 2, 1]  # to warm up, then five windows in batches of two
+    assert row["row_steps"] == 5 * 3
 
 
 def test_cuda_without_a_device_is_a_usage_error(
@@ -71,14 +97,32 @@ def test_weights_made_in_place_have_the_buffers_of_an_ordinary_model(small: size
         assert torch.equal(found[name], buffer), name
     assert made.backbone.lm_head.weight is made.backbone.model.decoder.embed_tokens.weight
     assert all(bool(parameter.isfinite().all()) for parameter in made.parameters())
+    for encoder, decoder in zip(
+        made.backbone.model.encoder.language_model.layers, made.backbone.model.decoder.layers, strict=True
+    ):
+        shared = dict(encoder.named_parameters())
+        for name, weight in decoder.named_parameters():
+            assert shared[name].data_ptr() == weight.data_ptr(), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_random_weights_are_allocated_once(
+    small: sizes.Size, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sizes, "PERIOD", 9973)  # as small beside this model as the real one beside the full size
+    with Allocations() as made:
+        model = sizes.build(small, device="cpu", dtype=dtype)
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert made.peak <= 1.1 * weights
 
 
 @pytest.mark.parametrize(("name", "parameters"), [("cpu300m", 306.7e6), ("full", 25.2e9)])
 def test_sizes_are_what_they_are_called(name: str, parameters: float) -> None:
     config = sizes.sizes(name).config
     with torch.device("meta"):
-        model = backbone.build(config.backbone)
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.01)
+        model = AsrModel(config, train_tokenizer(["la le li lo lu"], 300))
+    assert sum(p.numel() for p in model.backbone.parameters()) == pytest.approx(parameters, rel=0.01)
+    assert name != "full" or (model.prompt_length, config.canvas_length) == (208, 256)  # as in facts/model.md
 
 
 def test_arithmetic_of_a_window_by_hand(small: sizes.Size) -> None:

@@ -23,6 +23,7 @@ from pipeline.schemas import SAMPLE_RATE, Segment
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+SAME_NOISE = 4  # windows whose tokens are compared
 ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the model's own; random weights are more sure of themselves than right
 
 
@@ -38,7 +39,7 @@ class Bench:
         shape = (self.windows, self.model.prompt_length)
         self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
         self.segments = list(_segments(self.windows, self.model.config.window_seconds))
-        self.audio_seconds = [len(segment.pcm) / 2 / SAMPLE_RATE for segment in self.segments]
+        self.audio_seconds_mean = sum(len(s.pcm) for s in self.segments) / 2 / SAMPLE_RATE / self.windows
 
     def run(self) -> dict[str, Any]:
         """All rows and the figures that follow from them."""
@@ -60,22 +61,31 @@ class Bench:
         return self._summary(rows)
 
     def same_noise(self) -> Row:
-        """Both sides on the engine's noise, two windows, all steps: the share of equal tokens."""
+        """Both sides on the engine's noise, SAME_NOISE windows, all steps: the share of equal tokens."""
         denoise = self._denoise(early=False, canvas=None)
-        prompts = self.prompts[:2]
-        keys = torch.tensor([noise.row_keys(segment.key, 0) for segment in self.segments[:2]], dtype=torch.int32)
+        prompts = self.prompts[:SAME_NOISE]
+        keys = torch.tensor(
+            [noise.row_keys(segment.key, 0) for segment in self.segments[: len(prompts)]], dtype=torch.int32
+        )
         keys = keys.to(self.device)
         theirs = stock.generate_on_same_noise(self.model, prompts, denoise, keys)
         with torch.inference_mode():
             kv, _ = backbone.prefill(self.model.backbone, backbone.embed(self.model.backbone, prompts))
-        lane = Lane(self.model, slots=2, canvas_length=self.model.config.canvas_length, denoise=denoise)
-        for row in range(2):
+        rows = range(len(prompts))
+        lane = Lane(self.model, slots=len(rows), canvas_length=self.model.config.canvas_length, denoise=denoise)
+        for row in rows:
             lane.admit(Prepared(row, (int(keys[row, 0]), int(keys[row, 1])), kv, row))
         ours: dict[int, list[int]] = {}
         while lane.active:
             ours |= {done.job: done.canvas.tokens for done in lane.denoise_once() if done.canvas}
-        equal = (torch.tensor([ours[0], ours[1]]) == theirs.cpu()).float().mean().item()
-        return {"what": "same noise, tokens equal to stock", "steps": "equal", "rtfx": None, "tokens_equal": equal}
+        equal = (torch.tensor([ours[row] for row in rows]) == theirs.cpu()).float().mean().item()
+        return {
+            "what": "same noise, tokens equal to stock",
+            "steps": "equal",
+            "rtfx": None,
+            "tokens_equal": equal,
+            "windows": len(rows),
+        }
 
     def stock_row(self, batch: int, early: bool) -> Row:
         """`generate` with torch's own randomness (cheaper for it than the engine's) at one batch size."""
@@ -100,12 +110,16 @@ class Bench:
         return row | {"row_steps": passes[0]}
 
     def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Row:
-        """The engine over all windows; without refill, `slots` windows at a time and the next when all are done."""
+        """The engine over all windows; without refill, `slots` windows at a time and the next when all are done.
+
+        Without refill the windows of a batch are prefilled together and start together.
+        """
         slots = min(self.size.slots, self.windows)
         engine = Engine(
             self.model,
             self._denoise(early=early, canvas=canvas),
             slots=slots,
+            prefill_batch=None if refill else slots,
             compile=self.compile,
             embed=self._embed,
         )
@@ -146,6 +160,8 @@ class Bench:
                 gc.collect()
 
     def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Row:
+        """rtfx counts the mean audio of ALL windows, whichever ran: ratios of rtfx are ratios of windows per second."""
+        rate = windows / meter.seconds
         row = {
             "what": what,
             "steps": _steps(early),
@@ -153,8 +169,9 @@ class Bench:
             "windows": windows,
             "seconds": round(meter.seconds, 4),
             "wall_seconds": round(meter.wall_seconds, 4),
-            "rtfx": sum(self.audio_seconds[:windows]) / windows / (meter.seconds / windows),
-            "windows_per_second": windows / meter.seconds,
+            "windows_per_second": rate,
+            "rtfx": rate * self.audio_seconds_mean,
+            "rtfx_full_windows": rate * self.model.config.window_seconds,
             "peak_mb": round(meter.peak_mb, 1),
             "mfu": flop / meter.seconds / self.matmul,
         }
@@ -179,7 +196,7 @@ class Bench:
             return next(row for row in rows if row["what"] == what and row["steps"] == _steps(early))
 
         engine_rows = [row for row in rows if row["what"].startswith("engine")]
-        adaptive = of("engine, refill", True)
+        adaptive, auto = of("engine, refill", True), of("engine, refill, auto canvas", True)
         return {
             "size": self.size.name,
             "parameters": sum(p.numel() for p in self.model.backbone.parameters()),
@@ -192,13 +209,16 @@ class Bench:
             "prompt_length": self.model.prompt_length,
             "canvas_length": self.model.config.canvas_length,
             "max_steps": self.size.steps,
-            "audio_seconds_mean": sum(self.audio_seconds) / self.windows,
+            "window_seconds": self.model.config.window_seconds,
+            "audio_seconds_mean": self.audio_seconds_mean,
             "matmul_gflops": self.matmul / 1e9,
             "tokens_equal": rows[0]["tokens_equal"],
+            "tokens_equal_windows": rows[0]["windows"],
             "ratio_to_stock_best": of("engine, refill", False)["ratio_to_stock_best"],
             "ratio_to_stock_best_adaptive": adaptive["ratio_to_stock_best"],
-            "ratio_to_stock_best_auto": of("engine, refill, auto canvas", True)["ratio_to_stock_best"],
+            "ratio_to_stock_best_auto": auto["ratio_to_stock_best"],
             "row_step_overhead": adaptive["row_steps"] / adaptive["row_steps_needed"],
+            "row_step_overhead_auto": auto["row_steps"] / auto["row_steps_needed"],
             "recompilations": sum(row["recompilations"] for row in engine_rows),
             "rows": rows,
         }
