@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch._dynamo
 from torch import Tensor
 from torch._dynamo.utils import counters
 
@@ -40,9 +39,8 @@ class Calls:
             return cls(backbone.decode, tile_step, backbone.prefill, hear, static=False)
         if cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
-        torch._dynamo.config.fail_on_recompile_limit_hit = True
-        options: dict[str, Any] = {"dynamic": False, "fullgraph": True}
+        # Not through torch._dynamo.config: that holds for the thread that sets it, and the engine has its own.
+        options: dict[str, Any] = {"dynamic": False, "fullgraph": True, "recompile_limit": GRAPHS}
         return cls(
             torch.compile(backbone.decode, **options),
             torch.compile(tile_step, **options),

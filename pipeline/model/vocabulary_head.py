@@ -193,13 +193,13 @@ def whole_blocks(width: int) -> int:
 
 
 def _start(n: int, hidden_NH: Tensor) -> State:
-    device = hidden_NH.device
-    low = torch.full((n,), -torch.inf, device=device)
-    zero = torch.zeros(n, device=device)
-    index = torch.zeros(n, dtype=torch.int64, device=device)
-    soft = torch.zeros(n, hidden_NH.shape[1], device=device)
-    block_z = torch.zeros(n, noise.BLOCK, device=device)
-    return State(low, index, zero, zero, zero, zero, soft, low, index, block_z)
+    """No tensor stands for two: compiled code of its own would be made for that, and run for the first tile only."""
+    device, hidden = hidden_NH.device, hidden_NH.shape[1]
+    low, best = (torch.full((n,), -torch.inf, device=device) for _ in range(2))
+    argmax, block = (torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2))
+    mass, mass_z, raw, raw_l = (torch.zeros(n, device=device) for _ in range(4))
+    soft, block_z = torch.zeros(n, hidden, device=device), torch.zeros(n, noise.BLOCK, device=device)
+    return State(low, argmax, mass, mass_z, raw, raw_l, soft, best, block, block_z)
 
 
 def _rescale(mass: Tensor, weighted: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
