@@ -47,6 +47,8 @@ format: setup ## what `make check` would complain about, repaired
 bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside transformers' generate; Ray's share; decoding
 	@$(BIN)/python -m jobs.bench pipeline --json out/bench/pipeline.json
 	@$(BIN)/python -m jobs.bench engine --size tiny --json out/bench/tiny.json --markdown out/bench/tiny.md
+	@$(BIN)/python -m jobs.bench engine --size tiny --compile \
+		--json out/bench/tiny-compiled.json --markdown out/bench/tiny-compiled.md
 	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md
 

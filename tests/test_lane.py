@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 
 from pipeline.config import DenoiseConfig
 from pipeline.model import backbone, noise
+from pipeline.model import lane as lane_module
 from pipeline.model.backbone import PromptKV
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.confidence import FinalCanvas
@@ -140,6 +142,25 @@ def test_rows_without_finite_logits_leave_at_once_and_alone(
     assert [(finished.job, finished.canvas) for finished in first if finished.canvas is None] == [(3, None)]
     answers = {finished.job: finished.canvas for finished in first} | drain(lane, [prepared(cache, 5)])
     assert all(same(answers[row], alone[row]) for row in (2, 4, 5))  # 5 may have taken the slot of 3
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_signals_are_the_same_whether_the_last_step_computes_them_or_a_pass_of_their_own(
+    model: AsrModel, cache: PromptKV, early: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    denoise = DENOISE.model_copy(update={"early_stop": early, "max_steps": 4})
+    waiting = [prepared(cache, row) for row in range(ROWS)]
+    inside = drain(lane_of(model, 4, denoise), waiting)
+    monkeypatch.setattr(lane_module, "RAW_COST", 0)
+    apart = drain(lane_of(model, 4, denoise), waiting)
+    assert all(same(inside[row], canvas) for row, canvas in apart.items() if canvas is not None)
+
+
+def test_rows_that_end_together_at_the_last_step_cost_no_further_head(model: AsrModel, cache: PromptKV) -> None:
+    lane = lane_of(model, 4, DENOISE.model_copy(update={"early_stop": False}))
+    with mock.patch.object(lane, "_final", side_effect=AssertionError("a further head")):
+        answers = drain(lane, [prepared(cache, row) for row in range(4)])
+    assert len(answers) == 4
 
 
 def test_slots_are_counted_and_a_full_lane_refuses(model: AsrModel, cache: PromptKV) -> None:

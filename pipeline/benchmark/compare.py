@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.benchmark import stock
 from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
-from pipeline.benchmark.sizes import Size, build
+from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
 from pipeline.model import backbone, noise
 from pipeline.model.checkpoint import AsrModel
@@ -212,6 +212,7 @@ class Bench:
             "window_seconds": self.model.config.window_seconds,
             "audio_seconds_mean": self.audio_seconds_mean,
             "matmul_gflops": self.matmul / 1e9,
+            "weights": "trained" if trained(self.size.name) else "random",
             "tokens_equal": rows[0]["tokens_equal"],
             "tokens_equal_windows": rows[0]["windows"],
             "ratio_to_stock_best": of("engine, refill", False)["ratio_to_stock_best"],

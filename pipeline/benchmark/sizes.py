@@ -41,7 +41,7 @@ def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
 
     Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there.
     """
-    if _trained(size.name):
+    if trained(size.name):
         return checkpoint.load(size.name, device=device, dtype=dtype)
     tokenizer = train_tokenizer(["la le li lo lu"], 300)
     with torch.device("meta"):
@@ -67,13 +67,14 @@ def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
         part.copy_(normal[: part.numel()]).mul_(deviation)
 
 
-def _trained(name: str) -> bool:
+def trained(name: str) -> bool:
+    """Whether the repository has trained weights of this size; else they are random."""
     folder = checkpoint.ASSETS / name
     return (folder / "config.json").is_file() and (folder / "backbone" / "model.safetensors").is_file()
 
 
 def _tiny() -> Size:
-    if _trained("tiny"):
+    if trained("tiny"):
         config = checkpoint.read_config(checkpoint.directory("tiny"))
     else:
         config = _named("tiny", SizeSection(), vocab=2048)

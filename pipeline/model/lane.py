@@ -18,6 +18,10 @@ from pipeline.model.compiled import Calls, slot_buckets
 from pipeline.model.confidence import FinalCanvas
 from pipeline.model.vocabulary_head import HeadOutput, vocabulary_head
 
+# The T = 1 outputs make a step's head a third dearer for all rows; for those that end a pass of their own costs a whole
+# head. So they are part of the step where at least one row in RAW_COST is at its last.
+RAW_COST = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -71,6 +75,7 @@ class Lane:
         self.stable_since = torch.zeros(slots, canvas_length, dtype=torch.int32, device=device)
         self.revisions = torch.zeros_like(self.stable_since)
         self.jobs: list[Any] = []
+        self.done: list[int] = []  # steps of each active row, as `step`, on the host
         self.row_steps_computed = 0
         self.row_steps_needed = 0
 
@@ -103,6 +108,7 @@ class Lane:
         self.stable_since[slot] = 1
         self.revisions[slot] = 0
         self.jobs.append(prepared.job)
+        self.done.append(0)
 
     @torch.inference_mode()
     def denoise_once(self, meanwhile: Callable[[], None] | None = None) -> list[Finished]:
@@ -114,7 +120,10 @@ class Lane:
             return []
         n = self.buckets[bisect.bisect_left(self.buckets, self.active)]
         self.step[self.active : n] = 0  # idle rows of the bucket: computed, ignored
-        hidden, head, ends = self._step(n)
+        last = {row for row, done in enumerate(self.done) if done + 1 >= self.denoise.max_steps}
+        raw = not self.calls.static and len(last) * RAW_COST >= n
+        hidden, head, ends = self._step(n, raw=raw)
+        self.done = [done + 1 for done in self.done]
         self.row_steps_computed += n
         self.row_steps_needed += self.active
         if meanwhile is not None:
@@ -122,7 +131,10 @@ class Lane:
         ended = [row for row in ends.nonzero()[:, 0].tolist() if row < self.active]
         if not ended:
             return []
-        probability, entropy = self._final(hidden[ended])
+        if not (raw and last.issuperset(ended)):
+            probability, entropy = self._final(hidden[ended])
+        else:
+            probability, entropy = (of.view(n, -1)[ended].tolist() for of in (head.probability, head.entropy_raw))
         finished = [self._finish(row, head, probability[i], entropy[i]) for i, row in enumerate(ended)]
         for row in reversed(ended):
             self._release(row)
@@ -132,17 +144,20 @@ class Lane:
     def warm_up(self) -> None:
         """Run a step of every bucket once, so that all code is compiled. For an empty lane."""
         for n in self.buckets if self.calls.static else ():
-            hidden, head, _ = self._step(n)
+            hidden, head, _ = self._step(n, raw=False)
             self._final(hidden[:1])
             del head
         self.step.zero_()
 
-    def _step(self, n: int) -> tuple[Tensor, HeadOutput, Tensor]:
-        """Rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output and which rows end."""
+    def _step(self, n: int, *, raw: bool) -> tuple[Tensor, HeadOutput, Tensor]:
+        """Rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output and which rows end.
+
+        raw: with the T = 1 outputs.
+        """
         d, vocab = self.denoise, self.model.config.vocab_size
         canvas, step, keys = self.canvas[:n], self.step[:n], self.keys[:n]
         hidden = self.calls.decode(self.model.backbone, canvas, self.soft[:n], self.kv.rows(slice(0, n)))
-        head = self._head(hidden, step, noise.position_keys(keys, step, noise.SAMPLE, self.length), raw=False)
+        head = self._head(hidden, step, noise.position_keys(keys, step, noise.SAMPLE, self.length), raw=raw)
         entropy, argmax = head.entropy.view(n, -1), head.argmax.view(n, -1)
         renoised = noise.random_tokens(keys, step, noise.RENOISE, self.length, vocab)
         accepted = sampler.accept(entropy, d.entropy_bound)
@@ -185,7 +200,7 @@ class Lane:
         )
 
     def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
-        """T = 1 probability and entropy of rows [n, canvas, hidden]: only a row's last step needs them.
+        """T = 1 probability and entropy of rows [n, canvas, hidden], for rows whose last step has not computed them.
 
         Static shapes: one row at a time, so that only one shape is compiled.
         """
@@ -231,8 +246,9 @@ class Lane:
                 self.revisions,
             ):
                 state[row] = state[last]
-            self.jobs[row] = self.jobs[last]
+            self.jobs[row], self.done[row] = self.jobs[last], self.done[last]
         self.jobs.pop()
+        self.done.pop()
 
 
 def _allocate(model: AsrModel, slots: int, device: torch.device, dtype: torch.dtype) -> PromptKV:
