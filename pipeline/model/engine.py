@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -22,10 +24,8 @@ from pipeline.schemas import Segment
 
 log = logging.getLogger(__name__)
 
-REPEATED_NAN, NAN_WINDOW = (
-    8,
-    64,
-)  # that many of the last rows without finite logits: the replica is broken, not the audio
+NAN_WINDOW = 64  # rows
+REPEATED_NAN = 8  # of them without finite logits: the replica is broken, not the audio
 
 
 class EngineDead(RuntimeError):
@@ -72,6 +72,8 @@ class Engine:
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
         self._thread.start()
         self._started.result()
+        # A thread inside torch while the interpreter takes itself down ends the process with an abort.
+        atexit.register(_close, weakref.ref(self))
 
     def submit(self, segment: Segment) -> Future[SegmentResult]:
         """A future of the segment's result; it cannot be cancelled.
@@ -183,3 +185,9 @@ class Engine:
             unresolved = list(self._unresolved)
         for future in unresolved:
             future.set_exception(EngineDead(f"engine stopped: {error}"))
+
+
+def _close(engine: weakref.ref[Engine]) -> None:
+    held = engine()
+    if held is not None:
+        held.close()
