@@ -93,7 +93,8 @@ class RayCluster:
         ports = [f"--{kind}-port={self.ports.pop()}" for kind in names]
         command = [str(RAY), "start", *options, *ports, "--node-ip-address=127.0.0.1", "--block", "--num-gpus=1"]
         command += [f"--num-cpus={self.cpus}", f"--object-store-memory={self.object_store_bytes}"]
-        command += [f"--temp-dir={self.root / 'ray'}", "--disable-usage-stats"]
+        # A folder for each node, as on two machines: in one, both would unpack a job's code over each other's.
+        command += [f"--temp-dir={self.root / name}", "--disable-usage-stats"]
         with (self.root / f"{name}.out").open("ab") as log:
             self.started = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True

@@ -32,7 +32,7 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(tmp_path: Path, sm
     deaths.mkdir()
     words = arguments(source, tmp_path / "out", small_model_dir)
     environment = {"PYTHONPATH": str(POISON), "FRAIL_DEATHS": str(deaths)}
-    run([*words, "compute.unit_timeout_seconds=25"], environment)
+    run([*words, "compute.unit_timeout_seconds=15"], environment)
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
     assert {(row["recording_id"], row["reason"], row["stage"]) for row in letters} == {
         ("r001.wav", "crashed", "decode"),
