@@ -1,5 +1,6 @@
 """Fixtures that several test files use, and what holds for every property test."""
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.ceph", "tests.runs"]
@@ -7,3 +8,14 @@ pytest_plugins = ["tests.ceph", "tests.runs"]
 # The same examples everywhere, and no verdict from a clock: a busy machine is no failure.
 settings.register_profile("fullcanvas", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("fullcanvas")
+
+# Whole runs and kills: minutes of waiting. They come first, so that no process of `make test` is left alone with one.
+LONG = (
+    *("kill_s3", "kill", "cluster_submit", "suspects", "flow", "jobs", "source_runs", "exactly_once_s3"),
+    *("engine_steady", "storage_s3", "demo", "throughput_bench", "cluster", "bad_audio_run", "parts", "commit"),
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
