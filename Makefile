@@ -27,8 +27,8 @@ setup: .venv/.installed ## .venv with the pinned packages
 demo: setup ## transcribe the sample archive of this repository
 	@$(BIN)/python -m jobs.transcribe --config configs/demo.yaml
 
-test: setup ## all tests, file by file on three processes: half of the time they wait
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+test: setup ## all tests, file by file on two processes
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup ## lint, format check, types
 	$(BIN)/ruff check .

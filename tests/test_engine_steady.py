@@ -115,7 +115,7 @@ def test_buckets_are_few_where_shapes_are_static() -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
-    ("backend", "canvas", "slots", "prefill_batch"), [("inductor", None, 2, 1), ("eager", "auto", 2, 1)]
+    ("backend", "canvas", "slots", "prefill_batch"), [("inductor", None, 1, 1), ("eager", "auto", 2, 1)]
 )
 def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
     tmp_path_factory: pytest.TempPathFactory, backend: str, canvas: Any, slots: int, prefill_batch: int
@@ -139,7 +139,7 @@ def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
         )
         answers = compiled.transcribe(work) + compiled.transcribe(work[:1])
         compiled.close()
-    assert compilations() - before >= (7 if canvas is None else 11)  # the counter counts
+    assert compilations() - before >= (5 if canvas is None else 11)  # the counter counts
     assert compiled.scheduler.recompilations == 0
     assert all(lane.row_steps_needed > 0 for lane in compiled.scheduler.lanes.values())
     assert sorted(compiled.scheduler.lanes) == ([8, 16] if canvas else [8])

@@ -76,8 +76,7 @@ def test_other_settings_on_the_same_output_are_refused_by_name(
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: Path, stop: signal.Signals) -> None:
+def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: Path) -> None:
     words = [
         *arguments(source, tmp_path / "out", small_model_dir),
         "plan.unit_recordings=1",
@@ -92,15 +91,13 @@ def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: P
     below = psutil.Process(running.pid).children(recursive=True)
     assert any("GuardedReplica" in " ".join(process.cmdline()) for process in below)
     sent = time.monotonic()
-    running.send_signal(stop)
+    running.send_signal(signal.SIGTERM)
     _, err = running.communicate(timeout=30)
     assert time.monotonic() - sent < 3.5
-    assert running.returncode == 128 + stop
+    assert running.returncode == 143
     assert psutil.wait_procs(below, timeout=60)[1] == []
     assert "run the same command again" in err
     assert "Traceback" not in err
-    if stop == signal.SIGINT:
-        return
 
     done = job("transcribe", *words)
     assert done.returncode == 1, done.stderr

@@ -1,7 +1,6 @@
 """Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
 
-It dies of FRAIL four times, counted in the folder FRAIL_DEATHS: three times among neighbours, once alone. The model
-kills its process on samples with VENOM in them.
+The model kills its process on samples with VENOM in them.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,11 +26,6 @@ def _poison_decoder(module: Any) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         if b"HANG" in data:
             time.sleep(1e6)
-        if b"FRAIL" in data:
-            deaths = Path(os.environ["FRAIL_DEATHS"])
-            if len(list(deaths.iterdir())) < 4:
-                (deaths / str(os.getpid())).touch()
-                os.kill(os.getpid(), signal.SIGKILL)
         return stream(data, **options)
 
     module.stream = poisonous
