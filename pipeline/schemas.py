@@ -203,6 +203,42 @@ PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs t
 )
 
 
+_COUNTS = ("hits", "substitutions", "deletions", "insertions")
+EVALUATED = pa.schema(  # one row per recording of an evaluated set; kept under evaluations/date=/set=/language=/
+    [
+        ("date", pa.string()),  # of the evaluation, UTC, YYYY-MM-DD
+        ("set", pa.string()),
+        ("language", pa.string()),  # "unknown" where the source does not say
+        ("evaluation", pa.string()),  # id of the evaluation: its name and its time
+        ("evaluated_at", pa.timestamp("s", "UTC")),
+        ("model", pa.string()),  # name@hash of the weights
+        ("revision", pa.string()),
+        ("fingerprint", pa.string()),  # of the output that was scored
+        ("config_hash", pa.string()),  # of all settings of the evaluation
+        ("code_version", pa.string()),
+        ("hardware", pa.string()),
+        ("normaliser", pa.string()),  # name/version
+        ("normaliser_hash", pa.string()),
+        ("recording_id", pa.string()),
+        ("speaker", pa.string()),  # null: unknown
+        ("seconds", pa.float64()),  # of audio; null: unknown
+        ("snr_db", pa.float32()),  # null: unknown
+        ("status", pa.string()),  # transcribed | dead_letter | missing
+        ("reason", pa.string()),  # of a dead letter
+        ("confidence", pa.float32()),
+        ("steps", pa.float32()),  # denoising steps, mean of the segments
+        ("reference", pa.string()),  # null: the source has none, nothing is counted
+        ("hypothesis", pa.string()),  # "" where there is none
+        ("reference_normal", pa.string()),  # what was counted
+        ("hypothesis_normal", pa.string()),
+        *[(f"word_{name}", pa.int32()) for name in _COUNTS],
+        *[(f"char_{name}", pa.int32()) for name in _COUNTS],
+        *[(f"merged_{name}", pa.int32()) for name in _COUNTS],  # words, compounds written apart or together are equal
+        ("audio", pa.string()),  # where it is, as far as a browser or a person can open it
+    ]
+)
+
+
 def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     """Rows as a table with exactly `schema`: all columns, typed, in order. Raises KeyError on a missing column."""
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
