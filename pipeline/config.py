@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -257,11 +257,15 @@ def section_of(field: FieldInfo) -> type[Section] | None:
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every settable key of a config with its field, sections flattened: ("source.uri", ...)."""
+    """Every settable key of a config with its field, sections flattened: ("source.uri", ...).
+
+    Sections by name (dict[str, Section]) stand under NAME.
+    """
     for name, field in schema.model_fields.items():
         inner = section_of(field)
         if inner:
-            yield from keys(inner, f"{prefix}{name}.")
+            named = get_origin(field.annotation) is dict
+            yield from keys(inner, f"{prefix}{name}.{'NAME.' if named else ''}")
         else:
             yield prefix + name, field
 

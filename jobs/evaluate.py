@@ -1,0 +1,27 @@
+"""Measure word error rates and judge them: python -m jobs.evaluate --config configs/evaluate-nightly.yaml key=value ...
+
+Transcribes the sets (or takes outputs that are there), compares them with a baseline, keeps the result beside those of
+other nights and writes report.html and junit.xml. 1 where the gate is closed.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import cli
+from pipeline.evaluation.settings import EvaluateConfig
+
+
+def run(config: EvaluateConfig) -> int:
+    """Evaluate and show the rates; returns the exit code."""
+    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.summary import summary_lines
+
+    evaluation = evaluate(config)
+    print("\n".join(summary_lines(evaluation)))
+    print(f"{config.output.uri}/report.html")
+    return 0 if evaluation.verdict.passed else 1
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(EvaluateConfig, run, __doc__))

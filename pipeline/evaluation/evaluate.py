@@ -1,0 +1,174 @@
+"""One evaluation: transcribe what is not there yet, score, compare with the baseline, judge, keep, report."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import product
+from typing import Any
+
+from pipeline import __version__
+from pipeline.cluster import ray_cluster
+from pipeline.config import OutputConfig, RunConfig
+from pipeline.evaluation import history
+from pipeline.evaluation.compare import compare, verdict
+from pipeline.evaluation.junit import junit_xml
+from pipeline.evaluation.rates import rate, rates
+from pipeline.evaluation.report import render
+from pipeline.evaluation.result import Evaluation, SweepPoint
+from pipeline.evaluation.rows import heard
+from pipeline.evaluation.scored import scored
+from pipeline.evaluation.settings import EvaluateConfig, SetConfig
+from pipeline.fingerprint import fingerprint, fingerprint_id
+from pipeline.model import layout
+from pipeline.publish import SUMMARY
+from pipeline.run import transcribe
+from pipeline.schemas import EVALUATED, to_table
+from pipeline.storage import Storage, open_storage
+
+log = logging.getLogger(__name__)
+
+# What changes the figures; all else of the config does not.
+DECIDING = ("sets", "model", "denoise", "segment", "corrupt")
+
+
+@dataclass(frozen=True, slots=True)
+class _Round:
+    """The rows of all sets under one combination of settings, and how fast they came."""
+
+    rows: list[dict[str, Any]]
+    audio_seconds: float
+    seconds: float  # 0: nothing was transcribed for it
+
+
+def evaluate(config: EvaluateConfig) -> Evaluation:
+    """Evaluate all sets. What was transcribed in the same run under the same settings is not transcribed again.
+
+    Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
+    """
+    storage = open_storage(config.output.uri, config=config.storage)
+    about = _about(config)
+    run = config.run or datetime.now(UTC).date().isoformat()
+    identity = f"{config.name}-{run}-{about['config_hash'][:6]}"
+    at = history.started(storage, identity)
+    old = None
+    if config.baseline:  # before hours are spent
+        old = history.baseline_rows(storage, config.baseline, config.name, identity, config.storage)
+    kept = ("revision", "config_hash", "code_version", "hardware")
+    common = {"date": at.date().isoformat(), "evaluation": identity, "evaluated_at": at} | {
+        name: about[name] for name in kept
+    }
+    with contextlib.ExitStack() as stack:
+        base = _round(config, run, common, stack)
+        sweep = [_point(config, settings, run, common, stack) for settings in _combinations(config)]
+    rows = base.rows
+    found = rates(rows, resamples=config.gate.resamples, seed=config.gate.seed)
+    table = to_table(rows, EVALUATED)
+    gate = config.gate
+    compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed) if old else []
+    about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
+    about["normaliser"] = ", ".join(sorted({f"{row['normaliser']} {row['normaliser_hash']}" for row in rows}))
+    evaluation = Evaluation(
+        evaluation=identity,
+        evaluated_at=at,
+        about=about,
+        rates=found,
+        comparisons=compared,
+        baseline=old["evaluation"][0].as_py() if old else None,
+        verdict=verdict(compared, found, gate),
+        sweep=sweep,
+    )
+    history.write_rows(storage, table)
+    history.write_result(storage, config.name, evaluation, config.keep_as)
+    evaluation = replace(evaluation, history=history.points(history.results(storage), config.name))
+    storage.put("report.html", render(evaluation, table).encode())
+    storage.put("junit.xml", junit_xml(evaluation).encode())
+    return evaluation
+
+
+def _round(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Round:
+    """All sets under one config. stack: where Ray lives, started with the first set that has something to transcribe."""
+    rows: list[dict[str, Any]] = []
+    audio = seconds = 0.0
+    for name, one in config.sets.items():
+        if one.output:
+            output = open_storage(one.output, create=False, config=config.storage)
+        else:
+            output, summary = _transcribed(config, name, one, run, stack)
+            audio += summary.get("pipeline_audio_seconds", 0.0)
+            seconds += summary.get("pipeline_seconds", 0.0)
+        identity = common | {"set": name}
+        rows += [scored(row, identity, one.normaliser, config.corrupt) for row in heard(output)]
+    return _Round(rows, audio, seconds)
+
+
+def _transcribed(
+    config: EvaluateConfig, name: str, one: SetConfig, run: str, stack: contextlib.ExitStack
+) -> tuple[Storage, dict[str, Any]]:
+    """Transcribe a set into an output of its own, which its settings name: other settings, other output."""
+    assert one.source
+    settings = {key: getattr(config, key) for key in ("storage", "model", "denoise", "segment", "compute", "plan")}
+    uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
+    wanted = RunConfig(source=one.source, output=OutputConfig(uri=uri), **settings)
+    info = layout.describe(config.model.name, config.model.revision)
+    mark = fingerprint_id(fingerprint(wanted, weights=info.weights_hash))
+    wanted = wanted.model_copy(update={"output": OutputConfig(uri=f"{uri}-{mark[:8]}")})
+    output = open_storage(wanted.output.uri, config=config.storage)
+    if not output.exists(SUMMARY):
+        log.info("set %s", name)
+        stack.enter_context(ray_cluster(config.compute))
+    return output, transcribe(wanted)
+
+
+def _combinations(config: EvaluateConfig) -> Iterator[dict[str, Any]]:
+    """Every combination of the sweep; none without a sweep."""
+    if config.sweep:
+        for values in product(*config.sweep.values()):
+            yield dict(zip(config.sweep, values, strict=True))
+
+
+def _point(
+    config: EvaluateConfig, settings: dict[str, Any], run: str, common: Mapping[str, Any], stack: contextlib.ExitStack
+) -> SweepPoint:
+    log.info("sweep %s", ", ".join(f"{key}={value}" for key, value in settings.items()))
+    done = _round(_with(config, settings), run, common, stack)
+    held = rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
+    steps = [row["steps"] for row in done.rows if row["steps"] is not None]
+    return SweepPoint(
+        settings=settings,
+        rates={one.key: one for one in held if one.group == "language"},
+        overall=rate("all", "all", done.rows, resamples=config.gate.resamples, seed=config.gate.seed),
+        rtfx=done.audio_seconds / done.seconds if done.seconds else None,
+        steps=sum(steps) / len(steps) if steps else None,
+    )
+
+
+def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
+    """The config with some settings changed. Raises pydantic.ValidationError where a value is none."""
+    tree = config.model_dump(mode="json")
+    for key, value in settings.items():
+        section, _, name = key.partition(".")
+        tree[section][name] = value
+    return EvaluateConfig.model_validate(tree)
+
+
+def _about(config: EvaluateConfig) -> dict[str, str]:
+    settings = config.model_dump(mode="json")
+    deciding: dict[str, Any] = {key: settings[key] for key in DECIDING}
+    revision = "as the output says"
+    if any(one.source for one in config.sets.values()):
+        info = layout.describe(config.model.name, config.model.revision)
+        deciding["weights"], revision = info.weights_hash, info.revision
+    return {
+        "revision": revision,
+        "config_hash": hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16],
+        "code_version": __version__,
+        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs, {config.compute.gpus_per_replica:g} GPUs a replica",
+    }

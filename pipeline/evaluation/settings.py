@@ -1,0 +1,102 @@
+"""The settings of `jobs.evaluate`: which sets, what is compared with what, and when the gate closes."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from pipeline.config import (
+    ComputeConfig,
+    DenoiseConfig,
+    ModelConfig,
+    OutputConfig,
+    PlanConfig,
+    RunConfig,
+    Section,
+    SegmentConfig,
+    SourceConfig,
+    StorageConfig,
+    keys,
+)
+from pipeline.evaluation.corrupt import CorruptConfig
+from pipeline.evaluation.gate import GateConfig
+
+SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
+
+
+class SetConfig(Section):
+    """One evaluated set: audio to transcribe, or an output of jobs.transcribe that is there already."""
+
+    source: SourceConfig | None = Field(None, description="what is transcribed for this evaluation")
+    output: str | None = Field(None, description="or a finished output of jobs.transcribe; it is only read")
+    normaliser: Literal["auto", "english", "multilingual", "mandarin", "whisper-compatible"] = Field(
+        "auto", description="auto: english for en, mandarin for zh, else multilingual"
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _one_of_both(self) -> SetConfig:
+        if (self.source is None) == (self.output is None):
+            raise ValueError("either a source to transcribe or the output of an earlier run")
+        return self
+
+
+class EvaluateConfig(Section):
+    """The whole of `jobs.evaluate`."""
+
+    name: str = Field("nightly", description="of this evaluation, the same every night")
+    run: str | None = Field(
+        None, description="what this run is called; the same name resumes it; null: today's date in UTC"
+    )
+    sets: dict[str, SetConfig] = Field(min_length=1, description="what is evaluated, by name")
+    output: OutputConfig
+    storage: StorageConfig = StorageConfig()
+    model: ModelConfig = ModelConfig()
+    denoise: DenoiseConfig = DenoiseConfig()
+    segment: SegmentConfig = SegmentConfig()
+    compute: ComputeConfig = ComputeConfig()
+    plan: PlanConfig = PlanConfig()
+    baseline: str | None = Field(
+        None,
+        description="what it is compared with: a NAME kept earlier, `previous` (the last one of this name), or another "
+        "output of jobs.evaluate; null: nothing",
+    )
+    keep_as: str | None = Field(None, description="NAME under which this evaluation can be a baseline")
+    gate: GateConfig = GateConfig()
+    corrupt: CorruptConfig = CorruptConfig()
+    sweep: dict[str, list[Any]] = Field(
+        default_factory=dict, description="{denoise.max_steps: [4, 8, 16]}: every combination, in one table and plot"
+    )
+
+    @pydantic.field_validator("name", "run", "keep_as")
+    @classmethod
+    def _safe(cls, value: str | None) -> str | None:
+        if value is not None and not SAFE.fullmatch(value):
+            raise ValueError("letters, digits, points, underscores and hyphens only: it becomes part of a path")
+        return value
+
+    @pydantic.field_validator("sets")
+    @classmethod
+    def _safe_sets(cls, value: dict[str, SetConfig]) -> dict[str, SetConfig]:
+        for name in value:
+            cls._safe(name)
+        return value
+
+    @pydantic.field_validator("sweep")
+    @classmethod
+    def _swept(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        allowed = {key for key, _ in keys(RunConfig) if key.split(".")[0] in ("model", "denoise", "segment")}
+        for key, choices in value.items():
+            if key not in allowed:
+                raise ValueError(f"{key} is no setting of model, denoise or segment")
+            if not choices:
+                raise ValueError(f"{key}: nothing to choose from")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _sweeps_transcribe(self) -> EvaluateConfig:
+        if self.sweep and (finished := [name for name, one in self.sets.items() if one.output]):
+            raise ValueError(f"sweep: {', '.join(finished)} is an output that is there already, it cannot be swept")
+        return self
