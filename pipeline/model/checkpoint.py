@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from pipeline.config import ConfigError
-from pipeline.model import backbone
+from pipeline.model import backbone, lora, weights
 from pipeline.model.encoder import AudioEncoder
 from pipeline.model.layout import (
     ASSETS,
@@ -27,9 +23,12 @@ from pipeline.model.layout import (
     describe,
     directory,
     read_config,
+    weight_files,
+    write_config,
 )
 from pipeline.model.materialise import materialise
 from pipeline.model.projector import Projector
+from pipeline.model.weights import unusable
 
 __all__ = [
     "ASSETS",
@@ -46,6 +45,9 @@ __all__ = [
     "read_config",
     "save",
 ]
+
+
+VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower: never used
 
 
 class AsrModel(nn.Module):
@@ -66,6 +68,8 @@ class AsrModel(nn.Module):
         )
         self.projector = Projector(input_dim=e.d_model, output_dim=config.hidden_size, **config.projector.model_dump())
         self.backbone: DiffusionGemmaForBlockDiffusion = backbone.build(config.backbone)
+        if config.lora is not None:
+            lora.attach(self.backbone, config.lora)
         self.prompts = _prompts(config, tokenizer)
 
     @property
@@ -82,9 +86,11 @@ class AsrModel(nn.Module):
 
 def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
     """Prompt token ids per language, with ONE audio token standing for all slots, at one place. All of one length."""
-    audio = tokenizer.id_to_token(config.tokens.audio)
-    if audio is None:
-        raise ValueError(f"tokens.audio: the tokenizer has no token {config.tokens.audio}")
+    tokens = config.tokens.model_dump(include={"bos", "begin_audio", "audio", "end_audio"}, exclude_none=True)
+    for key, token in tokens.items():
+        if tokenizer.id_to_token(token) is None:
+            raise ValueError(f"tokens.{key}: the tokenizer has no token {token}")
+    audio = tokenizer.id_to_token(config.tokens.audio) or ""
     prompts = {}
     for language in ["", *config.languages]:
         if language not in config.prompt.languages:
@@ -92,8 +98,9 @@ def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
         words = config.prompt.languages[language]
         before, after = (part.replace("{language}", words) for part in (config.prompt.before, config.prompt.after))
         prompts[language] = list(tokenizer.encode(before + audio + after, add_special_tokens=False).ids)
-        if prompts[language].count(config.tokens.audio) != 1:
-            raise ValueError(f"prompt for {language!r} must hold the audio token once: {prompts[language]}")
+        for key, token in tokens.items():
+            if prompts[language].count(token) != 1:
+                raise ValueError(f"prompt for {language!r} must hold tokens.{key} once: {prompts[language]}")
     if len({(len(ids), ids.index(config.tokens.audio)) for ids in prompts.values()}) != 1:
         raise ValueError(
             "prompts of all languages must have one length and one audio position: there is no padding mask"
@@ -104,8 +111,8 @@ def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
 def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> AsrModel:
     """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit.
 
-    Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there. Buffers that are
-    computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
+    Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
+    Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
     """
     folder = directory(name)
     config = read_config(folder)
@@ -113,63 +120,58 @@ def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) 
     try:
         tokenizer = Tokenizer.from_file(str(tokenizer_path))
     except Exception as err:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise _unusable(tokenizer_path, err) from None
+        raise unusable(tokenizer_path, err) from None
     try:
         with torch.device("meta"):
             model = AsrModel(config, tokenizer)
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
-        raise _unusable(folder / "config.json", err) from None
+        raise unusable(folder / "config.json", err) from None
     materialise(model, device=device, dtype=dtype)
-    encoder, adapter, weights = (folder / name for name in WEIGHTS)
-    for path, apply in (
-        (encoder, model.encoder.load_whisper),
-        (adapter, model.projector.load_state_dict),
-        (weights, lambda state: _load_backbone(model.backbone, state)),
-    ):
-        try:
-            apply(load_file(path))
-        except (OSError, SafetensorError, RuntimeError, KeyError) as err:
-            raise _unusable(path, err) from None
+    encoder, adapter, backbone_files = weight_files(folder)
+    weights.fill(encoder_state(model), encoder, rename=weights.whisper_name, rows=model.encoder.rows)
+    weights.fill(adapter_state(model), adapter)
+    state, tied = backbone_state(model.backbone)
+    weights.fill(state, backbone_files, rename=lambda key: tied.get(key, key), optional=VISION)
     return model
 
 
-def _unusable(path: Path, err: Exception) -> ConfigError:
-    return ConfigError(f"model.name: {path}: {' '.join(str(err).split()) or type(err).__name__}")
+def encoder_state(model: AsrModel) -> dict[str, Tensor]:
+    """The encoder's weights under their names in encoder.safetensors."""
+    return model.encoder.whisper.state_dict()
 
 
-def _load_backbone(model: DiffusionGemmaForBlockDiffusion, state: dict[str, Tensor]) -> None:
-    """Tied weights are stored once, under the decoder's name; nothing else may be missing."""
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    tied = set(_tied(model))
-    if lost := [key for key in missing if key not in tied]:
-        raise RuntimeError(f"missing weights: {lost[:3]}{' ...' if len(lost) > 3 else ''}")
-    if unexpected:
-        raise RuntimeError(f"unexpected weights: {unexpected[:3]}")
+def adapter_state(model: AsrModel) -> dict[str, Tensor]:
+    """Projector and LoRA weights under their names in adapter.safetensors; they share the model's storage."""
+    loras = {key: weight.detach() for key, weight in lora.state(model.backbone).items()}
+    return model.projector.state_dict() | loras
 
 
-def _tied(model: DiffusionGemmaForBlockDiffusion) -> list[str]:
-    """Names in the state dict that share storage with an earlier-named parameter, the decoder's being kept."""
-    owner: dict[int, str] = {}
-    names = sorted(model.state_dict(keep_vars=True).items(), key=lambda item: not item[0].startswith("model.decoder."))
-    tied = []
-    for name, tensor in names:
-        if owner.setdefault(id(tensor), name) != name:
-            tied.append(name)
-    return tied
+def backbone_state(model: DiffusionGemmaForBlockDiffusion) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Weights under their names in backbone/, and for each other name of a tied one that under which it is stored.
+
+    Tied weights are stored once, under the decoder's name. LoRA is not part of it.
+    """
+    named = [(name, tensor) for name, tensor in model.state_dict(keep_vars=True).items() if not lora.is_own(name)]
+    named.sort(key=lambda item: not item[0].startswith("model.decoder."))
+    owners: dict[int, str] = {}
+    state, tied = {}, {}
+    for name, tensor in named:
+        owner = owners.setdefault(id(tensor), name)
+        if owner == name:
+            state[name] = tensor.detach()
+        else:
+            tied[name] = owner
+    return state, tied
 
 
-def save(model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None) -> None:
-    """Write all weights in float16. `whisper`: the full 30 s encoder, where the model's own table is cut."""
+def save(
+    model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut."""
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(model.config.model_dump(mode="json"), indent=1) + "\n")
+    write_config(folder, model.config)
     model.tokenizer.save(str(folder / "tokenizer.json"))
-    encoder = whisper if whisper is not None else model.encoder.whisper.state_dict()
-    tied = set(_tied(model.backbone))
-    weights = {key: value for key, value in model.backbone.state_dict().items() if key not in tied}
-    for path, state in (
-        (folder / "encoder.safetensors", encoder),
-        (folder / "adapter.safetensors", model.projector.state_dict()),
-        (folder / "backbone" / "model.safetensors", weights),
-    ):
-        save_file({k: v.half().contiguous() for k, v in state.items()}, path, metadata={"format": "pt"})
+    states = (whisper if whisper is not None else encoder_state(model), adapter_state(model))
+    for name, state in zip(WEIGHTS, (*states, backbone_state(model.backbone)[0]), strict=True):
+        weights.write(state, folder / name, dtype)
     model.backbone.config.save_pretrained(folder / "backbone")

@@ -36,6 +36,11 @@ class AudioEncoder(nn.Module):
         self.whisper = WhisperEncoder(config)
         self.positions = positions
 
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of a 30 s encoder's table are this window's."""
+        return {"embed_positions.weight": self.positions}
+
     def load_whisper(self, state: dict[str, Tensor]) -> None:
         """Load a 30 s encoder's weights, the position table cut to the window. Raises RuntimeError on a mismatch."""
         state = dict(state)

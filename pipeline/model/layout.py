@@ -1,6 +1,6 @@
 """Checkpoint format `fullcanvas/1` on disk: its config.json, and what a job must know before any weights are loaded.
 
-A directory holds config.json, encoder.safetensors, adapter.safetensors (projector), backbone/ (a transformers
+A directory holds config.json, encoder.safetensors, adapter.safetensors (projector and LoRA), backbone/ (a transformers
 checkpoint), tokenizer.json and MODEL_CARD.md. Imports no torch: drivers start and resume without it.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +17,7 @@ import pydantic
 from pydantic import Field
 
 from pipeline.config import ConfigError, Section
+from pipeline.model import whisper_layout
 from pipeline.schemas import SAMPLE_RATE
 
 FORMAT = "fullcanvas/1"
@@ -51,12 +53,23 @@ class PromptSpec(Section):
 
 
 class TokensSpec(Section):
-    """Special token ids."""
+    """Special token ids. Those that may be absent are only checked against the tokenizer."""
 
     pad: int
     eos: list[int]
     audio: int
     ctc_blank: int
+    bos: int | None = None
+    begin_audio: int | None = None
+    end_audio: int | None = None
+
+
+class LoraSpec(Section):
+    """Low-rank adapters on the backbone's attention, one set for the prompt pass and one for denoising (lora.py)."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0, description="the product of the two matrices is scaled by alpha / rank")
+    targets: list[Literal["q_proj", "k_proj", "v_proj", "o_proj"]] = Field(min_length=1)
 
 
 class AsrConfig(Section):
@@ -72,6 +85,7 @@ class AsrConfig(Section):
     backbone: dict[str, Any] = Field(description="transformers' DiffusionGemmaConfig")
     prompt: PromptSpec
     tokens: TokensSpec
+    lora: LoraSpec | None = None
 
     @property
     def window_samples(self) -> int:
@@ -109,9 +123,11 @@ def slots_for(frames: int, subsample: int) -> int:
     return frames
 
 
-def directory(name: str) -> Path:
+def directory(name: str, revision: str | None = None) -> Path:
     """The folder of a model name. Raises ConfigError."""
     folder = ASSETS / name if name == "tiny" else Path(name)
+    if whisper_layout.is_hub_id(name):
+        folder = whisper_layout.snapshot(name, revision)
     if name == FULL_SIZE:
         raise ConfigError(
             f"model.name: {name} needs its converted weights as a local fullcanvas/1 directory; give its path instead"
@@ -119,6 +135,30 @@ def directory(name: str) -> Path:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model.name: {name}: no config.json in {folder}")
     return folder
+
+
+def weight_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]:
+    """Files of encoder, adapter and backbone; the backbone's may be shards that an index lists. Raises ConfigError."""
+    encoder, adapter, backbone = (folder / name for name in WEIGHTS)
+    return (encoder,), (adapter,), shards(backbone)
+
+
+def shards(path: Path) -> tuple[Path, ...]:
+    """A safetensors file, or those that `NAME.index.json` beside it lists. Raises ConfigError."""
+    index = path.with_name(path.name + ".index.json")
+    if path.is_file() or not index.is_file():
+        return (path,)
+    try:
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return tuple(path.with_name(name) for name in sorted(names))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        raise ConfigError(f"model.name: {index}: no list of shards: {err}") from None
+
+
+def write_config(folder: Path, config: AsrConfig) -> None:
+    """Write config.json; sections that are not there are left out."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    (folder / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
 
 
 def read_config(folder: Path) -> AsrConfig:
@@ -141,20 +181,36 @@ def read_config(folder: Path) -> AsrConfig:
 
 def describe(name: str, revision: str | None = None) -> ModelInfo:
     """What a job needs to know before loading, the weights' hash included. Raises ConfigError naming a missing file."""
-    folder = directory(name)
+    folder = directory(name, revision)
+    if whisper_layout.is_whisper(folder):
+        spec = whisper_layout.read(folder)
+        return ModelInfo(
+            name=name if whisper_layout.is_hub_id(name) else folder.resolve().name,
+            revision=revision or "local",
+            weights_hash=_digest(whisper_layout.files(folder, spec)),
+            window_seconds=spec.window_seconds,
+            canvas_length=spec.max_tokens,
+            languages=spec.languages,
+        )
     config = read_config(folder)
+    weights = [path for paths in weight_files(folder) for path in paths]
+    return ModelInfo(
+        name=config.name,
+        revision=revision or "local",
+        weights_hash=_digest([folder / "config.json", folder / "tokenizer.json", *weights]),
+        window_seconds=config.window_seconds,
+        canvas_length=config.canvas_length,
+        languages=tuple(config.languages),
+    )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """16 hex digits of the content of files, in their order. Raises ConfigError naming a missing one."""
     digest = hashlib.sha256()
-    for path in [folder / name for name in ("config.json", "tokenizer.json", *WEIGHTS)]:
+    for path in paths:
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as err:
             raise ConfigError(f"model.name: {path}: {err.strerror}") from None
-    return ModelInfo(
-        name=config.name,
-        revision=revision or "local",
-        weights_hash=digest.hexdigest()[:16],
-        window_seconds=config.window_seconds,
-        canvas_length=config.canvas_length,
-        languages=tuple(config.languages),
-    )
+    return digest.hexdigest()[:16]
