@@ -14,9 +14,11 @@ import torch
 
 from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, layout, whisper, whisper_layout
 from pipeline.model.confidence import SegmentResult
-from pipeline.model.engine import Engine, EngineDead
+from pipeline.model.engine import Engine
+from pipeline.model.whisper_engine import WhisperEngine
+from pipeline.model.worker import EngineDead, Worker
 from pipeline.schemas import Segment
 
 log = logging.getLogger(__name__)
@@ -36,14 +38,7 @@ class Replica:
             raise ConfigError("model.device: cuda: torch finds no CUDA device on the machine of this replica")
         if device == "cpu":
             torch.set_num_threads(run.compute.threads_per_replica)
-        model = checkpoint.load(run.model.name, device=device, dtype=getattr(torch, run.model.dtype))
-        self.engine = Engine(
-            model,
-            run.denoise,
-            slots=run.compute.canvases,
-            compile=run.model.compile,
-            compile_cache=run.model.compile_cache,
-        )
+        self.engine = engine_for(run, device)
 
     async def __call__(self, units: pa.Table) -> pa.Table:
         """Column `segments` of `units` becomes `results`; the other columns pass through.
@@ -76,6 +71,24 @@ class Replica:
             _, waiting = await asyncio.wait(waiting, timeout=HUNG_SECONDS / 60)
             if waiting and self.engine.stalled_seconds() > HUNG_SECONDS:
                 _end(f"the engine hangs: no turn has ended for {HUNG_SECONDS:g} s")
+
+
+def engine_for(run: RunConfig, device: str) -> Worker:
+    """The engine of whichever model `model.name` is, loaded on "cpu" or "cuda". Raises ConfigError.
+
+    compute.canvases is its batch. Of a Whisper checkpoint, denoise.* and model.compile decide nothing.
+    """
+    model, slots = run.model, run.compute.canvases
+    dtype = getattr(torch, model.dtype)
+    if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
+        return WhisperEngine(whisper.load(model.name, model.revision, device=device, dtype=dtype), slots=slots)
+    return Engine(
+        checkpoint.load(model.name, device=device, dtype=dtype),
+        run.denoise,
+        slots=slots,
+        compile=model.compile,
+        compile_cache=model.compile_cache,
+    )
 
 
 def _end(why: str) -> NoReturn:
