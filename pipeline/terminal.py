@@ -102,7 +102,7 @@ def print_table(lines: Sequence[Line], recordings: int) -> None:
     """Recording, language, text and confidence of up to TABLE_ROWS recordings, long texts cut."""
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    longest = max((len(_plain(line.recording_id)) for line in lines[:TABLE_ROWS]), default=0)
+    longest = max((len(plain(line.recording_id)) for line in lines[:TABLE_ROWS]), default=0)
     name_width = min(
         max(longest, len("recording")), NAME_WIDTH
     )  # on a narrow terminal the text gives way, not the name
@@ -113,7 +113,7 @@ def print_table(lines: Sequence[Line], recordings: int) -> None:
     table.add_column("confidence", justify="right", no_wrap=True, min_width=10)
     for line in lines[:TABLE_ROWS]:
         confidence = "" if line.confidence is None else f"{line.confidence:.2f}"
-        table.add_row(_plain(line.recording_id), line.language or "?", _plain(line.text) or "(silence)", confidence)
+        table.add_row(plain(line.recording_id), line.language or "?", plain(line.text) or "(silence)", confidence)
     console.print(table, markup=False)
     shown = min(len(lines), TABLE_ROWS)
     if recordings > shown:
@@ -135,7 +135,7 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text from outside for a table cell: one line without control characters."""
     shown = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(shown.split())

@@ -94,13 +94,14 @@ class Comparison:
     rate: float
     baseline_rate: float
     difference: float
-    low: float  # 95 % interval, paired blockwise bootstrap
+    low: float  # each bound holds with 1 - alpha by itself (95 %): paired blockwise bootstrap
     high: float
     p: float  # one-sided: the new one is no worse
     p_holm: float  # the same, corrected for the number of languages
     p_mapsswe: float | None  # two-sided, matched pairs; None where it is undefined
-    detectable: float  # smallest difference seen with 80 % power
+    detectable: float  # smallest difference seen with 80 % power, corrected for the number of languages
     regressed: bool  # p_holm below alpha, and `low` above 0
+    left_out: int = 0  # recordings with a reference in only one evaluation, or with another reference
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,11 +130,21 @@ class SweepPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Check:
+    """One thing the gate has looked at, for those who show them all (JUnit)."""
+
+    gate: Literal["regression", "ceiling", "coverage", "gate"]
+    subject: str  # language, or set and language
+    failure: str | None  # the reason as it stands in Verdict.failures; None: it holds
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """Whether the gate is open: every reason it is not, and what came close."""
 
     failures: Sequence[str] = ()
     warnings: Sequence[str] = ()
+    checks: Sequence[Check] = ()  # all that were tried, also those that hold
 
     @property
     def passed(self) -> bool:

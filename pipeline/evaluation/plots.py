@@ -1,0 +1,294 @@
+"""The plots of an evaluation's report, as SVG text that follows the colours and fonts of the page around it."""
+
+from __future__ import annotations
+
+import io
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from html import escape
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
+from matplotlib.figure import Figure
+
+from pipeline.evaluation.reliability import Bin, calibration_error
+from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
+from pipeline.evaluation.wording import as_utc
+
+# Drawn in these, then replaced by a variable of the page; after the comma what holds where there is no such page.
+INK, LINE, SERIES, OTHER = "#010101", "#020202", "#030303", "#040404"
+_COLOURS = {
+    INK: "var(--ink,#1c2127)",
+    LINE: "var(--line,#d5dae0)",
+    SERIES: "var(--series,#0b62b8)",
+    OTHER: "var(--other,#b45309)",
+}
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: the browser has the letters of Hindi and Chinese
+    "text.parse_math": False,  # a name may hold a dollar sign
+    "font.size": 10,
+    "axes.edgecolor": LINE,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 10,
+    "axes.titlecolor": INK,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "text.color": INK,
+    "xtick.color": LINE,
+    "ytick.color": LINE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+}
+_BUCKET = re.compile(r"(?:(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
+WIDE, HALF = 10.4, 5.2  # inches, at 72 units each: the whole width of the page, and half of it
+PANELS = 3  # beside each other
+MARKED = 40  # points of a panel with a mark and a line for the interval each; where there are more it is a band
+
+
+def over_time(history: Sequence[Point]) -> str:
+    """Rate with its 95 % interval by date, a panel per language; dotted where the model changed. "" without points."""
+    languages = sorted({(point.language, point.metric) for point in history})
+    if not languages:
+        return ""
+    with _drawing("over-time"):
+        figure, panels = _panels(len(languages))
+        for (language, metric), axes in zip(languages, panels, strict=True):
+            chosen = sorted(
+                (point for point in history if (point.language, point.metric) == (language, metric)),
+                key=lambda point: as_utc(point.evaluated_at),
+            )
+            dates = [float(date2num(as_utc(point.evaluated_at))) for point in chosen]
+            for earlier, later, date in zip(chosen, chosen[1:], dates[1:], strict=False):
+                if earlier.model != later.model:
+                    axes.axvline(date, color=OTHER, linestyle=":", linewidth=1)
+            rates = [100 * point.rate for point in chosen]
+            axes.plot(dates, rates, "o-" if len(chosen) <= MARKED else "-", color=SERIES, markersize=3.5, linewidth=1.2)
+            if len(chosen) <= MARKED:
+                reach = _reach(rates, [(point.low, point.high) for point in chosen])
+                axes.errorbar(dates, rates, yerr=reach, fmt="none", color=SERIES, elinewidth=1)
+            else:
+                low, high = [100 * point.low for point in chosen], [100 * point.high for point in chosen]
+                axes.fill_between(dates, low, high, color=SERIES, alpha=0.25, linewidth=0)
+            axes.set_title(f"{language} ({metric}, %)")
+            axes.grid(axis="y")
+            locator = AutoDateLocator(minticks=2, maxticks=5)
+            axes.xaxis.set_major_locator(locator)
+            axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+        return _svg("over-time", figure, f"Error rate over time: {_names(name for name, _ in languages)}")
+
+
+def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) -> str:
+    """Rate of each language with its 95 % interval, hollow the baseline's. "" where no language has a rate."""
+    chosen = [one for one in rates if one.group == "language" and one.counts.rate is not None]
+    if not chosen:
+        return ""
+    baselines = {(one.language, one.metric): one.baseline_rate for one in comparisons}
+    with _drawing("by-language"):
+        figure = Figure(figsize=(WIDE, 0.9 + 0.36 * len(chosen)), layout="constrained")
+        axes = figure.subplots()
+        places = list(range(len(chosen)))
+        values = [100 * (one.counts.rate or 0.0) for one in chosen]
+        _dots(axes, values, places, [(one.low, one.high) for one in chosen], across=True)
+        pairs = [
+            (100 * baselines[key], place)
+            for place, one in zip(places, chosen, strict=True)
+            if (key := (one.key, one.metric)) in baselines
+        ]
+        if pairs:
+            axes.plot(
+                *zip(*pairs, strict=True), "D", color=OTHER, markerfacecolor="none", markersize=7, label="baseline"
+            )
+            figure.legend(loc="outside upper right")
+        axes.set_yticks(places, [f"{one.key} ({one.metric})" for one in chosen])
+        axes.set_ylim(len(chosen) - 0.5, -0.5)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("error rate, %")
+        axes.grid(axis="x")
+        return _svg("by-language", figure, f"Error rate by language: {_names(one.key for one in chosen)}")
+
+
+def by_duration(rates: Sequence[Rates]) -> str:
+    """Rate of each bucket of durations with its 95 % interval, a panel per language. "" where there is none.
+
+    The keys of the group are "5-10 s" or, by language, "en 5-10 s"; the buckets come in the order given.
+    """
+    panels_of: dict[str, list[tuple[str, Rates]]] = {}
+    for one in rates:
+        if one.group == "duration" and one.counts.rate is not None and (found := _BUCKET.fullmatch(one.key)):
+            panels_of.setdefault(found["language"] or "all", []).append((found["bucket"], one))
+    if not panels_of:
+        return ""
+    with _drawing("by-duration"):
+        figure, panels = _panels(len(panels_of))
+        for axes, (language, buckets) in zip(panels, panels_of.items(), strict=True):
+            places = list(range(len(buckets)))
+            values = [100 * (one.counts.rate or 0.0) for _, one in buckets]
+            _dots(axes, places, values, [(one.low, one.high) for _, one in buckets], across=False)
+            axes.set_xticks(places, [f"{_briefly(bucket)}\n{one.recordings}" for bucket, one in buckets], fontsize=9)
+            axes.set_xlim(-0.5, len(buckets) - 0.5)
+            axes.set_ylim(bottom=0)
+            axes.set_title(f"{language} ({buckets[0][1].metric}, %)")
+            axes.grid(axis="y")
+        return _svg("by-duration", figure, "Error rate by duration of the recordings")
+
+
+def calibration(bins: Sequence[Bin]) -> str:
+    """Reliability diagram: mean confidence against the share of right words, with counts. "" without bins."""
+    error = calibration_error(bins)
+    if error is None:
+        return ""
+    with _drawing("calibration"):
+        figure = Figure(figsize=(HALF, 3.8), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        above.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=0.8)
+        confidences, accuracies = [one.confidence for one in bins], [one.accuracy for one in bins]
+        above.plot(confidences, accuracies, "o-", color=SERIES, markersize=4.5, linewidth=1.2)
+        above.set_xlim(0, 1)
+        above.set_ylim(0, 1.04)
+        above.set_ylabel("words right")
+        above.set_title(f"expected calibration error {error:.3f}")
+        above.grid()
+        middles = [(one.low + one.high) / 2 for one in bins]
+        widths = [0.9 * (one.high - one.low) for one in bins]
+        bars = below.bar(middles, [one.recordings for one in bins], width=widths, color=SERIES)
+        below.bar_label(bars, fontsize=8, padding=1)
+        below.margins(y=0.35)
+        below.set_ylabel("recordings")
+        below.set_xlabel("mean confidence")
+        return _svg("calibration", figure, f"Confidence against accuracy; expected calibration error {error:.3f}")
+
+
+def sweep(points: Sequence[SweepPoint]) -> str:
+    """Rate against speed, a point per combination, named after the settings that differ. "" without timed points."""
+    chosen = [(point.rtfx, point.overall.counts.rate, point) for point in points]
+    timed = [(rtfx, 100 * rate, point) for rtfx, rate, point in chosen if rtfx is not None and rate is not None]
+    if not timed:
+        return ""
+    with _drawing("sweep"):
+        figure = Figure(figsize=(WIDE, 3.6), layout="constrained")
+        axes = figure.subplots()
+        speeds, rates = [rtfx for rtfx, _, _ in timed], [rate for _, rate, _ in timed]
+        _dots(axes, speeds, rates, [(point.overall.low, point.overall.high) for _, _, point in timed], across=False)
+        labels = setting_labels([point for _, _, point in timed])
+        axes.margins(x=0.12, y=0.15)
+        for speed, rate, label, offset in _apart(axes, speeds, rates, labels):
+            side = "left" if offset[0] > 0 else "right"
+            axes.annotate(label, (speed, rate), offset, textcoords="offset points", fontsize=9, ha=side, va="center")
+        axes.set_xlabel("pipeline_rtfx, seconds of audio per second (faster to the right)")
+        axes.set_ylabel(f"{timed[0][2].overall.metric}, % (better below)")
+        axes.grid()
+        return _svg("sweep", figure, "Error rate against speed of the swept settings")
+
+
+def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
+    """Short names: only the settings that differ, without their section where that leaves no doubt."""
+    keys = list(dict.fromkeys(key for point in points for key in point.settings))
+    differing = [key for key in keys if len({str(point.settings.get(key)) for point in points}) > 1] or keys
+    last = [key.rsplit(".", 1)[-1] for key in differing]
+    names = {key: short if last.count(short) == 1 else key for key, short in zip(differing, last, strict=True)}
+    return [", ".join(f"{names[key]} {point.settings.get(key)}" for key in differing) for point in points]
+
+
+def _dots(
+    axes: Axes,
+    x: Sequence[float],
+    y: Sequence[float],
+    bounds: Sequence[tuple[float | None, float | None]],
+    *,
+    across: bool,
+) -> None:
+    """Points with their interval as a line beside (`across`) or above and below. bounds: rates, not percent."""
+    reach = _reach(x if across else y, bounds)
+    sideways, upright = (reach, None) if across else (None, reach)
+    axes.errorbar(x, y, xerr=sideways, yerr=upright, fmt="o", color=SERIES, markersize=5, elinewidth=1.6, capsize=3)
+
+
+def _reach(
+    values: Sequence[float], bounds: Sequence[tuple[float | None, float | None]]
+) -> tuple[list[float], list[float]]:
+    """How far each interval reaches below and above its value, in percent; nothing where there is no interval."""
+    below = [
+        0.0 if low is None else max(0.0, value - 100 * low) for value, (low, _) in zip(values, bounds, strict=True)
+    ]
+    above = [
+        0.0 if high is None else max(0.0, 100 * high - value) for value, (_, high) in zip(values, bounds, strict=True)
+    ]
+    return below, above
+
+
+def _apart(
+    axes: Axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str]
+) -> Iterator[tuple[float, float, str, tuple[float, float]]]:
+    """Each point with its label and that one's offset in points, chosen so that no label lies on another."""
+    width, height = 72 * 0.92 * WIDE, 72 * 2.7  # of the axes, about
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    taken: list[tuple[float, float, float, float]] = []
+    for speed, rate, label in zip(x, y, labels, strict=True):
+        place = ((speed - left) / (right - left) * width, (rate - bottom) / (top - bottom) * height)
+        long = 5.0 * len(label)  # of 9 point letters, about
+        choices = []
+        for across in (7.0, -7.0):
+            for up in (0.0, 12.0, -12.0, 24.0, -24.0, 36.0, -36.0):
+                start = place[0] + across - (long if across < 0 else 0)
+                box = (start, start + long, place[1] + up - 6, place[1] + up + 6)
+                hits = sum(box[0] < b[1] and b[0] < box[1] and box[2] < b[3] and b[2] < box[3] for b in taken)
+                outside = box[0] < 0 or box[1] > width or box[2] < 0 or box[3] > height
+                choices.append((hits + outside, abs(up), across < 0, (across, up), box))
+        *_, offset, box = min(choices)
+        taken.append(box)
+        yield speed, rate, label, offset
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """A figure with that many panels, at most PANELS beside each other."""
+    across = min(PANELS, count)
+    down = -(-count // across)
+    figure = Figure(figsize=(WIDE, 0.5 + 2.0 * down), layout="constrained")
+    panels: list[Axes] = list(figure.subplots(down, across, squeeze=False).flat)
+    for unused in panels[count:]:
+        unused.remove()
+    return figure, panels[:count]
+
+
+def _briefly(bucket: str) -> str:
+    """ "below 2 s", "5-10 s" and "30 s and more" as "<2", "5-10" and "30+": six stand below one panel."""
+    return bucket.replace("below ", "<").replace(" and more", "+").replace(" s", "")
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+@contextmanager
+def _drawing(name: str) -> Iterator[None]:
+    """The settings of one plot. Its name enters the ids of its shapes: the same every time, others in another plot."""
+    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # only measured here, shown elsewhere
+        yield
+
+
+def _svg(name: str, figure: Figure, title: str) -> str:
+    """The drawing as one <svg> element, without date, file header and ids that nothing refers to."""
+    file = io.StringIO()
+    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+    text = file.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
+    used = set(re.findall(r"#([\w-]+)", text))
+    text = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font,system-ui),sans-serif", text)
+    for drawn, shown in _COLOURS.items():
+        text = text.replace(drawn, shown)
+    style = "stroke-linejoin:round;stroke-linecap:butt"
+    head = f'<svg role="img" aria-label="{escape(title)}" class="{name}" style="{style}" '
+    return text.replace("<svg ", head, 1)

@@ -1,0 +1,66 @@
+"""Rates, differences and times in words: the same in the report, the JUnit file and the log."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from pipeline.evaluation.result import Comparison
+
+NOTHING = "–"  # where there is no figure
+
+
+def percent(rate: float | None) -> str:
+    """0.0504 as "5.04 %"."""
+    return NOTHING if rate is None else f"{100 * rate:.2f} %"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """0.0471 and 0.0538 as "[4.71, 5.38]", in percent."""
+    return NOTHING if low is None or high is None else f"[{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def points(difference: float) -> str:
+    """0.0036 as "+0.36": percentage points, always signed."""
+    return f"{100 * difference:+.2f}"
+
+
+def probability(p: float | None) -> str:
+    """Three places; what would read 0.000 is "<0.001"."""
+    if p is None:
+        return NOTHING
+    return "<0.001" if p < 0.0005 else f"{p:.3f}"
+
+
+def utc(moment: datetime) -> str:
+    """ "2026-11-25 03:00 UTC"; a time without zone is taken for UTC."""
+    return as_utc(moment).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def as_utc(moment: datetime) -> datetime:
+    """The same moment in UTC; a time without zone is taken for UTC."""
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def finding(comparison: Comparison) -> str:
+    """What a comparison shows, in a word or two."""
+    if comparison.regressed:
+        return "regressed"
+    return "improved" if comparison.high < 0 else "no difference shown"
+
+
+def comparison_line(comparison: Comparison, baseline: str | None) -> str:
+    """One comparison as a sentence, with the smallest difference that would have been seen."""
+    return (
+        f"{comparison.language}: {comparison.metric} {percent(comparison.rate)}, {baseline or 'baseline'} "
+        f"{percent(comparison.baseline_rate)}: {points(comparison.difference)} points "
+        f"[{points(comparison.low)}, {points(comparison.high)}], p {probability(comparison.p)}, "
+        f"Holm {probability(comparison.p_holm)}; {finding(comparison)} "
+        f"(80 % power from {100 * comparison.detectable:.2f} points on)"
+    )
+
+
+def shortened(reasons: list[str], most: int = 3) -> list[str]:
+    """At most `most` lines; the last one says how many are left out."""
+    if len(reasons) <= most:
+        return reasons
+    return [*reasons[: most - 1], f"and {len(reasons) - most + 1} more"]
