@@ -7,7 +7,9 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.config import LANGUAGES
+from pipeline.model import lora as adapters
 from pipeline.model.checkpoint import AsrModel, EncoderSpec
+from pipeline.model.layout import LoraSpec
 from pipeline.schemas import SAMPLE_RATE, Segment
 from pipeline.training.recipe import SizeSection, asr_config
 from pipeline.training.tokenizer import train_tokenizer
@@ -27,8 +29,12 @@ def random_model(
     canvas_length: int = 16,
     experts: int = 4,
     layers: int = 3,
+    lora: LoraSpec | None = None,
 ) -> AsrModel:
-    """`peaked` scales the last norm: logits spread further, entropies fall, rows stop early."""
+    """`peaked` scales the last norm: logits spread further, entropies fall, rows stop early.
+
+    lora: with adapters that do something, since new ones add nothing.
+    """
     tokenizer = small_tokenizer()
     size = SizeSection(
         window_seconds=1.0,
@@ -45,18 +51,21 @@ def random_model(
     )
     torch.manual_seed(seed)
     config = asr_config(size, tokenizer.get_vocab_size())
-    config = config.model_copy(update={"encoder": EncoderSpec(d_model=32, layers=1, heads=2, ffn=64)})
+    config = config.model_copy(update={"encoder": EncoderSpec(d_model=32, layers=1, heads=2, ffn=64), "lora": lora})
     model = AsrModel(config, tokenizer).eval().requires_grad_(False)
-    for parameter in model.backbone.model.decoder.layers.parameters():
-        if parameter.ndim >= 2:
+    for name, parameter in model.backbone.model.decoder.layers.named_parameters():
+        if parameter.ndim >= 2 and not adapters.is_own(name):
             parameter.mul_(spread)
     model.backbone.model.decoder.norm.weight.mul_(peaked)
+    for name, weight in adapters.state(model.backbone).items():
+        if name.endswith(".up"):
+            weight.normal_(std=0.3)
     return model
 
 
-def hearing_model(seed: int = 0) -> AsrModel:
+def hearing_model(seed: int = 0, *, lora: LoraSpec | None = None) -> AsrModel:
     """A random model with a canvas of 8 whose rows stop early and whose text depends on the audio it is given."""
-    model = random_model(seed, spread=2.0, peaked=30.0, canvas_length=8)
+    model = random_model(seed, spread=2.0, peaked=30.0, canvas_length=8, lora=lora)
     model.encoder.whisper.embed_positions.weight.zero_()  # random weights hear little but the positions
     for layer in (model.projector.input, *model.projector.convs):
         layer.weight.mul_(6.0)
