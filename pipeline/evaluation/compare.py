@@ -1,0 +1,174 @@
+"""New evaluation against baseline: pairs recordings, tests the difference by language, says if the gate is open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.config import ConfigError
+from pipeline.evaluation.bootstrap import language_seed, paired
+from pipeline.evaluation.gate import GateConfig
+from pipeline.evaluation.result import Comparison, Rates, Verdict, headline
+from pipeline.evaluation.significance import detectable, holm, mapsswe
+from pipeline.evaluation.wording import percent, points, probability
+
+KEY = ["set", "recording_id"]
+_COUNTS = [f"{prefix}_{name}" for prefix in ("word", "char") for name in ("substitutions", "deletions", "insertions")]
+_HITS = ["word_hits", "char_hits"]
+_COLUMNS = [*KEY, "language", "speaker", "normaliser_hash", "reference_normal", *_HITS, *_COUNTS]
+
+
+def compare(
+    new: pa.Table, old: pa.Table, *, resamples: int = 1_000, alpha: float = 0.05, seed: int = 0
+) -> list[Comparison]:
+    """One comparison per language, in the order of their names, on the recordings that both evaluations have.
+
+    new, old: schemas.EVALUATED, one evaluation each, rows in any order. A pair has the same set and recording_id, and
+    the same reference after normalisation, which is not empty. `left_out` counts what has a reference in either
+    evaluation and no partner. Blocks are the speakers of a set, and recordings where they are unknown; where a
+    language has but one speaker, blocks are the recordings, and what is found holds for this speaker. A language of
+    one recording has no comparison. `low` and `high` hold with 1 - alpha each; p_holm corrects for the number of
+    languages, and `detectable` is for the strictest step of this correction: seen whatever the other languages do.
+
+    Raises ConfigError where a recording stands in one evaluation twice, where the normalisers differ, or nothing pairs.
+    """
+    joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
+    both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
+    changed = both.filter(pc.field("normaliser_hash_new") != pc.field("normaliser_hash_old"))
+    if changed.num_rows:
+        hashes = (changed[f"normaliser_hash_{name}"][0].as_py() for name in ("old", "new"))
+        raise ConfigError(
+            f"baseline: {changed.num_rows:,} of {both.num_rows:,} recordings were normalised otherwise there "
+            f"(normaliser_hash {' and now '.join(hashes)}): the rates cannot be compared, score the baseline again"
+        )
+    pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
+    if not pairs.num_rows:
+        sizes = [joined[f"language_{name}"].length() - joined[f"language_{name}"].null_count for name in ("new", "old")]
+        raise ConfigError(
+            f"baseline: nothing to compare: {sizes[0]:,} recordings with a reference here, {sizes[1]:,} there, "
+            f"{both.num_rows:,} of them with the same set and recording_id, none with the same reference"
+        )
+    counts = pairs["language_new"].value_counts().to_pylist()
+    languages = sorted(count["values"] for count in counts if count["counts"] > 1)
+    expected = pc.coalesce(joined["language_new"], joined["language_old"])
+    found = []
+    for language in languages:
+        chosen = pairs.filter(pc.field("language_new") == language)
+        left_out = pc.sum(pc.equal(expected, language)).as_py() - chosen.num_rows
+        share = alpha / len(languages)
+        found.append(_compared(chosen, language, left_out, resamples=resamples, alpha=alpha, share=share, seed=seed))
+    return [
+        replace(one, p_holm=p_holm, regressed=p_holm < alpha and one.low > 0)
+        for one, p_holm in zip(found, holm([one.p for one in found]), strict=True)
+    ]
+
+
+def verdict(comparisons: Sequence[Comparison], rates: Sequence[Rates], gate: GateConfig) -> Verdict:
+    """Whether the gate is open: no language regressed, none is above its ceiling, every set is covered.
+
+    comparisons: of `compare`; empty where there is no baseline. rates: those of the groups language and set are judged,
+    others are passed over. What cannot be judged closes the gate: a ceiling without a rate, no set at all.
+    """
+    failures = [_regression(one) for one in comparisons if one.regressed]
+    languages = {one.key: one for one in rates if one.group == "language"}
+    for language, ceiling in gate.ceilings.items():
+        rate = languages[language].counts.rate if language in languages else None
+        if rate is None:
+            failures.append(f"{language}: nothing to hold against its ceiling of {percent(ceiling)}: no rate")
+        elif rate > ceiling:
+            metric = languages[language].metric
+            failures.append(f"{language}: {metric} {percent(rate)} is above the ceiling of {percent(ceiling)}")
+    sets = [one for one in rates if one.group == "set"]
+    if not any(one.recordings for one in sets):
+        failures.append("no recording with a reference: nothing was evaluated")
+    for one in sets:
+        if one.coverage is not None and one.coverage < gate.min_coverage:
+            failures.append(
+                f"{one.key}: {one.transcribed:,} of {one.recordings:,} recordings transcribed "
+                f"({percent(one.coverage)}: {one.dead:,} dead letters, {one.missing:,} missing), "
+                f"less than {percent(gate.min_coverage)}"
+            )
+    return Verdict(tuple(failures), tuple(_warnings(comparisons, languages, gate)))
+
+
+def _side(table: pa.Table, name: str) -> pa.Table:
+    """What has a reference, columns called *_new or *_old."""
+    rows = table.select(_COLUMNS).filter(pc.field("reference_normal") != "")
+    if twice := rows.num_rows - rows.group_by(KEY).aggregate([]).num_rows:
+        side = "this evaluation" if name == "new" else "baseline"
+        raise ConfigError(f"{side}: {twice:,} rows repeat a set and recording_id: one evaluation is compared at a time")
+    return rows.rename_columns([column if column in KEY else f"{column}_{name}" for column in _COLUMNS])
+
+
+def _compared(
+    pairs: pa.Table, language: str, left_out: int, *, resamples: int, alpha: float, share: float, seed: int
+) -> Comparison:
+    """One language, at least two pairs; p not corrected. share: of alpha, for the smallest difference seen."""
+    prefix = "char" if headline(language) == "CER" else "word"
+    new, old = (_errors(pairs, prefix, name) for name in ("new", "old"))
+    units = _errors(pairs, prefix, "new", ("hits", "substitutions", "deletions"))
+    blocks = _blocks(pairs)
+    tested = paired(new, old, units, blocks, resamples=resamples, seed=language_seed(seed, language), level=1 - alpha)
+    return Comparison(
+        language=language,
+        metric=headline(language),
+        recordings=pairs.num_rows,
+        left_out=left_out,
+        blocks=len(set(blocks)),
+        rate=float(new.sum() / units.sum()),
+        baseline_rate=float(old.sum() / units.sum()),
+        difference=tested.difference,
+        low=tested.low,
+        high=tested.high,
+        p=tested.p,
+        p_holm=tested.p,
+        p_mapsswe=mapsswe(new, old),
+        detectable=detectable(new, old, units, blocks, alpha=share),
+        regressed=False,
+    )
+
+
+def _errors(
+    pairs: pa.Table, prefix: str, name: str, kinds: Sequence[str] = ("substitutions", "deletions", "insertions")
+) -> np.ndarray:
+    """[recordings]: sum of these kinds."""
+    return np.stack([pairs[f"{prefix}_{kind}_{name}"].to_numpy() for kind in kinds]).sum(axis=0, dtype=np.int64)
+
+
+def _blocks(pairs: pa.Table) -> list[str]:
+    """[recordings]: speakers within their set, recordings where unknown or where there would be one block."""
+    speakers = pc.coalesce(pairs["speaker_new"], pairs["speaker_old"]).to_pylist()
+    keys = list(zip(pairs["set"].to_pylist(), pairs["recording_id"].to_pylist(), speakers, strict=True))
+    blocks = [f"{group}\0speaker {who}" if who else f"{group}\0recording {name}" for group, name, who in keys]
+    return blocks if len(set(blocks)) > 1 else [f"{group}\0recording {name}" for group, name, _ in keys]
+
+
+def _regression(one: Comparison) -> str:
+    return (
+        f"{one.language}: {one.metric} rose from {percent(one.baseline_rate)} to {percent(one.rate)} on "
+        f"{one.recordings:,} recordings, by {points(one.difference)} points "
+        f"[{points(one.low)}, {points(one.high)}], p {probability(one.p_holm)} after Holm"
+    )
+
+
+def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], gate: GateConfig) -> Iterator[str]:
+    for one in comparisons:
+        if one.high > gate.margin and not one.regressed:
+            yield (
+                f"{one.language}: cannot exclude a loss of {100 * one.high:.2f} points {one.metric} (margin "
+                f"{100 * gate.margin:.2f}): {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
+                f"p {probability(one.p_holm)} after Holm, {one.blocks:,} blocks"
+            )
+        if one.left_out:
+            yield (
+                f"{one.language}: {one.left_out:,} recordings left out of the comparison, {one.recordings:,} compared: "
+                f"only one evaluation has them, or with another reference"
+            )
+    compared = {one.language for one in comparisons}
+    for language in languages if comparisons else ():
+        if language not in compared and languages[language].recordings:
+            yield f"{language}: not compared: fewer than two recordings have the same reference in the baseline"
