@@ -25,11 +25,15 @@ UNITS = {"亿": 10**8, "万": 10**4, "千": 1000, "百": 100, "十": 10}
 _DIGITS = str.maketrans("〇零一二三四五六七八九", "00123456789")
 _TWO = re.compile(r"两(?=[百千万亿])|(?<![\d〇零一二三四五六七八九十百千万亿])两", re.ASCII)
 _POINT = re.compile(r"(?<=\d)\.(?=\d)", re.ASCII)
-_PERCENT = re.compile(r"(\d+(?:点\d+)?)\s*%", re.ASCII)
+_PERCENT = re.compile(r"(?<![\d点])(\d+(?:点\d+)?)\s*%", re.ASCII)
 
 # Numbers once the digits are 0-9. More than 8 digits before 万 or 亿 are no number that anybody writes.
 _PLAIN = r"(?<![\d点])\d{1,8}"
-_SECTION = r"(?:(?=[1-9]?十|[1-9][百千])(?:\d千)?(?:0?\d百)?(?:0?\d?十)?(?:0?\d(?![\d十百千]))?)"  # below 10,000
+_HUNDRED = "百(?!分之)"  # 百分之 is "per cent", whatever stands before it
+_LAST = rf"(?:0\d(?![十千]|{_HUNDRED})|\d(?![\d十千]|{_HUNDRED}))"
+_SECTION = (  # below 10,000
+    rf"(?:(?=[1-9]?十|[1-9]千|[1-9]{_HUNDRED})(?:\d千)?(?:0?\d{_HUNDRED})?(?:0?\d?十)?{_LAST}?)"
+)
 _REST = rf"(?:0?{_SECTION}|0{{1,2}}\d|\d(?![\d十百千万亿]))"  # what may follow 万
 _BELOW_YI = rf"(?:(?:{_PLAIN}|{_SECTION})万{_REST}?|{_SECTION})"
 _NUMBER = re.compile(rf"(?:{_BELOW_YI}|{_PLAIN})亿(?:0?{_BELOW_YI}|{_REST})?|{_BELOW_YI}", re.ASCII)
@@ -58,7 +62,7 @@ def _value(number: str) -> int:
         high, found, low = number.partition(unit)
         if found:
             rest = int(low) * size // 10 if len(low) == 1 and low.isdigit() else _value(low)
-            return (_value(high) if high else 1) * size + rest
+            return (_value(high) if high.strip("0") else 1) * size + rest
     return int(number or "0")
 
 
