@@ -8,6 +8,7 @@ are both 2024, 三十五 and 35 both 35. Idioms change with them (一起 is 1起
   百 千 万 亿 after no number are words and stay: 百货, 千万, 万一.
 - A point between digits is 点, as in 三点五 and at o'clock: 3.5 is 3点5. 1.5亿 and 一点五亿 are 150000000.
 - 35% is 百分之35, as it is said.
+- Punctuation goes first, so that a transcript without any compares equal: 三，五 is 35.
 - Left alone: the accountants' 壹贰叁 (陆 and 拾 are words), fractions, 半, signs and units.
 
 cn2an makes the same choice; it is not used because it leaves 1.5亿 beside 一点五亿, 三点五十分 beside 3点50分, and
