@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
+Corpus = Literal["fleurs", "commonvoice", "voxpopuli", "mls"]
 
 
 class ConfigError(Exception):
@@ -44,7 +45,10 @@ class SourceConfig(Section):
     """Where the audio is and how to read it."""
 
     uri: str = Field(min_length=1, description="a file, folder, glob (** allowed) or object-store prefix")
-    format: Literal["auto", "webdataset", "parquet", "files", "manifest", "librispeech", "huggingface"] = "auto"
+    format: Literal["auto", "webdataset", "parquet", "files", "manifest", "librispeech", "huggingface", Corpus] = "auto"
+    split: str | None = Field(
+        None, description="test|dev|train|... of a corpus with splits; null: the only one there is; huggingface: all"
+    )
     include: str | None = Field(None, description="glob on recording ids: only these are taken")
     exclude: str | None = Field(None, description="glob on recording ids: these are left out")
     audio_column: str | None = Field(None, description="column of the audio, or of its path; null: found by its name")

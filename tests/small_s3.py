@@ -33,7 +33,10 @@ class SmallS3:
         prefix, flat = query.get("prefix", [""])[0], "delimiter" in query
         after = query.get("continuation-token", [""])[0]
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        folders: list[str] = []
         if flat:
+            below = [key for key in keys if "/" in key[len(prefix) :]]
+            folders = sorted({prefix + key[len(prefix) :].partition("/")[0] + "/" for key in below})
             keys = [key for key in keys if "/" not in key[len(prefix) :]]
         more = len(keys) > PAGE
         keys = keys[: int(query.get("max-keys", [str(PAGE)])[0])][:PAGE]
@@ -41,6 +44,9 @@ class SmallS3:
             f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size><ETag>&quot;e{len(key)}&quot;</ETag>"
             "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
             for key in keys
+        )
+        entries += "".join(
+            f"<CommonPrefixes><Prefix>{escape(name)}</Prefix></CommonPrefixes>" for name in folders if name > after
         )
         token = f"<NextContinuationToken>{escape(keys[-1])}</NextContinuationToken>" if more else ""
         return (

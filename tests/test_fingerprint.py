@@ -23,6 +23,7 @@ def _fingerprint(*overrides: str, weights: str = "abc") -> dict[str, Any]:
         "source.format=files",
         "source.include=a*",
         "source.language=de",
+        "source.split=test",
         "model.name=/my/model",
         "model.revision=r2",
         "model.dtype=bfloat16",

@@ -7,6 +7,7 @@ import json
 import logging
 import tarfile
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -44,6 +45,17 @@ def ids(uri: Path | str, **keys: str) -> list[str]:
         (["cuts.jsonl.gz"], "manifest"),
         (["dataset_info.json", "state.json", "data-00000-of-00001.arrow"], "huggingface"),
         (["dataset_dict.json", "train/state.json", "train/x.arrow"], "huggingface"),
+        (["data/en_us/test.tsv", "data/en_us/audio/test.tar.gz", "README.md"], "fleurs"),
+        (["test.tsv", "audio/test/1.wav"], "files"),  # no folder of a language
+        (["cv-corpus-9/de/test.tsv", "cv-corpus-9/de/clips/a.mp3", "cv-corpus-9/de/reported.tsv"], "commonvoice"),
+        (["de/test.tsv", "clips/a.mp3"], "files"),
+        (["de/test.tsv", "de/a.mp3"], "files"),
+        (["de/test.tsv"], "manifest"),
+        (["asr_test.tsv", "2009/20090112-0900-PLENARY-1-en_1.ogg"], "voxpopuli"),
+        (["en/asr_test.tsv", "en/test/test_part_0.tar.gz"], "voxpopuli"),
+        (["mls_german/test/transcripts.txt", "mls_german/test/audio/1/2/1_2_3.flac"], "mls"),
+        (["test/audio/1/2/1_2_3.flac"], "files"),
+        (["data/en_us/test.tsv", "data/en_us/audio/test.tar.gz", "en/0.parquet", "en/1.parquet"], "parquet"),
     ],
 )
 def test_auto_names_what_it_found(
@@ -54,6 +66,21 @@ def test_auto_names_what_it_found(
         assert detect_format(str(tmp_path)) == found
     assert f"{tmp_path} is read as {found}" in caplog.text
     assert caplog.text.count("\n") <= 2
+
+
+def test_auto_takes_a_table_for_the_corpus_that_lies_beside_it(tmp_path: Path) -> None:
+    touch(tmp_path, "de/test.tsv", "de/clips/a.mp3", "hi_in/test.tsv", "hi_in/audio/test.tar.gz", "x/test.tsv")
+    found = {name: detect_format(f"{tmp_path}/{name}/test.tsv") for name in ("de", "hi_in", "x")}
+    assert found == {"de": "commonvoice", "hi_in": "fleurs", "x": "manifest"}
+    assert detect_format(f"{tmp_path}/de/clips") == detect_format(f"{tmp_path}/de/clips/*.mp3") == "files"
+
+
+def test_formats_without_splits_say_so(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    with pytest.raises(
+        ConfigError, match=r"^source\.split: format files has no splits; source\.uri tells what is read$"
+    ):
+        ids(tmp_path, split="test")
 
 
 def test_auto_warns_of_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -91,7 +118,7 @@ def test_include_does_not_hide_damage(tmp_path: Path) -> None:
     assert ids(tmp_path / "m.jsonl", include="de*", exclude="m.jsonl:*") == ["de-1"]
 
 
-@pytest.mark.parametrize("form", ["auto", "webdataset", "files", "manifest", "librispeech", "parquet", "huggingface"])
+@pytest.mark.parametrize("form", get_args(SourceConfig.model_fields["format"].annotation))
 @pytest.mark.parametrize("uri", ["gone", "gone/*.tar", "empty"])
 def test_nothing_there_is_one_line_at_once(tmp_path: Path, form: str, uri: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -53,6 +53,16 @@ def test_splits_are_all_read(tmp_path: Path) -> None:
     assert found == {"train/0": b"t0", "train/1": b"t1", "test/0": b"e0"}
 
 
+def test_one_split_can_be_chosen(tmp_path: Path) -> None:
+    datasets.DatasetDict({"train": dataset(2, "t"), "test": dataset(1, "e")}).save_to_disk(tmp_path / "set")
+    assert [ref.recording_id for ref in listed(tmp_path / "set", split="test")] == ["test/0"]
+    with pytest.raises(ConfigError, match=r"^source\.split: .*set has no 'dev' \(it has train, test\)$"):
+        listed(tmp_path / "set", split="dev")
+    dataset(1).save_to_disk(tmp_path / "one")
+    with pytest.raises(ConfigError, match=r"^source\.split: .*one has no 'dev' \(it has no splits\)$"):
+        listed(tmp_path / "one", split="dev")
+
+
 def test_rows_that_were_chosen_are_the_rows_that_are_read(tmp_path: Path) -> None:
     dataset(10).select([7, 3]).save_to_disk(tmp_path / "set")
     assert [read_recording(ref).audio for ref in listed(tmp_path / "set")] == [b"7", b"3"]

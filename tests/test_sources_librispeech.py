@@ -50,6 +50,16 @@ def test_a_tree_gives_references_speakers_and_chapters(tmp_path: Path) -> None:
     assert json.loads(refs["84-121123-0000"].metadata or "") == {"speaker": "84", "chapter": "121123"}
 
 
+@pytest.mark.parametrize("subset", ["test-clean", "test-other"])
+def test_a_subset_of_the_release_is_a_root(tmp_path: Path, subset: str) -> None:
+    for name in ("test-clean", "test-other"):
+        write(tmp_path / "LibriSpeech", {key.replace("dev-clean", name): data for key, data in TREE.items()})
+    refs = listed(tmp_path / "LibriSpeech" / subset)  # found by `format: auto`
+    assert list(refs) == ["84-121123-0000", "84-121123-0001", "84-121550-0000", "84-121550-0001"]
+    assert all(f"/{subset}/" in ref.source_uri for ref in refs.values())
+    assert {json.loads(ref.metadata or "")["speaker"] for ref in refs.values()} == {"84"}
+
+
 def test_a_remote_tree_is_read_like_a_local_one() -> None:
     for name, data in TREE.items():
         fsspec.filesystem("memory").pipe_file(f"/libri/{name}", data)

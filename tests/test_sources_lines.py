@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ConfigError
 from pipeline.sources import fields
-from pipeline.sources.lines import Record, kind_of, read_records
+from pipeline.sources.lines import Record, kind_of, read_records, read_rows
 from pipeline.sources.listing import list_files
 
 
@@ -94,3 +94,34 @@ def test_a_table_without_rows_has_no_records(folder: Path, data: bytes) -> None:
 def test_a_table_without_a_header_is_one_line(folder: Path, data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^source\.uri: [^\n]+$"):
         records(folder / "m.csv", data)
+
+
+def rows(path: Path, data: bytes, *names: str) -> list[Record]:
+    path.write_bytes(data)
+    (file,) = list_files(str(path))
+    return list(read_rows(file, names))
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_tab_and_the_end_of_a_line_are_all_the_syntax_of_a_corpus(folder: Path, end: str) -> None:
+    data = end.join(["\ufeffa\tb", '"x"\t"', "", "\t", "one", "1\t2\t3", 'say ""hi""\t\\t'])
+    found = rows(folder / "t.tsv", data.encode())
+    assert [(record.line, list(record.columns.values())) for record in found if not record.error] == [
+        (2, ['"x"', '"']),
+        (4, [None, None]),
+        (7, ['say ""hi""', "\\t"]),
+    ]
+    assert [record.line for record in found if record.error] == [5, 6]
+    assert "1 cells; there are 2 columns" in str(found[2].error)
+    named = rows(folder / "t.tsv", b"a\tb\nc\td", "x", "y")
+    assert [record.columns for record in named] == [{"x": "a", "y": "b"}, {"x": "c", "y": "d"}]
+
+
+CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), min_size=1, max_size=8)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
+def test_whatever_stands_between_tabs_is_read_back(folder: Path, cells: list[tuple[str, str]]) -> None:
+    data = "".join(f"{first}\t{second}\n" for first, second in cells).encode()
+    found = rows(folder / "t.tsv", b"first\tsecond\n" + data)
+    assert [tuple(record.columns.values()) for record in found] == cells

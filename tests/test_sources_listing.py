@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.sources.listing import list_files
+from pipeline.sources.listing import list_files, list_folder, local_size
 
 
 def touch(root: Path, *names: str) -> None:
@@ -106,3 +106,24 @@ def test_many_files_are_listed_in_bounded_memory(tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert sum(1 for _ in list_files(str(tmp_path))) == 4_000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 8_000  # KiB
+
+
+def test_one_folder_is_listed_without_those_below(tmp_path: Path) -> None:
+    touch(tmp_path, "b.tsv", "a.tsv", "clips/x.mp3", "audio/y/z", ".git/x", ".h")
+    fsspec.filesystem("memory").pipe({f"/one/{name}": b"x" for name in ("b.tsv", "a.tsv", "clips/x.mp3", "audio/y/z")})
+    for uri, root in ((str(tmp_path), str(tmp_path)), ("memory://one", "memory:///one")):
+        files, folders = list_folder(uri) or ([], [])
+        assert [(file.uri, file.name, file.size) for file in files] == [
+            (f"{root}/{name}", name, 1) for name in ("a.tsv", "b.tsv")
+        ]
+        assert folders == [f"{root}/audio", f"{root}/clips"]
+        assert list_folder(f"{uri}/a.tsv") is None
+        assert list_folder(f"{uri}/gone") is None
+
+
+def test_the_size_of_a_local_file_is_known_and_of_others_not(tmp_path: Path) -> None:
+    touch(tmp_path, "a")
+    size, version = local_size(f"{tmp_path}/a")
+    assert (size, bool(version)) == (1, True)
+    for uri in (f"{tmp_path}", f"{tmp_path}/gone", "s3://b/a", "a", "/" + "x" * 5000, "/\0"):
+        assert local_size(uri) == (0, "")

@@ -187,3 +187,38 @@ def test_remote_files_are_read_like_local_ones(tmp_path: Path) -> None:
     refs = listed("memory://pq/**.parquet")
     assert [read_recording(ref).audio.decode() for ref in refs] == [f"audio {row}" for row in range(30)]
     assert refs[0].source_uri == "memory:///pq/x/a.parquet"
+
+
+def test_the_hub_form_of_corpora_has_names_for_its_labels(tmp_path: Path) -> None:
+    labels = {"gender": ["male", "female", "other"], "lang_id": ["de_de", "en_us"], "language": ["de", "en"]}
+    features = {name: {"names": names, "_type": "ClassLabel"} for name, names in labels.items()}
+    data = table(
+        3,
+        raw_transcription=["Text 0.", "Text 1.", "Text 2."],
+        id=[7, 7, 8],
+        path=["a.wav", "b.wav", "c.wav"],
+        gender=[1, 0, -1],
+        lang_id=[1, 0, 1],
+        language=["English", "German", None],
+    )
+    hub = json.dumps({"info": {"features": features}})
+    write(tmp_path / "fleurs.parquet", data.replace_schema_metadata({"huggingface": hub}))
+    refs = listed(tmp_path / "fleurs.parquet")
+    assert [ref.recording_id for ref in refs] == ["fleurs/0", "fleurs/1", "fleurs/2"]  # `id` is that of a sentence
+    assert [(ref.language, ref.reference) for ref in refs] == [("en", "text 0"), ("de", "text 1"), (None, "text 2")]
+    said = [json.loads(ref.metadata or "") for ref in refs]
+    assert [(row["gender"], row["lang_id"], row["raw_transcription"]) for row in said] == [
+        ("female", "en_us", "Text 0."),
+        ("male", "de_de", "Text 1."),
+        (None, "en_us", "Text 2."),
+    ]
+    voxpopuli = table(2, language=[1, 0], speaker_id=["28229", "None"]).replace_schema_metadata({"huggingface": hub})
+    assert [ref.language for ref in listed(write(tmp_path / "voxpopuli.parquet", voxpopuli))] == ["en", "de"]
+
+
+@pytest.mark.parametrize(
+    "hub", ["{", "[]", '{"info": {"features": {"gender": {"_type": "ClassLabel"}}}}', '{"info": 1}']
+)
+def test_labels_that_cannot_be_read_stay_numbers(tmp_path: Path, hub: str) -> None:
+    path = write(tmp_path / "a.parquet", table(1, gender=[1]).replace_schema_metadata({"huggingface": hub}))
+    assert [ref.metadata for ref in listed(path)] == ['{"gender": 1}']

@@ -6,11 +6,13 @@ import errno
 import gzip
 import io
 import json
+import logging
 import random
 import tarfile
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -21,6 +23,7 @@ from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources import list_recordings, parquet, read_recording, remote, streams
 from pipeline.sources.listing import list_files
+from tests.corpora import commonvoice, fleurs, mls, voxpopuli, write
 from tests.small_s3 import SmallS3
 
 s3fs = pytest.importorskip("s3fs")
@@ -58,8 +61,8 @@ def tar(members: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def refs_of(uri: str) -> list[RecordingRef]:
-    return list(list_recordings(SourceConfig(uri=uri)))
+def refs_of(uri: str, **keys: str) -> list[RecordingRef]:
+    return list(list_recordings(SourceConfig(uri=uri, **keys)))
 
 
 def test_shards_on_s3_are_listed_and_read_by_range(s3: SmallS3) -> None:
@@ -103,6 +106,44 @@ def test_other_formats_are_read_from_s3(s3: SmallS3) -> None:
     with pytest.raises(BadRecording, match="missing_file"):
         read_recording(gone)
     assert [read_recording(ref).reference for ref in refs_of("s3://b/f/")] == ["bee", None]
+
+
+@pytest.mark.parametrize(
+    ("tree", "name"),
+    [
+        (fleurs, "fleurs"),
+        (partial(fleurs, packed=False), "fleurs"),
+        (commonvoice, "commonvoice"),
+        (voxpopuli, "voxpopuli"),
+        (partial(voxpopuli, hub=True), "voxpopuli"),
+        (mls, "mls"),
+    ],
+)
+def test_corpora_on_s3_are_found_and_read_like_those_on_a_disk(
+    s3: SmallS3, tree: Callable[[], dict[str, bytes]], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.objects = {f"sets/{key}": data for key, data in tree().items()}
+    with caplog.at_level(logging.INFO):
+        there = {ref.recording_id: ref for ref in refs_of("s3://b/sets")}
+    assert f"s3://b/sets is read as {name} " in caplog.text
+    here = {ref.recording_id: ref for ref in refs_of(str(write(tmp_path, tree())))}
+    assert list(there) == list(here)
+    for key, ref in here.items():
+        if ref.problem:
+            with pytest.raises(BadRecording, match=ref.problem):
+                read_recording(there[key])
+        else:
+            assert read_recording(there[key]) == read_recording(ref)
+
+
+def test_a_table_on_s3_is_found_without_listing_its_clips(s3: SmallS3) -> None:
+    s3.objects = {f"cv/{key}": data for key, data in commonvoice().items()}
+    clips = {f"cv/cv-corpus-17.0-2024-03-15/de/clips/{number}.mp3": b"" for number in range(3000)}
+    s3.objects |= clips
+    refs = refs_of("s3://b/cv", format="commonvoice")
+    assert len(refs) == 4
+    assert not any("clips" in key for _, key, _ in s3.log)
+    assert len(s3.log) < 40
 
 
 def test_a_busy_store_is_waited_for_and_counted(s3: SmallS3) -> None:

@@ -10,9 +10,23 @@ from typing import NamedTuple
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import files, huggingface, librispeech, manifest, names, parquet, remote, webdataset
+from pipeline.sources import (
+    commonvoice,
+    files,
+    fleurs,
+    huggingface,
+    librispeech,
+    manifest,
+    mls,
+    names,
+    parquet,
+    remote,
+    voxpopuli,
+    webdataset,
+)
 from pipeline.sources.lines import kind_of
 from pipeline.sources.listing import list_files
+from pipeline.sources.splits import find_splits
 
 DETECTION_FILES = 1000  # how many files `auto` looks at
 
@@ -32,6 +46,16 @@ _FORMATS = {
     "manifest": _Format(manifest.list_recordings, manifest.read_recording, "lines in .jsonl, .csv or .tsv files"),
     "librispeech": _Format(librispeech.list_recordings, librispeech.read_recording, "audio files"),
     "huggingface": _Format(huggingface.list_recordings, huggingface.read_recording, "rows"),
+    "fleurs": _Format(fleurs.list_recordings, fleurs.read_recording, "rows in the table"),
+    "commonvoice": _Format(commonvoice.list_recordings, commonvoice.read_recording, "rows in the table"),
+    "voxpopuli": _Format(voxpopuli.list_recordings, voxpopuli.read_recording, "rows in the table"),
+    "mls": _Format(mls.list_recordings, mls.read_recording, "lines in transcripts.txt"),
+}
+_CORPORA = {
+    "fleurs": fleurs.LAYOUT,
+    "commonvoice": commonvoice.LAYOUT,
+    "voxpopuli": voxpopuli.LAYOUT,
+    "mls": mls.LAYOUT,
 }
 
 
@@ -43,6 +67,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     """
     include, exclude = (_matcher(key, getattr(source, key)) for key in ("include", "exclude"))
     name = detect_format(source.uri) if source.format == "auto" else source.format
+    if source.split is not None and name not in (*_CORPORA, "huggingface"):
+        raise ConfigError(f"source.split: format {name} has no splits; source.uri tells what is read")
     found = _at_once(
         _one_line(_FORMATS[name].list_recordings(source)),
         f"source.uri: {source.uri}: no {_FORMATS[name].what} (format {name})",
@@ -68,24 +94,38 @@ def read_recording(ref: RecordingRef) -> Recording:
 def detect_format(uri: str) -> str:
     """The format of what is at `uri`, by the names of its first thousand files; says so in the log.
 
-    Raises ConfigError where nothing is there or nothing is known.
+    Official corpora are looked for where a name hints at one. Raises ConfigError where nothing is there or nothing is
+    known.
     """
-    counts = Counter(_kind(file.name) for file in islice(list_files(uri), DETECTION_FILES))
+    first = [file.name for file in islice(list_files(uri), DETECTION_FILES)]
+    counts = Counter(map(_kind, first))
     audio = max(("webdataset", "parquet", "files"), key=lambda kind: counts[kind])
+    found: str | None = None
     if counts["huggingface"]:
         found = "huggingface"
     elif counts[audio]:
         found = "librispeech" if audio == "files" and counts["librispeech"] else audio
     elif counts["manifest"]:
         found = "manifest"
-    else:
+    if found not in ("huggingface", "parquet", "librispeech"):
+        found = _corpus(uri, first) or found
+    if found is None:
         raise ConfigError(f"source.format: cannot tell what {uri} is; set it to one of {', '.join(_FORMATS)}")
     others = {kind: counts[kind] for kind in ("webdataset", "parquet", "files", "manifest") if counts[kind]}
-    if left := {kind: count for kind, count in others.items() if kind != found and found != "librispeech"}:
+    whole = ("librispeech", *_CORPORA)  # to which tables, archives and audio belong
+    if left := {kind: count for kind, count in others.items() if kind != found and found not in whole}:
         log.warning("source.format: auto: %s also holds files of other formats, not read: %s", uri, left)
     seen = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
     log.info("source.format: auto: %s is read as %s (its first %d files: %s)", uri, found, counts.total(), seen)
     return found
+
+
+def _corpus(uri: str, first: list[str]) -> str | None:
+    """The official corpus of which there is a split at `uri`; looked for only where a name hints at it."""
+    for name, layout in _CORPORA.items():
+        if any(layout.hint.search(f"/{file}") for file in first) and next(find_splits(uri, layout), None):
+            return name
+    return None
 
 
 def _kind(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
@@ -42,6 +43,24 @@ def audio_column(schema: pa.Schema, source: SourceConfig, where: str) -> str:
 def plain_columns(schema: pa.Schema) -> list[str]:
     """Columns that are small values (text, numbers, times): references, languages, ids and metadata."""
     return [name for name in schema.names if _is_plain(schema.field(name).type)]
+
+
+def class_labels(schema: pa.Schema) -> dict[str, list[str]]:
+    """The names that stand for the numbers of a column, where `datasets` has written them into the schema."""
+    try:
+        features = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))["info"]["features"]
+        found = {name: kind["names"] for name, kind in features.items() if kind.get("_type") == "ClassLabel"}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+    return {name: list(map(str, names)) for name, names in found.items() if isinstance(names, list)}
+
+
+def with_labels(row: dict[str, Any], labels: Mapping[str, list[str]]) -> dict[str, Any]:
+    """The row with names for the numbers of its labels; a number without a name (-1) is None."""
+    for name, names in labels.items():
+        if isinstance(value := row.get(name), int):
+            row[name] = names[value] if 0 <= value < len(names) else None
+    return row
 
 
 def with_row(ref: RecordingRef, row: Mapping[str, Any] | BadRecording, source: SourceConfig) -> RecordingRef:

@@ -17,14 +17,18 @@ _SAVED = ("dataset_dict.json", "state.json")
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per row of every split; source_member is "<split>:<row>:<audio column>", ids are from source.id_column,
-    else "<split>/<row>" ("<row>" where there are no splits). `size` is the mean of the split.
+    """One ref per row of every split, or of source.split; source_member is "<split>:<row>:<audio column>", ids are from
+    source.id_column, else "<split>/<row>" ("<row>" where there are no splits). `size` is the mean of the split.
 
     source.uri: a folder of save_to_disk, .arrow files, or owner/name[:configuration[:split]] of the hub or its cache.
     Raises ConfigError where the dataset or a column is not there.
     """
     uri = source.uri if _is_hub_name(source.uri) else _absolute(source.uri)
-    for split, dataset in _load(uri).items():
+    found = _load(uri)
+    if source.split is not None and source.split not in found:
+        there = ", ".join(name for name in found if name) or "no splits"
+        raise ConfigError(f"source.split: {source.uri} has no {source.split!r} (it has {there})")
+    for split, dataset in found.items() if source.split is None else [(source.split, found[source.split])]:
         audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
         small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema))
         size = dataset.data.nbytes // max(len(dataset.data), 1)

@@ -43,6 +43,42 @@ def list_files(uri: str) -> Iterator[File]:
         raise ConfigError(f"source.uri: {err.detail}") from None
 
 
+def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
+    """What lies right in a folder, by name and without the hidden: its files, and the URIs of its folders.
+
+    None where `uri` is no folder. Raises ConfigError where it cannot be listed.
+    """
+    fs, path = remote.open_fs(uri)
+    try:
+        info = _info(fs, path)
+        if info is None or info["type"] != "directory":
+            return None
+        found = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
+    except remote.network_errors(ValueError) as err:
+        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+    except BadRecording as err:
+        raise ConfigError(f"source.uri: {err.detail}") from None
+    files = [
+        File(remote.uri_of(fs, place, uri), place.rpartition("/")[2], size, version)
+        for place, is_folder, size, version in found
+        if not is_folder
+    ]
+    return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in found if is_folder]
+
+
+def local_size(uri: str) -> tuple[int, str]:
+    """Size and version of a local file; (0, "") where it is elsewhere or cannot be told: reading it says why."""
+    if not uri.startswith("/"):
+        return 0, ""
+    try:
+        status = os.stat(uri)  # noqa: PTH116
+    except (OSError, ValueError):
+        return 0, ""
+    if not S_ISREG(status.st_mode):
+        return 0, ""
+    return status.st_size, remote.version_of({"mtime": status.st_mtime_ns, "size": status.st_size})
+
+
 def _list(fs: Any, path: str, uri: str) -> Iterator[File]:
     info = _info(fs, path)
     if info is not None:
@@ -125,18 +161,46 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
 
 
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
+    for bucket, page in _pages_s3(fs, prefix, uri, flat=flat):
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
+
+
+def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bucket and each page of the keys that begin with `prefix`; flat: without those in folders below it."""
     bucket, _, key = prefix.partition("/")
     if not bucket or names.has_magic(bucket):
         raise ConfigError(f"source.uri: {uri}: no bucket is named")
     options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
     while True:
         page = remote.patiently(lambda: fs.call_s3("list_objects_v2", **options), uri)
-        for entry in page.get("Contents", ()):
-            if not entry["Key"].endswith("/"):
-                yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
+        yield bucket, page
         if not page.get("IsTruncated"):
             return
         options["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str]]:
+    """Path, whether it is a folder, size and version of what lies right in a folder."""
+    if remote.is_local(fs):
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    yield _text(entry.path), True, 0, ""
+                elif entry.is_file():
+                    yield _text(entry.path), False, *_stat(entry)
+    elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
+        for bucket, page in _pages_s3(fs, f"{root.rstrip('/')}/", uri, flat=True):
+            for folder in page.get("CommonPrefixes", ()):
+                yield f"{bucket}/{folder['Prefix'].rstrip('/')}", True, 0, ""
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):
+                    version = remote.version_of(found | {"size": found["Size"]})
+                    yield f"{bucket}/{found['Key']}", False, found["Size"], version
+    else:
+        for info in fs.ls(root, detail=True):
+            yield info["name"].rstrip("/"), info["type"] == "directory", info.get("size") or 0, remote.version_of(info)
 
 
 def _walk_any(fs: Any, root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:

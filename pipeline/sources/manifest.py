@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from stat import S_ISREG
 from typing import Any
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import fields, lhotse, remote
 from pipeline.sources.lines import Record, kind_of, read_records
-from pipeline.sources.listing import File, list_files
+from pipeline.sources.listing import File, list_files, local_size
 
 AUDIO_NAMES = ("audio_filepath", "audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "wav")
 ID_NAMES = ("id", "utt_id", "utterance_id", "recording_id", "key")
@@ -89,7 +87,7 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
         part += f"#{start_ms}-{'' if end_ms is None else end_ms}ms"
     drop = [audio, source.id_column or _first(columns, ID_NAMES), "duration", "offset", "channel"]
     found = fields.describe(columns, language=source.language, text=source.text_column, drop=drop)
-    size, version = (0, "") if seconds is not None else _local_size(uri)
+    size, version = (0, "") if seconds is not None else local_size(uri)
     return RecordingRef(
         recording_id=_id(source, columns) or f"{path}{part}",
         format="manifest",
@@ -124,16 +122,3 @@ def _channel(value: object) -> int | None:
 
 def _first(columns: dict[str, Any], names: tuple[str, ...]) -> str:
     return next((name for name in names if columns.get(name) not in (None, "")), names[0])
-
-
-def _local_size(uri: str) -> tuple[int, str]:
-    """Size and version of a local file; (0, "") where it is elsewhere or cannot be told: reading it says why."""
-    if not uri.startswith("/"):
-        return 0, ""
-    try:
-        status = Path(uri).stat()
-    except (OSError, ValueError):
-        return 0, ""
-    if not S_ISREG(status.st_mode):
-        return 0, ""
-    return status.st_size, remote.version_of({"mtime": status.st_mtime_ns, "size": status.st_size})

@@ -69,7 +69,7 @@ def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
     with parquet:
         schema = parquet.schema_arrow
         audio = columns.audio_column(schema, source, file.uri)
-        plain = columns.plain_columns(schema)
+        plain, labels = columns.plain_columns(schema), columns.class_labels(schema)
         first = 0
         for group in range(parquet.num_row_groups):
             info = parquet.metadata.row_group(group)
@@ -78,6 +78,8 @@ def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
             base = RecordingRef("", "parquet", file.uri, size=size // max(info.num_rows, 1), version=file.version)
             for row, described in enumerate(_rows(parquet, group, info.num_rows, plain)):
                 ref = replace(base, recording_id=f"{name}/{first + row}", source_member=f"rg{group}:{row}:{audio}")
+                if isinstance(described, dict):
+                    described = columns.with_labels(described, labels)
                 yield columns.with_row(ref, described, source)
             first += info.num_rows
 
