@@ -104,7 +104,7 @@ def _round(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: c
             output, summary = _transcribed(config, name, one, run, stack)
             audio += summary.get("pipeline_audio_seconds", 0.0)
             seconds += summary.get("pipeline_seconds", 0.0)
-        identity = common | {"set": name}
+        identity = {**common, "set": name}
         rows += [scored(row, identity, one.normaliser, config.corrupt) for row in heard(output)]
     return _Round(rows, audio, seconds)
 

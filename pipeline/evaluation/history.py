@@ -108,9 +108,9 @@ def baseline_rows(storage: Storage, baseline: str, name: str, evaluation: str, c
         if earlier := [one for one in earlier if one != evaluation]:
             return read_rows(storage, earlier[-1])
         raise ConfigError(f"baseline: previous: {storage.uri} has no earlier evaluation called {name}")
-    if storage.exists(f"{BASELINES}/{baseline}.json"):
-        return read_rows(storage, _json(storage, f"{BASELINES}/{baseline}.json")["evaluation"])
     if "/" not in baseline:
+        if storage.exists(f"{BASELINES}/{baseline}.json"):
+            return read_rows(storage, _json(storage, f"{BASELINES}/{baseline}.json")["evaluation"])
         kept = ", ".join(sorted(_kept(storage))) or "none"
         raise ConfigError(f"baseline: {baseline}: not kept in {storage.uri} (kept there: {kept})")
     other = open_storage(baseline, create=False, config=config)

@@ -22,7 +22,7 @@ def scored(row: Heard, common: Mapping[str, Any], wanted: str, spoil: CorruptCon
     written without spaces has the counts of its characters as merged counts, and as words what stands between spaces.
     """
     normal = _normaliser(wanted, row.language)
-    hypothesis = corrupt(row.hypothesis, row.recording_id, config=spoil)
+    hypothesis = corrupt(row.hypothesis, row.recording_id, **spoil.model_dump())
     known, heard = normal(row.reference or ""), normal(hypothesis)
     words, chars, merged = (
         (Counts(), Counts(), Counts())
