@@ -32,8 +32,8 @@ border-radius:.25rem;overflow-wrap:anywhere}.verdict.failed{border-color:var(--b
 .verdict.warned{border-color:var(--other);background:var(--warn-paper)}
 .verdict strong{font-size:1.1rem}.verdict ul{margin:.4rem 0 0;padding-left:1.2rem}
 .bad{color:var(--bad);font-weight:600}.good{color:var(--good);font-weight:600}
-dl{display:grid;grid-template-columns:max-content 1fr;gap:.2rem 1.25rem;margin:0}dt{color:var(--soft)}
-dd{margin:0;overflow-wrap:anywhere}
+dl{display:grid;grid-template-columns:fit-content(40%) 1fr;gap:.2rem 1.25rem;margin:0}dt{color:var(--soft)}
+dd{margin:0}dt,dd,summary{overflow-wrap:anywhere}
 .scroll{overflow-x:auto;margin:.5rem 0;border:1px solid var(--line);border-radius:.375rem}
 table{border-collapse:collapse;width:100%;font-size:.8125rem;line-height:1.4}
 caption{text-align:left;padding:.5rem}

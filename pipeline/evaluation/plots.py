@@ -48,7 +48,7 @@ _SETTINGS: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-_BUCKET = re.compile(r"(?:(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
+_BUCKET = re.compile(r"(?:(?!below )(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
 WIDE, HALF = 10.4, 5.2  # inches, at 72 units each: the whole width of the page, and half of it
 PANELS = 3  # beside each other
 MARKED = 40  # points of a panel with a mark and a line for the interval each; where there are more it is a band
@@ -78,7 +78,7 @@ def over_time(history: Sequence[Point]) -> str:
             else:
                 low, high = [100 * point.low for point in chosen], [100 * point.high for point in chosen]
                 axes.fill_between(dates, low, high, color=SERIES, alpha=0.25, linewidth=0)
-            axes.set_title(f"{language} ({metric}, %)")
+            axes.set_title(f"{_short(language)} ({metric}, %)")
             axes.grid(axis="y")
             locator = AutoDateLocator(minticks=2, maxticks=5)
             axes.xaxis.set_major_locator(locator)
@@ -108,7 +108,7 @@ def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) 
                 *zip(*pairs, strict=True), "D", color=OTHER, markerfacecolor="none", markersize=7, label="baseline"
             )
             figure.legend(loc="outside upper right")
-        axes.set_yticks(places, [f"{one.key} ({one.metric})" for one in chosen])
+        axes.set_yticks(places, [f"{_short(one.key)} ({one.metric})" for one in chosen])
         axes.set_ylim(len(chosen) - 0.5, -0.5)
         axes.set_xlim(left=0)
         axes.set_xlabel("error rate, %")
@@ -133,10 +133,12 @@ def by_duration(rates: Sequence[Rates]) -> str:
             places = list(range(len(buckets)))
             values = [100 * (one.counts.rate or 0.0) for _, one in buckets]
             _dots(axes, places, values, [(one.low, one.high) for _, one in buckets], across=False)
-            axes.set_xticks(places, [f"{_briefly(bucket)}\n{one.recordings}" for bucket, one in buckets], fontsize=9)
+            axes.set_xticks(
+                places, [f"{_short(_briefly(bucket))}\n{one.recordings}" for bucket, one in buckets], fontsize=9
+            )
             axes.set_xlim(-0.5, len(buckets) - 0.5)
             axes.set_ylim(bottom=0)
-            axes.set_title(f"{language} ({buckets[0][1].metric}, %)")
+            axes.set_title(f"{_short(language)} ({buckets[0][1].metric}, %)")
             axes.grid(axis="y")
         return _svg("by-duration", figure, "Error rate by duration of the recordings")
 
@@ -178,7 +180,7 @@ def sweep(points: Sequence[SweepPoint]) -> str:
         axes = figure.subplots()
         speeds, rates = [rtfx for rtfx, _, _ in timed], [rate for _, rate, _ in timed]
         _dots(axes, speeds, rates, [(point.overall.low, point.overall.high) for _, _, point in timed], across=False)
-        labels = setting_labels([point for _, _, point in timed])
+        labels = [_short(label, 60) for label in setting_labels([point for _, _, point in timed])]
         axes.margins(x=0.12, y=0.15)
         for speed, rate, label, offset in _apart(axes, speeds, rates, labels):
             side = "left" if offset[0] > 0 else "right"
@@ -264,6 +266,11 @@ def _briefly(bucket: str) -> str:
     return bucket.replace("below ", "<").replace(" and more", "+").replace(" s", "")
 
 
+def _short(name: str, most: int = 20) -> str:
+    """A name that leaves room for the drawing."""
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
 def _names(names: Iterable[str]) -> str:
     return ", ".join(names)
 
@@ -285,7 +292,7 @@ def _svg(name: str, figure: Figure, title: str) -> str:
     text = text[text.index("<svg") :].strip()
     text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
     used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([\w-]+)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font,system-ui),sans-serif", text)
     for drawn, shown in _COLOURS.items():
         text = text.replace(drawn, shown)

@@ -34,9 +34,9 @@ _COMPARISON = (
 _COMPARISON_NOTE = (
     "Differences in percentage points, new minus baseline, on the recordings both have with the same reference. Each "
     "bound holds by itself with 1 - alpha of the gate, 95 % unless that is set. p: one-sided, that the new one is no "
-    "worse; Holm: corrected for the number of languages; MAPSSWE: two-sided. Detectable: the smallest difference that is "
-    "seen with 80 % power; a smaller one may be there and not be found. Blocks are speakers, or recordings where those "
-    "are unknown."
+    "worse; Holm: corrected for the number of languages; MAPSSWE: two-sided. Detectable: the smallest difference "
+    "that is seen with 80 % power; a smaller one may be there and not be found. Blocks are speakers, or recordings "
+    "where those are unknown."
 )
 _ABOUT = ("model", "revision", "config_hash", "normaliser", "code_version", "hardware")  # first, in this order
 _PARTS = (
@@ -105,6 +105,8 @@ def _about(evaluation: Evaluation) -> Markup:
 def _rates(evaluation: Evaluation) -> Markup:
     shown = [rates for group in ("all", "set", "language") for rates in evaluation.rates if rates.group == group]
     rows = [_rates_row(rates) for rates in shown]
+    if not rows:
+        return Markup()
     return _note(_RATES_NOTE) + table("Rates of everything, of each set and of each language", _RATES, rows, text=3)
 
 
