@@ -1,4 +1,4 @@
-"""The cluster manifest says what this version of the job understands."""
+"""The cluster manifests say what this version of the jobs understands."""
 
 from __future__ import annotations
 
@@ -8,27 +8,36 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from pipeline.config import RunConfig, load
+from pipeline.evaluation.settings import EvaluateConfig
 
 ROOT = Path(__file__).parent.parent
 
 
-def manifest() -> dict[str, Any]:
-    return dict(yaml.safe_load((ROOT / "infra" / "rayjob.yaml").read_text())["spec"])
+def manifest(name: str) -> dict[str, Any]:
+    """The RayJob of a manifest."""
+    spec = dict(yaml.safe_load((ROOT / "infra" / name).read_text())["spec"])
+    return dict(spec.get("jobTemplate", spec))
 
 
-def test_the_entrypoint_is_a_valid_command(monkeypatch: Any) -> None:
+@pytest.mark.parametrize(
+    ("name", "job", "schema"),
+    [("rayjob.yaml", "transcribe", RunConfig), ("evaluate-cronjob.yaml", "evaluate", EvaluateConfig)],
+)
+def test_the_entrypoint_is_a_valid_command(name: str, job: str, schema: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(ROOT)
-    words = shlex.split(manifest()["entrypoint"])
-    assert words[:4] == ["python", "-m", "jobs.transcribe", "--config"]
-    config = load(RunConfig, words[4], words[5:])
-    assert config.compute.replicas_min == manifest()["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"]
+    words = shlex.split(manifest(name)["entrypoint"])
+    assert words[:4] == ["python", "-m", f"jobs.{job}", "--config"]
+    config = load(schema, words[4], words[5:])
+    assert config.compute.replicas_min == manifest(name)["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"]
 
 
-def test_ray_on_the_cluster_is_the_ray_of_the_lock() -> None:
-    assert manifest()["rayClusterSpec"]["rayVersion"] == version("ray")
+@pytest.mark.parametrize("name", ["rayjob.yaml", "evaluate-cronjob.yaml"])
+def test_ray_on_the_cluster_is_the_ray_of_the_lock(name: str) -> None:
+    assert manifest(name)["rayClusterSpec"]["rayVersion"] == version("ray")
 
 
 def test_the_lock_has_the_versions_of_the_project() -> None:

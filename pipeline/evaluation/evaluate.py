@@ -94,7 +94,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
 
 def _round(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Round:
-    """All sets under one config. stack: where Ray lives, started with the first set that has something to transcribe."""
+    """All sets under one config. stack: where Ray lives, from the first set on that has something to transcribe."""
     rows: list[dict[str, Any]] = []
     audio = seconds = 0.0
     for name, one in config.sets.items():

@@ -85,7 +85,7 @@ def counts(row: Row, prefix: str) -> Counts:
 
 
 def block_of(row: Row) -> str:
-    """What is resampled together: all recordings of a speaker in a set, or the recording where the speaker is unknown."""
+    """What is resampled together: a speaker's recordings of a set, or one recording where the speaker is unknown."""
     return f"{row['set']}\0{row['language']}\0" + (
         f"speaker {row['speaker']}" if row["speaker"] else f"recording {row['recording_id']}"
     )
