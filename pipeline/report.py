@@ -12,10 +12,14 @@ from pipeline.storage import Storage
 
 SAMPLE = 100  # recordings and dead letters shown
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.5rem}h2{font-size:1.1rem;margin-top:2rem}
-table{border-collapse:collapse;width:100%}th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;
-border-bottom:1px solid #ddd}.bad{color:#a00}.good{color:#060}
+:root{color-scheme:light dark;--ink:#222;--line:#ddd;--paper:#fff;--bad:#a00;--good:#060}
+@media(prefers-color-scheme:dark){:root{--ink:#e6e9ed;--line:#3a424d;--paper:#14181d;--bad:#ff8a80;--good:#7dd895}}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:var(--ink);
+background:var(--paper)}
+h1{font-size:1.5rem;overflow-wrap:anywhere}h2{font-size:1.1rem;margin-top:2rem}p{overflow-wrap:anywhere}
+div{overflow-x:auto}table{border-collapse:collapse;width:100%}table.wide{min-width:40rem}
+th,td{text-align:left;vertical-align:top;padding:.25rem .75rem .25rem 0;border-bottom:1px solid var(--line)}
+td{overflow-wrap:anywhere}table.narrow{max-width:30rem}.bad{color:var(--bad)}.good{color:var(--good)}
 """
 
 
@@ -91,12 +95,15 @@ def render(
         _table(("recording", "language", "text", "confidence"), shown),
     ]
     head = (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>fullcanvas report</title><style>{_STYLE}</style>'
+        '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>fullcanvas report</title><style>{_STYLE}</style>"
     )
     return head + "\n".join(parts) + "</html>\n"
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in header)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body or '<tr><td>none</td></tr>'}</table>"
+    cells = ("".join(f'<td dir="auto">{escape(str(cell))}</td>' for cell in row) for row in rows)
+    body = "".join(f"<tr>{row}</tr>" for row in cells) or "<tr><td>none</td></tr>"
+    kind = "wide" if len(header) > 2 else "narrow"
+    return f'<div tabindex="0"><table class="{kind}"><tr>{head}</tr>{body}</table></div>'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import shutil
@@ -28,14 +29,15 @@ class Browser:
 
     def __init__(self, profile: Path) -> None:
         (commands, self._write), (self._read, events) = os.pipe(), os.pipe()
+        far = [fcntl.fcntl(descriptor, fcntl.F_DUPFD, 100) for descriptor in (commands, events)]  # not 3 or 4 already
         program = [PACKAGE, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
-        script = f'exec "$@" 3<&{commands} 4>&{events} {commands}<&- {events}>&-'
+        script = f'exec "$@" 3<&{far[0]} 4>&{far[1]}'
         with (profile.parent / "chromium.log").open("wb") as log:
             self._process = subprocess.Popen(
-                ["bash", "-c", script, "bash", *program], pass_fds=(commands, events), stdout=log, stderr=log
+                ["bash", "-c", script, "bash", *program], pass_fds=far, stdout=log, stderr=log
             )
-        os.close(commands)
-        os.close(events)
+        for descriptor in (commands, events, *far):
+            os.close(descriptor)
         self._buffer = b""
         self._number = 0
         self.events: list[dict[str, Any]] = []

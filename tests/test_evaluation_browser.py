@@ -76,6 +76,7 @@ def test_a_page_has_no_error_no_request_and_no_sideways_scrolling(
     tab = browser.open(url, size)
     assert tab.complaints() == []
     assert [one for one in tab.requests() if not one.startswith("data:")] == [url]  # data: icons of the players
+    assert tab.evaluate("innerWidth") == size[0]  # laid out for this screen, not made smaller
     assert sideways(tab) == 0
     assert tab.evaluate("document.body.innerText.length") > 100
     tab.close()
@@ -122,6 +123,16 @@ def test_light_and_dark_follow_the_system_and_can_be_read(browser: Browser, fold
             ink, ground = (tab.evaluate(COLOUR.format(element, kind)) for kind in ("color", "backgroundColor"))
             assert contrast(luminance(ink), luminance(ground)) >= 4.5, element
         tab.close()
+
+
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_report_of_a_run_follows_the_system(browser: Browser, folder: Path, dark: bool) -> None:
+    tab = browser.open((folder / "run.html").as_uri(), dark=dark)
+    paper = luminance(tab.evaluate(COLOUR.format("body", "backgroundColor")))
+    assert (paper < 0.1) == dark
+    for element in ("body", ".bad"):
+        assert contrast(luminance(tab.evaluate(COLOUR.format(element, "color"))), paper) >= 4.5, element
+    tab.close()
 
 
 def test_differences_are_marked_without_colour_too(browser: Browser, folder: Path) -> None:
