@@ -18,6 +18,7 @@ import soundfile
 from pipeline.config import RunConfig
 from pipeline.run import transcribe
 from pipeline.schemas import SAMPLE_RATE
+from tests import corpora
 from tests.archives import settings, wav
 from tests.audio_files import encoded
 from tests.test_sources_librispeech import write as write_tree
@@ -134,6 +135,18 @@ def files(root: Path) -> Archive:
     return Archive(root, {"x/a.wav": (*DE, None), "b.opus": ("de", None, None)}, "de")
 
 
+def fleurs(root: Path) -> Archive:
+    corpora.write(root, corpora.fleurs("de_de") | corpora.fleurs("en_us", packed=False))
+    heard: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
+        f"{folder}/{name.removesuffix('.wav')}": (folder[:2], text, said)
+        for folder in ("de_de", "en_us")
+        for name, (number, raw, text, gender) in corpora.FLEURS.items()
+        for said in [{"raw_transcription": raw, "sentence_id": number, "gender": gender, "split": "test"}]
+    }
+    seconds = 2 * sum(corpora.seconds("en-us", text) for _, _, text, _ in corpora.FLEURS.values())
+    return Archive(root, heard, seconds=seconds)
+
+
 def run(archive: Archive, out: Path, model: Path, *more: str) -> RunConfig:
     words = ("source.format=auto", f"source.language={archive.language}", *more)
     config = settings(archive.uri, out, model, *words)
@@ -162,8 +175,9 @@ def books(config: RunConfig) -> dict[str, Any]:
         ("librispeech", librispeech),
         ("huggingface", huggingface),
         ("files", files),
+        ("fleurs", fleurs),
     ],
-    ids=["webdataset", "parquet", "jsonl", "csv", "lhotse", "librispeech", "huggingface", "files"],
+    ids=["webdataset", "parquet", "jsonl", "csv", "lhotse", "librispeech", "huggingface", "files", "fleurs"],
 )
 def test_what_a_source_says_is_in_the_tables(
     name: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_a_table_of_something_else_is_one_line(tmp_path: Path) -> None:
     tree = commonvoice() | {f"{LOCALE}/test.tsv": b"client_id\tsentence\na\tb\n"}
     with pytest.raises(ConfigError, match=r"^source\.uri: .*test\.tsv: no column path \(it has client_id, sentence\)$"):
         listed(write(tmp_path, tree))
+
+
+def test_a_table_is_read_line_by_line(tmp_path: Path) -> None:
+    rows = ((f"speaker {row}", f"common_voice_de_{row}.mp3", f"Satz {row}.", "de") for row in range(10_000))
+    tree = {"test.tsv": table(("client_id", "path", "sentence", "locale"), *rows), "clips/x.mp3": b""}
+    write(tmp_path / "de", tree)
+    tracemalloc.start()
+    try:
+        count = sum(1 for _ in list_recordings(SourceConfig(uri=str(tmp_path))))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert count == 10_000
+    assert peak < len(tree["test.tsv"])
 
 
 @pytest.fixture(scope="module")
