@@ -9,15 +9,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.evaluation.compare import verdict
+from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.result import Check, Verdict
-from tests.evaluated import made_up_evaluation, made_up_rows
+from tests.evaluated import comparison, made_up_evaluation, made_up_rates, made_up_rows
 
 NIGHT = made_up_evaluation(made_up_rows(per_language=5))
 
 
-def suite(verdict: Verdict) -> ElementTree.Element:
-    root = ElementTree.fromstring(junit_xml(replace(NIGHT, verdict=verdict)).encode())
+def suite(of: Verdict) -> ElementTree.Element:
+    root = ElementTree.fromstring(junit_xml(replace(NIGHT, verdict=of)).encode())
     assert root.tag == "testsuites"
     (only,) = root
     assert only.tag == "testsuite"
@@ -50,6 +52,28 @@ def test_every_check_is_a_case_and_those_that_failed_say_why() -> None:
     assert found.findtext("system-out") == "warning: en: close"
 
 
+def test_the_verdict_of_the_gate_names_all_it_has_looked_at() -> None:
+    rows = made_up_rows()
+    gate = GateConfig(ceilings={"en": 0.05, "de": 0.9, "fr": 0.5}, min_coverage=0.9)
+    judged = verdict([comparison("en"), comparison("de", 0.02, regressed=True)], made_up_rates(rows), gate)
+    found = {
+        (case.get("classname"), case.get("name")): case.find("failure") is not None
+        for case in suite(judged).iter("testcase")
+    }
+    assert found == {
+        ("evaluation.regression", "en"): False,
+        ("evaluation.regression", "de"): True,
+        ("evaluation.ceiling", "en"): True,
+        ("evaluation.ceiling", "de"): False,
+        ("evaluation.ceiling", "fr"): True,
+        ("evaluation.coverage", "test-clean en"): False,
+        ("evaluation.coverage", "fleurs de"): False,
+        ("evaluation.coverage", "fleurs hi"): False,
+        ("evaluation.coverage", "fleurs zh"): False,
+    }
+    assert len(judged.failures) == sum(found.values())
+
+
 def test_about_and_time_are_there() -> None:
     found = suite(Verdict())
     properties = {one.get("name"): one.get("value") for one in found.iter("property")}
@@ -59,15 +83,15 @@ def test_about_and_time_are_there() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "tests", "failures"),
+    ("judged", "tests", "failures"),
     [
         (Verdict(), "1", "0"),
         (Verdict(("no set at all",)), "1", "1"),
         (Verdict(("a", "b"), (), [Check("regression", "de", "a")]), "2", "2"),
     ],
 )
-def test_a_reason_without_a_check_is_a_case_of_its_own(verdict: Verdict, tests: str, failures: str) -> None:
-    found = suite(verdict)
+def test_a_reason_without_a_check_is_a_case_of_its_own(judged: Verdict, tests: str, failures: str) -> None:
+    found = suite(judged)
     assert (found.get("tests"), found.get("failures")) == (tests, failures)
     assert len(list(found.iter("failure"))) == int(failures)
 

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import language_seed, paired
 from pipeline.evaluation.gate import GateConfig
-from pipeline.evaluation.result import Comparison, Rates, Verdict, headline
+from pipeline.evaluation.result import Check, Comparison, Rates, Verdict, headline
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from pipeline.evaluation.wording import percent, points, probability
 
@@ -73,26 +73,18 @@ def verdict(comparisons: Sequence[Comparison], rates: Sequence[Rates], gate: Gat
     comparisons: of `compare`; empty where there is no baseline. rates: those of the groups language and set are judged,
     others are passed over. What cannot be judged closes the gate: a ceiling without a rate, no set at all.
     """
-    failures = [_regression(one) for one in comparisons if one.regressed]
     languages = {one.key: one for one in rates if one.group == "language"}
-    for language, ceiling in gate.ceilings.items():
-        rate = languages[language].counts.rate if language in languages else None
-        if rate is None:
-            failures.append(f"{language}: nothing to hold against its ceiling of {percent(ceiling)}: no rate")
-        elif rate > ceiling:
-            metric = languages[language].metric
-            failures.append(f"{language}: {metric} {percent(rate)} is above the ceiling of {percent(ceiling)}")
     sets = [one for one in rates if one.group == "set"]
+    checks = [Check("regression", one.language, _regression(one) if one.regressed else None) for one in comparisons]
+    checks += [
+        Check("ceiling", language, _above(language, languages.get(language), ceiling))
+        for language, ceiling in gate.ceilings.items()
+    ]
+    checks += [Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets]
     if not any(one.recordings for one in sets):
-        failures.append("no recording with a reference: nothing was evaluated")
-    for one in sets:
-        if one.coverage is not None and one.coverage < gate.min_coverage:
-            failures.append(
-                f"{one.key}: {one.transcribed:,} of {one.recordings:,} recordings transcribed "
-                f"({percent(one.coverage)}: {one.dead:,} dead letters, {one.missing:,} missing), "
-                f"less than {percent(gate.min_coverage)}"
-            )
-    return Verdict(tuple(failures), tuple(_warnings(comparisons, languages, gate)))
+        checks.append(Check("coverage", "all", "no recording with a reference: nothing was evaluated"))
+    failures = tuple(check.failure for check in checks if check.failure is not None)
+    return Verdict(failures, tuple(_warnings(comparisons, languages, gate)), tuple(checks))
 
 
 def _side(table: pa.Table, name: str) -> pa.Table:
@@ -152,6 +144,24 @@ def _regression(one: Comparison) -> str:
         f"{one.language}: {one.metric} rose from {percent(one.baseline_rate)} to {percent(one.rate)} on "
         f"{one.recordings:,} recordings, by {points(one.difference)} points "
         f"[{points(one.low)}, {points(one.high)}], p {probability(one.p_holm)} after Holm"
+    )
+
+
+def _above(language: str, rates: Rates | None, ceiling: float) -> str | None:
+    rate = rates.counts.rate if rates else None
+    if rates is None or rate is None:
+        return f"{language}: nothing to hold against its ceiling of {percent(ceiling)}: no rate"
+    if rate <= ceiling:
+        return None
+    return f"{language}: {rates.metric} {percent(rate)} is above the ceiling of {percent(ceiling)}"
+
+
+def _uncovered(one: Rates, least: float) -> str | None:
+    if one.coverage is None or one.coverage >= least:
+        return None
+    return (
+        f"{one.key}: {one.transcribed:,} of {one.recordings:,} recordings transcribed "
+        f"({percent(one.coverage)}: {one.dead:,} dead letters, {one.missing:,} missing), less than {percent(least)}"
     )
 
 

@@ -58,12 +58,13 @@ def listing(rows: Sequence[Mapping[str, Any]]) -> Markup:
 
 def _item(row: Mapping[str, Any]) -> Markup:
     counts = counts_of(row)
+    errors = "1 error" if counts.errors == 1 else f"{counts.errors} errors"
     figures = [
         f"{row['set']} · {row['language']}",
         f"speaker {row['speaker']}" if row["speaker"] is not None else "",
         f"{row['seconds']:.1f} s" if row["seconds"] is not None else "",
         f"SNR {row['snr_db']:.0f} dB" if row["snr_db"] is not None else "",
-        f"{counts.errors} errors (S {counts.substitutions}, D {counts.deletions}, I {counts.insertions})",
+        f"{errors} (S {counts.substitutions}, D {counts.deletions}, I {counts.insertions})",
         f"{headline(row['language'])} {percent(counts.rate)}",
         f"confidence {row['confidence']:.2f}" if row["confidence"] is not None else "",
     ]
