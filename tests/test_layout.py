@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -131,7 +132,28 @@ def test_a_wrong_key_is_named(folder: Path, change: Callable[[dict[str, Any]], o
 
 def test_names_that_are_no_model_are_refused(tmp_path: Path) -> None:
     assert "nowhere" in refusal(tmp_path / "nowhere")
-    assert "local fullcanvas/1 directory" in refusal(layout.FULL_SIZE)
+
+
+def test_the_hash_of_a_folder_is_that_of_its_files_in_order(folder: Path) -> None:
+    """Stored in the fingerprint of every output: another formula would refuse to resume them."""
+    digests = b"".join(hashlib.sha256((folder / name).read_bytes()).digest() for name in FILES)
+    assert weights_hash(folder) == hashlib.sha256(digests).hexdigest()[:16]
+
+
+def test_shards_count_as_the_backbone(folder: Path) -> None:
+    backbone = folder / "backbone"
+    (backbone / "model.safetensors").rename(backbone / "model-00001-of-00002.safetensors")
+    (backbone / "model-00002-of-00002.safetensors").write_bytes(b"more")
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    index = backbone / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"one": names[0], "two": names[1], "three": names[1]}}))
+    before = weights_hash(folder)
+    (backbone / names[1]).write_bytes(b"other")
+    assert weights_hash(folder) != before
+    (backbone / names[1]).unlink()
+    assert names[1] in refusal(folder)
+    index.write_text("{}")
+    assert "model.safetensors.index.json" in refusal(folder)
 
 
 def test_it_needs_no_torch() -> None:

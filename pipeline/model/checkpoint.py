@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from pipeline.model import backbone, lora, weights
+from pipeline.model import backbone, hub, lora, weights
 from pipeline.model.encoder import AudioEncoder
 from pipeline.model.layout import (
     ASSETS,
@@ -23,7 +24,6 @@ from pipeline.model.layout import (
     describe,
     directory,
     read_config,
-    weight_files,
     write_config,
 )
 from pipeline.model.materialise import materialise
@@ -108,30 +108,43 @@ def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
     return prompts
 
 
-def load(name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> AsrModel:
+def load(
+    name: str,
+    revision: str | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    verify: bool = False,
+    check: Callable[[AsrModel], None] | None = None,
+) -> AsrModel:
     """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit.
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
+    verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
+    before anything is allocated.
     """
-    folder = directory(name)
+    folder = directory(name, revision)
     config = read_config(folder)
-    tokenizer_path = folder / "tokenizer.json"
+    files = hub.locate(folder, config.hub, revision)
+    if verify:
+        hub.verify(folder, files)
     try:
-        tokenizer = Tokenizer.from_file(str(tokenizer_path))
+        tokenizer = Tokenizer.from_file(str(files.tokenizer))
     except Exception as err:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise unusable(tokenizer_path, err) from None
+        raise unusable(files.tokenizer, err) from None
     try:
         with torch.device("meta"):
             model = AsrModel(config, tokenizer)
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise unusable(folder / "config.json", err) from None
+    if check is not None:
+        check(model)
     materialise(model, device=device, dtype=dtype)
-    encoder, adapter, backbone_files = weight_files(folder)
-    weights.fill(encoder_state(model), encoder, rename=weights.whisper_name, rows=model.encoder.rows)
-    weights.fill(adapter_state(model), adapter)
+    weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
+    weights.fill(adapter_state(model), files.adapter)
     state, tied = backbone_state(model.backbone)
-    weights.fill(state, backbone_files, rename=lambda key: tied.get(key, key), optional=VISION)
+    weights.fill(state, files.backbone, rename=lambda key: tied.get(key, key), optional=VISION)
     return model
 
 

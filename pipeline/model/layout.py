@@ -17,13 +17,14 @@ import pydantic
 from pydantic import Field
 
 from pipeline.config import ConfigError, Section
-from pipeline.model import whisper_layout
+from pipeline.model import hub, whisper_layout
+from pipeline.model.hub import HubSpec, shards
 from pipeline.schemas import SAMPLE_RATE
 
 FORMAT = "fullcanvas/1"
 ASSETS = Path(__file__).parent.parent / "assets"
 FULL_SIZE = "diffusion-gemma-asr-small"
-WEIGHTS = ("encoder.safetensors", "adapter.safetensors", "backbone/model.safetensors")
+WEIGHTS = tuple(hub.PARTS.values())
 
 
 class EncoderSpec(Section):
@@ -86,6 +87,7 @@ class AsrConfig(Section):
     prompt: PromptSpec
     tokens: TokensSpec
     lora: LoraSpec | None = None
+    hub: HubSpec | None = None
 
     @property
     def window_samples(self) -> int:
@@ -125,34 +127,12 @@ def slots_for(frames: int, subsample: int) -> int:
 
 def directory(name: str, revision: str | None = None) -> Path:
     """The folder of a model name. Raises ConfigError."""
-    folder = ASSETS / name if name == "tiny" else Path(name)
+    folder = ASSETS / name if name in ("tiny", FULL_SIZE) else Path(name)
     if whisper_layout.is_hub_id(name):
         folder = whisper_layout.snapshot(name, revision)
-    if name == FULL_SIZE:
-        raise ConfigError(
-            f"model.name: {name} needs its converted weights as a local fullcanvas/1 directory; give its path instead"
-        )
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model.name: {name}: no config.json in {folder}")
     return folder
-
-
-def weight_files(folder: Path) -> tuple[tuple[Path, ...], tuple[Path, ...], tuple[Path, ...]]:
-    """Files of encoder, adapter and backbone; the backbone's may be shards that an index lists. Raises ConfigError."""
-    encoder, adapter, backbone = (folder / name for name in WEIGHTS)
-    return (encoder,), (adapter,), shards(backbone)
-
-
-def shards(path: Path) -> tuple[Path, ...]:
-    """A safetensors file, or those that `NAME.index.json` beside it lists. Raises ConfigError."""
-    index = path.with_name(path.name + ".index.json")
-    if path.is_file() or not index.is_file():
-        return (path,)
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return tuple(path.with_name(name) for name in sorted(names))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
-        raise ConfigError(f"model.name: {index}: no list of shards: {err}") from None
 
 
 def write_config(folder: Path, config: AsrConfig) -> None:
@@ -193,11 +173,17 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
             languages=spec.languages,
         )
     config = read_config(folder)
-    weights = [path for paths in weight_files(folder) for path in paths]
+    pinned = hub.pins(folder, config.hub, revision)
+    files = [folder / "config.json", folder / "tokenizer.json"]
+    if "backbone" in pinned and not files[1].is_file():
+        files.pop()
+    files += [path for part, name in hub.PARTS.items() if part not in pinned for path in shards(folder / name)]
+    digest = _digest(files)
+    commits = ",".join(f"{name}@{part.revision}" for name, part in pinned.items())
     return ModelInfo(
         name=config.name,
-        revision=revision or "local",
-        weights_hash=_digest([folder / "config.json", folder / "tokenizer.json", *weights]),
+        revision=commits or revision or "local",
+        weights_hash=hashlib.sha256(f"{digest},{commits}".encode()).hexdigest()[:16] if pinned else digest,
         window_seconds=config.window_seconds,
         canvas_length=config.canvas_length,
         languages=tuple(config.languages),

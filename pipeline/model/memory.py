@@ -1,0 +1,95 @@
+"""How much accelerator memory a model with its slots will take, computed before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Any
+
+import torch
+
+from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.model import canvas_policy
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.vocabulary_head import FLOATS, TILES
+
+GIB = 2**30
+CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces and what the allocator cannot hand out
+COPIES = 4  # float32 tiles of logits that are alive at once in the head: logits, weights, and what inductor keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, by what takes them."""
+
+    weights: int
+    kv: int  # of the prompts: all slots of all lanes, and two batches on their way to one
+    canvases: int  # state of all slots
+    activations: int  # of the larger of a denoising step and a prompt pass
+    head: int  # tile of logits and soft embeddings
+    context: int = CONTEXT
+
+    @property
+    def total(self) -> int:
+        return int(sum(astuple(self)))
+
+    def __str__(self) -> str:
+        parts = ("weights", "kv", "canvases", "activations", "head", "context")
+        named = ", ".join(f"{name} {getattr(self, name) / GIB:.1f}" for name in parts)
+        return f"{self.total / GIB:.1f} GiB ({named})"
+
+
+def estimate(
+    model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype, weights: int | None = None
+) -> Memory:
+    """What a model (on the meta device is enough) takes with `slots` canvases per lane. weights: bytes, where they are
+    not all of `dtype`.
+
+    Weights and what is allocated once are exact; activations are counted from the widest tensors of a layer.
+    """
+    size = dtype.itemsize
+    unique = {id(weight): weight.numel() for weight in model.parameters()}
+    text: Any = model.backbone.config.text_config
+    lengths = canvas_policy.lengths(denoise.canvas_length, own=model.config.canvas_length, prompt=model.prompt_length)
+    hidden, prompt, longest = model.config.hidden_size, model.prompt_length, max(lengths)
+    prefill = -(-slots // 4)
+
+    position = widest = 0  # bytes of keys and values of one position: of all layers, of the widest
+    queries = 0
+    for layer in model.backbone.model.decoder.layers:
+        attention: Any = layer.self_attn
+        own = 2 * attention.k_proj.out_features * size
+        position, widest = position + own, max(widest, own)
+        queries = max(queries, attention.q_proj.out_features)
+    rows = slots * len(lengths) + 2 * prefill
+    state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, first stable step, revisions
+
+    expert = text.top_k_experts * (2 * hidden + 3 * text.moe_intermediate_size)
+    token = size * (6 * hidden + 3 * queries + 3 * text.intermediate_size + expert)
+    # A layer concatenates the prompt's keys and values with the canvas's, and repeats them per query head.
+    repeated = 2 * queries * size + widest
+    step = slots * (longest * token + (prompt + longest) * repeated)
+    heard = prefill * prompt * (token + repeated)
+    tile_rows = min(slots * longest, FLOATS // TILES[1])
+    return Memory(
+        weights=sum(unique.values()) * size if weights is None else weights,
+        kv=rows * prompt * position,
+        canvases=slots * sum(lengths) * state,
+        activations=max(step, heard),
+        head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
+    )
+
+
+def require(needed: Memory, free: int, *, slots: int) -> None:
+    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change."""
+    if needed.total <= free:
+        return
+    fixed = needed.weights + needed.context
+    per_slot = max(1, needed.total - fixed - needed.head) / slots
+    fit = int((free - fixed - needed.head) // per_slot)
+    if fit >= 1:
+        advice = f"compute.canvases={fit} would fit"
+    else:
+        advice = "no number of canvases fits: a larger GPU, dtype=bfloat16 or model.quantization=int8"
+    raise ConfigError(
+        f"compute.canvases: {slots} canvases need {needed} of GPU memory, and {free / GIB:.1f} GiB are free: {advice}"
+    )
