@@ -109,8 +109,11 @@ class StorageConfig(Section):
 class ModelConfig(Section):
     """Which model, where it runs."""
 
-    name: str = Field("tiny", description="tiny | diffusion-gemma-asr-small | a directory in format fullcanvas/1")
-    revision: str | None = Field(None, description="of a model on a hub")
+    name: str = Field(
+        "tiny",
+        description="tiny | diffusion-gemma-asr-small | a directory in format fullcanvas/1 | a Whisper checkpoint",
+    )
+    revision: str | None = Field(None, description="commit of a model on the hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
     compile: bool = Field(False, description="torch.compile the denoising step")

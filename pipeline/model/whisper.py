@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     GenerationConfig,
     LogitsProcessor,
@@ -24,13 +22,15 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from pipeline.config import ConfigError
-from pipeline.model import confidence, layout, whisper_layout
+from pipeline.model import confidence, layout, weights, whisper_layout
 from pipeline.model.confidence import FinalCanvas, SegmentResult
 from pipeline.model.features import LogMel
 from pipeline.model.scheduler import window_of
+from pipeline.model.weights import unusable
 from pipeline.model.whisper_layout import WhisperSpec
 from pipeline.schemas import SAMPLE_RATE, Segment
+
+HEAD = "proj_out.weight"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def load(name: str, revision: str | None = None, *, device: str = "cpu", dtype: 
     try:
         tokenizer = Tokenizer.from_file(str(path))
     except Exception as err:  # noqa: BLE001 - tokenizers raises bare Exception
-        raise _unusable(path, err) from None
+        raise unusable(path, err) from None
     path = folder / whisper_layout.CONFIG
     try:
         config = WhisperConfig.from_json_file(path)
@@ -155,26 +155,14 @@ def load(name: str, revision: str | None = None, *, device: str = "cpu", dtype: 
         path = folder / whisper_layout.GENERATION
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
     except Exception as err:  # noqa: BLE001 - whatever transformers raises on values that do not fit together
-        raise _unusable(path, err) from None
+        raise unusable(path, err) from None
     model.generation_config.max_length = spec.max_tokens  # transformers adds the prompt to it
     model.generation_config.max_new_tokens = None
-    state: dict[str, Tensor] = {}
-    for path in spec.weights:
-        try:
-            state |= {key: value.to(device, dtype) for key, value in load_file(path).items()}
-        except (OSError, SafetensorError) as err:
-            raise _unusable(path, err) from None
-    try:
-        missing, unexpected = model.load_state_dict(state, strict=False, assign=True)
-    except RuntimeError as err:  # another shape
-        raise _unusable(spec.weights[0], err) from None
-    lost = set(missing) - {"proj_out.weight"}  # tied
-    for what, keys in (("missing", lost), ("unexpected", unexpected)):
-        if keys:
-            raise _unusable(spec.weights[0], KeyError(f"{what} weights: {', '.join(sorted(keys)[:3])}"))
+    nn.Module.to(model, dtype).to_empty(device=device).eval().requires_grad_(False)
     model.tie_weights()
-    return Whisper(model.eval().requires_grad_(False), tokenizer, spec)
-
-
-def _unusable(path: object, err: Exception) -> ConfigError:
-    return ConfigError(f"model.name: {path}: {' '.join(str(err).split()) or type(err).__name__}")
+    targets = model.state_dict()
+    tied = config.tie_word_embeddings  # then some files hold the head's weight twice, and some do not
+    if tied:
+        del targets[HEAD]
+    weights.fill(targets, spec.weights, rename=lambda name: None if tied and name == HEAD else name)
+    return Whisper(model, tokenizer, spec)

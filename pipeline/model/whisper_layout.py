@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import LANGUAGES, ConfigError
+from pipeline.model import hub
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
 CONFIG, GENERATION, TOKENIZER, WEIGHTS = "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"
@@ -59,13 +60,7 @@ def snapshot(name: str, revision: str | None) -> Path:
         raise ConfigError(
             f"model.name: {name}: no such folder; from the hub it needs model.revision, a commit of 40 hex digits"
         )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(FILES)))
-    except Exception as err:  # noqa: BLE001 - of HTTP, of the cache, of the hub's own: whatever keeps it from us
-        why = " ".join(str(err).split()) or type(err).__name__
-        raise ConfigError(f"model.name: {name}@{revision}: not fetched from the hub: {why}") from None
+    return hub.fetch(hub.HubPart(repo=name, revision=revision), FILES)
 
 
 def is_whisper(folder: Path) -> bool:
@@ -76,10 +71,10 @@ def is_whisper(folder: Path) -> bool:
         return False  # whoever reads it as ours says what is wrong
     if not isinstance(tree, dict) or "format" in tree or not {"architectures", "model_type"} & set(tree):
         return False
-    found = tree.get("architectures") or [tree.get("model_type")]
+    found = tree.get("architectures") or tree.get("model_type")
     if found != [ARCHITECTURE]:
         raise ConfigError(
-            f"model.name: {folder / CONFIG}: architecture {', '.join(map(str, found))}; "
+            f"model.name: {folder / CONFIG}: architecture {json.dumps(found)}; "
             f"this version reads {ARCHITECTURE} and fullcanvas/1"
         )
     return True
@@ -87,27 +82,26 @@ def is_whisper(folder: Path) -> bool:
 
 def read(folder: Path) -> WhisperSpec:
     """What config.json and generation_config.json say. Raises ConfigError, one line that names the file and the key."""
-    config, generation = _Keys(folder / CONFIG), _Keys(folder / GENERATION)
+    config = _Keys(folder / CONFIG)
+    vocab_size = config.number("vocab_size")
+    generation = _Keys(folder / GENERATION, tokens=vocab_size)
     positions = config.number("max_source_positions")
     if positions > MAX_POSITIONS:
         raise config.wrong("max_source_positions", f"more than {MAX_POSITIONS}, which are 30 s")
     target = config.number("max_target_positions")
     if target < 2 * PROMPT_TOKENS + 2:
         raise config.wrong("max_target_positions", f"{target} are too few")
-    vocab_size = config.number("vocab_size")
     generation.number("decoder_start_token_id")
     no_timestamps = generation.number("no_timestamps_token_id")
-    eos = generation.tree.get("eos_token_id")
-    eos = tuple(eos) if isinstance(eos, list) else (generation.number("eos_token_id"),)
     return WhisperSpec(
         mels=config.number("num_mel_bins"),
         positions=positions,
         vocab_size=vocab_size,
         max_tokens=target // 2,
-        eos=eos,
+        eos=generation.numbers("eos_token_id"),
         timestamps=range(no_timestamps + 1, no_timestamps + 1 + TIMESTAMPS),
         language_tokens=_language_tokens(generation),
-        weights=_weights(folder),
+        weights=hub.shards(folder / WEIGHTS),
     )
 
 
@@ -121,10 +115,10 @@ def _language_tokens(generation: _Keys) -> dict[str, str]:
     known = generation.tree.get("lang_to_id")
     if not generation.tree.get("is_multilingual", bool(known)):
         return {}
-    if not isinstance(known, dict):
+    if not isinstance(known, dict) or not all(generation.fits(token) for token in known.values()):
         raise generation.wrong("lang_to_id", "a multilingual checkpoint needs its language tokens here")
     tasks = generation.tree.get("task_to_id")
-    if not isinstance(tasks, dict) or "transcribe" not in tasks:
+    if not isinstance(tasks, dict) or not generation.fits(tasks.get("transcribe")):
         raise generation.wrong("task_to_id", "a multilingual checkpoint needs its token for `transcribe` here")
     tokens = {language: f"<|{language}|>" for language in LANGUAGES if f"<|{language}|>" in known}
     if not tokens:
@@ -132,23 +126,11 @@ def _language_tokens(generation: _Keys) -> dict[str, str]:
     return tokens
 
 
-def _weights(folder: Path) -> tuple[Path, ...]:
-    """model.safetensors, or the shards that its index lists."""
-    whole, index = folder / WEIGHTS, folder / f"{WEIGHTS}.index.json"
-    if whole.is_file() or not index.is_file():
-        return (whole,)
-    keys = _Keys(index)
-    names = keys.tree.get("weight_map")
-    if not isinstance(names, dict) or not names or not all(isinstance(name, str) for name in names.values()):
-        raise keys.wrong("weight_map", "no list of shards")
-    return tuple(folder / name for name in sorted(set(names.values())))
-
-
 class _Keys:
-    """A JSON object and its file's name."""
+    """A JSON object and its file's name. Its numbers are counts of 1 or more, or ids of `tokens` tokens."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, tokens: int | None = None) -> None:
+        self.path, self.tokens = path, tokens
         try:
             tree = json.loads(path.read_text(encoding="utf-8"))
         except OSError as err:
@@ -160,10 +142,25 @@ class _Keys:
         self.tree: dict[str, Any] = tree
 
     def number(self, key: str) -> int:
+        if key not in self.tree:
+            raise self.wrong(key, "missing")
+        value = self.tree[key]
+        if not self.fits(value):
+            what = "count" if self.tokens is None else f"token of {self.tokens}"
+            raise self.wrong(key, f"{value!r} is no {what}")
+        return int(value)
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """One number or a list of them."""
         value = self.tree.get(key)
-        if type(value) is not int or value < 0:
-            raise self.wrong(key, f"{value!r} is no number" if key in self.tree else "missing")
-        return value
+        if isinstance(value, list) and value and all(map(self.fits, value)):
+            return tuple(value)
+        return (self.number(key),)
+
+    def fits(self, value: object) -> bool:
+        if type(value) is not int:
+            return False
+        return value >= 1 if self.tokens is None else 0 <= value < self.tokens
 
     def wrong(self, key: str, why: str) -> ConfigError:
         return ConfigError(f"model.name: {self.path}: {key}: {why}")
