@@ -1,53 +1,19 @@
-"""The plots of an evaluation's report, as SVG text that follows the colours and fonts of the page around it."""
+"""The plots of an evaluation's report, each as the text of one <svg>; "" where there is nothing to show."""
 
 from __future__ import annotations
 
-import io
 import re
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
-from typing import Any
 
-import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
+from pipeline.evaluation.drawing import INK, OTHER, SERIES, drawing, svg
 from pipeline.evaluation.reliability import Bin, calibration_error
 from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
 from pipeline.evaluation.wording import as_utc
 
-# Drawn in these, then replaced by a variable of the page; after the comma what holds where there is no such page.
-INK, LINE, SERIES, OTHER = "#010101", "#020202", "#030303", "#040404"
-_COLOURS = {
-    INK: "var(--ink,#1c2127)",
-    LINE: "var(--line,#d5dae0)",
-    SERIES: "var(--series,#0b62b8)",
-    OTHER: "var(--other,#b45309)",
-}
-_SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: the browser has the letters of Hindi and Chinese
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "font.size": 10,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": INK,
-    "axes.titlesize": 10,
-    "axes.titlecolor": INK,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.axisbelow": True,
-    "text.color": INK,
-    "xtick.color": LINE,
-    "ytick.color": LINE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": LINE,
-    "grid.linewidth": 0.6,
-    "legend.frameon": False,
-}
 _BUCKET = re.compile(r"(?:(?!below )(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
 WIDE, HALF = 10.4, 5.2  # inches, at 72 units each: the whole width of the page, and half of it
 PANELS = 3  # beside each other
@@ -59,7 +25,7 @@ def over_time(history: Sequence[Point]) -> str:
     languages = sorted({(point.language, point.metric) for point in history})
     if not languages:
         return ""
-    with _drawing("over-time"):
+    with drawing("over-time"):
         figure, panels = _panels(len(languages))
         for (language, metric), axes in zip(languages, panels, strict=True):
             chosen = sorted(
@@ -83,7 +49,7 @@ def over_time(history: Sequence[Point]) -> str:
             locator = AutoDateLocator(minticks=2, maxticks=5)
             axes.xaxis.set_major_locator(locator)
             axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-        return _svg("over-time", figure, f"Error rate over time: {_names(name for name, _ in languages)}")
+        return svg("over-time", figure, f"Error rate over time: {_names(name for name, _ in languages)}")
 
 
 def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) -> str:
@@ -92,7 +58,7 @@ def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) 
     if not chosen:
         return ""
     baselines = {(one.language, one.metric): one.baseline_rate for one in comparisons}
-    with _drawing("by-language"):
+    with drawing("by-language"):
         figure = Figure(figsize=(WIDE, 0.9 + 0.36 * len(chosen)), layout="constrained")
         axes = figure.subplots()
         places = list(range(len(chosen)))
@@ -113,7 +79,7 @@ def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) 
         axes.set_xlim(left=0)
         axes.set_xlabel("error rate, %")
         axes.grid(axis="x")
-        return _svg("by-language", figure, f"Error rate by language: {_names(one.key for one in chosen)}")
+        return svg("by-language", figure, f"Error rate by language: {_names(one.key for one in chosen)}")
 
 
 def by_duration(rates: Sequence[Rates]) -> str:
@@ -127,7 +93,7 @@ def by_duration(rates: Sequence[Rates]) -> str:
             panels_of.setdefault(found["language"] or "all", []).append((found["bucket"], one))
     if not panels_of:
         return ""
-    with _drawing("by-duration"):
+    with drawing("by-duration"):
         figure, panels = _panels(len(panels_of))
         for axes, (language, buckets) in zip(panels, panels_of.items(), strict=True):
             places = list(range(len(buckets)))
@@ -140,7 +106,7 @@ def by_duration(rates: Sequence[Rates]) -> str:
             axes.set_ylim(bottom=0)
             axes.set_title(f"{_short(language)} ({buckets[0][1].metric}, %)")
             axes.grid(axis="y")
-        return _svg("by-duration", figure, "Error rate by duration of the recordings")
+        return svg("by-duration", figure, "Error rate by duration of the recordings")
 
 
 def calibration(bins: Sequence[Bin]) -> str:
@@ -148,7 +114,7 @@ def calibration(bins: Sequence[Bin]) -> str:
     error = calibration_error(bins)
     if error is None:
         return ""
-    with _drawing("calibration"):
+    with drawing("calibration"):
         figure = Figure(figsize=(HALF, 3.8), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=0.8)
@@ -166,7 +132,7 @@ def calibration(bins: Sequence[Bin]) -> str:
         below.margins(y=0.35)
         below.set_ylabel("recordings")
         below.set_xlabel("mean confidence")
-        return _svg("calibration", figure, f"Confidence against accuracy; expected calibration error {error:.3f}")
+        return svg("calibration", figure, f"Confidence against accuracy; expected calibration error {error:.3f}")
 
 
 def sweep(points: Sequence[SweepPoint]) -> str:
@@ -175,7 +141,7 @@ def sweep(points: Sequence[SweepPoint]) -> str:
     timed = [(rtfx, 100 * rate, point) for rtfx, rate, point in chosen if rtfx is not None and rate is not None]
     if not timed:
         return ""
-    with _drawing("sweep"):
+    with drawing("sweep"):
         figure = Figure(figsize=(WIDE, 3.6), layout="constrained")
         axes = figure.subplots()
         speeds, rates = [rtfx for rtfx, _, _ in timed], [rate for _, rate, _ in timed]
@@ -188,7 +154,7 @@ def sweep(points: Sequence[SweepPoint]) -> str:
         axes.set_xlabel("pipeline_rtfx, seconds of audio per second (faster to the right)")
         axes.set_ylabel(f"{timed[0][2].overall.metric}, % (better below)")
         axes.grid()
-        return _svg("sweep", figure, "Error rate against speed of the swept settings")
+        return svg("sweep", figure, "Error rate against speed of the swept settings")
 
 
 def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
@@ -273,29 +239,3 @@ def _short(name: str, most: int = 20) -> str:
 
 def _names(names: Iterable[str]) -> str:
     return ", ".join(names)
-
-
-@contextmanager
-def _drawing(name: str) -> Iterator[None]:
-    """The settings of one plot. Its name enters the ids of its shapes: the same every time, others in another plot."""
-    with matplotlib.rc_context({**_SETTINGS, "svg.hashsalt": name}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # only measured here, shown elsewhere
-        yield
-
-
-def _svg(name: str, figure: Figure, title: str) -> str:
-    """The drawing as one <svg> element, without date, file header and ids that nothing refers to."""
-    file = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(file, format="svg", transparent=True, metadata=nothing)
-    text = file.getvalue()
-    text = text[text.index("<svg") :].strip()
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
-    used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
-    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font,system-ui),sans-serif", text)
-    for drawn, shown in _COLOURS.items():
-        text = text.replace(drawn, shown)
-    style = "stroke-linejoin:round;stroke-linecap:butt"
-    head = f'<svg role="img" aria-label="{escape(title)}" class="{name}" style="{style}" '
-    return text.replace("<svg ", head, 1)
