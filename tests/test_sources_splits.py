@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from pathlib import Path
 
 import fsspec
@@ -10,8 +11,9 @@ import pytest
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording
-from pipeline.sources import names
-from pipeline.sources.splits import Layout, choose_splits, file_stem, find_splits
+from pipeline.sources import names, remote, splits
+from pipeline.sources.listing import list_files, list_folder
+from pipeline.sources.splits import Layout, choose_splits, file_stem, find_splits, is_corpus
 
 LAYOUT = Layout(re.compile(r"[a-z]{2}/(?P<split>dev|test)\.tsv"), "clips", re.compile("clips"))
 TREE = [
@@ -68,6 +70,35 @@ def test_stores_are_searched_like_disks() -> None:
         found = list(find_splits(uri, LAYOUT))
         assert [(split.folder(), split.name) for split in found] == [("de", "dev"), ("de", "test"), ("fr", "test")]
         assert found[0].uri("clips/a.mp3") == "memory:///splits/de/clips/a.mp3"
+
+
+def test_a_corpus_in_a_zip_is_searched_too(root: Path) -> None:
+    with zipfile.ZipFile(root / "corpus.zip", "w") as file:
+        for name in TREE:
+            file.writestr(name, b"x")
+    (split,) = find_splits(f"zip://fr::{root}/corpus.zip", LAYOUT)
+    assert (split.folder(), split.name) == ("fr", "test")
+    assert split.uri("clips/b.mp3") == f"zip://fr/clips/b.mp3::{root}/corpus.zip"
+    assert remote.read_file(split.uri("clips/b.mp3")) == b"x"
+
+
+@pytest.mark.parametrize(
+    ("uri", "found"),
+    [("", True), ("corpus/de", True), ("corpus/*/test.tsv", True), ("corpus/es", False), ("corpus/*/clips/*", False)],
+)
+def test_a_corpus_is_told_by_what_hints_at_it(root: Path, uri: str, found: bool) -> None:
+    layout = LAYOUT._replace(hint=re.compile(r"/clips/[^/]+$|/test\.tsv$"))
+    assert is_corpus(f"{root}/{uri}", list_files(f"{root}/{uri}"), layout) is found
+
+
+def test_false_hints_cost_a_few_listings_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(40):
+        (tmp_path / f"{number:02d}/clips").mkdir(parents=True)
+        (tmp_path / f"{number:02d}/clips/x.mp3").touch()
+    listed: list[str] = []
+    monkeypatch.setattr(splits, "list_folder", lambda uri: listed.append(uri) or list_folder(uri))
+    assert not is_corpus(str(tmp_path), list_files(str(tmp_path)), LAYOUT._replace(hint=re.compile("/clips/")))
+    assert listed == [f"{tmp_path}/{number:02d}" for number in range(splits.MAX_HINTS)]
 
 
 @pytest.mark.parametrize(

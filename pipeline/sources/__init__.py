@@ -26,7 +26,7 @@ from pipeline.sources import (
 )
 from pipeline.sources.lines import kind_of
 from pipeline.sources.listing import list_files
-from pipeline.sources.splits import find_splits
+from pipeline.sources.splits import is_corpus
 
 DETECTION_FILES = 1000  # how many files `auto` looks at
 
@@ -97,8 +97,8 @@ def detect_format(uri: str) -> str:
     Official corpora are looked for where a name hints at one. Raises ConfigError where nothing is there or nothing is
     known.
     """
-    first = [file.name for file in islice(list_files(uri), DETECTION_FILES)]
-    counts = Counter(map(_kind, first))
+    first = list(islice(list_files(uri), DETECTION_FILES))
+    counts = Counter(_kind(file.name) for file in first)
     audio = max(("webdataset", "parquet", "files"), key=lambda kind: counts[kind])
     found: str | None = None
     if counts["huggingface"]:
@@ -108,7 +108,7 @@ def detect_format(uri: str) -> str:
     elif counts["manifest"]:
         found = "manifest"
     if found not in ("huggingface", "parquet", "librispeech"):
-        found = _corpus(uri, first) or found
+        found = next((name for name, layout in _CORPORA.items() if is_corpus(uri, first, layout)), found)
     if found is None:
         raise ConfigError(f"source.format: cannot tell what {uri} is; set it to one of {', '.join(_FORMATS)}")
     others = {kind: counts[kind] for kind in ("webdataset", "parquet", "files", "manifest") if counts[kind]}
@@ -118,14 +118,6 @@ def detect_format(uri: str) -> str:
     seen = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
     log.info("source.format: auto: %s is read as %s (its first %d files: %s)", uri, found, counts.total(), seen)
     return found
-
-
-def _corpus(uri: str, first: list[str]) -> str | None:
-    """The official corpus of which there is a split at `uri`; looked for only where a name hints at it."""
-    for name, layout in _CORPORA.items():
-        if any(layout.hint.search(f"/{file}") for file in first) and next(find_splits(uri, layout), None):
-            return name
-    return None
 
 
 def _kind(name: str) -> str:

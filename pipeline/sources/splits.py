@@ -15,6 +15,7 @@ from pipeline.sources import fields, names
 from pipeline.sources.lines import Record
 from pipeline.sources.listing import File, list_files, list_folder, local_size
 
+MAX_HINTS = 8  # folders that `auto` looks into for a table
 DEPTH = 2  # folders below source.uri in which tables are looked for: all corpora / one corpus / one language
 _BULK = ("audio", "clips", "raw_audios", "unlabelled_data")  # folders of audio alone
 
@@ -105,6 +106,26 @@ def find_splits(uri: str, layout: Layout) -> Iterator[Split]:
                 yield from found
 
 
+def is_corpus(uri: str, files: Iterable[File], layout: Layout) -> bool:
+    """Whether there is a split at `uri`, of which `files` are the first: looked for only where one of them hints at a
+    table that is there indeed, so that other archives cost a few listings at most.
+    """
+    looked_at: set[str] = set()
+    for file in files:
+        hint = layout.hint.search(f"/{file.name}")
+        before, path, after = _place(file.uri)
+        folder = path[: hint.start() - len(f"/{file.name}")] if hint else path
+        if hint is None or folder in looked_at or (_is_glob(uri) and not _split(_above(file.uri), file, layout)):
+            continue
+        if len(looked_at) == MAX_HINTS:
+            return False
+        looked_at.add(folder)
+        there = f"{before}{folder}{after}"
+        if any(_below(there, list_folder(there) or ([], []), layout, 0)):
+            return any(find_splits(uri, layout))
+    return False
+
+
 def refs_of(
     source: SourceConfig,
     split: Split,
@@ -156,6 +177,10 @@ def file_stem(path: object, column: str) -> tuple[str, str]:
     if "/" in path or "\\" in path or "\0" in path or path.startswith("."):
         raise BadRecording("unsafe_name", f"{column}: {path!r:.300} is no plain file name")
     return names.split_name(path) or (path, "")
+
+
+def _is_glob(uri: str) -> bool:
+    return names.has_magic(uri) and list_folder(uri) is None
 
 
 def _below(uri: str, inside: tuple[list[File], list[str]], layout: Layout, depth: int) -> Iterator[Split]:

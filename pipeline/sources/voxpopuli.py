@@ -18,7 +18,7 @@ LAYOUT = Layout(
     re.compile(r"[^/]+/asr_(?P<split>train|dev|test)\.tsv"),
     None,
     re.compile(
-        r"/asr_(?:train|dev|test)\.tsv$|/(?:train|dev|test)_part_\d+\.tar\.gz$|/20\d\d/\d{8}-[^/]*PLENARY[^/]*$"
+        r"/asr_(?:train|dev|test)\.tsv$|/(?:train|dev|test)/(?:train|dev|test)_part_\d+\.tar\.gz$|/20\d\d/\d{8}-[^/]*PLENARY[^/]*$"
     ),
 )
 ID_NAMES = ("id", "id_", "audio_id")
