@@ -45,7 +45,7 @@ figure{margin:1rem 0;max-width:44rem;border:1px solid var(--line);border-radius:
 figure div{overflow-x:auto}figure svg{display:block;width:100%;height:auto;min-width:26rem}
 figure.wide{max-width:none}figure.wide svg{min-width:44rem}figcaption{margin-bottom:.5rem}
 .sweep text{paint-order:stroke;stroke:var(--paper);stroke-width:3px}
-details{margin:.5rem 0}summary{cursor:pointer}
+td .soft{font-size:inherit}details{margin:.5rem 0}summary{cursor:pointer}
 del{color:var(--bad);background:var(--bad-paper);text-decoration:line-through}
 ins{color:var(--good);background:var(--good-paper);text-decoration:underline;text-decoration-thickness:2px}
 ol.worst{list-style:none;margin:0;padding:0}
