@@ -39,7 +39,8 @@ def fingerprint_id(fingerprint: Mapping[str, Any]) -> str:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare the fingerprint of the output at `uri` with that of a run that wants to resume it.
 
-    Raises ConfigError, one line with every differing key and both values, where they are not the same.
+    Raises ConfigError, one line with every differing key and both values, where they are not the same. A setting that an
+    older version did not know yet is what it is by default: null.
     """
     differences = list(_differences(stored, wanted))
     if differences:
@@ -51,6 +52,8 @@ def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     for key in sorted(set(stored) | set(wanted)):
+        if stored.get(key) is None and wanted.get(key) is None:
+            continue
         old, new = (json.dumps(side[key]) if key in side else "absent" for side in (stored, wanted))
         if old != new:
             yield f"{key} was {old}, now {new}"

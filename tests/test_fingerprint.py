@@ -79,3 +79,10 @@ def test_a_resume_under_others_names_every_differing_key_with_both_values() -> N
     assert "model.quantised was true, now absent" in line
     assert line.count(" was ") == 4
     assert "\n" not in line
+
+
+def test_a_setting_that_came_later_and_is_left_alone_changes_nothing() -> None:
+    stored = {key: value for key, value in _fingerprint().items() if key != "source.split"}
+    check_fingerprint("/out", stored, _fingerprint())
+    with pytest.raises(ConfigError, match='source.split was absent, now "test"'):
+        check_fingerprint("/out", stored, _fingerprint("source.split=test"))
