@@ -83,7 +83,7 @@ def engine_for(run: RunConfig, device: str) -> Worker:
     if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
         return WhisperEngine(whisper.load(model.name, model.revision, device=device, dtype=dtype), slots=slots)
     return Engine(
-        checkpoint.load(model.name, device=device, dtype=dtype),
+        checkpoint.load(model.name, model.revision, device=device, dtype=dtype),
         run.denoise,
         slots=slots,
         compile=model.compile,
