@@ -80,6 +80,15 @@ def test_one_damaged_language_closes_the_gate_and_no_other_is_blamed(rows: Rows,
     assert judged.failures[0].startswith(f"{language}: {'CER' if language == 'zh' else 'WER'} rose from ")
 
 
+def test_one_language_of_four_needs_more_than_chance_in_one_of_four(rows: Rows) -> None:
+    found = [
+        compared(damaged(rows, "de", delete_words=0.001 * number), rows, resamples=200)["de"] for number in range(1, 15)
+    ]
+    assert [one.regressed for one in found] == [one.p_holm < 0.05 for one in found]
+    assert any(one.regressed for one in found)
+    assert any(one.p < 0.05 and one.low > 0 and not one.regressed for one in found)
+
+
 def test_a_language_that_improves_does_not_close_the_gate(rows: Rows) -> None:
     found = compared(rows, damaged(rows, "en", delete_words=0.1))
     assert found["en"].high < 0
@@ -204,6 +213,16 @@ def test_what_cannot_be_compared_is_one_line_with_counts(rows: Rows, change: Any
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("resamples", "alpha", "enough"), [(79, 0.05, 80), (399, 0.01, 400), (100, 0.001, 4_000)])
+def test_resamples_too_few_to_ever_close_the_gate_are_refused(
+    rows: Rows, resamples: int, alpha: float, enough: int
+) -> None:
+    worse = [one | {"word_deletions": 9, "char_deletions": 9} for one in rows]
+    with pytest.raises(ConfigError, match=rf"^gate.resamples: {resamples} are .* 4 languages .*: {enough:,} or more$"):
+        compared(worse, rows, resamples=resamples, alpha=alpha)
+    assert any(one.regressed for one in compared(worse, rows, resamples=enough, alpha=alpha).values())
+
+
 def test_two_evaluations_in_one_table_are_refused_by_name(rows: Rows) -> None:
     with pytest.raises(ConfigError, match="this evaluation: 240 rows repeat"):
         compared([*rows, *rows], rows)
@@ -214,7 +233,9 @@ LOSS = Comparison("en", "WER", 2_620, 40, 0.0445, 0.0410, 0.0035, 0.0012, 0.0058
 
 def test_a_regression_is_one_sentence_with_all_figures() -> None:
     sets = [rates_of("set", "a", [row("en", "one two", "one two")])]
-    assert verdict([LOSS], sets, GateConfig()).failures == (
+    judged = verdict([LOSS], sets, GateConfig())
+    assert judged.warnings == ()  # not said a second time
+    assert judged.failures == (
         "en: WER rose from 4.10 % to 4.45 % on 2,620 recordings, by +0.35 points [+0.12, +0.58], p 0.012 after Holm",
     )
 
@@ -248,7 +269,7 @@ def test_a_rate_above_its_ceiling_or_not_there_closes_the_gate(ceilings: dict[st
 def test_a_set_that_is_not_covered_closes_the_gate() -> None:
     dead = [row("en", "one two", "", recording_id=f"{place}", status="dead_letter") for place in range(2)]
     heard = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(2, 100)]
-    assert verdict([], rates([*dead[:1], *heard]), GateConfig(min_coverage=0.98)).passed
+    assert verdict([], rates([*dead, *heard]), GateConfig(min_coverage=0.98)).passed
     assert verdict([], rates([*dead, *heard]), GateConfig()).failures == (
         "test-clean: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing), less than 99.00 %",
     )

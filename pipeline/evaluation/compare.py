@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -34,7 +35,8 @@ def compare(
     one recording has no comparison. `low` and `high` hold with 1 - alpha each; p_holm corrects for the number of
     languages, and `detectable` is for the strictest step of this correction: seen whatever the other languages do.
 
-    Raises ConfigError where a recording stands in one evaluation twice, where the normalisers differ, or nothing pairs.
+    Raises ConfigError where a recording stands in one evaluation twice, where the normalisers differ, where nothing
+    pairs, or where resamples are so few that no p could be below alpha.
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
     both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
@@ -54,6 +56,11 @@ def compare(
         )
     counts = pairs["language_new"].value_counts().to_pylist()
     languages = sorted(count["values"] for count in counts if count["counts"] > 1)
+    if len(languages) / (resamples + 1) >= alpha:  # the smallest p there is, corrected: the gate could never close
+        raise ConfigError(
+            f"gate.resamples: {resamples:,} are too few for {len(languages)} languages at gate.alpha={alpha:g}: "
+            f"{math.ceil(len(languages) / alpha):,} or more"
+        )
     expected = pc.coalesce(joined["language_new"], joined["language_old"])
     found = []
     for language in languages:
