@@ -91,9 +91,19 @@ def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
     assert "WER rose from 0.00 % to 6.25 %" in failed[0]
 
 
-def test_a_baseline_is_kept_by_name_or_taken_from_another_output(tmp_path: Path, outputs: dict[str, str]) -> None:
-    kept = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", "keep_as=release-1"))
-    for baseline, here in ((str(tmp_path / "evaluated"), tmp_path / "elsewhere"), ("release-1", tmp_path)):
+def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
+    tmp_path: Path, outputs: dict[str, str]
+) -> None:
+    folder = str(tmp_path / "kept")
+    evaluate(config(tmp_path / "old", {"dev": outputs["worse"]}, "run=0", f"keep_as={folder}"))  # replaced by the next
+    kept = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", f"keep_as={folder}"))
+    evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", "keep_as=release-1"))
+    elsewhere = tmp_path / "elsewhere"
+    for baseline, here in (
+        (str(tmp_path / "evaluated"), elsewhere),
+        (folder, elsewhere),
+        ("release-1", tmp_path),
+    ):
         compared = evaluate(config(here, {"dev": outputs["worse"]}, "run=b", f"baseline={baseline}"))
         assert compared.baseline == kept.evaluation
         assert [one.regressed for one in compared.comparisons if one.language == "en"] == [True]

@@ -86,7 +86,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         sweep=sweep,
     )
     history.write_rows(storage, table)
-    history.write_result(storage, config.name, evaluation, config.keep_as)
+    history.write_result(storage, config.name, evaluation)
+    if config.keep_as:
+        history.keep(storage, config.keep_as, table, config.storage)
     evaluation = replace(evaluation, history=history.points(history.results(storage), config.name))
     storage.put("report.html", render(evaluation, table).encode())
     storage.put("junit.xml", junit_xml(evaluation).encode())

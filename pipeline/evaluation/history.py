@@ -61,12 +61,22 @@ def read_rows(storage: Storage, evaluation: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def write_result(storage: Storage, name: str, evaluation: Evaluation, keep_as: str | None) -> None:
-    """The result as JSON, and the baseline it becomes."""
+def write_result(storage: Storage, name: str, evaluation: Evaluation) -> None:
+    """The result as JSON."""
     content = {"name": name} | asdict(evaluation) | {"history": []}
     storage.put(f"{RESULTS}/{evaluation.evaluation}.json", json.dumps(content, indent=1, default=_text).encode())
-    if keep_as:
-        storage.put(f"{BASELINES}/{keep_as}.json", json.dumps({"evaluation": evaluation.evaluation}).encode())
+
+
+def keep(storage: Storage, target: str, rows: pa.Table, config: StorageConfig) -> None:
+    """Make an evaluation the baseline `target`: a NAME in its own output, or an address that then holds it alone."""
+    if "/" not in target:
+        content = {"evaluation": rows["evaluation"][0].as_py()}
+        storage.put(f"{BASELINES}/{target}.json", json.dumps(content).encode())
+        return
+    other = open_storage(target, config=config)
+    for key in list(other.list(f"{ROWS}/")):
+        other.delete(key)
+    write_rows(other, rows)
 
 
 def results(storage: Storage) -> list[dict[str, Any]]:

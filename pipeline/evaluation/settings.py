@@ -25,6 +25,7 @@ from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.gate import GateConfig
 
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
+_UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
 
 
 class SetConfig(Section):
@@ -63,7 +64,9 @@ class EvaluateConfig(Section):
         description="what it is compared with: a NAME kept earlier, `previous` (the last one of this name), or another "
         "output of jobs.evaluate; null: nothing",
     )
-    keep_as: str | None = Field(None, description="NAME under which this evaluation can be a baseline")
+    keep_as: str | None = Field(
+        None, description="NAME under which this evaluation is a baseline, or the address of a folder that gets it"
+    )
     gate: GateConfig = GateConfig()
     corrupt: CorruptConfig = CorruptConfig()
     sweep: dict[str, list[Any]] = Field(
@@ -72,16 +75,18 @@ class EvaluateConfig(Section):
 
     @pydantic.field_validator("name", "run", "keep_as")
     @classmethod
-    def _safe(cls, value: str | None) -> str | None:
-        if value is not None and not SAFE.fullmatch(value):
-            raise ValueError("letters, digits, points, underscores and hyphens only: it becomes part of a path")
+    def _safe(cls, value: str | None, info: pydantic.ValidationInfo) -> str | None:
+        address = info.field_name == "keep_as" and value is not None and "/" in value
+        if value is not None and not address and not SAFE.fullmatch(value):
+            raise ValueError(_UNSAFE)
         return value
 
     @pydantic.field_validator("sets")
     @classmethod
     def _safe_sets(cls, value: dict[str, SetConfig]) -> dict[str, SetConfig]:
         for name in value:
-            cls._safe(name)
+            if not SAFE.fullmatch(name):
+                raise ValueError(_UNSAFE)
         return value
 
     @pydantic.field_validator("sweep")
