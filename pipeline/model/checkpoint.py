@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -14,7 +15,6 @@ from pipeline.model import backbone, hub, lora, weights
 from pipeline.model.encoder import AudioEncoder
 from pipeline.model.layout import (
     ASSETS,
-    WEIGHTS,
     AsrConfig,
     EncoderSpec,
     ModelInfo,
@@ -28,6 +28,7 @@ from pipeline.model.layout import (
 )
 from pipeline.model.materialise import materialise
 from pipeline.model.projector import Projector
+from pipeline.model.quantisation import Int8Weight, int8_weights, quantise
 from pipeline.model.weights import unusable
 
 __all__ = [
@@ -114,6 +115,7 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    quantization: Literal["none", "int8"] = "none",
     verify: bool = False,
     check: Callable[[AsrModel], None] | None = None,
 ) -> AsrModel:
@@ -121,6 +123,7 @@ def load(
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
+    quantization: of the backbone's layers, tensor by tensor (quantisation.py).
     verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
     before anything is allocated.
     """
@@ -138,6 +141,8 @@ def load(
             model = AsrModel(config, tokenizer)
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise unusable(folder / "config.json", err) from None
+    if quantization == "int8":
+        quantise(model.backbone)
     if check is not None:
         check(model)
     materialise(model, device=device, dtype=dtype)
@@ -159,32 +164,46 @@ def adapter_state(model: AsrModel) -> dict[str, Tensor]:
     return model.projector.state_dict() | loras
 
 
-def backbone_state(model: DiffusionGemmaForBlockDiffusion) -> tuple[dict[str, Tensor], dict[str, str]]:
+def backbone_state(
+    model: DiffusionGemmaForBlockDiffusion,
+) -> tuple[dict[str, Tensor | Int8Weight], dict[str, str]]:
     """Weights under their names in backbone/, and for each other name of a tied one that under which it is stored.
 
     Tied weights are stored once, under the decoder's name. LoRA is not part of it.
     """
-    named = [(name, tensor) for name, tensor in model.state_dict(keep_vars=True).items() if not lora.is_own(name)]
+    everything = model.state_dict(keep_vars=True).items()
+    named = [(lora.base_name(name), tensor) for name, tensor in everything if not lora.is_own(name)]
     named.sort(key=lambda item: not item[0].startswith("model.decoder."))
+    tensors = dict(named)
+    packed = {values: (weight, scale) for weight, values, scale in int8_weights(tensors)}
+    scales = {scale for _, scale in packed.values()}
     owners: dict[int, str] = {}
-    state, tied = {}, {}
-    for name, tensor in named:
-        owner = owners.setdefault(id(tensor), name)
-        if owner == name:
-            state[name] = tensor.detach()
+    state: dict[str, Tensor | Int8Weight] = {}
+    tied = {}
+    for name, tensor in tensors.items():
+        if name in scales:
+            continue
+        known, scale = packed.get(name, (name, None))
+        owner = owners.setdefault(id(tensor), known)
+        if owner != known:
+            tied[known] = owner
         else:
-            tied[name] = owner
+            state[known] = tensor.detach() if scale is None else Int8Weight(tensor.detach(), tensors[scale].detach())
     return state, tied
 
 
 def save(
     model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut."""
+    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut.
+
+    Raises ValueError for a quantised model.
+    """
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
     write_config(folder, model.config)
     model.tokenizer.save(str(folder / "tokenizer.json"))
-    states = (whisper if whisper is not None else encoder_state(model), adapter_state(model))
-    for name, state in zip(WEIGHTS, (*states, backbone_state(model.backbone)[0]), strict=True):
-        weights.write(state, folder / name, dtype)
+    encoder = whisper if whisper is not None else encoder_state(model)
+    weights.write(encoder, folder / hub.PARTS["encoder"], dtype)
+    weights.write(adapter_state(model), folder / hub.PARTS["adapter"], dtype)
+    weights.write(backbone_state(model.backbone)[0], folder / hub.PARTS["backbone"], dtype)
     model.backbone.config.save_pretrained(folder / "backbone")

@@ -20,20 +20,22 @@ PREFIX = "lora."  # of the keys in adapter.safetensors
 PHASES = ("encoder", "decoder")
 
 
-class LoraLinear(nn.Linear):
-    """A linear layer around another one's weight: [..., in] to [..., out], x W^T + (alpha / rank) (x down^T) up^T."""
+class LoraLinear(nn.Module):
+    """Around a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T."""
 
-    def __init__(self, linear: nn.Linear, *, rank: int, alpha: float) -> None:
-        super().__init__(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
-        self.weight, self.bias = linear.weight, linear.bias
-        device, dtype = linear.weight.device, linear.weight.dtype
-        self.lora_down = nn.Parameter(torch.empty(rank, linear.in_features, device=device, dtype=dtype))
-        self.lora_up = nn.Parameter(torch.zeros(linear.out_features, rank, device=device, dtype=dtype))
+    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        device, dtype = base.weight.device, base.weight.dtype
+        self.lora_down = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
+        self.lora_up = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
         nn.init.kaiming_uniform_(self.lora_down, a=5**0.5)  # as PEFT starts them: the product is zero
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight, self.bias) + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
+        base: Tensor = self.base(x)
+        return base + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
 
 
 def attach(backbone: DiffusionGemmaForBlockDiffusion, spec: LoraSpec) -> None:
@@ -69,6 +71,11 @@ def state(backbone: DiffusionGemmaForBlockDiffusion) -> dict[str, nn.Parameter]:
 def is_own(name: str) -> bool:
     """Whether a parameter of that name in the backbone belongs to an adapter."""
     return name.endswith((".lora_down", ".lora_up"))
+
+
+def base_name(name: str) -> str:
+    """The name that a parameter of the backbone has without adapters."""
+    return name.replace(".base.", ".")
 
 
 def _layers(backbone: DiffusionGemmaForBlockDiffusion, phase: str) -> nn.ModuleList:

@@ -36,7 +36,8 @@ def materialise(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
 
 
 def _empty(weight: nn.Parameter, device: str, dtype: torch.dtype) -> nn.Parameter:
-    """Of the same shape; marked as initialised: transformers then computes the buffers only."""
-    made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=dtype), requires_grad=False)
+    """Of the same shape; marked as initialised: transformers then computes the buffers only. Integers stay as wide."""
+    kept = dtype if weight.is_floating_point() else weight.dtype
+    made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=kept), requires_grad=False)
     made._is_hf_initialized = True  # type: ignore[attr-defined]
     return made

@@ -38,16 +38,13 @@ class Memory:
         return f"{self.total / GIB:.1f} GiB ({named})"
 
 
-def estimate(
-    model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype, weights: int | None = None
-) -> Memory:
-    """What a model (on the meta device is enough) takes with `slots` canvases per lane. weights: bytes, where they are
-    not all of `dtype`.
+def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype) -> Memory:
+    """What a model (on the meta device is enough) takes in `dtype` with `slots` canvases per lane.
 
     Weights and what is allocated once are exact; activations are counted from the widest tensors of a layer.
     """
     size = dtype.itemsize
-    unique = {id(weight): weight.numel() for weight in model.parameters()}
+    whole = {id(w): w.numel() * (size if w.is_floating_point() else w.element_size()) for w in model.parameters()}
     text: Any = model.backbone.config.text_config
     lengths = canvas_policy.lengths(denoise.canvas_length, own=model.config.canvas_length, prompt=model.prompt_length)
     hidden, prompt, longest = model.config.hidden_size, model.prompt_length, max(lengths)
@@ -63,6 +60,8 @@ def estimate(
     rows = slots * len(lengths) + 2 * prefill
     state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, first stable step, revisions
 
+    layer_int8 = [w.numel() for w in model.backbone.model.decoder.layers[0].parameters() if not w.is_floating_point()]
+    unpacked = size * sum(layer_int8)  # of the layer that is being computed
     expert = text.top_k_experts * (2 * hidden + 3 * text.moe_intermediate_size)
     token = size * (6 * hidden + 3 * queries + 3 * text.intermediate_size + expert)
     # A layer concatenates the prompt's keys and values with the canvas's, and repeats them per query head.
@@ -71,10 +70,10 @@ def estimate(
     heard = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
     return Memory(
-        weights=sum(unique.values()) * size if weights is None else weights,
+        weights=sum(whole.values()),
         kv=rows * prompt * position,
         canvases=slots * sum(lengths) * state,
-        activations=max(step, heard),
+        activations=max(step, heard) + unpacked,
         head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
     )
 

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
+from pipeline.model.quantisation import Int8Weight
 
 
 def unusable(path: Path, err: Exception) -> ConfigError:
@@ -19,7 +20,7 @@ def unusable(path: Path, err: Exception) -> ConfigError:
 
 
 def fill(
-    targets: Mapping[str, Tensor],
+    targets: Mapping[str, Tensor | Int8Weight],
     files: Iterable[Path],
     *,
     rename: Callable[[str], str | None] = lambda name: name,
@@ -56,7 +57,7 @@ def fill(
                             continue
                         shapes = f"{list(tensor.shape)} instead of {list(target.shape)}"
                         raise unusable(path, ValueError(f"{stored} is of shape {shapes}"))
-                    if name in done and not torch.equal(target, tensor.to(target)):
+                    if name in done and isinstance(target, Tensor) and not torch.equal(target, tensor.to(target)):
                         raise unusable(path, ValueError(f"{stored} differs from the weight that it is tied to"))
                     target.copy_(tensor)
                     done.add(name)
@@ -68,7 +69,7 @@ def fill(
     if lost:
         raise unusable(paths[-1], KeyError(f"missing weights: {', '.join(lost[:3])}{' ...' if lost[3:] else ''}"))
     for name in zero:
-        targets[name].zero_()
+        targets[name].copy_(torch.zeros(()).expand(targets[name].shape))
 
 
 def whisper_name(name: str) -> str | None:
@@ -79,6 +80,11 @@ def whisper_name(name: str) -> str | None:
     return name.removeprefix("encoder.")
 
 
-def write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Write a state dict in `dtype`."""
-    save_file({key: value.to(dtype).contiguous() for key, value in state.items()}, path, metadata={"format": "pt"})
+def write(state: Mapping[str, Tensor | Int8Weight], path: Path, dtype: torch.dtype) -> None:
+    """Write a state dict in `dtype`. Raises ValueError for one with quantised weights."""
+    tensors = {}
+    for key, value in state.items():
+        if isinstance(value, Int8Weight):
+            raise ValueError(f"{key} is quantised; save the model that it was loaded from")
+        tensors[key] = value.to(dtype).contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
