@@ -56,11 +56,13 @@ def damaged(rows: Rows, language: str, **fractions: float) -> Rows:
 
 def test_equal_evaluations_do_not_differ_and_the_gate_is_open(rows: Rows) -> None:
     found = compared(rows, rows)
-    assert list(found) == ["de", "en", "hi", "zh"]
+    assert list(found) == ["all", "de", "en", "hi", "zh"]
     assert {one.metric for one in found.values() if one.language != "zh"} == {"WER"}
     assert found["zh"].metric == "CER"
     for one in found.values():
-        assert (one.recordings, one.left_out, one.blocks) == (60, 0, 7)
+        alone = one.language != "all"
+        assert (one.recordings, one.left_out) == (60 if alone else 240, 0)
+        assert not alone or one.blocks == 7
         assert one.rate == one.baseline_rate > 0
         assert (one.difference, one.low, one.high, one.p, one.p_mapsswe) == (0, 0, 0, 1, None)
         assert one.detectable > 0
@@ -72,12 +74,25 @@ def test_equal_evaluations_do_not_differ_and_the_gate_is_open(rows: Rows) -> Non
 @pytest.mark.parametrize("kind", ["delete_words", "insert_words", "substitute_words"])
 def test_one_damaged_language_closes_the_gate_and_no_other_is_blamed(rows: Rows, language: str, kind: str) -> None:
     found = compared(damaged(rows, language, **{kind: 0.1}), rows)
-    assert [one.language for one in found.values() if one.regressed] == [language]
+    assert {one.language for one in found.values() if one.regressed} - {"all"} == {language}
     assert 0.04 < found[language].difference < 0.12
     judged = verdict(list(found.values()), rates(rows), COVERED)
     assert not judged.passed
-    assert len(judged.failures) == 1
-    assert judged.failures[0].startswith(f"{language}: {'CER' if language == 'zh' else 'WER'} rose from ")
+    (blamed,) = [failure for failure in judged.failures if not failure.startswith("all: ")]
+    assert blamed.startswith(f"{language}: {'CER' if language == 'zh' else 'WER'} rose from ")
+
+
+def test_a_small_loss_in_every_language_shows_in_all_of_them_together(rows: Rows) -> None:
+    worse = rows
+    for language in ("de", "en", "hi", "zh"):
+        worse = damaged(worse, language, delete_words=0.004)
+    found = compared(worse, rows)
+    assert [one.language for one in found.values() if one.regressed] == ["all"]
+    units = {"de": "word", "en": "word", "hi": "word", "zh": "char"}
+    kinds = ("substitutions", "deletions", "insertions")
+    errors = sum(one[f"{units[one['language']]}_{kind}"] for one in worse for kind in kinds)
+    given = sum(one[f"{units[one['language']]}_{kind}"] for one in worse for kind in ("hits", *kinds[:2]))
+    assert found["all"].rate == pytest.approx(errors / given)
 
 
 def test_one_language_of_four_needs_more_than_chance_in_one_of_four(rows: Rows) -> None:
@@ -121,7 +136,7 @@ def test_the_figures_are_those_of_the_statistics_on_the_same_rows(rows: Rows) ->
         expected.p,
     )
     assert one.p_mapsswe == mapsswe(errors(mine), errors(theirs))
-    assert one.detectable == detectable(*data, alpha=0.1 / 4)
+    assert one.detectable == detectable(*data, alpha=0.1 / 5)
     assert [each.p_holm for each in found.values()] == holm([each.p for each in found.values()])
 
 
@@ -213,12 +228,14 @@ def test_what_cannot_be_compared_is_one_line_with_counts(rows: Rows, change: Any
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize(("resamples", "alpha", "enough"), [(79, 0.05, 80), (399, 0.01, 400), (100, 0.001, 4_000)])
+@pytest.mark.parametrize(("resamples", "alpha", "enough"), [(99, 0.05, 100), (499, 0.01, 500), (100, 0.001, 5_000)])
 def test_resamples_too_few_to_ever_close_the_gate_are_refused(
     rows: Rows, resamples: int, alpha: float, enough: int
 ) -> None:
     worse = [one | {"word_deletions": 9, "char_deletions": 9} for one in rows]
-    with pytest.raises(ConfigError, match=rf"^gate.resamples: {resamples} are .* 4 languages .*: {enough:,} or more$"):
+    with pytest.raises(
+        ConfigError, match=rf"^gate.resamples: {resamples} are .* 5 comparisons .*: {enough:,} or more$"
+    ):
         compared(worse, rows, resamples=resamples, alpha=alpha)
     assert any(one.regressed for one in compared(worse, rows, resamples=enough, alpha=alpha).values())
 

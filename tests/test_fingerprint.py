@@ -40,6 +40,13 @@ def test_what_decides_the_result_is_in_it(override: str) -> None:
     assert fingerprint_id(base) != fingerprint_id(changed)
 
 
+def test_quantised_weights_are_in_it_and_others_leave_no_trace() -> None:
+    """Outputs from before there was a choice go on."""
+    base = _fingerprint()
+    assert "model.quantization" not in base
+    assert _fingerprint("model.quantization=int8") == base | {"model.quantization": "int8"}
+
+
 @pytest.mark.parametrize(
     "override",
     [
@@ -51,6 +58,7 @@ def test_what_decides_the_result_is_in_it(override: str) -> None:
         "budget.max_dead_fraction=1",
         "model.device=cpu",
         "model.compile=true",
+        "model.verify=false",
         "publish=true",
         "retry=dead_letters",
     ],
@@ -84,5 +92,5 @@ def test_a_resume_under_others_names_every_differing_key_with_both_values() -> N
 def test_a_setting_that_came_later_and_is_left_alone_changes_nothing() -> None:
     stored = {key: value for key, value in _fingerprint().items() if key != "source.split"}
     check_fingerprint("/out", stored, _fingerprint())
-    with pytest.raises(ConfigError, match='source.split was absent, now "test"'):
+    with pytest.raises(ConfigError, match=r'source\.split was absent, now "test"'):
         check_fingerprint("/out", stored, _fingerprint("source.split=test"))

@@ -13,27 +13,29 @@ import pyarrow.compute as pc
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import language_seed, paired
 from pipeline.evaluation.gate import GateConfig
-from pipeline.evaluation.result import Check, Comparison, Rates, Verdict, headline
+from pipeline.evaluation.result import CHARACTER_LANGUAGES, Check, Comparison, Rates, Verdict, headline
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from pipeline.evaluation.wording import percent, points, probability
 
 KEY = ["set", "recording_id"]
 _COUNTS = [f"{prefix}_{name}" for prefix in ("word", "char") for name in ("substitutions", "deletions", "insertions")]
 _HITS = ["word_hits", "char_hits"]
+ALL = "all"  # every language at once: a small loss everywhere shows here first
 _COLUMNS = [*KEY, "language", "speaker", "normaliser_hash", "reference_normal", *_HITS, *_COUNTS]
 
 
 def compare(
     new: pa.Table, old: pa.Table, *, resamples: int = 1_000, alpha: float = 0.05, seed: int = 0
 ) -> list[Comparison]:
-    """One comparison per language, in the order of their names, on the recordings that both evaluations have.
+    """One comparison per language, in the order of their names, on the recordings that both evaluations have; with more
+    than one language, before them all recordings together, each in the units of its language's headline.
 
     new, old: schemas.EVALUATED, one evaluation each, rows in any order. A pair has the same set and recording_id, and
     the same reference after normalisation, which is not empty. `left_out` counts what has a reference in either
     evaluation and no partner. Blocks are the speakers of a set, and recordings where they are unknown; where a
     language has but one speaker, blocks are the recordings, and what is found holds for this speaker. A language of
     one recording has no comparison. `low` and `high` hold with 1 - alpha each; p_holm corrects for the number of
-    languages, and `detectable` is for the strictest step of this correction: seen whatever the other languages do.
+    comparisons, and `detectable` is for the strictest step of this correction: seen whatever the others do.
 
     Raises ConfigError where a recording stands in one evaluation twice, where the normalisers differ, where nothing
     pairs, or where resamples are so few that no p could be below alpha.
@@ -56,16 +58,18 @@ def compare(
         )
     counts = pairs["language_new"].value_counts().to_pylist()
     languages = sorted(count["values"] for count in counts if count["counts"] > 1)
+    languages = [ALL, *languages] if len(languages) > 1 else languages
     if len(languages) / (resamples + 1) >= alpha:  # the smallest p there is, corrected: the gate could never close
         raise ConfigError(
-            f"gate.resamples: {resamples:,} are too few for {len(languages)} languages at gate.alpha={alpha:g}: "
+            f"gate.resamples: {resamples:,} are too few for {len(languages)} comparisons at gate.alpha={alpha:g}: "
             f"{math.ceil(len(languages) / alpha):,} or more"
         )
     expected = pc.coalesce(joined["language_new"], joined["language_old"])
     found = []
     for language in languages:
-        chosen = pairs.filter(pc.field("language_new") == language)
-        left_out = pc.sum(pc.equal(expected, language)).as_py() - chosen.num_rows
+        chosen = pairs if language == ALL else pairs.filter(pc.field("language_new") == language)
+        wanted = joined.num_rows if language == ALL else pc.sum(pc.equal(expected, language)).as_py()
+        left_out = wanted - chosen.num_rows
         share = alpha / len(languages)
         found.append(_compared(chosen, language, left_out, resamples=resamples, alpha=alpha, share=share, seed=seed))
     return [
@@ -106,10 +110,9 @@ def _side(table: pa.Table, name: str) -> pa.Table:
 def _compared(
     pairs: pa.Table, language: str, left_out: int, *, resamples: int, alpha: float, share: float, seed: int
 ) -> Comparison:
-    """One language, at least two pairs; p not corrected. share: of alpha, for the smallest difference seen."""
-    prefix = "char" if headline(language) == "CER" else "word"
-    new, old = (_errors(pairs, prefix, name) for name in ("new", "old"))
-    units = _errors(pairs, prefix, "new", ("hits", "substitutions", "deletions"))
+    """One language or all, at least two pairs; p not corrected. share: of alpha, for the smallest difference seen."""
+    new, old = (_counted(pairs, name) for name in ("new", "old"))
+    units = _counted(pairs, "new", ("hits", "substitutions", "deletions"))
     blocks = _blocks(pairs)
     tested = paired(new, old, units, blocks, resamples=resamples, seed=language_seed(seed, language), level=1 - alpha)
     return Comparison(
@@ -131,11 +134,16 @@ def _compared(
     )
 
 
-def _errors(
-    pairs: pa.Table, prefix: str, name: str, kinds: Sequence[str] = ("substitutions", "deletions", "insertions")
+def _counted(
+    pairs: pa.Table, name: str, kinds: Sequence[str] = ("substitutions", "deletions", "insertions")
 ) -> np.ndarray:
-    """[recordings]: sum of these kinds."""
-    return np.stack([pairs[f"{prefix}_{kind}_{name}"].to_numpy() for kind in kinds]).sum(axis=0, dtype=np.int64)
+    """[recordings]: sum of these kinds, in the units of each one's language."""
+    words, chars = (
+        np.stack([pairs[f"{prefix}_{kind}_{name}"].to_numpy() for kind in kinds]).sum(axis=0, dtype=np.int64)
+        for prefix in ("word", "char")
+    )
+    by_characters = pc.is_in(pairs["language_new"], pa.array(CHARACTER_LANGUAGES)).to_numpy()
+    return np.where(by_characters, chars, words)
 
 
 def _blocks(pairs: pa.Table) -> list[str]:
@@ -180,7 +188,7 @@ def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], ga
                 f"{100 * gate.margin:.2f}): {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
                 f"p {probability(one.p_holm)} after Holm, {one.blocks:,} blocks"
             )
-        if one.left_out:
+        if one.left_out and one.language != ALL:  # languages tell their own
             yield (
                 f"{one.language}: {one.left_out:,} recordings left out of the comparison, {one.recordings:,} compared: "
                 f"only one evaluation has them, or with another reference"

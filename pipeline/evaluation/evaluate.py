@@ -72,7 +72,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     found = rates(rows, resamples=config.gate.resamples, seed=config.gate.seed)
     table = to_table(rows, EVALUATED)
     gate = config.gate
-    compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed) if old else []
+    compared = (
+        compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed) if old is not None else []
+    )
     about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
     about["normaliser"] = ", ".join(sorted({f"{row['normaliser']} {row['normaliser_hash']}" for row in rows}))
     evaluation = Evaluation(
@@ -81,7 +83,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         about=about,
         rates=found,
         comparisons=compared,
-        baseline=old["evaluation"][0].as_py() if old else None,
+        baseline=old["evaluation"][0].as_py() if old is not None else None,
         verdict=verdict(compared, found, gate),
         sweep=sweep,
     )
