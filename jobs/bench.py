@@ -20,6 +20,7 @@ COLUMNS = {
     "what": "{}",
     "steps": "{}",
     "batch": "{}",
+    "head": "{}",
     "windows_per_second": "{:.3g}",
     "rtfx": "{:.1f}",
     "rtfx_full_windows": "{:.1f}",
@@ -38,7 +39,7 @@ RANDOM_WEIGHTS = (
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """0 done, 2 usage (argparse) or no such device."""
+    """0 done, 2 usage (argparse), no such device or no such head on it."""
     options = _parser().parse_args(arguments)
     if options.command == "plan":
         return _plan(options)
@@ -50,9 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
 
     from pipeline.benchmark.compare import Bench
     from pipeline.benchmark.sizes import sizes
+    from pipeline.model.head_choice import obstacle
 
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch finds no CUDA device", file=sys.stderr)
+        return 2
+    if options.head == "triton" and (reason := obstacle(torch.device(options.device))):
+        print(f"--head triton: {reason}", file=sys.stderr)
         return 2
     torch.set_num_threads(options.threads)
     bench = Bench(
@@ -61,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
         dtype=getattr(torch, options.dtype),
         compile=options.compile,
         windows=options.windows,
+        head=options.head,
     )
     figures = bench.run()
     figures["command"] = f"python -m jobs.bench {' '.join(arguments if arguments is not None else sys.argv[1:])}"
@@ -161,6 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     engine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     engine.add_argument("--compile", action="store_true", help="torch.compile the engine's calls")
+    engine.add_argument(
+        "--head", choices=["auto", "torch", "triton"], default="auto", help="the engine's vocabulary head, model.head"
+    )
     engine.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads on the CPU, for both sides")
     engine.add_argument("--windows", type=int, metavar="N", help="windows to run (default: by size)")
     engine.add_argument("--json", metavar="FILE", help="write the figures")

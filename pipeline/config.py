@@ -116,8 +116,13 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="commit of a model on the hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
+    quantization: Literal["none", "int8"] = Field("none", description="of the backbone's layers: half of the memory")
+    verify: bool = Field(True, description="compare SHA-256 hashes with manifest.json or the hub before loading")
     compile: bool = Field(False, description="torch.compile the denoising step")
     compile_cache: str | None = Field(None, description="directory shared by replicas for compiled code")
+    head: Literal["auto", "torch", "triton"] = Field(
+        "auto", description="vocabulary head; auto: on a GPU the faster of the two, measured at the start"
+    )
 
 
 class DenoiseConfig(Section):

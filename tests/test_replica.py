@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from pipeline import flow, schemas
 from pipeline.config import ConfigError, RunConfig
 from pipeline.decode import START, idle_row
-from pipeline.model import checkpoint
+from pipeline.model import checkpoint, hub
 from pipeline.model.replica import Replica
 from pipeline.schemas import Segment
 from tests.small_model import hearing_model, noise_segment
@@ -203,3 +204,27 @@ def test_the_chain_keeps_several_units_in_flight_per_replica(folder: Path) -> No
     (made,) = [call for call in stage.call_args_list if call.args[0] is flow.GuardedReplica]
     assert made.kwargs["compute"].max_tasks_in_flight_per_actor == 14
     assert made.kwargs["compute"].max_concurrent_calls_per_actor == 7
+
+
+def test_a_quantised_replica_answers_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = config(folder)
+    settings["model"]["quantization"] = "int8"
+    with caplog.at_level("INFO"):
+        got = asyncio.run(Replica(settings)(units({"u": [1, 2]})))
+    assert all(answer["text"] is not None for answer in got["results"].to_pylist()[0])
+    assert "model needs" in caplog.text
+    assert "weights" in caplog.text
+
+
+def test_weights_that_changed_under_their_manifest_end_the_replica(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    hub.write_manifest(copy)
+    path = copy / "encoder.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"encoder\.safetensors: its SHA-256"):
+        Replica(config(copy))
+    settings = config(copy)
+    settings["model"]["verify"] = False
+    Replica(settings)

@@ -30,8 +30,11 @@ ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the model's own; random weights are mo
 class Bench:
     """One model on one device. Both sides get text prompts of the length of an audio prompt: no audio encoder runs."""
 
-    def __init__(self, size: Size, *, device: str, dtype: torch.dtype, compile: bool, windows: int | None) -> None:
-        self.size, self.device, self.compile = size, device, compile
+    def __init__(
+        self, size: Size, *, device: str, dtype: torch.dtype, compile: bool, windows: int | None, head: str = "auto"
+    ) -> None:
+        """head: `model.head` of the engine's rows."""
+        self.size, self.device, self.compile, self.head = size, device, compile, head
         self.windows = windows or size.windows
         self.matmul = matmul_rate(device, dtype)
         self.model: AsrModel = build(size, device=device, dtype=dtype)
@@ -82,6 +85,7 @@ class Bench:
         return {
             "what": "same noise, tokens equal to stock",
             "steps": "equal",
+            "head": "torch",
             "rtfx": None,
             "tokens_equal": equal,
             "windows": len(rows),
@@ -121,6 +125,7 @@ class Bench:
             slots=slots,
             prefill_batch=None if refill else slots,
             compile=self.compile,
+            head=self.head,
             embed=self._embed,
         )
         engine.transcribe([Segment("warm", None, b"")])
@@ -133,7 +138,10 @@ class Bench:
         engine.close()
         flop = sum(flop_per_window(self.model, result.canvas_length, result.steps) for result in results)
         computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, before, strict=True))
+        head = engine.scheduler.head
         return self._row(what, early, engine.scheduler.slots, self.windows, meter, flop) | {
+            "head": head.name,
+            "head_seconds": head.seconds,
             "row_steps": computed,
             "row_steps_needed": needed,
             "recompilations": engine.scheduler.recompilations,

@@ -33,16 +33,20 @@ class Engine(Worker):
         prefill_batch: int | None = None,
         compile: bool = False,
         compile_cache: str | None = None,
+        head: str = "auto",
         embed: Embed | None = None,
     ) -> None:
         """prefill_batch: prompts that are prefilled together, by default a quarter of the slots.
 
+        head: which vocabulary head, `model.head` of the config; ConfigError where it cannot be.
         embed: what makes prompt embeddings of segments, by default features, encoder and projector of the audio.
         """
         super().__init__()
         self.model = model
         calls = Calls.make(compile=compile, cache=compile_cache)
-        self.scheduler = Scheduler(model, denoise, slots=slots, prefill_batch=prefill_batch, calls=calls, embed=embed)
+        self.scheduler = Scheduler(
+            model, denoise, slots=slots, prefill_batch=prefill_batch, calls=calls, head=head, embed=embed
+        )
         self.reruns = 0  # rows that overflowed a shorter canvas
         self._eos = set(model.config.tokens.eos)
         self.start()

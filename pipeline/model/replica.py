@@ -14,7 +14,8 @@ import torch
 
 from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
-from pipeline.model import checkpoint, layout, whisper, whisper_layout
+from pipeline.model import checkpoint, layout, memory, whisper, whisper_layout
+from pipeline.model.checkpoint import AsrModel
 from pipeline.model.confidence import SegmentResult
 from pipeline.model.engine import Engine
 from pipeline.model.whisper_engine import WhisperEngine
@@ -83,11 +84,33 @@ def engine_for(run: RunConfig, device: str) -> Worker:
     if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
         return WhisperEngine(whisper.load(model.name, model.revision, device=device, dtype=dtype), slots=slots)
     return Engine(
-        checkpoint.load(model.name, model.revision, device=device, dtype=dtype),
+        _loaded(run, device, dtype),
         run.denoise,
         slots=slots,
         compile=model.compile,
         compile_cache=model.compile_cache,
+        head=model.head,
+    )
+
+
+def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
+    """The model in place. Raises ConfigError, before anything is allocated, where GPU memory will not suffice."""
+
+    def check(model: AsrModel) -> None:
+        needed = memory.estimate(model, run.denoise, slots=run.compute.canvases, dtype=dtype)
+        log.info("model needs %s", needed)
+        if device == "cuda":
+            memory.require(needed, torch.cuda.mem_get_info()[0], slots=run.compute.canvases)
+
+    model = run.model
+    return checkpoint.load(
+        model.name,
+        model.revision,
+        device=device,
+        dtype=dtype,
+        quantization=model.quantization,
+        verify=model.verify,
+        check=check,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from pipeline.config import DenoiseConfig
-from pipeline.model import canvas_policy, noise
+from pipeline.model import canvas_policy, head_choice, noise
 from pipeline.model.backbone import PromptKV
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.compiled import Calls, compilations, prefill_buckets
 from pipeline.model.exhaustion import memory_exhausted
+from pipeline.model.head_choice import Choice
 from pipeline.model.lane import Finished, Lane, Prepared
 from pipeline.schemas import SAMPLE_RATE, Segment
 
@@ -57,12 +58,18 @@ class Scheduler:
         slots: int,
         prefill_batch: int | None = None,
         calls: Calls,
+        head: str = "auto",
         embed: Embed | None = None,
     ) -> None:
-        """prefill_batch: prompts that are prefilled together; by default a quarter of the slots."""
+        """prefill_batch: prompts that are prefilled together; by default a quarter of the slots.
+
+        head: `model.head` of the config, chosen by `make_lanes`.
+        """
         self.model, self.denoise, self.slots = model, denoise, slots
         self.prefill_batch = prefill_batch or -(-slots // 4)
         self.calls = calls
+        self.head = Choice("torch", calls.tile_step)
+        self._head_setting: str | None = head  # None once it is chosen
         self.prompt_embeds = embed or self._audio_embeds
         own = model.config.canvas_length
         self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own, prompt=model.prompt_length)
@@ -179,6 +186,15 @@ class Scheduler:
     def _make_lanes(self) -> None:
         """All storage, and all compiled code warm."""
         model = self.model
+        if self._head_setting is not None:
+            self.head = head_choice.choose(
+                self._head_setting,
+                self.calls.tile_step,
+                model.backbone.lm_head.weight,
+                softcap=model.backbone.final_logit_softcapping,
+                rows=self.slots * self.full_length,
+            )
+            self.calls, self._head_setting = replace(self.calls, tile_step=self.head.step), None
         for n in self.lengths:
             self.lanes[n] = Lane(model, slots=self.slots, canvas_length=n, denoise=self.denoise, calls=self.calls)
             self.lanes[n].warm_up()
