@@ -9,7 +9,9 @@ import secrets
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config import ComputeConfig
@@ -17,6 +19,77 @@ from pipeline.config import ComputeConfig
 log = logging.getLogger(__name__)
 
 START_ATTEMPTS = 3  # a raylet that needs more than 30 s on a busy machine makes ray.init fail
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A living node of the cluster that this process is connected to, and what it offers in all."""
+
+    id: str
+    address: str
+    cpus: float
+    gpus: float
+
+
+def has_cluster() -> bool:
+    """Whether `ray_cluster` would use a cluster that is there already."""
+    return "RAY_ADDRESS" in os.environ or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+
+
+def alive_nodes() -> list[Node]:
+    """The nodes by address. Ray must be running, as for all below."""
+    import ray
+
+    found = [
+        Node(
+            node["NodeID"],
+            node["NodeManagerAddress"],
+            float(node["Resources"].get("CPU", 0)),
+            float(node["Resources"].get("GPU", 0)),
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return sorted(found, key=lambda node: (node.address, node.id))
+
+
+def free_resources() -> tuple[float, float]:
+    """CPUs and GPUs that nothing occupies at the moment."""
+    import ray
+
+    free = ray.available_resources()
+    return float(free.get("CPU", 0)), float(free.get("GPU", 0))
+
+
+def on_every_node(
+    function: Callable[..., Any], arguments: dict[Node, tuple[Any, ...]], seconds: float
+) -> Iterator[Any]:
+    """(node, result) of a function that runs once on each node, as they come; occupies no CPU and no GPU there.
+
+    Instead of a result there is Ray's exception, or TimeoutError for a node that has not answered after `seconds`.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)
+    waiting = {
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given): node
+        for node, given in arguments.items()
+    }
+    deadline = time.monotonic() + seconds
+    while waiting:
+        ready, _ = ray.wait(list(waiting), timeout=max(0.0, deadline - time.monotonic()))
+        for answer in ready:
+            try:
+                yield waiting[answer], ray.get(answer)
+            except ray.exceptions.RayError as err:
+                yield waiting[answer], err
+            del waiting[answer]
+        if not ready:
+            break
+    for late, node in waiting.items():
+        ray.cancel(late, force=True)
+        yield node, TimeoutError(f"no answer within {seconds:g} s")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,62 @@
+"""Preflight of a machine or a cluster: python -m jobs.doctor [--config configs/transcribe.yaml] [section.key=value ...]
+
+Looks at GPUs, torch, memory, disks, decoders, the model and its hashes, the hub, source and output, the clock and Ray,
+each within a time limit. With RAY_ADDRESS set (as under `ray job submit`) the checks of a machine run on every node.
+What is well today may still fail tomorrow; what FAILs here would have failed the run. 1 where something FAILs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rich.console import Console
+
+from jobs import cli
+from pipeline.config import ConfigError, load
+from pipeline.doctor.settings import DoctorConfig
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check all, print the table, write the rows where wanted; returns the exit code."""
+    made = cli.parser(DoctorConfig, __doc__)
+    made.add_argument("--json", metavar="FILE", help="write the rows: check, state, found, advice, node")
+    options = made.parse_intermixed_args(arguments)
+    try:
+        config = load(DoctorConfig, options.config, options.overrides)
+        return run(config, options.json)
+    except ConfigError as err:
+        print(err, file=sys.stderr)
+        return cli.EXIT_USAGE
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def run(config: DoctorConfig, json: str | None = None) -> int:
+    """1 where a check fails. json: a file for the rows."""
+    from pipeline.doctor import table
+    from pipeline.doctor.examine import examine
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:  # nothing where stderr is no terminal
+        rows = examine(config, lambda name: status.update(f"checking {name}"))
+    table.show(rows)
+    if json:
+        table.write_json(rows, json)
+    return int(any(row.state == "FAIL" for row in rows))
+
+
+def leave(code: int) -> None:
+    """Exit, at once where a check hangs: its threads would be waited for."""
+    from pipeline.doctor.rows import is_hung
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if is_hung():
+        os._exit(code)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

@@ -1,0 +1,112 @@
+"""Ray: the cluster of RAY_ADDRESS, whether the run fits on it, and the checks of a machine on each of its nodes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from pipeline.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
+from pipeline.config import ComputeConfig, RunConfig
+from pipeline.doctor.hardware import gpu_facts
+from pipeline.doctor.rows import Row, without_secrets
+
+NODE_SECONDS = 300.0
+SKEW = 5.0  # seconds between the clocks of two nodes: more makes logs and stamps of commits hard to read
+
+
+def overview(config: RunConfig) -> Iterator[Row]:
+    """Nodes, what they offer, what is free, and whether the replicas of the config can be placed."""
+    nodes = alive_nodes()
+    free_cpus, free_gpus = free_resources()
+    cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
+    offered = f"{len(nodes)} nodes, {cpus:g} CPUs ({free_cpus:g} free), {gpus:g} GPUs ({free_gpus:g} free)"
+    yield Row("ray", "ok", f"ray {metadata.version('ray')}: {offered}")
+    yield placement([(node.cpus, node.gpus) for node in nodes], config.compute, config.model.device)
+
+
+def on_this_machine(config: RunConfig) -> Iterator[Row]:
+    """The same for the Ray that a run starts by itself where there is no cluster."""
+    yield Row("ray", "ok", f"ray {metadata.version('ray')}; no RAY_ADDRESS: a run starts it on this machine")
+    gpus = len(gpu_facts()["devices"])
+    yield placement([(float(local_cpus(config.compute)), float(gpus))], config.compute, config.model.device)
+
+
+def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Row:
+    """Whether decoders and replicas fit on nodes of (CPUs, GPUs), whatever else runs there."""
+    least, most = compute.replicas_min, max(compute.replicas_min, compute.replicas_max)
+    fit = replicas_that_fit(nodes, compute)
+    each = (
+        f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
+    ) + " each"
+    cpus = sum(cpus for cpus, _ in nodes)
+    found = f"{fit} of compute.replicas_max={most} replicas fit ({each}), beside {compute.decode_actors} decode actors"
+    if cpus < compute.decode_actors:
+        found = f"{cpus:g} CPUs are fewer than compute.decode_actors={compute.decode_actors}"
+        return Row("placement", "FAIL", found, "fewer decode actors, or more CPUs: the job would wait for ever")
+    if fit < least:
+        advice = f"compute.replicas_min={fit}, or more nodes" if fit else "other nodes, or compute.*_per_replica"
+        return Row("placement", "FAIL", f"{found}; replicas_min={least}", f"{advice}: the job would wait for ever")
+    if device == "cuda" and not compute.gpus_per_replica:
+        advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
+        return Row("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)
+    if fit < most:
+        return Row("placement", "warn", found, "the job runs with as many as fit")
+    return Row("placement", "ok", found)
+
+
+def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> int:
+    """Replicas that nodes of (CPUs, GPUs) hold at once. A replica is never spread over nodes."""
+    if compute.gpus_per_replica:
+        per_gpu = math.floor(1 / compute.gpus_per_replica + 1e-9)
+        if per_gpu >= 1:  # a part of a GPU is a part of one GPU
+            return sum(math.floor(gpus) * per_gpu for _, gpus in nodes)
+        return sum(math.floor(gpus / compute.gpus_per_replica) for _, gpus in nodes)
+    if not compute.cpus_per_replica:
+        return max(compute.replicas_min, compute.replicas_max)
+    spread = sorted((cpus for cpus, _ in nodes), reverse=True)
+    left = float(compute.decode_actors)
+    for index, cpus in enumerate(spread):  # what the decoders may take, from the largest on
+        taken = min(left, cpus % compute.cpus_per_replica)
+        spread[index], left = cpus - taken, left - taken
+    whole = sum(math.floor(cpus / compute.cpus_per_replica) for cpus in spread)
+    return max(0, whole - math.ceil(left / compute.cpus_per_replica))
+
+
+def on_nodes(
+    config: RunConfig, machine: Callable[[dict[str, Any], int, bool], tuple[float, list[dict[str, Any]]]]
+) -> Iterator[Row]:
+    """The rows of `machine(config, GPUs wanted, ...)` of every node, in the order of their addresses."""
+    asks = bool(config.compute.gpus_per_replica) and config.model.device != "cpu"
+    plain = config.model_dump(mode="json")
+    nodes = alive_nodes()
+    sent = time.time()
+    answers: dict[Node, list[Row]] = {}
+    arguments = {node: (plain, math.floor(node.gpus) if asks else 0, True) for node in nodes}
+    for node, answer in on_every_node(machine, arguments, NODE_SECONDS):
+        name = node.address if [other.address for other in nodes].count(node.address) == 1 else _both(node)
+        if isinstance(answer, BaseException):
+            last = str(answer).strip().splitlines()[-1:] or [type(answer).__name__]
+            advice = "the same image and packages on every node; `ray status`"
+            answers[node] = [Row("node", "FAIL", without_secrets(last[0]), advice, name)]
+            continue
+        theirs, rows = answer
+        skew = max(0.0, sent - theirs, theirs - time.time())
+        answers[node] = [Row(**(row | {"node": name})) for row in rows]
+        if skew > SKEW:
+            answers[node].append(Row("clock", "warn", f"{skew:.0f} s from this machine's", "chrony or ntpd", name))
+    for node in nodes:
+        yield from answers[node]
+
+
+def as_plain(rows: list[Row]) -> list[dict[str, Any]]:
+    """Rows on their way between processes."""
+    return [asdict(row) for row in rows]
+
+
+def _both(node: Node) -> str:
+    """Address and the start of the id: two nodes of one machine."""
+    return f"{node.address} {node.id[:6]}"

@@ -1,0 +1,81 @@
+"""All checks in their order: of this machine or of every node of the cluster, of model and storage, of Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+from pipeline.cluster import has_cluster, ray_cluster
+from pipeline.config import RunConfig
+from pipeline.doctor import cluster_check, codecs, disks, hardware, model_check, storage_check
+from pipeline.doctor.cluster_check import NODE_SECONDS
+from pipeline.doctor.rows import Check, Row, guarded
+from pipeline.doctor.settings import DoctorConfig
+
+SECONDS = 60.0  # for a check of this machine or of a store that is well
+HASH_SECONDS = 1800.0  # 52 GB at 30 MB/s
+RAY_SECONDS = 120.0
+
+
+def examine(config: DoctorConfig, starting: Callable[[str], None] = lambda _: None) -> list[Row]:
+    """Every row. `starting` is called with the name of each check before it runs."""
+    rows: list[Row] = []
+    cluster = has_cluster()
+
+    def run(name: str, check: Check, seconds: float = SECONDS) -> None:
+        starting(name)
+        rows.extend(guarded(name, check, seconds=seconds))
+
+    if not cluster:
+        for name, check, seconds in machine_checks(config, hardware.gpus_wanted(config), node=False):
+            run(name, check, seconds)
+    run("model", partial(model_check.files, config), HASH_SECONDS)
+    if not cluster:
+        run("model memory", partial(model_check.memory, config), 2 * SECONDS)
+    run("hub", partial(model_check.hub_access, config))
+    run("source", partial(storage_check.source, config), 2 * SECONDS)
+    run("output", partial(storage_check.output, config), 2 * SECONDS)
+    run("output race", partial(storage_check.race, config), 2 * SECONDS)
+    run("clock", partial(storage_check.clock, config))
+    if not cluster:
+        run("ray", partial(cluster_check.on_this_machine, config))
+        return rows
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> Iterable[Row]:
+            stack.enter_context(ray_cluster(config.compute))
+            return cluster_check.overview(config)
+
+        run("ray", connect, RAY_SECONDS)
+        if not [row for row in rows if row.check == "ray" and row.state == "FAIL"]:
+            run("nodes", partial(cluster_check.on_nodes, config, machine), NODE_SECONDS + RAY_SECONDS)
+    return rows
+
+
+def machine(config: dict[str, Any], gpus: int, node: bool) -> tuple[float, list[dict[str, Any]]]:
+    """What a node of a cluster answers: its time, and rows as plain values. gpus: how many must be there."""
+    now = time.time()
+    rows: list[Row] = []
+    for name, check, seconds in machine_checks(DoctorConfig.model_validate(config), gpus, node=node):
+        rows += guarded(name, check, seconds=seconds)
+    return now, cluster_check.as_plain(rows)
+
+
+def machine_checks(config: RunConfig, gpus: int, *, node: bool) -> Iterator[tuple[str, Check, float]]:
+    """Checks that every machine must pass, each with its seconds. node: of a cluster, so that it must
+    reach model, source and output as the driver does."""
+    yield "packages", hardware.packages, SECONDS
+    yield "gpu", lambda: hardware.gpu_rows(hardware.gpu_facts(), wanted=gpus), 2 * SECONDS
+    yield "memory", hardware.memory, SECONDS
+    yield "open files", hardware.limits, SECONDS
+    yield "disk", lambda: disks.check(disks.places(config)), 2 * SECONDS
+    yield "codecs", codecs.check, SECONDS
+    if node:
+        yield "model", partial(model_check.present, config), SECONDS
+        yield "source", partial(storage_check.source, config), 2 * SECONDS
+        yield "output", partial(storage_check.output, config), 2 * SECONDS
+        if gpus:
+            yield "model memory", partial(model_check.memory, config), 2 * SECONDS

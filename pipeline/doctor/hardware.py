@@ -1,0 +1,170 @@
+"""The machine: GPUs with what torch can do on them, memory, shared memory, limits, and the installed packages."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import platform
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.config import RunConfig
+from pipeline.doctor.rows import Row, State, size
+
+ROOT = Path(__file__).parents[2]
+PROBE_SECONDS = 100  # importing torch from a cold disk, then the start of CUDA on every device
+CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
+MEMORY = 4e9  # bytes that the driver, one decoder and one small replica take together, with some air
+SHARED = 2e9  # bytes of /dev/shm; containers have 64 MB unless they are given more
+FILES = 8192  # Ray's own recommendation is 65,536 for a large cluster
+
+
+def gpus_wanted(config: RunConfig) -> int:
+    """Devices that a run on one machine needs for its first replicas."""
+    if config.compute.gpus_per_replica:
+        return math.ceil(config.compute.replicas_min * config.compute.gpus_per_replica)
+    return int(config.model.device == "cuda")
+
+
+@functools.cache
+def gpu_facts() -> dict[str, Any]:
+    """What gpu_probe.py finds, once per process. Raises TimeoutError or RuntimeError with what it said last."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":  # so Ray starts what has asked for no GPU
+        del environment["CUDA_VISIBLE_DEVICES"]
+    command = [sys.executable, "-m", "pipeline.doctor.gpu_probe"]
+    try:
+        done = subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"torch does not come to an end with the GPUs within {PROBE_SECONDS} s") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        raise RuntimeError(f"torch ended with status {done.returncode}: {last}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
+    """Torch against the driver, then a row per device. facts: of gpu_probe.py; wanted: devices that there must be."""
+    bad: State = "FAIL" if wanted else "warn"
+    versions = f"torch {facts['torch']}, " + (f"CUDA {facts['cuda']}" if facts["cuda"] else "built without CUDA")
+    driver = f"NVIDIA driver {facts['driver']}" if facts["driver"] else "no NVIDIA driver"
+    found = f"{versions}; {driver}; Linux {facts['kernel']}"
+    devices = facts["devices"]
+    if facts["cuda"] is None and (facts["driver"] or wanted):
+        yield Row("torch", bad, found, f"install torch for CUDA: make setup TORCH_INDEX={CUDA_INDEX}")
+    elif facts["cuda"] and not facts["driver"]:
+        yield Row("torch", bad, found, "install the driver; in a container: run it with --gpus all")
+    elif facts["cuda"] and not devices:
+        advice = "a driver for this CUDA, or torch for the driver's CUDA; see nvidia-smi"
+        yield Row("torch", bad, f"{found}; no device: {facts['why'] or 'torch does not say why'}", advice)
+    else:
+        yield Row("torch", "ok", found)
+    for index, device in enumerate(devices):
+        about = (
+            f"{index}: {device['name']}, capability {device['capability']}, "
+            f"{size(device['free'])} of {size(device['total'])} free"
+        )
+        if device["error"]:
+            built = " ".join(facts["architectures"])
+            advice = f"this torch is built for {built}" if "kernel image" in device["error"] else "see nvidia-smi"
+            yield Row("gpu", bad, f"{about}; {device['error']}", advice)
+        elif device["free"] < 0.9 * device["total"]:
+            yield Row("gpu", "warn", about, "another process holds the rest: nvidia-smi names it")
+        else:
+            yield Row("gpu", "ok", f"{about}; float32 and bfloat16 products right")
+    if len(devices) < wanted:
+        keys = "compute.gpus_per_replica, compute.replicas_min, model.device"
+        yield Row("gpu", "FAIL", f"{len(devices)} of {wanted} GPUs that must be here", f"another machine, or {keys}")
+    elif not devices:
+        yield Row("gpu", "ok", "none, and none is asked for")
+
+
+def memory() -> Iterator[Row]:
+    """Main memory, a container's limit included, and /dev/shm, where Ray keeps its objects."""
+    machine = psutil.virtual_memory()
+    limit = container_limit()
+    total, free = machine.total, machine.available
+    if limit and limit < total:
+        total, free = limit, min(free, limit)
+    found = f"{size(free)} of {size(total)} free, {os.cpu_count()} CPUs"
+    short = f"{size(MEMORY)} for a driver, a decoder and a small replica"
+    yield Row("memory", "ok" if free >= MEMORY else "warn", found, "" if free >= MEMORY else short)
+    try:
+        shared = shutil.disk_usage("/dev/shm")
+    except OSError:
+        return
+    found = f"/dev/shm: {size(shared.free)} of {size(shared.total)} free for Ray's objects"
+    if shared.free >= SHARED:
+        yield Row("object store", "ok", found)
+    else:
+        yield Row("object store", "warn", found, "Ray would use the disk; docker run --shm-size=8g, or remount it")
+
+
+def container_limit() -> int | None:
+    """Bytes that the control group allows, None where it sets no bound."""
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        try:
+            text = Path(path).read_text().strip()
+        except OSError:
+            continue
+        return int(text) if text.isdecimal() and int(text) < 1 << 60 else None
+    return None
+
+
+def limits() -> Iterator[Row]:
+    """Open files that one process may hold; Ray raises the soft limit to the hard one by itself."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = math.inf if hard == resource.RLIM_INFINITY else hard
+    found = f"{soft} open files, at most {most:g}"
+    good = most >= FILES
+    yield Row("open files", "ok" if good else "warn", found, "" if good else "ulimit -n 65536 before Ray starts")
+
+
+def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
+    """Installed packages against the exact versions of pyproject.toml."""
+    python = f"Python {platform.python_version()}, ray {_version('ray')}"
+    setup = "make setup, the same on every node"
+    if sys.version_info[:2] != (3, 11):
+        yield Row("packages", "FAIL", python, "Python 3.11")
+    wanted = dict(map(_pin, tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]))
+    have = {name: _version(name) for name in wanted}
+    missing = [name for name, version in have.items() if version is None]
+    if missing:
+        yield Row("packages", "FAIL", f"{python}; missing: {', '.join(missing)}", setup)
+    others = [
+        f"{name} {version} (pinned {wanted[name]})"
+        for name, version in have.items()
+        if version is not None and version.partition("+")[0] != wanted[name]
+    ]
+    if others:
+        yield Row("packages", "warn", f"{python}; {', '.join(others)}", setup)
+    if not missing and not others:
+        yield Row("packages", "ok", f"{python}; {len(wanted)} packages as pinned")
+
+
+def _pin(requirement: str) -> tuple[str, str]:
+    """("ray", "2.60.0") of "ray[data,default]==2.60.0"."""
+    name, _, version = requirement.partition("==")
+    return re.sub(r"\[.*\]", "", name), version
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None

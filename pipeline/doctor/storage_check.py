@@ -1,0 +1,182 @@
+"""Storage and clock: reading the source, writing the output, one winner of a race, the time of the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from email.utils import parsedate_to_datetime
+from itertools import islice
+from pathlib import Path
+
+from pipeline.audio import decode
+from pipeline.config import ConfigError, RunConfig
+from pipeline.doctor.rows import Row, size
+from pipeline.schemas import BadAudio, BadRecording
+from pipeline.sources import list_recordings, read_recording
+from pipeline.storage import apply, open_storage, race_probe, reason
+
+TRIED = 5  # recordings of the source: a single bad one is no reason to stop
+PROBE_BYTES = 1 << 20
+SKEW, REFUSED = 60.0, 900.0  # seconds; S3 refuses requests that are more than 15 minutes off
+BORN = 1_760_000_000  # seconds since 1970: no clock that is set shows less
+KEYS = "the path; for a store the keys, storage.endpoint and the rights to list and read"
+RIGHTS = "the path; for a store the keys, storage.endpoint and the rights to put, get, list and delete"
+
+
+def source(config: RunConfig) -> Iterator[Row]:
+    """The first recording of the source that can be read, and whether it is audio."""
+    if not config.source.uri:
+        yield Row("source", "ok", "source.uri is not given: not checked")
+        return
+    apply(config.storage)
+    started = time.perf_counter()
+    try:
+        refs = list(islice(list_recordings(config.source), TRIED))
+    except ConfigError as err:
+        yield Row("source", "FAIL", str(err), KEYS)
+        return
+    listed = time.perf_counter() - started
+    problems = []
+    for ref in refs:
+        started = time.perf_counter()
+        try:
+            audio = read_recording(ref).audio
+            read = len(audio) if isinstance(audio, bytes) else ref.size
+            decode(audio, name=ref.recording_id, max_seconds=config.compute.max_recording_seconds, end_ms=1000)
+        except BadAudio as err:
+            problems.append(f"{ref.recording_id}: read, but no audio: {err.detail}")
+        except (BadRecording, OSError) as err:
+            problems.append(f"{ref.recording_id}: {err}")
+        else:
+            took = time.perf_counter() - started
+            found = f"{ref.recording_id}: {size(read)} read in {took:.2f} s, listed in {listed:.2f} s"
+            more = f"; {len(problems)} before it cannot be heard: {problems[0]}" if problems else ""
+            yield Row("source", "warn" if problems else "ok", found + more)
+            return
+    yield Row("source", "FAIL", f"none of the first {len(refs)} can be heard: {problems[0]}", KEYS)
+
+
+def output(config: RunConfig) -> Iterator[Row]:
+    """One object is put, read, listed and deleted; a folder that was not there is not there afterwards."""
+    if not config.output.uri:
+        yield Row("output", "ok", "output.uri is not given: not checked")
+        return
+    with _left_as_it_was(config.output.uri):
+        key, body = f"_run/probe-{uuid.uuid4().hex}", os.urandom(PROBE_BYTES)
+        started = time.perf_counter()
+        try:
+            storage = open_storage(config.output.uri, config=config.storage)
+            storage.put(key, body)
+            same = storage.get(key) == body
+            listed = key in storage.list("_run/probe-")
+            storage.delete(key)
+            gone = not storage.exists(key)
+        except ConfigError as err:
+            yield Row("output", "FAIL", str(err), RIGHTS)
+            return
+        except OSError as err:
+            yield Row("output", "FAIL", f"output.uri: {config.output.uri}: {reason(err)}", RIGHTS)
+            return
+    took = time.perf_counter() - started
+    wrong = [what for good, what in ((same, "read back"), (listed, "listed"), (gone, "deleted")) if not good]
+    if wrong:
+        yield Row("output", "FAIL", f"{storage.uri}: an object that was put is not {', '.join(wrong)}", RIGHTS)
+        return
+    retried = sum(storage.counters.values())
+    found = f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s" + f", {retried} retries" * bool(
+        retried
+    )
+    yield Row("output", "ok", found)
+
+
+def race(config: RunConfig) -> Iterator[Row]:
+    """Of racing writers of one object exactly one wins."""
+    if not config.output.uri:
+        return
+    if config.storage.single_writer:
+        advice = "see to it that one job at a time writes to this output"
+        yield Row("output race", "warn", "storage.single_writer=true: not raced", advice)
+        return
+    with _left_as_it_was(config.output.uri):
+        try:
+            storage = open_storage(config.output.uri, config=config.storage)
+        except ConfigError:
+            return  # the row of the output says it
+        try:
+            race_probe(storage)
+        except ConfigError as err:
+            yield Row("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
+            return
+    yield Row("output race", "ok", "of 9 writers of one object one won, three times")
+
+
+def clock(config: RunConfig) -> Iterator[Row]:
+    """This machine's time against the store's, and against its own monotonic clock."""
+    before = time.time(), time.monotonic()
+    time.sleep(0.1)
+    drift = abs((time.time() - before[0]) - (time.monotonic() - before[1]))
+    if time.time() < BORN or drift > 0.05:
+        yield Row("clock", "FAIL", f"the clock says {time.ctime()} and jumps by {drift:.2f} s", "chrony or ntpd")
+        return
+    if not any(uri.startswith("s3://") for uri in (config.source.uri, config.output.uri)):
+        yield Row("clock", "ok", f"{time.strftime('%F %T %Z')}, steady; no store to compare with")
+        return
+    apply(config.storage)
+    endpoint = _endpoint()
+    try:
+        skew = skew_seconds(endpoint)
+    except (OSError, ValueError) as err:
+        yield Row("clock", "warn", f"{endpoint} does not tell the time: {err}", "see the rows of source and output")
+        return
+    found = f"{skew:.0f} s from {endpoint}"
+    if skew > REFUSED:
+        yield Row("clock", "FAIL", f"{found}, which refuses what is signed", "chrony or ntpd")
+    else:
+        yield Row("clock", "ok" if skew <= SKEW else "warn", found, "" if skew <= SKEW else "chrony or ntpd")
+
+
+def skew_seconds(endpoint: str) -> float:
+    """Seconds between this clock and the Date header of whatever an HTTP server answers; it tells whole seconds.
+
+    Raises OSError where there is no answer, ValueError without a date.
+    """
+    before = time.time()
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10) as answer:
+            date = answer.headers["Date"]
+    except urllib.error.HTTPError as err:  # it refuses, and tells the time
+        date = err.headers["Date"]
+    after = time.time()
+    if not date:
+        raise ValueError("no Date header")
+    theirs = parsedate_to_datetime(date).timestamp()
+    return max(0.0, before - theirs - 1, theirs - after)
+
+
+def _endpoint() -> str:
+    import botocore.session
+
+    session = botocore.session.get_session()
+    region = session.get_config_variable("region") or "us-east-1"
+    return str(session.create_client("s3", region_name=region).meta.endpoint_url)
+
+
+@contextlib.contextmanager
+def _left_as_it_was(uri: str) -> Iterator[None]:
+    """Remove the empty folders that a probe of a local output leaves where there was none."""
+    root = None if "://" in uri and not uri.startswith("file://") else Path(uri.removeprefix("file://")).expanduser()
+    if root is None or root.exists():
+        yield
+        return
+    made = [root, *(parent for parent in root.absolute().parents if not parent.exists())]
+    try:
+        yield
+    finally:
+        for folder in (*sorted(root.rglob("*"), reverse=True), *made):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
