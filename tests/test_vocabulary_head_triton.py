@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pipeline.model import noise
+from pipeline.config import DenoiseConfig
+from pipeline.model import backbone, noise
+from pipeline.model.compiled import Calls
+from pipeline.model.confidence import FinalCanvas
+from pipeline.model.lane import Lane, Prepared
 from pipeline.model.vocabulary_head import HeadOutput, State, _start, tile_step, vocabulary_head
+from tests.small_model import random_model
 
 CAP = 30.0
 
@@ -139,6 +145,38 @@ def test_one_nan_logit_is_enough(interpreter: ProcessPoolExecutor, at: int) -> N
     assert bool(found.entropy.isnan().all())
     assert bool(found.entropy_raw.isnan().all())
     assert bool(((found.sample >= 0) & (found.sample < 300) & (found.argmax >= 0) & (found.argmax < 300)).all())
+
+
+def lane_of(calls: Calls) -> list[FinalCanvas | None]:
+    """Canvases of three segments in two slots of a small model."""
+    model = random_model(3, spread=2.0, peaked=30.0, canvas_length=8)
+    tokens = torch.randint(20, 400, (3, model.prompt_length), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        kv, _ = backbone.prefill(model.backbone, backbone.embed(model.backbone, tokens))
+    denoise = DenoiseConfig(max_steps=4, entropy_bound=2.0)
+    lane = Lane(model, slots=2, canvas_length=8, denoise=denoise, calls=calls)
+    waiting, found = [Prepared(row, noise.row_keys(str(row), 0), kv, row) for row in range(3)], {}
+    while waiting or lane.active:
+        while waiting and lane.free:
+            lane.admit(waiting.pop())
+        found |= {done.job: done.canvas for done in lane.denoise_once()}
+    return [found[row] for row in range(3)]
+
+
+def lane_there() -> list[FinalCanvas | None]:
+    from pipeline.model import vocabulary_head_triton as fused
+
+    return lane_of(replace(Calls.make(compile=False), tile_step=fused.tile_step))
+
+
+def test_segments_get_the_same_canvases(interpreter: ProcessPoolExecutor) -> None:
+    found = interpreter.submit(lane_there).result()
+    expected = lane_of(Calls.make(compile=False))
+    for ours, theirs in zip(found, expected, strict=True):
+        assert (ours.tokens, ours.steps, ours.revisions) == (theirs.tokens, theirs.steps, theirs.revisions)
+        assert ours.probability == pytest.approx(theirs.probability, abs=1e-4)
+        assert ours.entropy == pytest.approx(theirs.entropy, abs=1e-4)
+    assert any(sum(canvas.revisions) for canvas in expected)  # something was decided more than once
 
 
 def resources_there(dtype: str, raw: bool, cubin: str) -> tuple[str, str]:
