@@ -75,7 +75,7 @@ def test_help_lists_every_key_with_its_default() -> None:
     assert "16" in lines["denoise.max_steps"]
 
 
-@pytest.mark.parametrize("job", ["transcribe", "plan", "train"])
+@pytest.mark.parametrize("job", ["transcribe", "plan", "train", "import_model"])
 def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
     code = f"import sys; sys.argv = ['x', '--help']; import runpy; runpy.run_module('jobs.{job}', run_name='__main__')"
     check = (

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from pipeline.model import backbone, hub, lora, weights
+from pipeline.model import backbone, hub, importer, lora, weights
 from pipeline.model.encoder import AudioEncoder
 from pipeline.model.layout import (
     ASSETS,
@@ -147,10 +147,21 @@ def load(
         check(model)
     materialise(model, device=device, dtype=dtype)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
-    weights.fill(adapter_state(model), files.adapter)
+    own = adapter_state(model)
+    weights.fill(own, files.adapter, rename=_adapter_names(files.adapter[0], own))
     state, tied = backbone_state(model.backbone)
     weights.fill(state, files.backbone, rename=lambda key: tied.get(key, key), optional=VISION)
     return model
+
+
+def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | None]:
+    """Names as they are, where the file has at least one of ours; else translated, all or none. Raises ConfigError."""
+    stored = weights.shapes(path)
+    if stored.keys() & own.keys() or not stored:
+        return lambda name: name
+    matches = importer.match(stored, {name: tuple(weight.shape) for name, weight in own.items()})
+    importer.refuse_partial(matches, f"model.name: {path}")
+    return matches.names.get
 
 
 def encoder_state(model: AsrModel) -> dict[str, Tensor]:

@@ -72,6 +72,15 @@ def fill(
         targets[name].copy_(torch.zeros(()).expand(targets[name].shape))
 
 
+def shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a file, without its content. Raises ConfigError."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as err:
+        raise unusable(path, err) from None
+
+
 def whisper_name(name: str) -> str | None:
     """The encoder's own name of a weight in a whole Whisper checkpoint of transformers; None for the decoder's."""
     name = name.removeprefix("model.")

@@ -1,0 +1,21 @@
+"""Convert a model's parts into one folder: python -m jobs.import_model output=DIR adapter=[FILE] encoder=FILE"""
+
+from __future__ import annotations
+
+import sys
+
+from jobs import cli
+from pipeline.model.import_config import ImportConfig
+
+
+def run(config: ImportConfig) -> int:
+    """Prints what matched and where the folder is. Returns the exit code."""
+    from pipeline.model import conversion
+
+    folder = conversion.convert(config, print)
+    print(f"{folder}: give it as model.name")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.main(ImportConfig, run, __doc__))

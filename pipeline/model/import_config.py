@@ -1,0 +1,27 @@
+"""Settings of `jobs.import_model`. Imports no torch: the job's help comes at once."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from pipeline.config import Section
+
+
+class ImportConfig(Section):
+    """What is brought together into one folder of format fullcanvas/1."""
+
+    output: str = Field(min_length=1, description="folder that is written; it must not exist yet, or be empty")
+    base: str = Field("diffusion-gemma-asr-small", description="model or folder whose config.json is the start")
+    adapter: list[str] = Field(
+        [], description="files (.safetensors, .pt, .bin) and PEFT folders that together hold projector and LoRA"
+    )
+    encoder: str | None = Field(
+        None, description="Whisper encoder: of transformers (.safetensors), OpenAI (.pt) or CTranslate2 (model.bin)"
+    )
+    encoder_heads: int | None = Field(None, ge=1, description="attention heads of it; null: one per 64 of its width")
+    backbone: str | None = Field(
+        None, description="folder of a DiffusionGemma checkpoint; its files are linked, not copied; null: from the hub"
+    )
+    names: dict[str, str] = Field(
+        {}, description="foreign weight names to ours, where the table does not know them; to an empty name: left out"
+    )
