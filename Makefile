@@ -52,7 +52,7 @@ bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside trans
 	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md
 
-bench-gpu: setup ## the same on a CUDA GPU of 80 GB, full-size random weights
+bench-gpu: setup ## the same on a CUDA GPU of 80 GB, full-size random weights, faster vocabulary head; not run by us so far
 	@$(BIN)/python -m jobs.bench engine --size full --device cuda --dtype bfloat16 --compile \
 		--json out/bench/full.json --markdown out/bench/full.md
 

@@ -49,6 +49,8 @@ def test_figures_hold_every_row_and_ratio(tmp_path: Path, capsys: pytest.Capture
     assert figures["ratio_to_stock_best"] == pytest.approx(refill["rtfx"] / best, abs=1e-3)
     assert refill["row_steps_needed"] == 5 * 3 == rows["stock generate", "equal", 1]["row_steps"]
     assert figures["recompilations"] == 0
+    assert {row.get("head") for row in figures["rows"] if row["what"].startswith("engine")} == {"torch"}
+    assert {row.get("head") for row in figures["rows"] if row["what"].startswith("stock")} == {None}
     assert figures["row_step_overhead"] == figures["row_step_overhead_auto"] == 1.0
     for row in figures["rows"][1:]:
         assert row["rtfx"] == pytest.approx(row["windows_per_second"] * figures["audio_seconds_mean"])
@@ -85,6 +87,11 @@ def test_cuda_without_a_device_is_a_usage_error(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert job.main(["engine", "--device", "cuda"]) == 2
     assert capsys.readouterr().err == "--device cuda: torch finds no CUDA device\n"
+
+
+def test_a_head_that_the_device_cannot_run_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert job.main(["engine", "--head", "triton"]) == 2
+    assert capsys.readouterr().err == "--head triton: it needs a CUDA device, the model is on cpu\n"
 
 
 def test_weights_made_in_place_have_the_buffers_of_an_ordinary_model(small: sizes.Size) -> None:

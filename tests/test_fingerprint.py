@@ -58,6 +58,7 @@ def test_quantised_weights_are_in_it_and_others_leave_no_trace() -> None:
         "budget.max_dead_fraction=1",
         "model.device=cpu",
         "model.compile=true",
+        "model.head=torch",
         "model.verify=false",
         "publish=true",
         "retry=dead_letters",

@@ -77,7 +77,7 @@ class Replica:
 def engine_for(run: RunConfig, device: str) -> Worker:
     """The engine of whichever model `model.name` is, loaded on "cpu" or "cuda". Raises ConfigError.
 
-    compute.canvases is its batch. Of a Whisper checkpoint, denoise.* and model.compile decide nothing.
+    compute.canvases is its batch. Of a Whisper checkpoint, denoise.*, model.compile and model.head decide nothing.
     """
     model, slots = run.model, run.compute.canvases
     dtype = getattr(torch, model.dtype)
