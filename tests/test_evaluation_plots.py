@@ -13,6 +13,7 @@ import pytest
 from pipeline.evaluation import plots
 from pipeline.evaluation.reliability import Bin
 from pipeline.evaluation.result import Point, SweepPoint
+from pipeline.evaluation.wording import setting_labels
 from tests.evaluated import NIGHT, comparison, made_up_history, made_up_rates, made_up_rows, made_up_sweep
 
 ROWS = made_up_rows(per_language=20)
@@ -108,7 +109,7 @@ def test_points_of_a_sweep_are_named_after_what_differs() -> None:
     ],
 )
 def test_setting_labels(settings: list[dict[str, object]], expected: list[str]) -> None:
-    assert plots.setting_labels([SweepPoint(one, {}, RATES[0], 1.0, None) for one in settings]) == expected
+    assert setting_labels([SweepPoint(one, {}, RATES[0], 1.0, None) for one in settings]) == expected
 
 
 def test_labels_of_a_sweep_do_not_lie_on_each_other() -> None:

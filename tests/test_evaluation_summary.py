@@ -16,14 +16,30 @@ NIGHT = made_up_evaluation(made_up_rows())
 
 def test_rates_stand_with_interval_and_coverage_in_columns_of_one_width() -> None:
     lines = summary_lines(NIGHT)
-    header, table = lines[0], lines[1:10]
+    header, table = lines[0], lines[1 : lines.index("")]
     assert header.split() == ["metric", "rate", "95", "%", "interval", "sub", "del", "ins", "recordings", "coverage"]
     assert {cell_len(line) for line in [header, *table]} == {cell_len(header)}
-    english = next(line for line in table if line.startswith("language  en"))
-    rates = next(one for one in NIGHT.rates if (one.group, one.key) == ("language", "en"))
+    english = next(line for line in table if line.startswith("set  test-clean en"))
+    rates = next(one for one in NIGHT.rates if (one.group, one.key) == ("set", "test-clean en"))
     assert f"{100 * (rates.words.rate or 0):.2f} %" in english
     assert english.endswith("57 of 60    95.0 %")
     assert not any("speaker" in line for line in lines)
+    assert not any(line.startswith("language") for line in lines)  # each has one set: they would say the same again
+
+
+def test_languages_of_several_sets_have_lines_of_their_own() -> None:
+    second = [replace(one, key="fleurs en") for one in NIGHT.rates if one.key == "test-clean en"]
+    lines = summary_lines(replace(NIGHT, rates=[*NIGHT.rates, *second]))
+    assert [line.split()[1] for line in lines if line.startswith("language")] == ["en", "de", "hi", "zh"]
+
+
+def test_a_sweep_shows_rate_beside_speed_of_every_combination() -> None:
+    lines = summary_lines(NIGHT)
+    swept = [line for line in lines if line.startswith("sweep")]
+    assert len(swept) == len(NIGHT.sweep) == 6
+    assert "max_steps 4, canvas_length 64" in swept[0]
+    assert swept[0].split()[-2:] == ["241.0", "2.8"]
+    assert not any(line.startswith("sweep") for line in summary_lines(replace(NIGHT, sweep=())))
 
 
 def test_comparisons_name_the_smallest_difference_they_would_have_seen() -> None:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from pipeline.evaluation.drawing import INK, OTHER, SERIES, drawing, svg
 from pipeline.evaluation.reliability import Bin, calibration_error
 from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
-from pipeline.evaluation.wording import as_utc
+from pipeline.evaluation.wording import as_utc, setting_labels
 
 _BUCKET = re.compile(r"(?:(?!below )(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
 WIDE, HALF = 10.4, 5.2  # inches, at 72 units each: the whole width of the page, and half of it
@@ -155,15 +155,6 @@ def sweep(points: Sequence[SweepPoint]) -> str:
         axes.set_ylabel(f"{timed[0][2].overall.metric}, % (better below)")
         axes.grid()
         return svg("sweep", figure, "Error rate against speed of the swept settings")
-
-
-def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
-    """Short names: only the settings that differ, without their section where that leaves no doubt."""
-    keys = list(dict.fromkeys(key for point in points for key in point.settings))
-    differing = [key for key in keys if len({str(point.settings.get(key)) for point in points}) > 1] or keys
-    last = [key.rsplit(".", 1)[-1] for key in differing]
-    names = {key: short if last.count(short) == 1 else key for key, short in zip(differing, last, strict=True)}
-    return [", ".join(f"{names[key]} {point.settings.get(key)}" for key in differing) for point in points]
 
 
 def _dots(

@@ -12,7 +12,17 @@ from pipeline.evaluation import plots
 from pipeline.evaluation.page import page, plot, section, table
 from pipeline.evaluation.reliability import reliability
 from pipeline.evaluation.result import Evaluation, Rates, Verdict
-from pipeline.evaluation.wording import NOTHING, finding, interval, percent, points, probability, shortened, utc
+from pipeline.evaluation.wording import (
+    NOTHING,
+    finding,
+    interval,
+    percent,
+    points,
+    probability,
+    setting_labels,
+    shortened,
+    utc,
+)
 from pipeline.evaluation.worst import listing, worst
 
 WORST = 50  # utterances shown
@@ -211,7 +221,7 @@ def _sweep(evaluation: Evaluation) -> Markup:
             NOTHING if point.rtfx is None else f"{point.rtfx:.1f}",
             NOTHING if point.steps is None else f"{point.steps:.1f}",
         ]
-        for point, label in zip(evaluation.sweep, plots.setting_labels(evaluation.sweep), strict=True)
+        for point, label in zip(evaluation.sweep, setting_labels(evaluation.sweep), strict=True)
     ]
     return table("Every combination of the swept settings", header, rows)
 

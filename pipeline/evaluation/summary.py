@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.cells import cell_len
 
 from pipeline.evaluation.result import Evaluation
-from pipeline.evaluation.wording import NOTHING, comparison_line, interval, percent, shortened
+from pipeline.evaluation.wording import NOTHING, comparison_line, interval, percent, setting_labels, shortened
 from pipeline.terminal import plain
 
 GROUPS = ("all", "set", "language")
@@ -17,7 +17,10 @@ LEFT = 3  # columns that are text
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
     """One string per line, without control characters. If it failed, the last lines (three at most) say why."""
-    shown = [rates for group in GROUPS for rates in evaluation.rates if rates.group == group]
+    sets = [rates for rates in evaluation.rates if rates.group == "set"]
+    alone = len(sets) == sum(rates.group == "language" for rates in evaluation.rates)  # a set for each language
+    groups = [group for group in GROUPS if not (alone and group == "language")]
+    shown = [rates for group in groups for rates in evaluation.rates if rates.group == group]
     rows = [
         (
             "" if rates.group == "all" else rates.group,
@@ -31,12 +34,32 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         )
         for rates in shown
     ]
-    lines = _aligned([HEADER, *rows])
+    lines = [*_aligned([HEADER, *rows]), *_sweep(evaluation)]
     lines += [plain(comparison_line(comparison, evaluation.baseline)) for comparison in evaluation.comparisons]
     lines += [f"warning: {plain(warning)}" for warning in evaluation.verdict.warnings]
     if evaluation.verdict.passed:
         return [*lines, "passed"]
     return [*lines, *(f"FAILED: {plain(reason)}" for reason in shortened(list(evaluation.verdict.failures)))]
+
+
+def _sweep(evaluation: Evaluation) -> list[str]:
+    """Error rate beside speed of every combination of settings; nothing without a sweep."""
+    if not evaluation.sweep:
+        return []
+    header = ("", "settings", "", "rate", "95 % interval", "pipeline_rtfx", "steps")
+    rows = [
+        (
+            "sweep",
+            plain(label),
+            point.overall.metric,
+            percent(point.overall.counts.rate),
+            interval(point.overall.low, point.overall.high),
+            NOTHING if point.rtfx is None else f"{point.rtfx:.1f}",
+            NOTHING if point.steps is None else f"{point.steps:.1f}",
+        )
+        for point, label in zip(evaluation.sweep, setting_labels(evaluation.sweep), strict=True)
+    ]
+    return ["", *_aligned([header, *rows]), ""]
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:

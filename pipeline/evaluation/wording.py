@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from pipeline.evaluation.result import Comparison
+from pipeline.evaluation.result import Comparison, SweepPoint
 
 NOTHING = "–"  # where there is no figure
 
@@ -64,3 +65,12 @@ def shortened(reasons: list[str], most: int = 3) -> list[str]:
     if len(reasons) <= most:
         return reasons
     return [*reasons[: most - 1], f"and {len(reasons) - most + 1} more"]
+
+
+def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
+    """Short names: only the settings that differ, without their section where that leaves no doubt."""
+    keys = list(dict.fromkeys(key for point in points for key in point.settings))
+    differing = [key for key in keys if len({str(point.settings.get(key)) for point in points}) > 1] or keys
+    last = [key.rsplit(".", 1)[-1] for key in differing]
+    names = {key: short if last.count(short) == 1 else key for key, short in zip(differing, last, strict=True)}
+    return [", ".join(f"{names[key]} {point.settings.get(key)}" for key in differing) for point in points]
