@@ -25,7 +25,7 @@ from tests.outputs import plan, ref, results
 REFERENCE = "the old cat sat on its mat today"  # eight words
 
 
-def output(folder: Path, texts: list[str], *, language: str = "en") -> str:
+def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> str:
     """A finished output: recording k was heard as texts[k]; four speakers."""
     storage = open_storage(str(folder))
     speakers = [json.dumps({"speaker": f"s{number % 4}"}) for number in range(len(texts))]
@@ -49,7 +49,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder = tmp_path_factory.mktemp("outputs")
     good = [REFERENCE] * 40
     worse = [REFERENCE.replace("old ", "") if number % 8 < 4 else REFERENCE for number in range(40)]
-    return {"good": output(folder / "good", good), "worse": output(folder / "worse", worse)}
+    return {"good": finished(folder / "good", good), "worse": finished(folder / "worse", worse)}
 
 
 def test_rows_result_report_and_junit_are_written_and_written_again_replace_themselves(
