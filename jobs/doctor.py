@@ -7,6 +7,7 @@ What is well today may still fail tomorrow; what FAILs here would have failed th
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 
@@ -21,10 +22,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Check all, print the table, write the rows where wanted; returns the exit code."""
     made = cli.parser(DoctorConfig, __doc__)
     made.add_argument("--json", metavar="FILE", help="write the rows: check, state, found, advice, node")
+    made.add_argument(
+        "--limit", metavar="SECONDS", type=float, default=math.inf, help="of each check (default: its own)"
+    )
     options = made.parse_intermixed_args(arguments)
     try:
         config = load(DoctorConfig, options.config, options.overrides)
-        return run(config, options.json)
+        return run(config, options.json, options.limit)
     except ConfigError as err:
         print(err, file=sys.stderr)
         return cli.EXIT_USAGE
@@ -33,14 +37,14 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def run(config: DoctorConfig, json: str | None = None) -> int:
-    """1 where a check fails. json: a file for the rows."""
+def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) -> int:
+    """1 where a check fails. json: a file for the rows; limit: seconds of each check."""
     from pipeline.doctor import table
     from pipeline.doctor.examine import examine
 
     console = Console(stderr=True)
     with console.status("starting") as status:  # nothing where stderr is no terminal
-        rows = examine(config, lambda name: status.update(f"checking {name}"))
+        rows = examine(config, lambda name: status.update(f"checking {name}"), limit=limit)
     table.show(rows)
     if json:
         table.write_json(rows, json)

@@ -52,11 +52,13 @@ def serving() -> Iterator[Hub]:
             if rest[0] in ("revision", "tree", "resolve") and rest[1] != commit:
                 return self.refuse(404, "RevisionNotFound", f"Invalid rev id: {rest[1]}")
             files = {p.relative_to(folder).as_posix(): p for p in sorted(folder.rglob("*")) if p.is_file()}
-            if rest[0] == "resolve":
+            if rest[0] in ("resolve", "auth-check"):
                 allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"
                 if name in hub.gated and not allowed:
                     status = 403 if self.headers.get("Authorization") else 401
                     return self.refuse(status, "GatedRepo", f"Access to model {name} is restricted")
+                if rest[0] == "auth-check":
+                    return self.send(200, b"{}", {}, body)
                 if "/".join(rest[2:]) not in files:
                     return self.refuse(404, "EntryNotFound", "Entry not found")
                 content = files["/".join(rest[2:])].read_bytes()
@@ -76,7 +78,7 @@ def serving() -> Iterator[Hub]:
             info = {
                 "id": name,
                 "sha": commit,
-                "siblings": [{"rfilename": p} for p in files],
+                "siblings": [{"rfilename": p, "size": f.stat().st_size} for p, f in files.items()],
                 "gated": name in hub.gated,
             }
             return self.send(200, json.dumps(info).encode(), {}, body)

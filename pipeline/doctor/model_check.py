@@ -53,10 +53,10 @@ def files(config: RunConfig) -> Iterator[Row]:
 def present(config: RunConfig) -> Iterator[Row]:
     """For a node of a cluster: the files of a model in a folder are there. Reads config.json only."""
     name, revision = config.model.name, config.model.revision
-    if to_fetch(config):
-        yield Row("model", "ok", "comes from the hub, to the cache of each node")
-        return
     try:
+        if to_fetch(config):
+            yield Row("model", "ok", "comes from the hub, to the cache of each node")
+            return
         folder = layout.directory(name, revision)
         if whisper_layout.is_whisper(folder):
             paths = whisper_layout.files(folder, whisper_layout.read(folder))
@@ -119,8 +119,10 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
         yield row
 
 
-def memory(config: RunConfig) -> Iterator[Row]:
+def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Row]:
     """Bytes that a replica will take against those that are free, on the GPU where the run uses one.
+
+    gpus: devices as gpu_probe.py tells them, None: those of this machine.
 
     No row where the model is not on this machine or is a Whisper checkpoint: then nothing is known beforehand.
     """
@@ -130,8 +132,9 @@ def memory(config: RunConfig) -> Iterator[Row]:
         needed = _estimated(config)
     except ConfigError:
         return  # the model's own row says what is wrong
-    gpus = [] if config.model.device == "cpu" else gpu_facts()["devices"]
-    if not gpus:
+    if gpus is None:
+        gpus = gpu_facts()["devices"]
+    if config.model.device == "cpu" or not gpus:
         free = psutil.virtual_memory().available
         good = needed.total * config.compute.replicas_max <= free
         found = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"

@@ -104,11 +104,7 @@ def race(config: RunConfig) -> Iterator[Row]:
         return
     with _left_as_it_was(config.output.uri):
         try:
-            storage = open_storage(config.output.uri, config=config.storage)
-        except ConfigError:
-            return  # the row of the output says it
-        try:
-            race_probe(storage)
+            race_probe(open_storage(config.output.uri, config=config.storage))
         except ConfigError as err:
             yield Row("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
             return

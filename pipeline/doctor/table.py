@@ -31,9 +31,11 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
         table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
         table.add_column("check", width=checks)
         table.add_column("state", width=len("state"))
-        table.add_column("found" if wide else "found, -> what to do", width=room * 3 // 5 if wide else room)
+        table.add_column(
+            "found" if wide else "found, -> what to do", width=room * 3 // 5 if wide else room, overflow="fold"
+        )
         if wide:
-            table.add_column("what to do", width=room - room * 3 // 5 - 2)
+            table.add_column("what to do", width=room - room * 3 // 5 - 2, overflow="fold")
         for row in group:
             state = f"[{COLOURS[row.state]}]{row.state}[/]"
             cells = [_literal(row.found), _literal(row.advice)]
