@@ -6,7 +6,12 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-MAY_IMPORT_RAY = {"pipeline/flow.py", "pipeline/cluster.py", "pipeline/suspects.py"}
+MAY_IMPORT_RAY = {
+    "pipeline/flow.py",
+    "pipeline/cluster.py",
+    "pipeline/suspects.py",
+    "pipeline/training/distributed.py",
+}
 
 
 def imports(path: Path) -> set[str]:

@@ -48,7 +48,10 @@ class AudioEncoder(nn.Module):
         self.whisper.load_state_dict(state)
 
     def forward(self, samples_BT: Tensor) -> Tensor:
-        mel = self.log_mel(samples_BT.float()).to(self.whisper.conv1.weight.dtype)
+        return self.encode(self.log_mel(samples_BT.float()))
+
+    def encode(self, mel_BMT: Tensor) -> Tensor:
+        """The same from log-mel features, [batch, mels, 100 x window seconds]."""
         with torch.no_grad():
-            hidden: Tensor = self.whisper(mel).last_hidden_state
+            hidden: Tensor = self.whisper(mel_BMT.to(self.whisper.conv1.weight.dtype)).last_hidden_state
         return hidden

@@ -44,11 +44,16 @@ def augment(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndar
         signal = reverberate(signal, rng.uniform(*RT60_SECONDS), rng)
     noisy = rng.random() < NOISE_SHARE
     if noisy:
-        power = float(np.mean(speech**2)) / 10 ** (rng.uniform(*SNR_DB) / 10)
-        signal = signal + np.sqrt(power) * coloured_noise(len(signal), rng.uniform(-0.5, 2.0), rng)
+        signal = add_noise(signal, float(np.mean(speech**2)), rng.uniform(*SNR_DB), rng)
     if rng.random() < TELEPHONE_SHARE:
         signal = telephone(signal)
     return to_level(signal, rng.uniform(*LEVEL_DBFS))
+
+
+def add_noise(samples: np.ndarray, power: float, snr_db: float, rng: np.random.Generator) -> np.ndarray:
+    """Noise between white and brown, so far below speech of mean square `power`. float32 in, float64 [samples] out."""
+    level = np.sqrt(power / 10 ** (snr_db / 10))
+    return samples + level * coloured_noise(len(samples), rng.uniform(-0.5, 2.0), rng)
 
 
 def to_level(samples: np.ndarray, dbfs: float) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from pipeline.model.checkpoint import AsrModel
 from pipeline.training.data import Batch, Batches, mask_features
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
 from pipeline.training.recipe import PhaseSection
+from pipeline.training.schedule import learning_rate
 
 
 class Trainer:
@@ -62,10 +62,7 @@ class Trainer:
     def lr(self, step: int) -> float:
         """Linear warm-up, then one cosine over all phases."""
         p = self.phases
-        if step < p.warmup_steps:
-            return p.lr * (step + 1) / p.warmup_steps
-        done = (step - p.warmup_steps) / max(1, self.total - p.warmup_steps)
-        return p.lr * (p.lr_end_fraction + (1 - p.lr_end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+        return learning_rate(step, peak=p.lr, warmup=p.warmup_steps, total=self.total, end_fraction=p.lr_end_fraction)
 
     def step(self, step: int) -> dict[str, float]:
         """One optimiser step. Returns the losses of this step."""

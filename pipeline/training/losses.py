@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from transformers import DiffusionGemmaForBlockDiffusion
 
 from pipeline.model import backbone
 from pipeline.model.backbone import PromptKV
 from pipeline.model.checkpoint import AsrModel
+
+Prefill = Callable[[DiffusionGemmaForBlockDiffusion, Tensor], tuple[PromptKV, Tensor]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,7 @@ def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_length
     """
     log_probs = backbone.softcapped_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
     slots = torch.full_like(text_lengths, audio_BSH.shape[1])
-    within = torch.arange(1, targets_BC.shape[1]) < text_lengths[:, None]
+    within = torch.arange(1, targets_BC.shape[1], device=text_lengths.device) < text_lengths[:, None]
     repeats = ((targets_BC[:, 1:] == targets_BC[:, :-1]) & within).sum(1)
     infeasible = int((text_lengths + repeats > slots).sum())
     blank = model.config.tokens.ctc_blank
@@ -41,26 +45,34 @@ def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_length
 
 
 def autoregressive_loss(
-    model: AsrModel, prompt_BPH: Tensor, targets_BC: Tensor, text_lengths: Tensor
+    model: AsrModel,
+    prompt_BPH: Tensor,
+    targets_BC: Tensor,
+    text_lengths: Tensor,
+    prefill: Prefill = backbone.prefill,
 ) -> tuple[Tensor, PromptKV]:
     """Next-token cross-entropy over text and first end token in one causal pass over prompt + text.
 
     Returns the loss and the pass's cache cut back to the prompt, for the decoder: causal, so the text left no trace.
+    prefill: or `checkpointing.prefill`, which gives the same in less memory.
     """
     length = prompt_BPH.shape[1]
     embeds = torch.cat([prompt_BPH, backbone.embed(model.backbone, targets_BC[:, :-1])], dim=1)
-    cache, hidden = backbone.prefill(model.backbone, embeds)
+    cache, hidden = prefill(model.backbone, embeds)
     logits = backbone.softcapped_logits(model.backbone, hidden[:, length - 1 :])
-    counted = torch.arange(targets_BC.shape[1])[None] <= text_lengths[:, None]
+    counted = torch.arange(targets_BC.shape[1], device=targets_BC.device)[None] <= text_lengths[:, None]
     loss = F.cross_entropy(logits[counted], targets_BC[counted])
     return loss, cache.cut(length)
 
 
 def corrupt(targets: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Uniform diffusion: each token is replaced by a uniform random one with probability t (one t per row)."""
+    """Uniform diffusion: each token is replaced by a uniform random one with probability t (one t per row).
+
+    t and generator: on the CPU, wherever the targets are: every device sees the same noise.
+    """
     noise = torch.randint(vocab_size, targets.shape, generator=generator)
     replaced = torch.rand(targets.shape, generator=generator) < t[:, None]
-    return torch.where(replaced, noise, targets)
+    return torch.where(replaced.to(targets.device), noise.to(targets.device), targets)
 
 
 def diffusion_loss(
@@ -73,9 +85,10 @@ def diffusion_loss(
 ) -> tuple[Tensor, Tensor]:
     """Flat cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
 
-    The first pass (no gradient) sees a canvas at least as noisy, as decoding does. Returns the loss, and for the log
-    the cross-entropy at t > 0.9 over text positions only.
+    The first pass (no gradient) sees a canvas at least as noisy, as decoding does. generator: on the CPU. Returns the
+    loss, and for the log the cross-entropy at t > 0.9 over text positions only (NaN where there are none).
     """
+    device = targets_BC.device
     targets = targets_BC.repeat_interleave(knobs.draws, 0)
     lengths = text_lengths.repeat_interleave(knobs.draws, 0)
     cache = cache.repeat(knobs.draws)
@@ -85,8 +98,9 @@ def diffusion_loss(
     canvas = corrupt(targets, t, vocab, generator)
 
     embeddings = model.backbone.lm_head.weight
-    soft = torch.zeros(rows, targets.shape[1], embeddings.shape[1])
-    conditioned = (draw[:, 2] < knobs.self_conditioning_share).nonzero()[:, 0]
+    soft = torch.zeros(rows, targets.shape[1], embeddings.shape[1], device=device)
+    chosen = (draw[:, 2] < knobs.self_conditioning_share).nonzero()[:, 0]
+    conditioned = chosen.to(device)
     if len(conditioned):
         with torch.no_grad():
             noisier = t + (1 - t) * draw[:, 3]
@@ -94,13 +108,13 @@ def diffusion_loss(
             zeros = soft[conditioned]
             hidden = backbone.decode(model.backbone, first, zeros, cache.rows(conditioned))
             span = knobs.temperature_max - knobs.temperature_min
-            temperature = knobs.temperature_min + span * noisier[conditioned, None, None]
+            temperature = (knobs.temperature_min + span * noisier[chosen, None, None]).to(device)
             probs = (backbone.softcapped_logits(model.backbone, hidden) / temperature).softmax(-1)
             soft[conditioned] = (probs.to(embeddings.dtype) @ embeddings).float()
     hidden = backbone.decode(model.backbone, canvas, soft, cache)
     logits = backbone.softcapped_logits(model.backbone, hidden)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
-    position = torch.arange(targets.shape[1])[None]
+    position = torch.arange(targets.shape[1], device=device)[None]
     weights = torch.where(position <= lengths[:, None], 1.0, knobs.eos_weight)
-    noisy_text = (t > 0.9)[:, None] & (position < lengths[:, None])
+    noisy_text = (t > 0.9)[:, None].to(device) & (position < lengths[:, None])
     return (losses * weights).sum() / weights.sum(), losses[noisy_text].detach().mean()

@@ -1,0 +1,163 @@
+"""`jobs.train adapter` from beginning to end: check, decode the audio, train, write the best adapter as a model."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.config import ConfigError, SourceConfig
+from pipeline.model import layout
+from pipeline.training import adapter_model
+from pipeline.training.adapter_batches import AudioBatches
+from pipeline.training.adapter_config import AdapterConfig
+from pipeline.training.adapter_loop import LOG, AdapterTrainer
+from pipeline.training.adapter_report import card, line_of
+from pipeline.training.examples import Examples, prepare
+from pipeline.training.parallel import Group
+
+log = logging.getLogger(__name__)
+
+SETTINGS = "settings.json"
+POLL_SECONDS = 0.5
+
+
+def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
+    """Train, and write the model of the best step to output.uri. The same call goes on where a killed one stopped.
+
+    command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (adapter_loop).
+    Raises ConfigError, one line.
+    """
+    check(config)
+    folder = Path(config.folder)
+    start = adapter_model.prepare_start(config)
+    _same_settings(config, layout.describe(str(start)).weights_hash)
+    data, sets = examples(config)
+    held = sum(len(one) for one in sets.values())
+    log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
+    with shown(folder / LOG):
+        if config.compute.workers:
+            from pipeline.training.distributed import launch
+
+            launch(config)
+        else:
+            work(config, Group(torch.device("cpu")))
+    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    evaluations = [line for line in lines if line.get("evaluation")]
+    best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
+    result = {"before": evaluations[0], "best": best["evaluation"], "last": evaluations[-1]}
+    adapter_model.export(config, best["adapter"], card(config, result, data, command))
+    return result
+
+
+def work(config: AdapterConfig, group: Group, report: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+    """One worker's part of the training."""
+    if group.device.type == "cpu":
+        torch.set_num_threads(config.compute.threads_per_worker)
+    data, sets = examples(config)
+    trainer(config, group, data, sets).run(report)
+
+
+def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str, Examples]) -> AdapterTrainer:
+    """Model, batches and optimiser, before the first step or the checkpoint. Raises ConfigError."""
+    model = adapter_model.build(Path(config.folder) / "start", config, group.device)
+    batches = AudioBatches(
+        data,
+        model.tokenizer,
+        canvas_length=model.config.canvas_length,
+        window_samples=model.config.window_samples,
+        batch=config.train.batch * group.world,
+        seed=config.seed,
+        eos=model.config.tokens.eos[0],
+        canvas_step=config.train.canvas_step,
+        full_canvas_share=config.train.full_canvas_share,
+    )
+    if not batches.rows:
+        raise ConfigError(f"source.uri: {config.source.uri}: no text fits the canvas of {model.config.canvas_length}")
+    if group.rank == 0 and batches.too_long:
+        log.warning("%d texts do not fit the canvas and are not trained on (too_many_tokens)", batches.too_long)
+    return AdapterTrainer(model, batches, sets, config, group)
+
+
+def examples(config: AdapterConfig) -> tuple[Examples, dict[str, Examples]]:
+    """Decoded audio of the source and of all evaluation sets: from `folder` where it is there already."""
+    model = layout.read_config(Path(config.folder) / "start")
+
+    def of(source: SourceConfig) -> Examples:
+        folder = Path(config.folder) / "examples"
+        return prepare(folder, source, model=model, segment=config.segment, storage=config.storage)
+
+    return of(config.source), {name: of(source) for name, source in config.evaluation.items()}
+
+
+def check(config: AdapterConfig) -> None:
+    """Before hours of work. Raises ConfigError naming the key of what cannot be."""
+    for key, uri in (("output.uri", config.output.uri), ("folder", config.folder)):
+        if "://" in uri:
+            raise ConfigError(f"{key}: {uri}: must be a local folder, or one that all machines of a cluster share")
+        try:
+            Path(uri).mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise ConfigError(f"{key}: {uri}: {err.strerror}") from None
+    out = Path(config.output.uri).resolve()
+    if out in (layout.directory(config.model.name, config.model.revision).resolve(), Path(config.folder).resolve()):
+        raise ConfigError(f"output.uri: {config.output.uri}: the start and the checkpoints must not be overwritten")
+    for name, source in config.evaluation.items():
+        if source == config.source:
+            raise ConfigError(f"evaluation.{name}.uri: {source.uri}: this is what is trained on; hold something out")
+    if config.compute.gpus_per_worker and not config.compute.workers:
+        raise ConfigError("compute.workers: 0 trains in this process on the CPU; GPUs need at least 1")
+
+
+def _same_settings(config: AdapterConfig, weights: str) -> None:
+    """Raises ConfigError where `folder` holds a run with other settings."""
+    path = Path(config.folder) / SETTINGS
+    settings = {"model.weights": weights} | config.deciding()
+    if not path.exists():
+        path.write_text(json.dumps(settings, indent=1) + "\n")
+        return
+    old = json.loads(path.read_text())
+    if changed := [name for name, value in settings.items() if old.get(name) != value]:
+        was = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
+        raise ConfigError(f"folder: {config.folder}: of a run with other settings ({was}); use a new folder")
+
+
+@contextlib.contextmanager
+def shown(path: Path) -> Iterator[None]:
+    """New lines of a growing log.jsonl are told while the block lasts: workers of Ray write nowhere else."""
+    ended = threading.Event()
+    begin = len(path.read_text().splitlines()) if path.exists() else 0
+
+    def follow() -> None:
+        told = begin
+        while True:
+            over = ended.wait(POLL_SECONDS)
+            lines = path.read_text().splitlines() if path.exists() else []
+            told = min(told, len(lines))  # a resume drops lines after its checkpoint
+            for line in lines[told:]:
+                with contextlib.suppress(ValueError):  # half a line
+                    log.info("%s", line_of(json.loads(line)))
+                    told += 1
+            if over:
+                return
+
+    thread = threading.Thread(target=follow, name="log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _left_out(data: Examples) -> str:
+    if not data.left_out:
+        return ""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(data.left_out.items()))
+    return f" ({sum(data.left_out.values())} left out: {reasons})"

@@ -1,0 +1,130 @@
+"""Settings of `jobs.train adapter`: from which model, on which audio, with which losses, on how many workers."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from pipeline.config import DenoiseConfig, Section, SegmentConfig, SourceConfig, StorageConfig
+from pipeline.model.layout import LoraSpec
+
+
+class AdapterOutput(Section):
+    """The finished model."""
+
+    uri: str = Field(min_length=1, description="a local folder; jobs.transcribe takes it as model.name")
+    name: str | None = Field(None, min_length=1, description="of the model; null: the folder's")
+
+
+class StartConfig(Section):
+    """The model whose encoder and backbone stay as they are."""
+
+    name: str = Field("tiny", description="tiny | diffusion-gemma-asr-small | a directory in format fullcanvas/1")
+    revision: str | None = Field(None, description="commits of parts on the hub, as in jobs.transcribe")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of the frozen weights")
+    verify: bool = Field(True, description="compare SHA-256 hashes with manifest.json or the hub before loading")
+    adapter: Literal["continue", "new"] = Field(
+        "continue", description="continue from its projector (and LoRA, if it has one); new: from random ones"
+    )
+
+
+class AdapterSteps(Section):
+    """Optimiser, losses and how often something is looked at."""
+
+    steps: int = Field(2000, ge=1, description="of the optimiser")
+    batch: int = Field(16, ge=1, description="recordings of a worker at once")
+    accumulate: int = Field(1, ge=1, description="such batches of one step")
+    draws: int = Field(2, ge=1, description="noise draws per prompt pass")
+    lr: float = Field(1.5e-4, gt=0, description="highest learning rate")
+    lr_end_fraction: float = Field(0.1, ge=0, le=1, description="of it, at the end of the cosine")
+    warmup_steps: int = Field(25, ge=0, description="over which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices")
+    clip: float = Field(1.0, gt=0, description="norm of the gradient at most")
+    ctc_weight: float = Field(0.3, ge=0, description="of the CTC loss")
+    autoregressive_weight: float = Field(0.3, ge=0, description="of the autoregressive loss")
+    all_noise_share: float = Field(0.35, ge=0, le=1, description="examples at t = 1, where decoding starts")
+    self_conditioning_share: float = Field(0.5, ge=0, le=1, description="examples with two passes")
+    eos_weight: float = Field(0.2, ge=0, le=1, description="weight of the fill after the first end token")
+    language_dropout: float = Field(0.15, ge=0, le=1, description="prompts that do not name the language")
+    canvas_step: int | None = Field(
+        None, ge=1, description="canvases as long as the batch's longest text, up to a multiple of this; null: full"
+    )
+    full_canvas_share: float = Field(
+        0.25, ge=0, le=1, description="batches on the full canvas all the same: decoding is"
+    )
+    precision: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16: autocast")
+    gradient_checkpointing: bool = Field(False, description="layers are computed again instead of kept in memory")
+    checkpoint_steps: int = Field(100, ge=1, description="between checkpoints")
+    evaluate_steps: int = Field(200, ge=1, description="between evaluations; one comes before the first step, too")
+    log_steps: int = Field(20, ge=1, description="between lines of the log")
+
+
+class AudioAugment(Section):
+    """What is done to the audio of a training example, anew in every epoch."""
+
+    noise_share: float = Field(0.5, ge=0, le=1, description="examples with added noise, white to brown")
+    snr_db_min: float = Field(10.0, description="of the noisiest")
+    snr_db_max: float = Field(40.0, description="of the cleanest of them")
+    time_masks: int = Field(2, ge=0, description="spans of the mel features that are hidden")
+    time_mask_ms: int = Field(200, ge=0, description="of a span at most")
+    mel_masks: int = Field(1, ge=0, description="bands of the mel features that are hidden")
+    mel_mask_bins: int = Field(10, ge=0, description="of a band at most")
+
+    @pydantic.model_validator(mode="after")
+    def _ordered(self) -> AudioAugment:
+        if self.snr_db_min > self.snr_db_max:
+            raise ValueError("snr_db_min is above snr_db_max")
+        return self
+
+
+class WorkerConfig(Section):
+    """Ray Train workers."""
+
+    workers: int = Field(1, ge=0, description="processes that train; 0: this one, without Ray")
+    gpus_per_worker: float = Field(0.0, ge=0, description="0: on the CPU")
+    cpus_per_worker: float = Field(1.0, ge=0, description="logical CPUs of a worker")
+    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker on the CPU")
+    strategy: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp: every worker holds all weights; fsdp: a share of the experts and feed-forward layers"
+    )
+    max_failures: int = Field(2, ge=0, description="deaths of a worker after which it goes on from the checkpoint")
+    canvases: int = Field(16, ge=1, description="canvas slots of the engine that evaluates")
+
+
+class AdapterConfig(Section):
+    """The whole of `jobs.train adapter`."""
+
+    source: SourceConfig
+    evaluation: dict[str, SourceConfig] = Field(
+        min_length=1, description="sources that are not trained on, by name; the best step is the one they say"
+    )
+    output: AdapterOutput
+    folder: str = Field("work/train-adapter", description="audio, checkpoints and the log; shared by all machines")
+    storage: StorageConfig = StorageConfig()
+    model: StartConfig = StartConfig()
+    lora: LoraSpec = LoraSpec(rank=16, alpha=32, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+    train: AdapterSteps = AdapterSteps()
+    augment: AudioAugment = AudioAugment()
+    segment: SegmentConfig = SegmentConfig()
+    denoise: DenoiseConfig = DenoiseConfig()
+    compute: WorkerConfig = WorkerConfig()
+    grounding_margin: float = Field(
+        0.3, ge=0, description="by how much the error rate must be higher with the audio shuffled"
+    )
+    seed: int = Field(0, ge=0, description="of new weights, batches, noise and masks")
+
+    def deciding(self) -> dict[str, Any]:
+        """What the trained weights depend on, flat: a run with other values does not go on from a checkpoint."""
+        tree = self.model_dump(mode="json", exclude={"output", "folder", "storage", "compute"})
+        for name in ("checkpoint_steps", "log_steps"):
+            del tree["train"][name]
+        del tree["model"]["verify"]
+        flat: dict[str, Any] = {"workers": max(1, self.compute.workers)}
+        for section, value in tree.items():
+            if isinstance(value, dict):
+                flat |= {f"{section}.{key}": inner for key, inner in value.items()}
+            else:
+                flat[section] = value
+        return flat

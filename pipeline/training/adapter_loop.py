@@ -1,0 +1,243 @@
+"""The training loop of an adapter on frozen weights: three losses, resumable to the bit, best step by error rate."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.model import backbone
+from pipeline.model.checkpoint import AsrModel
+from pipeline.training import checkpointing
+from pipeline.training.adapter_batches import AudioBatch, AudioBatches, mask_sizes
+from pipeline.training.adapter_config import AdapterConfig
+from pipeline.training.adapter_evaluation import Evaluated, evaluate
+from pipeline.training.adapter_model import for_inference, trainable
+from pipeline.training.examples import Examples
+from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
+from pipeline.training.parallel import Group, shard, whole
+from pipeline.training.schedule import learning_rate
+from pipeline.training.spec_augment import mask_mel
+
+LOG = "log.jsonl"
+Figures = dict[str, float]
+
+
+class AdapterTrainer:
+    """Owns projector, LoRA and optimiser; encoder and backbone never change.
+
+    Step n is a function of the state after step n - 1 and of (seed, n, number of workers): a run that goes on from a
+    checkpoint does what an uninterrupted one would have done, to the bit on the same machine.
+    """
+
+    def __init__(
+        self, model: AsrModel, batches: AudioBatches, sets: dict[str, Examples], config: AdapterConfig, group: Group
+    ) -> None:
+        """batches: of train.batch recordings for each worker of the group."""
+        self.model, self.batches, self.sets, self.config, self.group = model, batches, sets, config, group
+        self.folder, t = Path(config.folder), config.train
+        self.named = trainable(model)
+        self.parameters = list(self.named.values())
+        self.optimizer = torch.optim.AdamW(
+            [
+                {"params": [p for p in self.parameters if p.ndim >= 2], "weight_decay": t.weight_decay},
+                {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
+            ],
+            lr=t.lr,
+            betas=(0.9, 0.99),
+        )
+        self.knobs = DiffusionKnobs(
+            draws=t.draws,
+            all_noise_share=t.all_noise_share,
+            self_conditioning_share=t.self_conditioning_share,
+            eos_weight=t.eos_weight,
+        )
+        self.prefill = backbone.prefill
+        if t.gradient_checkpointing:
+            checkpointing.enable(model.backbone)
+            self.prefill = checkpointing.prefill
+        self.sharded = shard(model, group) if config.compute.strategy == "fsdp" and group.world > 1 else []
+        self.done = 0
+        self.best: dict[str, Any] | None = None
+
+    def step(self, step: int) -> Figures:
+        """One optimiser step. Returns the losses of this worker."""
+        t = self.config.train
+        sums: Figures = {}
+        self.optimizer.zero_grad(set_to_none=True)
+        for micro in range(step * t.accumulate, (step + 1) * t.accumulate):
+            rows, canvas = self.batches.at(micro)
+            batch = self.batches.of(rows[self.group.rank :: self.group.world], canvas, micro, self.config.augment)
+            generator = torch.Generator().manual_seed(
+                ((self.config.seed * 1_000_003 + micro) * 1_009 + self.group.rank) % 2**63
+            )
+            with torch.autocast(self.group.device.type, torch.bfloat16, enabled=t.precision == "bfloat16"):
+                loss, figures = self._losses(batch.to(self.group.device), generator)
+            (loss / t.accumulate).backward()
+            for name, value in figures.items():
+                share = 1 if name == "infeasible" else t.accumulate
+                sums[name] = sums.get(name, 0.0) + value / share
+        self.group.average(self.parameters)
+        for settings in self.optimizer.param_groups:
+            settings["lr"] = self.lr(step)
+        sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, t.clip))
+        self.optimizer.step()
+        return sums
+
+    def lr(self, step: int) -> float:
+        t = self.config.train
+        return learning_rate(step, peak=t.lr, warmup=t.warmup_steps, total=t.steps, end_fraction=t.lr_end_fraction)
+
+    def _losses(self, batch: AudioBatch, generator: torch.Generator) -> tuple[Tensor, Figures]:
+        t, model = self.config.train, self.model
+        with torch.no_grad():
+            mel = model.encoder.log_mel(batch.samples_BT)
+            features = model.encoder.encode(mask_mel(mel, generator, **mask_sizes(self.config.augment)))
+        audio = model.projector(features)
+        ctc, infeasible = ctc_loss(model, audio, batch.targets_BC, batch.text_lengths)
+        dropped = torch.rand(len(batch.languages), generator=generator) < t.language_dropout
+        languages = [None if drop else name for name, drop in zip(batch.languages, dropped.tolist(), strict=True)]
+        prompt = model.prompt_embeds(audio, languages)
+        ar, cache = autoregressive_loss(model, prompt, batch.targets_BC, batch.text_lengths, self.prefill)
+        diffusion, noisy = diffusion_loss(model, cache, batch.targets_BC, batch.text_lengths, self.knobs, generator)
+        loss = diffusion + t.autoregressive_weight * ar + t.ctc_weight * ctc
+        figures = {"loss": loss, "diffusion": diffusion, "ar": ar, "ctc": ctc, "ce_t>0.9": noisy}
+        return loss, {name: float(value.detach()) for name, value in figures.items()} | {
+            "infeasible": float(infeasible)
+        }
+
+    def run(self, report: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
+        """From the last checkpoint to the end. All workers call it; rank 0 writes log.jsonl, checkpoint and best step.
+
+        report: is called by every worker with the figures of each evaluation.
+        """
+        t = self.config.train
+        self.restore()
+        if self.done == 0 and self.best is None:
+            report(self._evaluate())
+        self.model.backbone.train()
+        held: list[Figures] = []
+        started = time.monotonic()
+        while self.done < t.steps:
+            held.append(self.step(self.done))
+            self.done += 1
+            last = self.done == t.steps
+            if self.done % t.log_steps == 0 or last:
+                seconds = (time.monotonic() - started) / len(held)
+                self._log({"step": self.done, "of": t.steps, "lr": self.lr(self.done - 1)} | self._means(held, seconds))
+                held, started = [], time.monotonic()
+            if self.done % t.evaluate_steps == 0 or last:
+                report(self._evaluate())
+                started = time.monotonic() if not held else started
+            if self.done % t.checkpoint_steps == 0 or last:
+                self.save()
+
+    def _means(self, held: list[Figures], seconds: float) -> dict[str, Any]:
+        """Over steps and workers, what is not a number left out; infeasible items are counted."""
+        everything = [figures for share in self.group.gather(held) for figures in share]
+        means: dict[str, Any] = {}
+        for name in everything[0]:
+            values = [figures[name] for figures in everything if not math.isnan(figures[name])]
+            if values:
+                means[name] = round(sum(values) / (1 if name == "infeasible" else len(values)), 4)
+        return means | {"seconds_per_step": round(seconds, 3)}
+
+    def _evaluate(self) -> dict[str, Any]:
+        """Rates of all sets; the adapter is kept where they are the lowest of a grounded model so far."""
+        with for_inference(self.model), whole(self.sharded) if self.sharded else contextlib.nullcontext():
+            found = evaluate(
+                self.model,
+                self.sets,
+                self.config.denoise,
+                slots=self.config.compute.canvases,
+                group=self.group,
+            )
+        line = {"step": self.done, **self._rates(found)}
+        better = self.best is None or (line["grounded"], -line["rate"]) > (self.best["grounded"], -self.best["rate"])
+        line["best"] = better
+        if better:
+            self.best = line
+            if self.group.rank == 0:
+                state = {name: parameter.detach().cpu().clone() for name, parameter in self.named.items()}
+                _write({"adapter": state, "evaluation": line}, self.folder / "best.pt")
+        self._log({"evaluation": True} | line)
+        self.group.gather(None)  # nobody goes on before it is written
+        return line
+
+    def _rates(self, found: Evaluated) -> dict[str, Any]:
+        return {
+            "rate": round(found.rate, 4),
+            "shuffled": round(found.shuffled, 4),
+            "grounded": found.grounded(self.config.grounding_margin),
+            "sets": {
+                name: {
+                    "rate": round(one.counts.rate or 0.0, 4),
+                    "errors": one.counts.errors,
+                    "units": one.counts.units,
+                    "languages": {code: round(c.rate or 0.0, 4) for code, c in one.languages.items()},
+                }
+                for name, one in found.sets.items()
+            },
+        }
+
+    def _log(self, line: dict[str, Any]) -> None:
+        if self.group.rank == 0:
+            with (self.folder / LOG).open("a") as log:
+                log.write(json.dumps(line) + "\n")
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Rank 0 writes adapter, optimiser, step, best step and torch's RNG state; a kill leaves the previous file."""
+        if self.group.rank == 0:
+            state = {
+                "done": self.done,
+                "best": self.best,
+                "adapter": {name: parameter.detach() for name, parameter in self.named.items()},
+                "optimizer": self.optimizer.state_dict(),
+                "rng": torch.get_rng_state(),  # unused so far: steps draw from generators of their own
+            }
+            _write(state, self.checkpoint)
+        self.group.gather(None)
+
+    def restore(self) -> None:
+        """Go on from the checkpoint, if there is one; lines of the log that come after it are dropped."""
+        done = -1
+        if self.checkpoint.exists():
+            state = torch.load(self.checkpoint, map_location=self.group.device, weights_only=True)
+            self.done, self.best = state["done"], state["best"]
+            with torch.no_grad():
+                for name, parameter in self.named.items():
+                    parameter.copy_(state["adapter"][name])
+            self.optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["rng"].cpu())
+            done = self.done
+        log = self.folder / LOG
+        if self.group.rank == 0 and log.exists():
+            lines = [line for line in log.read_text().splitlines() if _step(line) <= done]
+            log.write_text("".join(f"{line}\n" for line in lines))
+        self.group.gather(None)
+
+
+def _write(state: dict[str, Any], path: Path) -> None:
+    """Whole or not at all."""
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    temporary.replace(path)
+
+
+def _step(line: str) -> float:
+    """Of a line of the log; a line cut by a kill belongs to no step."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf

@@ -1,0 +1,132 @@
+"""The model whose adapter is trained: frozen parts loaded, projector and LoRA trainable, and written as a folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from pipeline.config import ConfigError
+from pipeline.model import backbone, checkpoint, hub, layout, lora, weights, whisper_layout
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.layout import AsrConfig
+from pipeline.model.projector import Projector
+from pipeline.training.adapter_config import AdapterConfig
+
+
+def prepare_start(config: AdapterConfig) -> Path:
+    """The model before its first step, in format fullcanvas/1, in `folder`: links to the frozen files and an adapter.
+
+    The adapter is that of `model.name`, with new LoRA where it has none, or all new from the seed. Made once: a resume
+    starts from the same. Raises ConfigError in one line.
+    """
+    folder, start = Path(config.folder) / "start", config.model
+    if (folder / "config.json").exists():
+        return folder
+    source = layout.directory(start.name, start.revision)
+    if whisper_layout.is_whisper(source):
+        raise ConfigError(f"model.name: {start.name}: a Whisper checkpoint; it has no adapter")
+    found = layout.read_config(source)
+    if start.adapter == "new" and found.hub is not None:
+        found = found.model_copy(update={"hub": found.hub.model_copy(update={"adapter": None})})
+    pins = {name: part for name, part in hub.pins(source, found.hub, start.revision).items() if name != "adapter"}
+    wanted = found.model_copy(update={"lora": config.lora, "hub": hub.HubSpec(**pins) if pins else None})
+    state = _adapter(config, source, found, wanted)
+    (folder / "backbone").mkdir(parents=True, exist_ok=True)
+    for path in frozen_files(source):
+        target = folder / path.relative_to(source)
+        target.unlink(missing_ok=True)
+        target.symlink_to(path.resolve())
+    weights.write(state, folder / hub.PARTS["adapter"], torch.float32)
+    hashes = {name: value for name, value in hub.manifest(source).items() if (folder / name).is_symlink()}
+    (folder / hub.MANIFEST).write_text(json.dumps({"sha256": hashes}))
+    layout.write_config(folder, wanted)
+    return folder
+
+
+def frozen_files(folder: Path) -> list[Path]:
+    """Encoder, backbone and tokenizer, as far as they are in the folder and not on the hub."""
+    encoder = hub.shards(folder / hub.PARTS["encoder"])
+    files = [folder / "tokenizer.json", encoder[0].with_name("encoder.safetensors.index.json"), *encoder]
+    return [path for path in [*files, *sorted((folder / "backbone").glob("*"))] if path.is_file()]
+
+
+def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrConfig) -> dict[str, Tensor]:
+    """Projector and LoRA to start from, float32."""
+    state: dict[str, Tensor] = {}
+    if config.model.adapter == "continue":
+        for path in hub.locate(source, found.hub, config.model.revision).adapter:
+            state |= {name: tensor.float() for name, tensor in load_file(path).items()}
+        if found.lora is not None and found.lora != config.lora:
+            has = f"rank {found.lora.rank}, alpha {found.lora.alpha:g}, {', '.join(found.lora.targets)}"
+            raise ConfigError(f"lora: {config.model.name} has LoRA of {has}; give the same, or model.adapter=new")
+    torch.manual_seed(config.seed)
+    projector = Projector(
+        input_dim=wanted.encoder.d_model, output_dim=wanted.hidden_size, **wanted.projector.model_dump()
+    )
+    new = dict(projector.state_dict())
+    with torch.device("meta"):
+        bare = backbone.build(wanted.backbone)
+        lora.attach(bare, config.lora)
+    for name, weight in lora.state(bare).items():
+        new[name] = torch.zeros(weight.shape)
+        if name.endswith(".down"):
+            nn.init.kaiming_uniform_(new[name], a=5**0.5)  # as lora.LoraLinear: the product is zero
+    return new | state
+
+
+def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel:
+    """What `prepare_start` wrote, frozen parts in `model.dtype`, projector and LoRA trainable and float32."""
+    dtype: torch.dtype = getattr(torch, config.model.dtype)
+    model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify)
+    adapter = load_file(folder / hub.PARTS["adapter"])
+    for name, parameter in trainable(model).items():
+        parameter.data = adapter[name].to(device)
+        parameter.requires_grad_(True)
+    return model
+
+
+def trainable(model: AsrModel) -> dict[str, nn.Parameter]:
+    """Projector and LoRA by their names in adapter.safetensors."""
+    return dict(model.projector.named_parameters()) | lora.state(model.backbone)
+
+
+@contextlib.contextmanager
+def for_inference(model: AsrModel) -> Iterator[None]:
+    """The adapter in the dtype of the frozen weights inside the block: the engine knows no autocast."""
+    dtype = model.backbone.lm_head.weight.dtype
+    kept = [(parameter, parameter.data) for parameter in trainable(model).values()]
+    training = model.backbone.training
+    model.eval()
+    try:
+        for parameter, data in kept:
+            parameter.data = data.to(dtype)
+        yield
+    finally:
+        for parameter, data in kept:
+            parameter.data = data
+        model.backbone.train(training)
+
+
+def export(config: AdapterConfig, adapter: dict[str, Tensor], card: str) -> Path:
+    """Write the folder in format fullcanvas/1: config.json comes late, so that half a folder is no model.
+
+    The frozen files are copied byte by byte from the start; parts on the hub stay there, pinned to their commits.
+    """
+    start, out = Path(config.folder) / "start", Path(config.output.uri)
+    (out / "backbone").mkdir(parents=True, exist_ok=True)
+    (out / "config.json").unlink(missing_ok=True)
+    for path in frozen_files(start):
+        shutil.copyfile(path, out / path.relative_to(start))
+    weights.write(adapter, out / hub.PARTS["adapter"], torch.float32)
+    (out / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    name = config.output.name or out.resolve().name
+    layout.write_config(out, layout.read_config(start).model_copy(update={"name": name}))
+    hub.write_manifest(out)
+    return out

@@ -1,0 +1,66 @@
+"""What a training of an adapter tells a person: lines on the terminal, the closing table, the model card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.training.adapter_config import AdapterConfig
+from pipeline.training.examples import Examples
+
+
+def line_of(line: dict[str, Any]) -> str:
+    """A line of log.jsonl in words."""
+    if line.get("evaluation"):
+        sets = ", ".join(f"{name} {one['rate']:.1%}" for name, one in line["sets"].items())
+        verdict = "" if line["grounded"] else ": NOT GROUNDED, the text does not follow from the audio"
+        best = "; the best so far" if line["best"] else ""
+        return f"step {line['step']}: error rate {sets}; audio shuffled {line['shuffled']:.1%}{verdict}{best}"
+    losses = ", ".join(f"{name} {line[name]:.3f}" for name in ("diffusion", "ar", "ctc", "ce_t>0.9") if name in line)
+    infeasible = f", {line['infeasible']:.0f} infeasible for CTC" if line.get("infeasible") else ""
+    return (
+        f"step {line['step']}/{line['of']}: loss {line['loss']:.3f} ({losses}){infeasible}, "
+        f"{line['seconds_per_step']:.2f} s a step"
+    )
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown: error rates before and after, by set and language."""
+    before, after = result["before"], result["best"]
+    lines = ["| set | language | before | after |", "| --- | --- | --- | --- |"]
+    for name, one in before["sets"].items():
+        new = after["sets"][name]
+        lines.append(f"| {name} | all ({one['units']} units) | {one['rate']:.1%} | {new['rate']:.1%} |")
+        lines += [
+            f"| | {code} | {rate:.1%} | {new['languages'][code]:.1%} |" for code, rate in one["languages"].items()
+        ]
+    lines.append(f"| all, audio shuffled | | {before['shuffled']:.1%} | {after['shuffled']:.1%} |")
+    return "\n".join(lines)
+
+
+def card(config: AdapterConfig, result: dict[str, Any], data: Examples, command: str) -> str:
+    """MODEL_CARD.md of the trained model."""
+    t, best = config.train, result["best"]
+    left = ", ".join(f"{reason} {count}" for reason, count in sorted(data.left_out.items())) or "none"
+    grounded = "" if best["grounded"] else "\n**Not grounded**: with the audio shuffled it is hardly worse.\n"
+    return f"""# {config.output.name or config.output.uri}: an adapter on {config.model.name}
+
+Encoder, backbone and tokenizer are those of `{config.model.name}`, byte by byte; projector and LoRA (rank
+{config.lora.rank}, alpha {config.lora.alpha:g}, {", ".join(config.lora.targets)}; one set for the prompt pass, one for
+denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left out: {left}).
+{grounded}
+## Figures
+
+Word error rate (Mandarin: characters), normalised as in jobs.evaluate, production engine with
+{config.denoise.max_steps} steps, on recordings that were not trained on. After: step {best["step"]} of {t.steps}, the
+best of those evaluated. It was chosen on these same recordings, so the figure flatters a little.
+
+{table(result)}
+
+## Training
+
+{t.steps} steps of {t.batch} x {t.accumulate} x {max(1, config.compute.workers)} recordings, uniform diffusion with
+two-pass self-conditioning ({t.self_conditioning_share:g}), {t.autoregressive_weight:g} autoregressive,
+{t.ctc_weight:g} CTC; learning rate {t.lr:g}, seed {config.seed}.
+
+    {command}
+"""

@@ -1,0 +1,68 @@
+"""Gradient checkpointing around a shared prompt cache: layers run again, their keys and values are not doubled.
+
+transformers checkpoints the decoder's layers, which only read the cache, but not the encoder's: computed again, they
+would append to the cache a second time. Here each encoder layer writes into a box of its own, and what it wrote is an
+output of the checkpointed call like its hidden states.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+from transformers import DiffusionGemmaForBlockDiffusion
+from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+
+from pipeline.model.backbone import LayerKV, PromptKV
+
+
+def enable(model: DiffusionGemmaForBlockDiffusion) -> None:
+    """Checkpoint the decoder's layers from now on, whenever the model is in training mode."""
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
+    """As `backbone.prefill`, value and gradient; of each layer only input, keys and values are kept for the backward.
+
+    All keys and values stay, also those that a sliding window would drop.
+    """
+    encoder = model.model.encoder.language_model
+    positions = torch.arange(embeds_BPH.shape[1], device=embeds_BPH.device)[None]
+    asked: dict[str, Any] = {
+        "config": encoder.config,
+        "inputs_embeds": embeds_BPH,
+        "attention_mask": None,
+        "past_key_values": None,
+        "position_ids": positions,
+    }
+    masks = {
+        "full_attention": create_causal_mask(**asked),
+        "sliding_attention": create_sliding_window_causal_mask(**asked),
+    }
+    rotary = {kind: encoder.rotary_emb(embeds_BPH, positions, kind) for kind in encoder.unique_layer_types}
+    hidden, layers = embeds_BPH, []
+    for index, layer in enumerate(encoder.layers):
+        kind = encoder.config.layer_types[index]
+        hidden, keys, values = checkpoint(
+            _layer, layer, hidden, rotary[kind], masks[kind], positions, use_reentrant=False
+        )
+        layers.append(LayerKV(keys, values))
+    return PromptKV(layers), encoder.norm(hidden)
+
+
+class _Box:
+    """The cache of one layer for one call."""
+
+    def update(self, keys: Tensor, values: Tensor, _layer: int, **_: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = keys, values
+        return keys, values
+
+
+def _layer(
+    layer: Any, hidden: Tensor, rotary: tuple[Tensor, Tensor], mask: Tensor | None, positions: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    box = _Box()
+    out = layer(hidden, position_embeddings=rotary, attention_mask=mask, position_ids=positions, past_key_values=box)
+    return out, box.keys, box.values

@@ -1,0 +1,71 @@
+"""The adapter's workers on Ray Train: as many processes as the config says, started again where one dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ray.train
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from pipeline.cluster import ray_cluster
+from pipeline.config import ComputeConfig, ConfigError
+from pipeline.suspects import users_error
+from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
+from pipeline.training.parallel import Group
+
+TIMEOUT_SECONDS = 7200  # for a message between workers: one may load 52 GB, or transcribe longer than the others
+
+
+def launch(config: AdapterConfig) -> None:
+    """Train on Ray Train until all steps are done. Raises ConfigError for what a user can mend, else Ray's error."""
+    c = config.compute
+    with ray_cluster(_room(c)):
+        _fits(c)
+        trainer = TorchTrainer(
+            _worker,
+            train_loop_config=config.model_dump(mode="json"),
+            torch_config=TorchConfig(timeout_s=TIMEOUT_SECONDS),
+            scaling_config=ScalingConfig(
+                num_workers=c.workers,
+                use_gpu=c.gpus_per_worker > 0,
+                resources_per_worker=_resources(c),
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(Path(config.folder).resolve()),
+                failure_config=FailureConfig(max_failures=c.max_failures),
+            ),
+        )
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as err:
+            raise users_error(str(err)) or err from None
+
+
+def _worker(settings: dict[str, Any]) -> None:
+    """In a process of Ray: one worker from beginning to end."""
+    from pipeline.training.adapter import work
+
+    config = AdapterConfig.model_validate(settings)
+    context = ray.train.get_context()
+    group = Group(get_device(), context.get_world_rank(), context.get_world_size())
+    work(config, group, ray.train.report)
+
+
+def _resources(c: WorkerConfig) -> dict[str, float]:
+    gpus = {"GPU": c.gpus_per_worker} if c.gpus_per_worker else {}
+    return {"CPU": c.cpus_per_worker} | gpus
+
+
+def _room(c: WorkerConfig) -> ComputeConfig:
+    """What a cluster of our own must have room for."""
+    return ComputeConfig(replicas_max=c.workers, cpus_per_replica=c.cpus_per_worker)
+
+
+def _fits(c: WorkerConfig) -> None:
+    """Ray Train would wait for ever. Raises ConfigError."""
+    there = ray.cluster_resources().get("GPU", 0.0)
+    if (wanted := c.workers * c.gpus_per_worker) > there:
+        raise ConfigError(f"compute.gpus_per_worker: {wanted:g} GPUs are wanted, the cluster has {there:g}")

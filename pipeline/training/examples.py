@@ -1,0 +1,147 @@
+"""Spoken examples with their text, from any source: decoded and cut once as in transcription, then read at random."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline import sources
+from pipeline.config import (
+    ComputeConfig,
+    ConfigError,
+    OutputConfig,
+    RunConfig,
+    SegmentConfig,
+    SourceConfig,
+    StorageConfig,
+)
+from pipeline.decode import Decoder
+from pipeline.model.layout import AsrConfig
+from pipeline.schemas import RecordingRef, WorkUnit, unit_to_json
+from pipeline.storage import apply
+
+log = logging.getLogger(__name__)
+
+UNIT = 64  # recordings that are decoded before their examples are written
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("language", pa.string()),  # null: unknown
+        ("text", pa.string()),
+        ("pcm", pa.large_binary()),  # mono, 16 kHz, int16 little-endian
+    ]
+)
+LEFT_OUT = {  # besides schemas.REASONS
+    "no_reference": "the source has no text for it",
+    "no_speech": "no speech was found in it",
+    "several_windows": "it is longer than one window of the model: which words are in which is unknown",
+    "too_many_tokens": "its text does not fit the canvas",
+}
+
+
+class Examples:
+    """What `prepare` kept, mapped into memory. `left_out`: recordings without an example, by reason."""
+
+    def __init__(self, path: Path) -> None:
+        self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        self.texts: list[str] = self.table["text"].to_pylist()
+        self.languages: list[str | None] = self.table["language"].to_pylist()
+        self.keys: list[str] = self.table["key"].to_pylist()
+        self.left_out: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pcm(self, row: int) -> bytes:
+        data: bytes = self.table["pcm"][row].as_py()
+        return data
+
+
+def prepare(
+    folder: Path, source: SourceConfig, *, model: AsrConfig, segment: SegmentConfig, storage: StorageConfig
+) -> Examples:
+    """Examples of a source, decoded now or found in `folder` from an earlier call with the same settings.
+
+    An example is a recording with a reference that the segmenter makes exactly one window of: everything else is
+    counted. Raises ConfigError where the source cannot be listed or nothing of it is left.
+    """
+    recipe = {
+        "source": source.model_dump(mode="json"),
+        "segment": segment.model_dump(mode="json"),
+        "window_seconds": model.window_seconds,
+        "languages": model.languages,
+    }
+    path = folder / f"{hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]}.arrow"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        left_out: Counter[str] = Counter()
+        temporary = path.with_suffix(".tmp")
+        with pa.OSFile(str(temporary), "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            for rows in _decoded(source, model, segment, storage, left_out):
+                writer.write_table(pa.Table.from_pylist(rows, SCHEMA))
+        path.with_suffix(".json").write_text(json.dumps(left_out))
+        temporary.replace(path)
+    examples = Examples(path)
+    if not len(examples):
+        why = ", ".join(f"{reason} {count}" for reason, count in sorted(examples.left_out.items()))
+        raise ConfigError(f"source.uri: {source.uri}: no recording can be trained on ({why})")
+    return examples
+
+
+def _decoded(
+    source: SourceConfig, model: AsrConfig, segment: SegmentConfig, storage: StorageConfig, left_out: Counter[str]
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows of SCHEMA, some recordings at a time."""
+    apply(storage)
+    longest = max(60.0, 4 * model.window_seconds)  # what is longer is not decoded to its end
+    run = RunConfig(
+        source=source,
+        output=OutputConfig(uri="none"),
+        storage=storage,
+        segment=segment,
+        compute=ComputeConfig(max_recording_seconds=longest),
+    )
+    decoder = Decoder(run, window_seconds=model.window_seconds, languages=model.languages)
+    refs = sources.list_recordings(source)
+    done = kept = 0
+    while unit := tuple(islice(refs, UNIT)):
+        rows = _of_unit(decoder, unit, left_out)
+        done, kept = done + len(unit), kept + len(rows)
+        log.info("%s: %d recordings, %d examples", source.uri, done, kept)
+        yield rows
+
+
+def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter[str]) -> list[dict[str, Any]]:
+    heard: dict[str, dict[str, Any]] = {}
+    segments: dict[int, list[dict[str, Any]]] = {}
+    for part in decoder.parts(unit_to_json(WorkUnit("examples", refs))):
+        heard |= json.loads(part["recordings"])
+        for segment in part["segments"]:
+            segments.setdefault(segment["recording_index"], []).append(segment)
+    rows = []
+    for index in range(len(refs)):
+        about, found = heard[str(index)], segments.get(index, [])
+        if about["problem"]:
+            left_out[about["problem"]["reason"]] += 1
+        elif not about["reference"]:
+            left_out["no_reference"] += 1
+        elif len(found) != 1:
+            left_out["several_windows" if found else "no_speech"] += 1
+        else:
+            rows.append(
+                {
+                    "key": found[0]["key"],
+                    "language": about["language"],
+                    "text": about["reference"],
+                    "pcm": found[0]["pcm"],
+                }
+            )
+    return rows
