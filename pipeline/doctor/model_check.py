@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -17,6 +17,9 @@ from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Row, size
 from pipeline.model import hub, layout, whisper_layout
 from pipeline.model.hub import HubPart
+
+if TYPE_CHECKING:
+    from pipeline.model.memory import Memory
 
 FETCH_AGAIN = "copy or fetch the model again"
 ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an image, or the hub"
@@ -132,6 +135,8 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
         needed = _estimated(config)
     except ConfigError:
         return  # the model's own row says what is wrong
+    from pipeline.model.memory import require
+
     if gpus is None:
         gpus = gpu_facts()["devices"]
     if config.model.device == "cpu" or not gpus:
@@ -141,40 +146,39 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
         advice = "" if good else "fewer replicas or canvases"
         yield Row("model memory", "ok" if good else "warn", found, advice)
         return
-    from pipeline.model.memory import require
-
-    free = max(device["free"] for device in gpus)
-    share = min(1.0, config.compute.gpus_per_replica or 1.0)
+    per_replica = config.compute.gpus_per_replica or 1.0
+    free = max(device["free"] for device in gpus) * min(1.0, per_replica)
+    if getattr(config.model, "device_map", "single") == "auto" and per_replica > 1:
+        free = sum(sorted((device["free"] for device in gpus), reverse=True)[: int(per_replica)])
+    found = f"{needed} of {size(free)} free GPU memory per replica"
     try:
-        require(needed, int(free * share), slots=config.compute.canvases)
+        require(needed, int(free), slots=config.compute.canvases)
     except ConfigError as err:
-        yield Row("model memory", "FAIL", str(err), "compute.canvases, or a larger GPU")
+        yield Row(
+            "model memory", "FAIL", str(err), f"{size(free)} are free per replica: fewer canvases or a larger GPU"
+        )
         return
-    yield Row("model memory", "ok", f"{needed} of {size(free * share)} free GPU memory per replica")
+    yield Row("model memory", "ok", found)
 
 
-def _estimated(config: RunConfig) -> Any:
-    """pipeline.model.memory.Memory of the model with its slots, of which no weight is read. Raises ConfigError."""
+def _estimated(config: RunConfig) -> Memory:
+    """Memory of the model with its slots, of which no weight is read. Raises ConfigError."""
     import torch
+    from tokenizers import Tokenizer
 
-    from pipeline.model import checkpoint
+    from pipeline.model.checkpoint import AsrModel
     from pipeline.model.memory import estimate
+    from pipeline.model.quantisation import quantise
 
-    class Known(Exception):
-        """The estimate: loading ends with it."""
-
-    def end(model: checkpoint.AsrModel) -> None:
-        dtype = getattr(torch, config.model.dtype)
-        raise Known(estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype))
-
-    quantization: dict[str, Any] = {}
-    if hasattr(config.model, "quantization"):
-        quantization = {"quantization": config.model.quantization}
-    try:
-        checkpoint.load(config.model.name, config.model.revision, check=end, **quantization)
-    except Known as known:
-        return known.args[0]
-    raise AssertionError("checkpoint.load calls `check` before it allocates")
+    name, revision = config.model.name, config.model.revision
+    folder = layout.directory(name, revision)
+    spec = layout.read_config(folder)
+    tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
+    with torch.device("meta"):
+        model = AsrModel(spec, tokenizer)
+    if config.model.quantization == "int8":
+        quantise(model.backbone)
+    return estimate(model, config.denoise, slots=config.compute.canvases, dtype=getattr(torch, config.model.dtype))
 
 
 def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Row, int]:
