@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from pipeline.model import backbone, hub, importer, lora, weights
+from pipeline.model import backbone, device_map, hub, importer, lora, weights
 from pipeline.model.encoder import AudioEncoder
 from pipeline.model.layout import (
     ASSETS,
@@ -117,15 +117,15 @@ def load(
     dtype: torch.dtype = torch.float32,
     quantization: Literal["none", "int8"] = "none",
     verify: bool = False,
-    check: Callable[[AsrModel], None] | None = None,
+    plan: Callable[[AsrModel], Sequence[int] | None] | None = None,
 ) -> AsrModel:
     """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit.
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
     quantization: of the backbone's layers, tensor by tensor (quantisation.py).
-    verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
-    before anything is allocated.
+    verify: compare all hashes that are known (`hub.verify`) first. plan: is called with the model on the meta device,
+    before anything is allocated; it may raise, or say on which GPU each layer goes (device_map.py).
     """
     folder = directory(name, revision)
     config = read_config(folder)
@@ -143,9 +143,13 @@ def load(
         raise unusable(folder / "config.json", err) from None
     if quantization == "int8":
         quantise(model.backbone)
-    if check is not None:
-        check(model)
-    materialise(model, device=device, dtype=dtype)
+    layers = plan(model) if plan is not None else None
+    if layers is None:
+        materialise(model, device=device, dtype=dtype)
+    else:
+        devices = [f"{device}:{gpu}" for gpu in range(max(layers) + 1)]
+        materialise(model, device=devices[0], dtype=dtype, places=device_map.places(model, layers, devices))
+        device_map.connect(model, layers, devices)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
     own = adapter_state(model)
     weights.fill(own, files.adapter, rename=_adapter_names(files.adapter[0], own))

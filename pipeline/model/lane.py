@@ -65,7 +65,7 @@ class Lane:
         self.buckets = slot_buckets(slots, static=self.calls.static)
         weight = model.backbone.lm_head.weight
         device, dtype = weight.device, weight.dtype
-        self.kv = _allocate(model, slots, device, dtype)
+        self.kv = _allocate(model, slots, dtype)
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
         self.step = torch.zeros(slots, dtype=torch.int32, device=device)
         self.canvas = torch.zeros(slots, canvas_length, dtype=torch.int64, device=device)
@@ -251,13 +251,14 @@ class Lane:
         self.done.pop()
 
 
-def _allocate(model: AsrModel, slots: int, device: torch.device, dtype: torch.dtype) -> PromptKV:
-    """Zeroed KV of every layer: [slots, kv heads, prompt, head dim]."""
+def _allocate(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
+    """Zeroed KV of every layer, on its device: [slots, kv heads, prompt, head dim]."""
     layers = []
     for layer in model.backbone.model.decoder.layers:
         attention = layer.self_attn
         heads = attention.k_proj.out_features // attention.head_dim
         shape = (slots, heads, model.prompt_length, attention.head_dim)
+        device = layer.input_layernorm.weight.device
         layers.append(
             LayerKV(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
         )

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model import canvas_policy
-from pipeline.model.checkpoint import AsrModel
 from pipeline.model.vocabulary_head import FLOATS, TILES
+
+if TYPE_CHECKING:
+    from pipeline.model.checkpoint import AsrModel
 
 GIB = 2**30
 CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces and what the allocator cannot hand out

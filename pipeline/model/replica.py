@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ import torch
 
 from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
-from pipeline.model import checkpoint, layout, memory, whisper, whisper_layout
+from pipeline.model import checkpoint, device_map, layout, memory, whisper, whisper_layout
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.confidence import SegmentResult
 from pipeline.model.engine import Engine
@@ -95,12 +96,20 @@ def engine_for(run: RunConfig, device: str) -> Worker:
 
 def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
     """The model in place. Raises ConfigError, before anything is allocated, where GPU memory will not suffice."""
+    slots = run.compute.canvases
 
-    def check(model: AsrModel) -> None:
-        needed = memory.estimate(model, run.denoise, slots=run.compute.canvases, dtype=dtype)
+    def plan(model: AsrModel) -> Sequence[int] | None:
+        needed = memory.estimate(model, run.denoise, slots=slots, dtype=dtype)
         log.info("model needs %s", needed)
-        if device == "cuda":
-            memory.require(needed, torch.cuda.mem_get_info()[0], slots=run.compute.canvases)
+        if device != "cuda":
+            return None
+        free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
+        if run.model.device_map == "single" or len(free) == 1:
+            memory.require(needed, free[torch.cuda.current_device()], slots=slots)
+            return None
+        found = device_map.split(model, needed, free, dtype)
+        log.info("model.device_map: %s", found)
+        return found.layers
 
     model = run.model
     return checkpoint.load(
@@ -110,7 +119,7 @@ def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
         dtype=dtype,
         quantization=model.quantization,
         verify=model.verify,
-        check=check,
+        plan=plan,
     )
 
 

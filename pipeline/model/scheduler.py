@@ -230,8 +230,8 @@ class Scheduler:
         if self._side is None:
             return kv, None
         for layer in kv.layers:  # memory of the side stream that this one reads
-            layer.keys.record_stream(torch.cuda.current_stream())
-            layer.values.record_stream(torch.cuda.current_stream())
+            layer.keys.record_stream(torch.cuda.current_stream(layer.keys.device))
+            layer.values.record_stream(torch.cuda.current_stream(layer.values.device))
         return kv, self._side.record_event()
 
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:
