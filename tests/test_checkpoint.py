@@ -225,6 +225,21 @@ def test_a_config_that_makes_no_model_is_refused(
     one_line(lambda: checkpoint.load(str(folder)), "config.json", named)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("rms_norm_eps", 1e-5), ("sliding_window", 512), ("top_k_experts", 1), ("final_logit_softcapping", 7)],
+)
+def test_numbers_that_the_backbone_itself_has_otherwise_are_named(folder: Path, key: str, value: float) -> None:
+    """All shapes fit, and it would compute something else."""
+    path = folder / "backbone" / "config.json"
+    tree = json.loads(path.read_text())
+    tree["text_config"][key] = value
+    path.write_text(json.dumps(tree))
+    one_line(lambda: checkpoint.load(str(folder)), "backbone/config.json", f"{key}: ")
+    path.write_text("[]")
+    one_line(lambda: checkpoint.load(str(folder)), "backbone/config.json")
+
+
 def test_prompts_hold_the_audio_vectors_between_the_language_and_the_end(model: AsrModel) -> None:
     vectors = torch.randn(2, model.config.audio_slots, model.config.hidden_size)
     prompt = model.prompt_embeds(vectors, ["de", None])

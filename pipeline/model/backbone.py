@@ -7,6 +7,8 @@ embeddings.
 
 from __future__ import annotations
 
+import copy
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +17,11 @@ from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
 ENCODER = "model.encoder.language_model"
+NUMBERS = (  # of a text config that decide what is computed
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "head_dim", "hidden_activation", "rms_norm_eps", "rope_parameters", "attention_bias", "layer_types",
+    "sliding_window", "final_logit_softcapping", "num_experts", "top_k_experts", "moe_intermediate_size",
+)  # fmt: skip
 
 
 @dataclass
@@ -54,6 +61,24 @@ class PromptKV:
 def build(config: dict[str, Any]) -> DiffusionGemmaForBlockDiffusion:
     """A backbone with random weights from a transformers config as a dict (`DiffusionGemmaConfig.to_dict`)."""
     return DiffusionGemmaForBlockDiffusion(DiffusionGemmaConfig.from_dict(config)).eval()
+
+
+def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Which numbers differ between two transformers configs, defaults included: `name: one, not the other`."""
+    one, two = _numbers(config), _numbers(other)
+    return [f"{name}: {one[name]}, not {two[name]}" for name in NUMBERS if one[name] != two[name]]
+
+
+def _numbers(config: dict[str, Any]) -> dict[str, str]:
+    """As text; those that vary with the layer as a list of all layers."""
+    text: Any = DiffusionGemmaConfig.from_dict(copy.deepcopy(config)).text_config
+    found = {}
+    for name in NUMBERS:
+        values = [
+            json.dumps(getattr(text.per_layer_config[n], name), sort_keys=True) for n in range(len(text.layer_types))
+        ]
+        found[name] = values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"
+    return found
 
 
 def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -141,6 +142,7 @@ def load(
             model = AsrModel(config, tokenizer)
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise unusable(folder / "config.json", err) from None
+    _check_numbers(config, files.backbone[0].with_name("config.json"))
     if quantization == "int8":
         quantise(model.backbone)
     layers = plan(model) if plan is not None else None
@@ -156,6 +158,18 @@ def load(
     state, tied = backbone_state(model.backbone)
     weights.fill(state, files.backbone, rename=lambda key: tied.get(key, key), optional=VISION)
     return model
+
+
+def _check_numbers(config: AsrConfig, path: Path) -> None:
+    """Whether the backbone's own config says the same as ours, where it has one: shapes alone do not tell."""
+    if not path.is_file():
+        return
+    try:
+        found = backbone.differences(config.backbone, json.loads(path.read_text(encoding="utf-8")))
+    except Exception as err:  # noqa: BLE001 - whatever transformers raises on what is no config of its own
+        raise unusable(path, err) from None
+    if found:
+        raise unusable(path, ValueError(f"other numbers than in the model's config.json: {'; '.join(found)}"))
 
 
 def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | None]:

@@ -115,8 +115,8 @@ def _lora_shapes(config: AsrConfig, spec: LoraSpec) -> dict[str, tuple[int, ...]
 def _backbone(folder: Path) -> dict[str, Path]:
     """Files of a transformers checkpoint by their names in ours. Raises ConfigError naming a missing one."""
     files = hub.shards(folder / "model.safetensors")
-    index = folder / "model.safetensors.index.json"
-    links = {f"backbone/{path.name}": path for path in (*files, *([index] if index.is_file() else []))}
+    optional = [folder / name for name in ("model.safetensors.index.json", "config.json")]
+    links = {f"backbone/{path.name}": path for path in (*files, *filter(Path.is_file, optional))}
     links["tokenizer.json"] = folder / "tokenizer.json"
     for path in links.values():
         if not path.is_file():

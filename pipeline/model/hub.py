@@ -27,9 +27,10 @@ PARTS = {  # and where they lie in a folder
     "backbone": "backbone/model.safetensors",  # or its shards
 }
 MANIFEST = "manifest.json"  # {"sha256": {"backbone/model.safetensors": "..."}}, beside config.json
-PATTERNS = {
-    "encoder": ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"),
-    "backbone": ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors", "tokenizer.json"),
+WHOLE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
+PATTERNS = {  # of the files that are fetched
+    "encoder": WHOLE,
+    "backbone": (*WHOLE, "config.json", "tokenizer.json"),
     "adapter": ("*.safetensors",),
 }
 
