@@ -1,4 +1,4 @@
-"""torch.compile of the model's four calls, with static shapes, and the count of compilations."""
+"""torch.compile of the model's calls, the great ones with static shapes, and the count of compilations."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from torch import Tensor
 from torch._dynamo.utils import counters
 
 from pipeline.model import backbone
+from pipeline.model.advance import Draws, Rows, advance, draw
 from pipeline.model.backbone import PromptKV
 from pipeline.model.checkpoint import AsrModel
-from pipeline.model.vocabulary_head import TileStep, tile_step
+from pipeline.model.vocabulary_head import Settle, TileStep, settle_rows, tile_step
 
 GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile width; torch's own limit is 8
 
@@ -25,6 +26,9 @@ class Calls:
 
     decode: Callable[..., Tensor]
     tile_step: TileStep
+    settle: Settle
+    draw: Callable[..., Draws]
+    advance: Callable[..., tuple[Rows, Tensor]]
     prefill: Callable[..., tuple[PromptKV, Tensor]]
     hear: Callable[[AsrModel, Tensor], Tensor]
     static: bool  # every new shape costs a compilation: callers keep to a few
@@ -36,14 +40,18 @@ class Calls:
         More shapes than GRAPHS, or code that breaks a graph, raise: torch would go on slowly and say nothing.
         """
         if not compile:
-            return cls(backbone.decode, tile_step, backbone.prefill, hear, static=False)
+            return cls(backbone.decode, tile_step, settle_rows, draw, advance, backbone.prefill, hear, static=False)
         if cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         # Not through torch._dynamo.config: that holds for the thread that sets it, and the engine has its own.
         options: dict[str, Any] = {"dynamic": False, "fullgraph": True, "recompile_limit": GRAPHS}
+        any_number = options | {"dynamic": True}  # of rows: these are small
         return cls(
             torch.compile(backbone.decode, **options),
             torch.compile(tile_step, **options),
+            torch.compile(settle_rows, **any_number),
+            torch.compile(draw, **any_number),
+            torch.compile(advance, **any_number),
             torch.compile(backbone.prefill, **options),
             torch.compile(hear, **options),
             static=True,

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import DenoiseConfig
-from pipeline.model import noise, sampler
+from pipeline.model import noise
+from pipeline.model.advance import Rows
 from pipeline.model.backbone import LayerKV, PromptKV
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.compiled import Calls, slot_buckets
@@ -84,6 +85,11 @@ class Lane:
         return len(self.jobs)
 
     @property
+    def _rows(self) -> Rows:
+        """The state of all slots; steps write into it."""
+        return Rows(self.canvas, self.argmax, self.unchanged, self.revisions, self.stable_since, self.step)
+
+    @property
     def free(self) -> int:
         return self.slots - len(self.jobs)
 
@@ -154,49 +160,32 @@ class Lane:
 
         raw: with the T = 1 outputs.
         """
-        d, vocab = self.denoise, self.model.config.vocab_size
-        canvas, step, keys = self.canvas[:n], self.step[:n], self.keys[:n]
-        hidden = self.calls.decode(self.model.backbone, canvas, self.soft[:n], self.kv.rows(slice(0, n)))
-        head = self._head(hidden, step, noise.position_keys(keys, step, noise.SAMPLE, self.length), raw=raw)
-        entropy, argmax = head.entropy.view(n, -1), head.argmax.view(n, -1)
-        renoised = noise.random_tokens(keys, step, noise.RENOISE, self.length, vocab)
-        accepted = sampler.accept(entropy, d.entropy_bound)
-        canvas.copy_(torch.where(accepted, head.sample.view(n, -1), renoised))
+        rows = Rows(*(state[:n] for state in self._rows))
+        drawn = self.calls.draw(
+            self.keys[:n], rows.step, length=self.length, vocab=self.model.config.vocab_size, denoise=self.denoise
+        )
+        hidden = self.calls.decode(self.model.backbone, rows.canvas, self.soft[:n], self.kv.rows(slice(0, n)))
+        head = self._head(hidden, drawn.temperature, drawn.sample_keys, raw=raw)
+        after, ends = self.calls.advance(
+            rows, head.entropy, head.argmax, head.sample, drawn.tokens, denoise=self.denoise
+        )
+        for own, new in zip(rows, after, strict=True):
+            own.copy_(new)
         self.soft[:n] = head.soft.view(n, self.length, -1)
+        return hidden, head, ends
 
-        changed = argmax != self.argmax[:n]
-        first = (step == 0)[:, None]
-        self.unchanged[:n] = torch.where(changed.any(-1), 0, self.unchanged[:n] + 1)
-        self.revisions[:n] += changed & ~first
-        self.stable_since[:n] = torch.where(changed, (step + 1)[:, None], self.stable_since[:n])
-        self.argmax[:n] = argmax
-        ends = sampler.stops(
-            self.unchanged[:n],
-            entropy,
-            step,
-            stability=d.stability,
-            threshold=d.confidence_threshold,
-            max_steps=d.max_steps,
-            early=d.early_stop,
-        )
-        step += 1
-        return hidden, head, ends | ~entropy.isfinite().all(-1)
-
-    def _head(self, hidden: Tensor, step: Tensor, keys: Tensor, *, raw: bool) -> HeadOutput:
-        """The vocabulary head over rows [n, canvas, hidden] that have done `step` steps."""
-        d, n = self.denoise, hidden.shape[0]
-        temperature = sampler.temperature(
-            step, max_steps=d.max_steps, minimum=d.temperature_min, maximum=d.temperature_max
-        )
+    def _head(self, hidden: Tensor, temperature_N: Tensor, keys_N2: Tensor, *, raw: bool) -> HeadOutput:
+        """The vocabulary head over hidden states [n, canvas, hidden]."""
         return vocabulary_head(
-            hidden.reshape(n * self.length, -1),
+            hidden.reshape(len(keys_N2), -1),
             self.model.backbone.lm_head.weight,
             softcap=self.model.backbone.final_logit_softcapping,
-            temperature_N=temperature.repeat_interleave(self.length),
-            keys_N2=keys.reshape(-1, 2),
+            temperature_N=temperature_N,
+            keys_N2=keys_N2,
             tile=self.tile,
             raw=raw,
             step=self.calls.tile_step,
+            settle=self.calls.settle,
         )
 
     def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
@@ -204,12 +193,11 @@ class Lane:
 
         Static shapes: one row at a time, so that only one shape is compiled.
         """
-        keys = torch.zeros(1, self.length, 2, dtype=torch.int32, device=hidden.device)  # the sample is not used
         probability, entropy = [], []
         for rows in hidden.split(1 if self.calls.static else len(hidden)):
             n = len(rows)
-            step = torch.zeros(n, dtype=torch.int32, device=hidden.device)
-            head = self._head(rows, step, keys.expand(n, -1, -1), raw=True)
+            keys = torch.zeros(n * self.length, 2, dtype=torch.int32, device=hidden.device)  # the sample is not used
+            head = self._head(rows, torch.ones(len(keys), device=hidden.device), keys, raw=True)
             probability += head.probability.view(n, -1).tolist()
             entropy += head.entropy_raw.view(n, -1).tolist()
         return probability, entropy
@@ -235,16 +223,7 @@ class Lane:
             for layer in self.kv.layers:
                 layer.keys[row].copy_(layer.keys[last])
                 layer.values[row].copy_(layer.values[last])
-            for state in (
-                self.keys,
-                self.step,
-                self.canvas,
-                self.argmax,
-                self.unchanged,
-                self.soft,
-                self.stable_since,
-                self.revisions,
-            ):
+            for state in (self.keys, self.soft, *self._rows):
                 state[row] = state[last]
             self.jobs[row], self.done[row] = self.jobs[last], self.done[last]
         self.jobs.pop()

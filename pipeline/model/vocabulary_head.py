@@ -49,6 +49,7 @@ class State(NamedTuple):
 
 
 TileStep = Callable[..., State]
+Settle = Callable[..., HeadOutput]
 
 
 def vocabulary_head(
@@ -61,6 +62,7 @@ def vocabulary_head(
     tile: int | None = None,
     raw: bool = True,
     step: TileStep | None = None,
+    settle: Settle | None = None,
 ) -> HeadOutput:
     """Softcap, temperature, entropy, argmax, Gumbel-max sample, T = 1 probability and soft embeddings.
 
@@ -69,14 +71,15 @@ def vocabulary_head(
     vocabulary, but for the outputs. Equal to the dense computation: argmax exactly, entropies to 1e-4. A row with NaN
     logits has NaN entropy. keys_N2: int32, from `noise.position_keys`. The sample is `noise.sample` of the dense
     logits: Gumbel-max over blocks of the vocabulary, then within the block, so it depends neither on the tile nor on
-    other rows. raw: compute the T = 1 outputs. step: `tile_step` or a compiled version of it.
+    other rows. raw: compute the T = 1 outputs. step, settle: compiled versions of `tile_step` and `settle_rows`.
     """
     n, vocab = hidden_NH.shape[0], weight_VH.shape[0]
     width = whole_blocks(min(vocab, tile or default_tile(n, hidden_NH.device)))
     inverse_N1 = 1.0 / temperature_N.float()[:, None]
     offsets = torch.arange(0, vocab, width, device=hidden_NH.device)[:, None].repeat(1, ALIGNED)
+    calls = step or tile_step, settle or settle_rows
     parts = [
-        _rows(hidden, weight_VH, offsets[:, 0], width, inverse, keys, softcap, raw, step or tile_step)
+        _rows(hidden, weight_VH, offsets[:, 0], width, inverse, keys, softcap, raw, *calls)
         for hidden, inverse, keys in zip(
             *(rows.split(rows_at_once(n, width, hidden_NH.device)) for rows in (hidden_NH, inverse_N1, keys_N2)),
             strict=True,
@@ -95,15 +98,20 @@ def _rows(
     softcap: float,
     raw: bool,
     step: TileStep,
+    settle: Settle,
 ) -> HeadOutput:
     """The pass over the vocabulary for rows that are computed together. offsets: int64, the first entry of each tile.
 
     They are tensors on the device: an int would compile anew for every tile, a copy from the host would wait for it.
     """
-    vocab = weight_VH.shape[0]
     state = _start(hidden_NH.shape[0], hidden_NH)
     for offset, weight in zip(offsets, weight_VH.split(width), strict=True):
         state = step(state, hidden_NH, weight, offset, inverse_N1, keys_N2, softcap, raw)
+    return settle(state, keys_N2, weight_VH.shape[0], weight_VH.dtype, raw)
+
+
+def settle_rows(state: State, keys_N2: Tensor, vocab: int, dtype: torch.dtype, raw: bool) -> HeadOutput:
+    """What follows from the sums of a whole pass. dtype: of `soft`."""
     inner = noise.gumbel(keys_N2, state.block[:, None] * noise.BLOCK + noise.WITHIN, noise.BLOCK)
     sample = state.block * noise.BLOCK + (state.block_z + inner).argmax(1)
     return HeadOutput(
@@ -112,7 +120,7 @@ def _rows(
         entropy=state.mass.log() - state.mass_z / state.mass,
         probability=1.0 / state.raw if raw else torch.full_like(state.raw, torch.nan),
         entropy_raw=state.raw.log() - state.raw_l / state.raw if raw else torch.full_like(state.raw, torch.nan),
-        soft=(state.soft / state.mass[:, None]).to(weight_VH.dtype),
+        soft=(state.soft / state.mass[:, None]).to(dtype),
     )
 
 
