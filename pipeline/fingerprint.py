@@ -41,8 +41,8 @@ def fingerprint_id(fingerprint: Mapping[str, Any]) -> str:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare the fingerprint of the output at `uri` with that of a run that wants to resume it.
 
-    Raises ConfigError, one line with every differing key and both values, where they are not the same. A setting that an
-    older version did not know yet is what it is by default: null.
+    Raises ConfigError, one line with every differing key and both values, where they are not the same. A setting that
+    an older version did not know yet is what it is by default: null.
     """
     differences = list(_differences(stored, wanted))
     if differences:

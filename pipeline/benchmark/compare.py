@@ -5,12 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.benchmark import stock
+from pipeline.benchmark.bound import measure_bound
 from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
 from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
@@ -61,7 +63,22 @@ class Bench:
                     round(row["rtfx"] / best[early], 3) if row["rtfx"] and best[early] else None
                 )
             rows += [*stock_rows, *ours]
-        return self._summary(rows)
+        return self._summary(rows) | (self.bound_figures(best[False]) if self.device == "cpu" else {})
+
+    def bound_figures(self, stock_best: float | None) -> dict[str, Any]:
+        """How near the engine's full slots come to what this machine's matrix products allow at equal steps.
+
+        stock_best: its rtfx. ratio_bound: of the bound to it; of_bound: of the engine to the bound, in the same turns.
+        """
+        slots = min(self.size.slots, self.windows)
+        denoise = self._denoise(early=False, canvas=None)
+        bound = measure_bound(self.model, self.prompts[:slots], denoise, device=self.device, compile=self.compile)
+        ours, least = bound.window(self.size.steps, slots)
+        return {
+            "of_bound": round(least / ours, 4),
+            "ratio_bound": round(self.audio_seconds_mean / least / stock_best, 3) if stock_best else None,
+            "seconds_of": asdict(bound),
+        }
 
     def same_noise(self) -> Row:
         """Both sides on the engine's noise, SAME_NOISE windows, all steps: the share of equal tokens."""

@@ -1,0 +1,124 @@
+"""How fast the engine could be on this machine: its matrix products, attention and transcendental functions alone.
+
+These are recorded with their arguments while the engine prefills and takes steps, and then run again back to back, in
+turns with the engine itself, so that a machine that becomes slower does so for both. No program that computes the same
+on these libraries can be faster; all that it may save is what lies between: norms, sums, copies, noise, bookkeeping.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.benchmark.measure import Meter
+from pipeline.config import DenoiseConfig
+from pipeline.model import backbone, noise
+from pipeline.model.checkpoint import AsrModel
+from pipeline.model.compiled import Calls
+from pipeline.model.lane import Lane, Prepared
+
+TURNS = 9  # of engine and replay; the median counts
+STEPS = 4  # of the engine in a turn
+UNAVOIDABLE = (
+    *("aten.mm.", "aten.addmm", "aten.bmm.", "aten.baddbmm", "aten.matmul.", "aten.linear.", "aten._grouped_mm."),
+    *("aten.scaled_dot_product_attention.", "aten._scaled_dot_product", "aten.tanh", "aten.exp", "aten.gelu"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Seconds of one step of all slots and of the prefill of their prompts: of the engine, and of the bound."""
+
+    step: float
+    step_bound: float
+    prefill: float
+    prefill_bound: float
+
+    def window(self, steps: int, slots: int) -> tuple[float, float]:
+        """Seconds of one window of `steps` steps: the engine's and the bound's."""
+        return (
+            (steps * self.step + self.prefill) / slots,
+            (steps * self.step_bound + self.prefill_bound) / slots,
+        )
+
+
+class _Recorder(TorchDispatchMode):
+    """Keeps calls that no program can do without, with copies of what they are given; weights are given as they are."""
+
+    def __init__(self, model: AsrModel) -> None:
+        super().__init__()
+        self.weights = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
+        self.calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        if str(func).startswith(UNAVOIDABLE):
+            self.calls.append((func, tuple(self._copy(arg) for arg in args), kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _copy(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or value.untyped_storage().data_ptr() in self.weights:
+            return value
+        return value.clone(memory_format=torch.preserve_format)
+
+    def replay(self) -> None:
+        for func, args, kwargs in self.calls:
+            func(*args, **kwargs)
+
+
+def measure_bound(model: AsrModel, prompts: Tensor, denoise: DenoiseConfig, *, device: str, compile: bool) -> Bound:
+    """prompts: int64 [slots, prompt]. Steps are taken with all slots active, none at its end."""
+    slots = len(prompts)
+    calls = Calls.make(compile=compile)
+    plain = Calls.make(compile=False)
+    steady = denoise.model_copy(update={"max_steps": 256, "early_stop": False})
+    keys = [noise.row_keys(str(row), 0) for row in range(slots)]
+    with torch.inference_mode():
+        embeds = backbone.embed(model.backbone, prompts)
+        kv, _ = calls.prefill(model.backbone, embeds)
+
+        def lane(with_calls: Calls) -> Lane:
+            made = Lane(model, slots=slots, canvas_length=model.config.canvas_length, denoise=steady, calls=with_calls)
+            for row in range(slots):
+                made.admit(Prepared(row, keys[row], kv, row))
+            return made
+
+        ours, recorded = lane(calls), lane(plain)
+        for _ in range(STEPS):
+            ours.denoise_once()
+            recorded.denoise_once()
+        with _Recorder(model) as step:
+            recorded.denoise_once()
+        with _Recorder(model) as prefill:
+            plain.prefill(model.backbone, embeds)
+        del recorded
+
+        def steps() -> None:
+            for _ in range(STEPS):
+                ours.denoise_once()
+
+        def replays() -> None:
+            for _ in range(STEPS):
+                step.replay()
+
+        times = _in_turns(device, steps, replays, lambda: calls.prefill(model.backbone, embeds), prefill.replay)
+    return Bound(times[0] / STEPS, times[1] / STEPS, times[2], times[3])
+
+
+def _in_turns(device: str, *works: Callable[[], Any]) -> list[float]:
+    """Median seconds of each, all of them in every turn."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(TURNS):
+        for work, held in zip(works, seconds, strict=True):
+            with Meter(device) as meter:
+                work()
+            held.append(meter.seconds)
+    return [median(held) for held in seconds]
