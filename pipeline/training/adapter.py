@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from pipeline.config import ConfigError, SourceConfig
+from pipeline.cluster import ray_cluster
+from pipeline.config import ComputeConfig, ConfigError, SourceConfig
 from pipeline.model import layout
 from pipeline.training import adapter_model
 from pipeline.training.adapter_batches import AudioBatches
@@ -43,9 +44,11 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
     with shown(folder / LOG):
         if config.compute.workers:
-            from pipeline.training.distributed import launch
+            c = config.compute
+            with ray_cluster(ComputeConfig(replicas_max=c.workers, cpus_per_replica=c.cpus_per_worker)):
+                from pipeline.training.distributed import launch  # Ray is imported when its environment is set
 
-            launch(config)
+                launch(config)
         else:
             work(config, Group(torch.device("cpu")))
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]

@@ -134,8 +134,9 @@ class AdapterTrainer:
                 self._log({"step": self.done, "of": t.steps, "lr": self.lr(self.done - 1)} | self._means(held, seconds))
                 held, started = [], time.monotonic()
             if self.done % t.evaluate_steps == 0 or last:
+                began = time.monotonic()
                 report(self._evaluate())
-                started = time.monotonic() if not held else started
+                started += time.monotonic() - began
             if self.done % t.checkpoint_steps == 0 or last:
                 self.save()
 

@@ -20,7 +20,8 @@ from pipeline.model.backbone import LayerKV, PromptKV
 
 def enable(model: DiffusionGemmaForBlockDiffusion) -> None:
     """Checkpoint the decoder's layers from now on, whenever the model is in training mode."""
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.disable_input_require_grads()  # comes along, for checkpointing of the older kind
 
 
 def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:

@@ -9,39 +9,38 @@ import ray.train
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from pipeline.cluster import ray_cluster
-from pipeline.config import ComputeConfig, ConfigError
+from pipeline.config import ConfigError
 from pipeline.suspects import users_error
 from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
 from pipeline.training.parallel import Group
 
-TIMEOUT_SECONDS = 7200  # for a message between workers: one may load 52 GB, or transcribe longer than the others
+TIMEOUT_SECONDS = 7200  # for a message between workers: one may load 51 GB, or transcribe longer than the others
 
 
 def launch(config: AdapterConfig) -> None:
-    """Train on Ray Train until all steps are done. Raises ConfigError for what a user can mend, else Ray's error."""
+    """Train on Ray Train until all steps are done; Ray must be running.
+
+    Raises ConfigError for what a user can mend, else Ray's error.
+    """
     c = config.compute
-    with ray_cluster(_room(c)):
-        _fits(c)
-        trainer = TorchTrainer(
-            _worker,
-            train_loop_config=config.model_dump(mode="json"),
-            torch_config=TorchConfig(timeout_s=TIMEOUT_SECONDS),
-            scaling_config=ScalingConfig(
-                num_workers=c.workers,
-                use_gpu=c.gpus_per_worker > 0,
-                resources_per_worker=_resources(c),
-            ),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(Path(config.folder).resolve()),
-                failure_config=FailureConfig(max_failures=c.max_failures),
-            ),
-        )
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as err:
-            raise users_error(str(err)) or err from None
+    _fits(c)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config=config.model_dump(mode="json"),
+        torch_config=TorchConfig(timeout_s=TIMEOUT_SECONDS),
+        scaling_config=ScalingConfig(
+            num_workers=c.workers, use_gpu=c.gpus_per_worker > 0, resources_per_worker=_resources(c)
+        ),
+        run_config=RunConfig(
+            name="ray",
+            storage_path=str(Path(config.folder).resolve()),
+            failure_config=FailureConfig(max_failures=c.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as err:
+        raise users_error(str(err)) or err from None
 
 
 def _worker(settings: dict[str, Any]) -> None:
@@ -57,11 +56,6 @@ def _worker(settings: dict[str, Any]) -> None:
 def _resources(c: WorkerConfig) -> dict[str, float]:
     gpus = {"GPU": c.gpus_per_worker} if c.gpus_per_worker else {}
     return {"CPU": c.cpus_per_worker} | gpus
-
-
-def _room(c: WorkerConfig) -> ComputeConfig:
-    """What a cluster of our own must have room for."""
-    return ComputeConfig(replicas_max=c.workers, cpus_per_replica=c.cpus_per_worker)
 
 
 def _fits(c: WorkerConfig) -> None:

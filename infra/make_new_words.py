@@ -1,0 +1,127 @@
+"""Speech to teach the embedded model 30 new words per language: python -m infra.make_new_words [folder [per language]]
+
+Writes FOLDER/train (phrases with new words, and as many of the old vocabulary so that it is not forgotten; training
+voices, augmented), FOLDER/new and FOLDER/old (phrases that are not trained on, of voices that neither this training nor
+the model's own has heard). They are Parquet sources: configs/train-adapter-words.yaml reads them.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+import yaml
+from tokenizers import Tokenizer
+
+from pipeline.config import LANGUAGES
+from pipeline.model.layout import ASSETS, read_config
+from pipeline.training.augment import SAMPLE_RATE, augment, clean
+from pipeline.training.phrases import is_evaluation, phrase, vocabulary
+from pipeline.training.voices import ENGINES, EngineError, check_engines, pick_voice, speak
+
+log = logging.getLogger(__name__)
+
+FOLDER, PER_LANGUAGE = Path("work/new-words"), 1000  # training phrases of either kind
+EVALUATED = {"new": 60, "old": 60}  # phrases per language
+SEED = 5
+MAX_SECONDS = 4.8  # with the silence around; the window has 5.12
+SCHEMA = pa.schema(
+    [(name, pa.binary() if name == "audio" else pa.string()) for name in ("id", "audio", "text", "language", "voice")]
+)
+
+Phrase = Callable[[str, random.Random], str]
+
+
+def new_words() -> dict[str, list[str]]:
+    """Thirty words per language, none of them in the model's vocabulary."""
+    tree: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("new_words.yaml").read_text("utf-8"))
+    for language, words in tree.items():
+        table = vocabulary(language)
+        known = {word for items in table.lists.values() for item in items for word in (item, *item.split())}
+        if len(set(words)) != 30 or known & set(words):
+            raise ValueError(f"{language}: {len(set(words))} different words, known already: {known & set(words)}")
+    return tree
+
+
+def new_phrase(language: str, rng: random.Random) -> str:
+    """One to three items in any order, a new word among them; the others are new or old ones."""
+    words, table = _WORDS[language], vocabulary(language)
+    items = [rng.choice(words)]
+    for _ in range(rng.choices((0, 1, 2), (3, 4, 3))[0]):
+        items.append(rng.choice(words if rng.random() < 0.4 else table.others))
+    rng.shuffle(items)
+    return table.joiner.join(items)
+
+
+def rows(
+    name: str, count: int, of: Phrase, *, held_out: bool, engines: tuple[str, ...] = ENGINES
+) -> Iterator[dict[str, Any]]:
+    """`count` spoken phrases of every language, different ones where they are held out."""
+    tokenizer = Tokenizer.from_file(str(ASSETS / "tiny" / "tokenizer.json"))
+    canvas = read_config(ASSETS / "tiny").canvas_length
+    for language in LANGUAGES:
+        rng, noise = random.Random(f"{SEED} {name} {language}"), np.random.default_rng([SEED, held_out, len(name)])
+        seen: set[str] = set()
+        number = 0
+        while number < count:
+            text = of(language, rng)
+            fits = len(tokenizer.encode(text, add_special_tokens=False).ids) < canvas
+            if is_evaluation(text) != held_out or not fits or (held_out and text in seen):
+                continue
+            voice = pick_voice(language, rng, held_out=held_out, engines=engines)
+            try:
+                samples, rate = speak(voice, text, rng)
+            except EngineError:
+                continue
+            samples = clean(samples, rate) if held_out else augment(samples, rate, noise)
+            if len(samples) > MAX_SECONDS * SAMPLE_RATE:
+                continue
+            seen.add(text)
+            out = io.BytesIO()
+            soundfile.write(out, samples, SAMPLE_RATE, format="FLAC")
+            yield {
+                "id": f"{name}-{language}-{number:05d}",
+                "audio": out.getvalue(),
+                "text": text,
+                "language": language,
+                "voice": str(voice),
+            }
+            number += 1
+        log.info("%s: %s: %d phrases", name, language, number)
+
+
+def write(path: Path, made: list[dict[str, Any]]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    pq.write_table(pa.Table.from_pylist(made, SCHEMA), temporary, row_group_size=64)
+    temporary.replace(path)
+
+
+def main(folder: Path, per_language: int) -> None:
+    """All three; what is there is kept."""
+    for held_out in (False, True):
+        check_engines(LANGUAGES, held_out=held_out)
+    kinds: dict[str, Phrase] = {"new": new_phrase, "old": phrase}
+    for name, of in kinds.items():
+        if not (path := folder / "train" / f"{name}.parquet").exists():
+            write(path, list(rows(f"train-{name}", per_language, of, held_out=False)))
+        if not (path := folder / name / f"{name}.parquet").exists():
+            write(path, list(rows(name, EVALUATED[name], of, held_out=True)))
+
+
+_WORDS = new_words()
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = sys.argv[1:]
+    main(Path(given[0]) if given else FOLDER, int(given[1]) if len(given) > 1 else PER_LANGUAGE)

@@ -1,0 +1,93 @@
+"""Examples from a source: one window with a text each, everything else counted, decoded once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+
+from pipeline import decode
+from pipeline.config import ConfigError, SegmentConfig, SourceConfig, StorageConfig
+from pipeline.model.layout import AsrConfig
+from pipeline.training import examples
+from pipeline.training.examples import Examples
+from pipeline.training.recipe import SizeSection, asr_config
+
+MODEL: AsrConfig = asr_config(SizeSection(window_seconds=1.0), 2048)
+FIXED = SegmentConfig(vad=False)
+
+
+def wav(path: Path, seconds: float, seed: int = 0) -> np.ndarray:
+    samples = (np.random.default_rng(seed).normal(size=round(seconds * 16_000)) * 2000).astype(np.int16)
+    soundfile.write(path, samples, 16_000)
+    return samples
+
+
+def prepare(root: Path, *, uri: str = "audio", segment: SegmentConfig = FIXED, **source: str | None) -> Examples:
+    config = SourceConfig.model_validate({"uri": str(root / uri), "language": "de"} | source)
+    return examples.prepare(root / "held", config, model=MODEL, segment=segment, storage=StorageConfig())
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    audio = tmp_path / "audio"
+    audio.mkdir()
+    for number, seconds in enumerate((0.9, 0.5, 2.5, 0.8)):
+        wav(audio / f"{number}.wav", seconds, number)
+    for number, text in ((0, "null"), (1, "eins"), (2, "viel zu lang")):
+        (audio / f"{number}.txt").write_text(text)
+    (audio / "4.wav").write_bytes(b"")
+    wav(audio / "5.wav", 61.0)
+    (audio / "5.txt").write_text("nicht zu Ende gehört")
+    return tmp_path
+
+
+def test_a_recording_of_one_window_with_a_text_is_an_example(folder: Path) -> None:
+    found = prepare(folder)
+    assert (found.texts, found.languages) == (["null", "eins"], ["de", "de"])
+    assert found.keys == ["0.wav#0#0", "1.wav#0#0"]
+    assert found.pcm(0) == soundfile.read(folder / "audio" / "0.wav", dtype="int16")[0].tobytes()
+    assert len(found.pcm(1)) == 2 * 8000
+
+
+def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
+    assert prepare(folder).left_out == {"several_windows": 1, "no_reference": 1, "empty_file": 1, "too_long": 1}
+
+
+def test_silence_is_no_example(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", np.zeros(16_000, np.float32), 16_000)
+    (tmp_path / "audio" / "a.txt").write_text("still")
+    with pytest.raises(ConfigError, match=r"^source.uri: .*audio: no recording can be trained on \(no_speech 1\)$"):
+        prepare(tmp_path, segment=SegmentConfig())
+
+
+def test_the_same_source_is_decoded_once(folder: Path) -> None:
+    first = prepare(folder)
+    with mock.patch.object(decode.Decoder, "parts", side_effect=AssertionError("decoded again")):
+        again = prepare(folder)
+        assert (again.texts, again.left_out) == (first.texts, first.left_out)
+        with pytest.raises(AssertionError, match="decoded again"):
+            prepare(folder, segment=SegmentConfig(vad=False, max_seconds=1.0, pad_ms=100))
+
+
+def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_examples(folder: Path) -> None:
+    with mock.patch.object(decode.Decoder, "parts", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        prepare(folder)
+    assert prepare(folder).texts == ["null", "eins"]
+
+
+def test_pseudo_labels_in_a_manifest_or_a_parquet_file_are_a_source(folder: Path) -> None:
+    """A pointer to audio and a text per row: what a machine has heard can be trained on as what people wrote."""
+    lines = [{"audio_filepath": str(folder / "audio" / f"{n}.wav"), "text": f"gehört {n}"} for n in (1, 3)]
+    (folder / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert prepare(folder, uri="labels.jsonl").texts == ["gehört 1", "gehört 3"]
+    rows = [{"audio": (folder / "audio" / f"{n}.wav").read_bytes(), "text": f"gehört {n}"} for n in (1, 3)]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
+    assert prepare(folder, uri="labels.parquet").texts == ["gehört 1", "gehört 3"]

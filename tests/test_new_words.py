@@ -1,0 +1,69 @@
+"""The speech with new words: words that the embedded model does not know, on one side of the split only."""
+
+from __future__ import annotations
+
+import functools
+import io
+import random
+
+import pytest
+import soundfile
+from tokenizers import Tokenizer
+
+from infra import make_new_words
+from pipeline.config import LANGUAGES
+from pipeline.model.layout import ASSETS
+from pipeline.training.phrases import is_evaluation, phrase
+from pipeline.training.voices import HELD_OUT_VARIANTS
+from tests.speech_engines import install_espeak
+
+TOKENIZER = Tokenizer.from_file(str(ASSETS / "tiny" / "tokenizer.json"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def espeak() -> None:
+    install_espeak()
+
+
+def test_every_language_has_thirty_words_that_are_spelled_without_bytes() -> None:
+    words = make_new_words.new_words()
+    assert tuple(words) == LANGUAGES
+    for language, held in words.items():
+        assert len(held) == 30
+        for word in held:
+            tokens = TOKENIZER.encode(word, add_special_tokens=False).tokens
+            assert not [token for token in tokens if token.startswith("<")], (language, word)
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_phrase_has_a_new_word(language: str) -> None:
+    rng = random.Random(0)
+    words = make_new_words.new_words()[language]
+    phrases = [make_new_words.new_phrase(language, rng) for _ in range(200)]
+    assert all(any(word in text for word in words) for text in phrases)
+    heard = {word for text in phrases for word in words if word in text}
+    assert len(heard) == 30
+    assert any(text not in words for text in phrases)
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_what_is_spoken_is_on_one_side_of_the_split(held_out: bool) -> None:
+    """By voice and by text; it fits window and canvas, and old phrases are the model's own."""
+    speak = functools.partial(make_new_words.rows, held_out=held_out, engines=("espeak",))
+    made = [*speak("new", 1, make_new_words.new_phrase), *speak("old", 1, phrase)]
+    assert [row["language"] for row in made] == [*LANGUAGES, *LANGUAGES]
+    for row in made:
+        assert is_evaluation(row["text"]) == held_out
+        assert any(row["voice"].endswith(f"+{variant}") for variant in HELD_OUT_VARIANTS) == held_out
+        assert len(TOKENIZER.encode(row["text"], add_special_tokens=False).ids) < 16
+        samples, rate = soundfile.read(io.BytesIO(row["audio"]))
+        assert rate == 16_000
+        assert 0.3 < len(samples) / rate <= 4.8
+
+
+def test_a_second_call_speaks_the_same() -> None:
+    first, second = (
+        list(make_new_words.rows("new", 1, make_new_words.new_phrase, held_out=True, engines=("espeak",)))
+        for _ in range(2)
+    )
+    assert first == second
