@@ -18,7 +18,9 @@ from pipeline.model.engine import Engine
 from pipeline.model.head_choice import Choice, choose, example, faster, obstacle
 from pipeline.model.vocabulary_head import HeadOutput, State, tile_step
 from tests.small_model import noise_segment, random_model
+from tests.triton_process import TIMEOUT
 
+pytestmark = TIMEOUT
 CPU = torch.device("cpu")
 ROWS = 2000
 

@@ -22,7 +22,9 @@ from pipeline.model.confidence import FinalCanvas
 from pipeline.model.lane import Lane, Prepared
 from pipeline.model.vocabulary_head import HeadOutput, State, _start, tile_step, vocabulary_head
 from tests.small_model import random_model
+from tests.triton_process import TIMEOUT
 
+pytestmark = TIMEOUT
 CAP = 30.0
 
 

@@ -17,7 +17,7 @@ import pytest
 
 VERSION = "3.7.1"  # what the CUDA builds of torch 2.13.0 require
 FOLDER = Path(sys.prefix, "triton")
-INSTALL_SECONDS = 600  # a wheel of 190 MB, 690 MB unpacked; 10 s where the network is good
+TIMEOUT = pytest.mark.timeout(900)  # the first test installs it: a wheel of 198 MB, 691 MB unpacked
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,9 @@ def triton_path() -> str | None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
             pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", "--target", str(FOLDER)]
-            subprocess.run([*pip, f"triton=={VERSION}"], check=True, timeout=INSTALL_SECONDS)
+            ran = subprocess.run([*pip, f"triton=={VERSION}"], capture_output=True, text=True, check=False)
+            if ran.returncode:
+                pytest.skip(f"needs triton=={VERSION}: {ran.stderr[-500:]}")
             done.touch()
     return str(FOLDER)
 
