@@ -49,7 +49,7 @@ bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside trans
 	@$(BIN)/python -m jobs.bench engine --size tiny --json out/bench/tiny.json --markdown out/bench/tiny.md
 	@$(BIN)/python -m jobs.bench engine --size tiny --compile \
 		--json out/bench/tiny-compiled.json --markdown out/bench/tiny-compiled.md
-	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 --compile \
+	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 --compile --no-auto \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md
 
 bench-gpu: setup ## the same on a CUDA GPU of 80 GB, full-size random weights, faster vocabulary head; not run by us so far
