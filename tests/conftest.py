@@ -11,7 +11,18 @@ settings.load_profile("fullcanvas")
 
 # Whole runs and kills: minutes of waiting. They come first, so that no process of `make test` is left alone with one.
 LONG = (
-    *("kill_s3", "kill", "distributed", "cluster_submit", "suspects", "flow", "jobs", "source_runs", "exactly_once_s3"),
+    *(
+        "kill_s3",
+        "kill",
+        "evaluate_self",
+        "distributed",
+        "cluster_submit",
+        "suspects",
+        "flow",
+        "jobs",
+        "source_runs",
+        "exactly_once_s3",
+    ),
     *("engine_steady", "storage_s3", "demo", "throughput_bench", "cluster", "bad_audio_run", "parts", "commit"),
 )
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -24,23 +21,15 @@ def evaluate(output: Path, *overrides: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,
     )
 
 
 @pytest.mark.timeout(600)
 def test_the_gate_is_open_for_the_model_as_it_is_and_closes_on_damage(tmp_path: Path) -> None:
     output = tmp_path / "out"
-    killed = evaluate(output)
-    while not list(output.glob("runs/ci/*/commits/*/*.json")):
-        assert killed.poll() is None, killed.communicate()
-        time.sleep(0.5)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate()
-
-    resumed = evaluate(output)
-    printed, said = resumed.communicate()
-    assert resumed.returncode == 0, printed + said
+    unchanged = evaluate(output)
+    printed, said = unchanged.communicate()
+    assert unchanged.returncode == 0, printed + said
     assert "passed" in printed
     rows = pq.read_table(output / "evaluations", partitioning="hive")
     assert rows.num_rows == 240
