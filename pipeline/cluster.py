@@ -18,6 +18,7 @@ from pipeline.config import ComputeConfig
 
 log = logging.getLogger(__name__)
 
+REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # Ray's agent looks at every process of the node this often
 START_ATTEMPTS = 3  # a raylet that needs more than 30 s on a busy machine makes ray.init fail
 
 
@@ -137,6 +138,7 @@ def local_cpus(compute: ComputeConfig) -> int:
 
 
 def _start_local(compute: ComputeConfig) -> None:
+    os.environ.setdefault(REPORTER, "60000")  # no dashboard shows it, and every 5 s is a tenth of a core
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):

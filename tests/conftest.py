@@ -6,7 +6,9 @@ from hypothesis import HealthCheck, settings
 pytest_plugins = ["tests.browser", "tests.ceph", "tests.runs", "tests.triton_process"]
 
 # The same examples everywhere, and no verdict from a clock: a busy machine is no failure.
-settings.register_profile("fullcanvas", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "fullcanvas", max_examples=50, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fullcanvas")
 
 # Whole runs and kills: minutes of waiting. They come first, so that no process of `make test` is left alone with one.

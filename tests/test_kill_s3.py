@@ -69,7 +69,7 @@ def check_exact(bucket: str, recordings: int) -> None:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("seed", "recordings", "lives"), [(1, 205, 2), (2, 40, 1), (5, 40, 1)])
+@pytest.mark.parametrize(("seed", "recordings", "lives"), [(1, 205, 2), (2, 80, 1), (5, 60, 1)])
 def test_whatever_is_killed_every_recording_is_there_once(
     ceph: Ceph, bucket: str, tmp_path: Path, small_model_dir: Path, seed: int, recordings: int, lives: int
 ) -> None:
