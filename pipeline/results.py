@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -73,9 +73,14 @@ def _parts(storage: Storage, table: str) -> Iterator[str]:
     return (key for key in storage.list(f"{table}/") if key.endswith(".parquet"))
 
 
-def _line(recording_id: str, rows: list[tuple[str | None, str, float | None]]) -> Line:
-    text = join_words([{"text": text} for _, text, _ in rows if text])
-    weighted = [(confidence, len(text) or 1) for _, text, confidence in rows if confidence is not None]
+def joined(segments: Iterable[tuple[str, float | None]]) -> tuple[str, float | None]:
+    """Text and confidence of a recording from those of its segments, in order; the mean is over characters."""
+    held = list(segments)
+    weighted = [(confidence, len(text) or 1) for text, confidence in held if confidence is not None]
     weight = sum(length for _, length in weighted)
     confidence = sum(value * length for value, length in weighted) / weight if weight else None
-    return Line(recording_id, rows[0][0], text, confidence)
+    return join_words([{"text": text} for text, _ in held if text]), confidence
+
+
+def _line(recording_id: str, rows: list[tuple[str | None, str, float | None]]) -> Line:
+    return Line(recording_id, rows[0][0], *joined((text, confidence) for _, text, confidence in rows))

@@ -209,12 +209,12 @@ EVALUATED = pa.schema(  # one row per recording of an evaluated set; kept under 
         ("date", pa.string()),  # of the evaluation, UTC, YYYY-MM-DD
         ("set", pa.string()),
         ("language", pa.string()),  # "unknown" where the source does not say
-        ("evaluation", pa.string()),  # id of the evaluation: its name and its time
+        ("evaluation", pa.string()),  # its id: name, run and the beginning of config_hash
         ("evaluated_at", pa.timestamp("s", "UTC")),
         ("model", pa.string()),  # name@hash of the weights
         ("revision", pa.string()),
         ("fingerprint", pa.string()),  # of the output that was scored
-        ("config_hash", pa.string()),  # of all settings of the evaluation
+        ("config_hash", pa.string()),  # of the settings that decide the figures
         ("code_version", pa.string()),
         ("hardware", pa.string()),
         ("normaliser", pa.string()),  # name/version

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,22 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert message in said[0]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("{denoise.max_steps: [4, 0]}", "sweep: denoise.max_steps: .* (given: 0)"),
+        ("{model.name: [tiny, /no/such/model]}", "model.name: /no/such/model"),
+    ],
+)
+def test_a_value_of_a_sweep_that_cannot_be_is_told_before_anything_is_done(
+    tmp_path: Path, sweep: str, message: str
+) -> None:
+    words = [f"output.uri={tmp_path / 'out'}", "sets.dev.source.uri=/nowhere", f"sweep={sweep}"]
+    with pytest.raises(ConfigError, match=re.escape(message).replace("\\.\\*", ".*")):
+        evaluate(load(EvaluateConfig, None, words))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_help_names_settings_of_sets(capsys: pytest.CaptureFixture[str]) -> None:

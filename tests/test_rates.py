@@ -106,3 +106,13 @@ def test_hypotheses_are_spoiled_before_they_are_counted() -> None:
         CorruptConfig(delete_words=1.0),
     )
     assert (spoiled["hypothesis"], spoiled["word_deletions"]) == ("", 3)
+
+
+def test_recordings_of_the_only_speaker_are_drawn_one_by_one() -> None:
+    alone = [
+        row(number, "one lost sentence", "one sentence" if number % 2 else "one lost sentence") for number in range(8)
+    ]
+    (found, *_) = rates(alone, resamples=200, seed=0)
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1 / 6 < found.high

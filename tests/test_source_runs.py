@@ -83,13 +83,6 @@ def manifest(root: Path) -> Archive:
     return Archive(path, {"one": (*DE, {"mood": "🙂"}), part: (*ZH, None)}, seconds=1.7, dead=dead)
 
 
-def table_of_text(root: Path) -> Archive:
-    write_tree(root, {"a.wav": WAV, "b.flac": FLAC})
-    path = root / "m.csv"
-    path.write_text(f'id,path,sentence,locale,note\n1,a.wav,"{DE[1]}",de,"a, b"\n2,b.flac,{ZH[1]},zh,\n')
-    return Archive(path, {"1": (*DE, {"note": "a, b"}), "2": (*ZH, {"note": None})}, seconds=2.4)
-
-
 def lhotse(root: Path) -> Archive:
     root.mkdir()
     noise = np.random.default_rng(0).uniform(-0.3, 0.3, (80_000, 2))
@@ -170,14 +163,13 @@ def books(config: RunConfig) -> dict[str, Any]:
         ("webdataset", webdataset),
         ("parquet", parquet),
         ("manifest", manifest),
-        ("manifest", table_of_text),
         ("manifest", lhotse),
         ("librispeech", librispeech),
         ("huggingface", huggingface),
         ("files", files),
         ("fleurs", fleurs),
     ],
-    ids=["webdataset", "parquet", "jsonl", "csv", "lhotse", "librispeech", "huggingface", "files", "fleurs"],
+    ids=["webdataset", "parquet", "jsonl", "lhotse", "librispeech", "huggingface", "files", "fleurs"],
 )
 def test_what_a_source_says_is_in_the_tables(
     name: str,

@@ -14,7 +14,7 @@ under one system than under the other, few blocks do not show the tail, and 20 s
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,6 +77,16 @@ def paired(
     low, high = _bounds(draws, 1 - level)
     p = float((1 + np.count_nonzero(draws <= 0)) / (1 + resamples))
     return Paired(float((new_B - old_B).sum() / units_B.sum()), low, high, p)
+
+
+def blocks_of(rows: Iterable[tuple[str, str, str | None]]) -> list[str]:
+    """What is drawn together, of (set, recording, speaker): a speaker's recordings of a set, or one without a speaker.
+
+    Where that would be one block, recordings: what is found then holds for this speaker.
+    """
+    held = list(rows)
+    blocks = [f"{group}\0speaker {who}" if who else f"{group}\0recording {name}" for group, name, who in held]
+    return blocks if len(set(blocks)) > 1 else [f"{group}\0recording {name}" for group, name, _ in held]
 
 
 def block_sums(blocks: Sequence[str], *values: ArrayLike) -> tuple[np.ndarray, ...]:

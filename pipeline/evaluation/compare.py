@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.config import ConfigError
-from pipeline.evaluation.bootstrap import language_seed, paired
+from pipeline.evaluation.bootstrap import blocks_of, language_seed, paired
 from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Check, Comparison, Rates, Verdict, headline
 from pipeline.evaluation.significance import detectable, holm, mapsswe
@@ -113,7 +113,10 @@ def _compared(
     """One language or all, at least two pairs; p not corrected. share: of alpha, for the smallest difference seen."""
     new, old = (_counted(pairs, name) for name in ("new", "old"))
     units = _counted(pairs, "new", ("hits", "substitutions", "deletions"))
-    blocks = _blocks(pairs)
+    speakers = pc.coalesce(pairs["speaker_new"], pairs["speaker_old"])
+    blocks = blocks_of(
+        zip(*(column.to_pylist() for column in (pairs["set"], pairs["recording_id"], speakers)), strict=True)
+    )
     tested = paired(new, old, units, blocks, resamples=resamples, seed=language_seed(seed, language), level=1 - alpha)
     return Comparison(
         language=language,
@@ -144,14 +147,6 @@ def _counted(
     )
     by_characters = pc.is_in(pairs["language_new"], pa.array(CHARACTER_LANGUAGES)).to_numpy()
     return np.where(by_characters, chars, words)
-
-
-def _blocks(pairs: pa.Table) -> list[str]:
-    """[recordings]: speakers within their set, recordings where unknown or where there would be one block."""
-    speakers = pc.coalesce(pairs["speaker_new"], pairs["speaker_old"]).to_pylist()
-    keys = list(zip(pairs["set"].to_pylist(), pairs["recording_id"].to_pylist(), speakers, strict=True))
-    blocks = [f"{group}\0speaker {who}" if who else f"{group}\0recording {name}" for group, name, who in keys]
-    return blocks if len(set(blocks)) > 1 else [f"{group}\0recording {name}" for group, name, _ in keys]
 
 
 def _regression(one: Comparison) -> str:

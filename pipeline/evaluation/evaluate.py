@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
+import pydantic
+
 from pipeline import __version__
 from pipeline.cluster import ray_cluster
-from pipeline.config import OutputConfig, RunConfig
+from pipeline.config import ConfigError, OutputConfig, RunConfig
 from pipeline.evaluation import history
 from pipeline.evaluation.compare import compare, verdict
 from pipeline.evaluation.junit import junit_xml
@@ -53,6 +55,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
 
     Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
     """
+    swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # mistakes before hours
     storage = open_storage(config.output.uri, config=config.storage)
     about = _about(config)
     run = config.run or datetime.now(UTC).date().isoformat()
@@ -67,7 +70,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     }
     with contextlib.ExitStack() as stack:
         base = _round(config, run, common, stack)
-        sweep = [_point(config, settings, run, common, stack) for settings in _combinations(config)]
+        sweep = [_point(one, settings, run, common, stack) for settings, one in swept]
     rows = base.rows
     found = rates(rows, resamples=config.gate.resamples, seed=config.gate.seed)
     table = to_table(rows, EVALUATED)
@@ -141,8 +144,9 @@ def _combinations(config: EvaluateConfig) -> Iterator[dict[str, Any]]:
 def _point(
     config: EvaluateConfig, settings: dict[str, Any], run: str, common: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> SweepPoint:
+    """One combination. config: with its settings."""
     log.info("sweep %s", ", ".join(f"{key}={value}" for key, value in settings.items()))
-    done = _round(_with(config, settings), run, common, stack)
+    done = _round(config, run, common, stack)
     held = rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
     steps = [row["steps"] for row in done.rows if row["steps"] is not None]
     return SweepPoint(
@@ -155,12 +159,22 @@ def _point(
 
 
 def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
-    """The config with some settings changed. Raises pydantic.ValidationError where a value is none."""
+    """The config with some settings changed. Raises ConfigError naming a value that cannot be."""
     tree = config.model_dump(mode="json")
     for key, value in settings.items():
         section, _, name = key.partition(".")
         tree[section][name] = value
-    return EvaluateConfig.model_validate(tree)
+    try:
+        changed = EvaluateConfig.model_validate(tree)
+    except pydantic.ValidationError as err:
+        first = err.errors()[0]
+        key = ".".join(str(part) for part in first["loc"][:2])
+        raise ConfigError(
+            f"sweep: {key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
+        ) from None
+    if changed.model != config.model:
+        layout.describe(changed.model.name, changed.model.revision)
+    return changed
 
 
 def _about(config: EvaluateConfig) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 OUT/evaluations/date=YYYY-MM-DD/set=NAME/language=xx/EVALUATION.parquet   a row per recording, schemas.EVALUATED
 OUT/results/EVALUATION.json                                              rates, comparisons, verdict: one object each
+OUT/results/EVALUATION.started                                           when it began, so that a resume keeps its date
 OUT/baselines/NAME.json                                                  which evaluation NAME stands for
 """
 
@@ -29,19 +30,21 @@ PREVIOUS = "previous"
 _KEY = re.compile(rf"{ROWS}/date=([^/]+)/set=([^/]+)/language=([^/]+)/([^/]+)\.parquet")
 
 
-def write_rows(storage: Storage, rows: pa.Table) -> None:
-    """Rows of one evaluation, a file per date, set and language; written again they replace themselves."""
-    groups = rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist()
-    for group in groups:
+def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
+    """Rows of one evaluation, a file per date, set and language; written again they replace themselves. The keys."""
+    written = set()
+    for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
         mask = pa.scalar(True)
         for name in PARTITIONS:
             mask = pc.and_(mask, pc.equal(rows[name], group[name]))
         held = rows.filter(mask)
-        evaluation = held["evaluation"][0].as_py()
+        key = _row_key(group, held["evaluation"][0].as_py())
         with storage.scratch() as directory:
             path = directory / "rows.parquet"
             pq.write_table(held.drop_columns(list(PARTITIONS)), path, compression="zstd")
-            storage.put(_row_key(group, evaluation), path.read_bytes())
+            storage.put(key, path.read_bytes())
+        written.add(key)
+    return written
 
 
 def read_rows(storage: Storage, evaluation: str) -> pa.Table:
@@ -62,8 +65,9 @@ def read_rows(storage: Storage, evaluation: str) -> pa.Table:
 
 
 def write_result(storage: Storage, name: str, evaluation: Evaluation) -> None:
-    """The result as JSON."""
-    content = {"name": name} | asdict(evaluation) | {"history": []}
+    """The result as JSON; rates of speakers, lengths and noise follow from the rows and are left out."""
+    rates = [asdict(rate) for rate in evaluation.rates if rate.group in ("all", "set", "language")]
+    content = {"name": name} | asdict(evaluation) | {"history": [], "rates": rates}
     storage.put(f"{RESULTS}/{evaluation.evaluation}.json", json.dumps(content, indent=1, default=_text).encode())
 
 
@@ -74,9 +78,10 @@ def keep(storage: Storage, target: str, rows: pa.Table, config: StorageConfig) -
         storage.put(f"{BASELINES}/{target}.json", json.dumps(content).encode())
         return
     other = open_storage(target, config=config)
+    written = write_rows(other, rows)
     for key in list(other.list(f"{ROWS}/")):
-        other.delete(key)
-    write_rows(other, rows)
+        if key not in written:
+            other.delete(key)
 
 
 def results(storage: Storage) -> list[dict[str, Any]]:

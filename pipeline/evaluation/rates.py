@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
-from pipeline.evaluation.bootstrap import interval
+from pipeline.evaluation.bootstrap import blocks_of, interval
 from pipeline.evaluation.result import Counts, Metric, Rates, headline
 
 Row = Mapping[str, Any]  # of schemas.EVALUATED
@@ -55,7 +55,7 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
         low, high = interval(
             [one.errors for one in headlines],
             [one.units for one in headlines],
-            [block_of(row) for row in scored],
+            blocks_of((row["set"], row["recording_id"], row["speaker"]) for row in scored),
             resamples=resamples,
             seed=seed,
         )
@@ -82,13 +82,6 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
 def counts(row: Row, prefix: str) -> Counts:
     """prefix: word, char or merged."""
     return Counts(*(row[f"{prefix}_{name}"] for name in ("hits", "substitutions", "deletions", "insertions")))
-
-
-def block_of(row: Row) -> str:
-    """What is resampled together: a speaker's recordings of a set, or one recording where the speaker is unknown."""
-    return f"{row['set']}\0{row['language']}\0" + (
-        f"speaker {row['speaker']}" if row["speaker"] else f"recording {row['recording_id']}"
-    )
 
 
 def _sum(rows: Iterable[Row], prefix: Callable[[Row], str]) -> Counts:

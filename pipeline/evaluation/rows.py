@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from pipeline.config import ConfigError
 from pipeline.evaluation.corpora import snr_of, speaker_of
 from pipeline.plan import plan_names, read_plan
+from pipeline.results import joined
 from pipeline.schemas import RecordingRef
-from pipeline.stitch import join_words
 from pipeline.storage import Storage
 
 SEGMENT_COLUMNS = [
@@ -80,10 +80,7 @@ def _heard(ref: RecordingRef, found: _Found) -> Heard:
 def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Heard:
     segments.sort(key=lambda row: (row["channel"] or 0, row["segment_index"]))
     row = _known(ref, segments[0], ref.recording_id, "transcribed")
-    row.hypothesis = join_words([{"text": one["text"]} for one in segments if one["text"]])
-    weighted = [(one["confidence"], len(one["text"]) or 1) for one in segments if one["confidence"] is not None]
-    if weight := sum(length for _, length in weighted):
-        row.confidence = sum(value * length for value, length in weighted) / weight
+    row.hypothesis, row.confidence = joined((one["text"], one["confidence"]) for one in segments)
     steps = [one["steps"] for one in segments if one["steps"]]
     row.steps = sum(steps) / len(steps) if steps else None
     if row.seconds is None:
