@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ def launch(config: AdapterConfig) -> None:
     _fits(c)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config=config.model_dump(mode="json"),
+        train_loop_config={"config": config.model_dump(mode="json"), "folder": str(Path.cwd())},
         torch_config=TorchConfig(timeout_s=TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=c.workers, use_gpu=c.gpus_per_worker > 0, resources_per_worker=_resources(c)
@@ -44,10 +45,11 @@ def launch(config: AdapterConfig) -> None:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """In a process of Ray: one worker from beginning to end."""
+    """In a process of Ray: one worker from beginning to end, in the job's folder (Ray Train goes to one of its own)."""
     from pipeline.training.adapter import work
 
-    config = AdapterConfig.model_validate(settings)
+    os.chdir(settings["folder"])
+    config = AdapterConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     group = Group(get_device(), context.get_world_rank(), context.get_world_size())
     work(config, group, ray.train.report)
