@@ -34,6 +34,26 @@ def test_training_starts_from_the_named_weights_and_tokenizer(tmp_path: Path) ->
     assert all(parameter.requires_grad for parameter in run.parameters)
 
 
+def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(tmp_path: Path) -> None:
+    config(tmp_path / "earlier", texts=["good night", "yes"])
+    more = {"retokenise": True, "also": [str(tmp_path / "earlier")], "size": {"vocab_size": 400}}
+    settings = config(tmp_path / "run", texts=["a zebra", "hello"], **more)
+    run = build.trainer(settings)
+    assert run.batches.cache.texts == ["a zebra", "hello", "good night", "yes"]
+    assert run.model.tokenizer.token_to_id("\u2581zebra") is not None
+    tiny = checkpoint.load("tiny")
+    assert torch.equal(run.model.state_dict()["projector.output.weight"], tiny.state_dict()["projector.output.weight"])
+    again = build.trainer(settings)
+    assert again.model.tokenizer.to_str() == run.model.tokenizer.to_str()
+    assert torch.equal(again.model.backbone.lm_head.weight, run.model.backbone.lm_head.weight)
+
+
+def test_a_folder_without_features_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match=f"^also: {tmp_path}/none/features: no cached features"):
+        build.trainer(config(tmp_path / "run", texts=["yes"], also=[str(tmp_path / "none")]))
+
+
 def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_were_overwritten(tmp_path: Path) -> None:
     given = tmp_path / "given"
     checkpoint.save(checkpoint.load("tiny"), given)

@@ -17,6 +17,7 @@ from pipeline.model.encoder import AudioEncoder
 from pipeline.training import data, measure
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import EOS, TrainConfig, asr_config
+from pipeline.training.retokenise import retokenised
 from pipeline.training.synthesis import Split, synthesise
 from pipeline.training.tokenizer import train_tokenizer
 
@@ -67,10 +68,12 @@ def make_features(config: TrainConfig) -> None:
 def trainer(config: TrainConfig) -> Trainer:
     """Model, tokenizer and batches of a training run, before its first step or its checkpoint."""
     folder = Path(config.folder)
-    cache = data.FeatureCache(folder / "features")
-    if not len(cache):
-        raise ConfigError(f"folder: {folder / 'features'}: no cached features; run with stage=all or stage=features")
-    model = _started(config, folder / "start") if config.start else _random(config, folder, cache)
+    for name in (config.folder, *config.also):
+        if not any((Path(name) / "features").glob("*.json")):
+            key = "folder" if name == config.folder else "also"
+            raise ConfigError(f"{key}: {name}/features: no cached features; run with stage=all or stage=features")
+    cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
+    model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
     batches = data.Batches(
         cache,
         model.tokenizer,
@@ -98,32 +101,40 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
     (folder / "MODEL_CARD.md").write_text(measure.card(measurement, config, run.done, command), encoding="utf-8")
 
 
-def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
-    """A new tokenizer, unless the folder has one, and weights drawn from the seed."""
+def _tokenizer(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Tokenizer:
+    """A new one, trained on the texts of the corpus, unless the folder has one."""
     path = folder / "tokenizer.json"
     if not path.exists():
         train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
-    tokenizer = Tokenizer.from_file(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
+    """Weights drawn from the seed."""
+    tokenizer = _tokenizer(config, folder, cache)
     torch.manual_seed(config.seed)
     model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
     model.encoder.load_whisper(_whisper(config))
     return model
 
 
-def _started(config: TrainConfig, kept: Path) -> AsrModel:
+def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
     """The model that `start` names, trainable. Raises ConfigError where it is not of the size section.
 
     It is copied to the folder at first: `export` may overwrite the place it came from, and a resume starts the same.
     """
+    kept = folder / "start"
     if not kept.exists():
         temporary = kept.with_suffix(".tmp")
         shutil.copytree(checkpoint.directory(str(config.start)), temporary, dirs_exist_ok=True)
         temporary.replace(kept)
-    model = checkpoint.load(str(kept)).requires_grad_(True)
-    wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
-    if model.config != wanted:
+    model = checkpoint.load(str(kept))
+    if model.config != asr_config(config.size, model.tokenizer.get_vocab_size()):
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
-    return model
+    if config.retokenise:
+        tokenizer = _tokenizer(config, folder, cache)
+        model = retokenised(model, tokenizer, asr_config(config.size, tokenizer.get_vocab_size()))
+    return model.requires_grad_(True)
 
 
 def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:

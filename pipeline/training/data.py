@@ -69,15 +69,16 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
 
 
 class FeatureCache:
-    """Random access over cached shards (memory-mapped)."""
+    """Random access over the cached shards of one or more folders (memory-mapped)."""
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, *caches: Path) -> None:
         self.texts: list[str] = []
         self.languages: list[str] = []
         self.voices: list[str] = []
         self._where: list[tuple[int, int]] = []
         self._shards: list[np.ndarray] = []
-        for number, path in enumerate(sorted(cache.glob("*.json"))):
+        shards = [path for cache in caches for path in sorted(cache.glob("*.json"))]
+        for number, path in enumerate(shards):
             tree = json.loads(path.read_text())
             self._shards.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
             self._where += [(number, row) for row in range(len(tree["texts"]))]

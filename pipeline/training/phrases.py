@@ -21,7 +21,7 @@ TEMPLATE_ONLY = frozenset({"function", "clock", "counts"})  # lists that random 
 ITEM_COUNTS = (1, 2, 3, 4, 5, 6)  # items of a random sequence; an item is "monday" or "twenty three"
 ITEM_WEIGHTS = (10, 22, 26, 20, 14, 8)
 NUMBER_SHARE = 0.3  # of the items of a random sequence
-TEMPLATE_SHARE = 0.5
+TEMPLATE_SHARE = 0.4
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -72,7 +72,7 @@ def vocabulary(language: str) -> Vocabulary:
 def phrase(language: str, rng: random.Random) -> str:
     """One phrase of 1 to 8 words (Mandarin: 1 to 14 characters), lower case, without punctuation.
 
-    Half of the phrases fill a template, the others are random sequences. The same rng state gives the same phrase.
+    Two phrases in five fill a template, the others are random sequences. The same rng state gives the same phrase.
     Raises ValueError if the language is not one of LANGUAGES.
     """
     table = vocabulary(language)

@@ -74,6 +74,10 @@ class TrainConfig(Section):
         None, description="tiny or a fullcanvas/1 directory whose weights training starts from; null: from random ones"
     )
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
+    retokenise: bool = Field(
+        False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"
+    )
+    also: list[str] = Field([], description="folders of earlier runs whose cached features are trained on as well")
     seed: int = Field(0, ge=0, description="of phrases, voices, weights, batches and noise")
     threads: int = Field(2, ge=1, description="of torch")
     stage: Literal["all", "corpus", "features", "train", "export"] = Field(
