@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cluster import pin_authentication
+from pipeline.config import RunConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 pin_authentication()  # some test files import ray before any cluster starts
@@ -33,3 +35,29 @@ def local_ray() -> Iterator[None]:
 
     with ray_cluster(ComputeConfig()):
         yield
+
+
+def in_this_process(config: RunConfig) -> None:
+    """From the plan to the tables through the same stages one after the other, without Ray."""
+    from pipeline.decode import Decoder
+    from pipeline.fingerprint import fingerprint_id
+    from pipeline.finish import Finisher
+    from pipeline.model.layout import describe
+    from pipeline.model.replica import Replica
+    from pipeline.plan import read_fingerprint, todo
+    from pipeline.publish import publish
+    from pipeline.run import prepare
+    from pipeline.schemas import UNIT_DECODED, to_table, unit_to_json
+
+    storage, info = prepare(config), describe(config.model.name, config.model.revision)
+    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    replica = Replica(config.model_dump(mode="json"))
+    mark = fingerprint_id(read_fingerprint(storage))
+    finisher = Finisher(config.output.uri, model=f"{info.name}@{info.weights_hash}", fingerprint=mark)
+    try:
+        for unit in todo(storage):
+            for row in decoder.parts(unit_to_json(unit)):
+                finisher(asyncio.run(replica(to_table([row | {"retries": "{}"}], UNIT_DECODED))))
+    finally:
+        replica.engine.close()
+    publish(storage)

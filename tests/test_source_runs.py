@@ -1,4 +1,7 @@
-"""A whole run over each source format, found by itself: ids, references, languages and metadata reach the tables."""
+"""A whole run over each source format, found by itself: ids, references, languages and metadata reach the tables.
+
+On Ray the formats whose readers bring something of their own into its workers, the others through the same stages.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +24,14 @@ from pipeline.schemas import SAMPLE_RATE
 from tests import corpora
 from tests.archives import settings, wav
 from tests.audio_files import encoded
+from tests.runs import in_this_process
 from tests.test_sources_librispeech import write as write_tree
 from tests.test_sources_manifest import cut, write_lines
 from tests.test_sources_parquet import AUDIO
 from tests.test_sources_webdataset import write_tar
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.timeout(300)
+ON_RAY = ("webdataset", "huggingface")
 
 SECONDS = 1.2
 WAV, FLAC, OPUS = (encoded(kind, SECONDS) for kind in ("wav", "flac", "opus"))
@@ -140,11 +145,8 @@ def fleurs(root: Path) -> Archive:
     return Archive(root, heard, seconds=seconds)
 
 
-def run(archive: Archive, out: Path, model: Path, *more: str) -> RunConfig:
-    words = ("source.format=auto", f"source.language={archive.language}", *more)
-    config = settings(archive.uri, out, model, *words)
-    transcribe(config)
-    return config
+def config_for(archive: Archive, out: Path, model: Path, *more: str) -> RunConfig:
+    return settings(archive.uri, out, model, "source.format=auto", f"source.language={archive.language}", *more)
 
 
 def table(config: RunConfig, name: str) -> list[dict[str, Any]]:
@@ -177,10 +179,14 @@ def test_what_a_source_says_is_in_the_tables(
     tmp_path: Path,
     small_model_dir: Path,
     caplog: pytest.LogCaptureFixture,
+    request: pytest.FixtureRequest,
 ) -> None:
     archive = build(tmp_path / "in")
+    config = config_for(archive, tmp_path / "out", small_model_dir)
+    if name in ON_RAY:
+        request.getfixturevalue("local_ray")
     with caplog.at_level(logging.INFO):
-        config = run(archive, tmp_path / "out", small_model_dir)
+        (transcribe if name in ON_RAY else in_this_process)(config)
     assert f"{archive.uri} is read as {name} " in caplog.text
     rows = table(config, "transcripts")
     assert {row["recording_id"] for row in rows} == set(archive.heard)
@@ -197,12 +203,14 @@ def test_what_a_source_says_is_in_the_tables(
         assert found["seconds_in"] == archive.seconds
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_both_sides_of_a_call_are_transcribed_and_counted(tmp_path: Path, small_model_dir: Path) -> None:
     wav(tmp_path / "in/mono.wav", 1.5)
     sides = np.random.default_rng(0).integers(-8000, 8000, (round(2.5 * SAMPLE_RATE), 2), dtype=np.int16)
     soundfile.write(tmp_path / "in/call.wav", sides, SAMPLE_RATE, subtype="PCM_16")
     archive = Archive(tmp_path / "in", {}, "en")
-    config = run(archive, tmp_path / "out", small_model_dir, "source.channels=split")
+    config = config_for(archive, tmp_path / "out", small_model_dir, "source.channels=split")
+    transcribe(config)
     rows = [(row["recording_id"], row["channel"], row["start_ms"]) for row in table(config, "transcripts")]
     assert {row[:2] for row in rows} == {("call.wav", 0), ("call.wav", 1), ("mono.wav", 0)}
     first, second = ([at for name, channel, at in rows if (name, channel) == ("call.wav", side)] for side in (0, 1))
