@@ -44,7 +44,11 @@ def heard(config: RunConfig) -> list[tuple[Any, ...]]:
 
 @pytest.fixture(scope="module")
 def done(source: Path, small_model_dir: Path, local_ray: None) -> RunConfig:
+    """Planned with one more recording, which is gone when it is read."""
     config = settings(source, source.parent / "out", small_model_dir)
+    wav(source / "r009b.wav", 2.0, 9)
+    prepare(config)
+    (source / "r009b.wav").unlink()
     transcribe(config)
     return config
 
@@ -55,6 +59,7 @@ def test_every_recording_is_there_once_and_the_books_close(done: RunConfig) -> N
     assert {row["recording_id"]: row["reason"] for row in letters} == {
         "r003b.wav": "empty_file",
         "r007b.wav": "not_audio",
+        "r009b.wav": "missing_file",
     }
     assert len({(row["recording_id"], row["segment_index"]) for row in rows}) == len(rows)
     report = books(done)
@@ -89,9 +94,14 @@ def test_the_text_does_not_depend_on_units_canvases_or_replicas(
         assert one[5] == pytest.approx(two[5], abs=1e-4)
 
 
-def test_a_resume_does_what_is_missing_and_nothing_else(source: Path, small_model_dir: Path) -> None:
-    config = settings(source, source.parent / "resumed", small_model_dir)
-    transcribe(config)
+def copy_of(done: RunConfig, folder: Path) -> RunConfig:
+    """The same run in an output of its own, as far as it has come."""
+    shutil.copytree(done.output.uri, folder)
+    return done.model_copy(update={"output": done.output.model_copy(update={"uri": str(folder)})})
+
+
+def test_a_resume_does_what_is_missing_and_nothing_else(done: RunConfig, tmp_path: Path) -> None:
+    config = copy_of(done, tmp_path / "resumed")
     whole, storage = heard(config), open_storage(config.output.uri)
     commits = sorted(storage.list("commits/"))
     for key in commits[:2]:
@@ -105,19 +115,19 @@ def test_a_resume_does_what_is_missing_and_nothing_else(source: Path, small_mode
     assert books(config)["closed"]
 
 
-def test_dead_letters_are_taken_up_again(tmp_path: Path, small_model_dir: Path) -> None:
-    source = archive(tmp_path / "in", 5)
-    config = settings(source, tmp_path / "out", small_model_dir)
-    prepare(config)
-    (source / "r002.wav").rename(tmp_path / "r002.wav")
-    assert transcribe(config)["dead_letters"] == {"missing_file": 1}
-    (tmp_path / "r002.wav").rename(source / "r002.wav")
-    assert transcribe(config)["dead_letters"] == {"missing_file": 1}
+def test_dead_letters_are_taken_up_again(done: RunConfig, source: Path, tmp_path: Path) -> None:
+    config = copy_of(done, tmp_path / "retried")
+    wav(source / "r009b.wav", 2.0, 9)  # it is back
+    first = transcribe(config)
+    assert first["dead_letters"] == {"empty_file": 1, "missing_file": 1, "not_audio": 1}
     summary = transcribe(config.model_copy(update={"retry": "dead_letters"}))
-    assert (summary["dead_letters"], summary["recordings_transcribed"]) == ({}, 5)
-    assert {row["recording_id"] for row in table(config, "transcripts")} == {f"r00{number}.wav" for number in range(5)}
-    assert table(config, "dead_letters") == []
+    assert (summary["dead_letters"], summary["recordings_transcribed"]) == ({"empty_file": 1, "not_audio": 1}, 10)
+    letters = {row["recording_id"] for row in table(config, "dead_letters")}
+    assert letters == {"r003b.wav", "r007b.wav"}
+    names = [*(f"r{number:03d}.wav" for number in range(9)), "r009b.wav"]
+    assert sorted({row["recording_id"] for row in table(config, "transcripts")}) == names
     assert books(config)["closed"]
+    (source / "r009b.wav").unlink()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, small_model_dir: Path) -> None:
