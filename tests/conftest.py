@@ -15,6 +15,7 @@ settings.load_profile("fullcanvas")
 LONG = (
     *(
         "kill_s3",
+        "two_drivers_s3",
         "kill",
         "evaluate_self",
         "distributed",
