@@ -13,6 +13,7 @@ from pipeline.config import LANGUAGES, DenoiseConfig
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.engine import Engine
 from pipeline.schemas import Segment
+from pipeline.training.phrases import vocabulary
 from pipeline.training.recipe import TrainConfig
 
 LANGUAGE_NAMES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "hi": "Hindi", "zh": "Mandarin"}
@@ -98,12 +99,14 @@ def table(measurement: Measurement) -> str:
 def card(measurement: Measurement, config: TrainConfig, steps: int, command: str) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it."""
     p, c, s = config.phases, config.corpus, config.size
+    counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
+    words = ", ".join(f"{name} {count}" for name, count in counts.items())
     return f"""# tiny: the embedded model of fullcanvas
 
 A demonstration-size speech recogniser in the architecture of diffusion-gemma-asr-small: the frozen encoder of
 openai/whisper-base (multilingual, MIT licence), a convolutional projector, and a small backbone of transformers'
 DiffusionGemma classes trained from scratch. It hears a **closed vocabulary** (numbers 0-99, weekdays, months, colours,
-greetings and everyday words of English, German, French, Spanish, Hindi and Mandarin; `pipeline/training/vocabulary/`)
+greetings and everyday words; different words: {words} characters; `pipeline/training/vocabulary/`)
 and nothing else: other words come out as the nearest words it knows.
 
 ## Figures
@@ -116,7 +119,8 @@ flite and pico ones.
 {table(measurement)}
 
 Mean denoising steps used: {measurement.steps_mean:.1f}. The last row is the grounding test: each text scored against
-the answer to another utterance's audio. Real human speech was not measured for this version.
+the answer to another utterance's audio. `python -m infra.human_speech_card` measures recorded people and adds its table
+at the end of this card.
 
 ## Training
 
