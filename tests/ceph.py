@@ -48,6 +48,9 @@ osd pool default pgp num = 4
 osd crush chooseleaf type = 0
 osd objectstore = memstore
 memstore device bytes = 4294967296
+paxos propose interval = 0.1
+objecter tick interval = 0.5
+osd client watch timeout = 3
 [mon.a]
 mon data = {root}/mon
 [osd.0]
@@ -59,7 +62,10 @@ rgw thread pool size = 64
 
 
 class Ceph:
-    """A running gateway. `stop_gateway` and `start_gateway` let a test take it away for a while."""
+    """A running gateway. `kill_gateway` and `start_gateway` let a test take it away for a while.
+
+    What waits in CONFIG is short: by default a new bucket waits 30 s for the watch of a gateway that was killed.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
