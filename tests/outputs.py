@@ -31,7 +31,7 @@ def killable(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Bas
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([target.__module__])  # the imports happen once
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_in_environment, args=(dict(os.environ), target, *arguments, theirs))
+    process = context.Process(target=in_environment, args=(dict(os.environ), target, *arguments, theirs))
     process.start()
     theirs.close()
     try:
@@ -42,7 +42,7 @@ def killable(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Bas
         ours.close()
 
 
-def _in_environment(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
+def in_environment(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
     """The fork server keeps the environment of its own start: a store's keys may have come since."""
     os.environ.update(environment)
     target(*arguments)

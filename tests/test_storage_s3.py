@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing.pool
+import os
 import pickle
 import threading
 import time
@@ -17,6 +18,7 @@ from pipeline.storage import Storage, open_storage, race_probe
 from pipeline.storage_s3 import S3Storage
 from tests.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.faults import Faults, faults_before
+from tests.outputs import in_environment
 
 ROUNDS = 20
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the gateway
@@ -45,9 +47,11 @@ def _race(uri: str, name: int, barrier: object, wins: object) -> None:
 
 
 def test_of_eight_racing_processes_exactly_one_wins(storage: Storage) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the imports happen once
     barrier, wins = context.Barrier(8), context.Queue()
-    processes = [context.Process(target=_race, args=(storage.uri, name, barrier, wins)) for name in range(8)]
+    given = [(dict(os.environ), _race, storage.uri, name, barrier, wins) for name in range(8)]
+    processes = [context.Process(target=in_environment, args=arguments) for arguments in given]
     for process in processes:
         process.start()
     won = dict(wins.get(timeout=200) for _ in range(ROUNDS))
@@ -227,7 +231,7 @@ def test_a_gateway_that_dies_and_comes_back_loses_nothing(ceph: Ceph, storage: S
         while len(wins) < 20:
             time.sleep(0.01)
         ceph.kill_gateway()
-        time.sleep(2)
+        time.sleep(1)
         ceph.start_gateway()
     worker.join(200)
     assert not worker.is_alive()
