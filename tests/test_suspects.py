@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,18 +13,34 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.attempts import PREFIX
+from pipeline.cluster import ray_cluster
+from pipeline.config import ComputeConfig
 from pipeline.decode import START, Heard, idle_row
+from pipeline.run import transcribe
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
 from pipeline.storage import open_storage
 from pipeline.suspects import Broke, alone
-from tests.archives import archive, arguments
+from tests.archives import archive, settings
 from tests.outputs import ref
 
 POISON = Path(__file__).parent / "poison"
 
 
+@pytest.fixture
+def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A local Ray whose processes are poisoned as long as this file is there."""
+    flag = tmp_path / "poison"
+    flag.touch()
+    monkeypatch.setenv("FULLCANVAS_POISON", str(flag))
+    monkeypatch.setenv("PYTHONPATH", str(POISON))
+    with ray_cluster(ComputeConfig()):
+        yield flag
+
+
 @pytest.mark.timeout(600)
-def test_who_breaks_the_process_is_found_among_its_neighbours(tmp_path: Path, small_model_dir: Path) -> None:
+def test_who_breaks_the_process_is_found_among_its_neighbours(
+    poison: Path, tmp_path: Path, small_model_dir: Path
+) -> None:
     source = archive(tmp_path / "in", 10)
     for name, word in (("r001", b"POISON"), ("r005", b"HANG")):  # units of 4
         with (source / f"{name}.wav").open("ab") as stream:
@@ -34,8 +48,8 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(tmp_path: Path, sm
     with (source / "r009.wav").open("r+b") as stream:  # among its samples, which the model is given
         stream.seek(20_000)
         stream.write(b"VENOM")
-    words = arguments(source, tmp_path / "out", small_model_dir)
-    run([*words, "compute.unit_timeout_seconds=15"], {"PYTHONPATH": str(POISON)})
+    config = settings(source, tmp_path / "out", small_model_dir, "compute.unit_timeout_seconds=8")
+    transcribe(config)
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
     assert {(row["recording_id"], row["reason"], row["stage"]) for row in letters} == {
         ("r001.wav", "crashed", "decode"),
@@ -48,7 +62,8 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(tmp_path: Path, sm
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
     assert list(open_storage(str(tmp_path / "out")).list(PREFIX)) == []
 
-    run([*words, "retry=dead_letters"], {})  # the poison is gone
+    poison.unlink()
+    transcribe(config.model_copy(update={"retry": "dead_letters"}))
     assert pq.read_table(tmp_path / "out/dead_letters").num_rows == 0
     assert heard(tmp_path / "out") == everybody
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
@@ -84,12 +99,6 @@ def test_who_dies_once_alone_of_whatever_the_machine_had_is_no_culprit(
     assert results == []
     assert (recording.problem and recording.problem.reason) == reason
     assert recording.samples == (None if reason else 5)
-
-
-def run(words: list[str], environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "jobs.transcribe", *words]
-    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def heard(output: Path) -> set[str]:

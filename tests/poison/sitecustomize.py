@@ -1,6 +1,6 @@
 """Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
 
-The model kills its process on samples with VENOM in them.
+The model kills its process on samples with VENOM in them. All of it while the file FULLCANVAS_POISON is there.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from types import ModuleType
 from typing import Any
 
 
+def poisonous_now() -> bool:
+    return os.path.exists(os.environ["FULLCANVAS_POISON"])  # noqa: PTH110 pathlib would be imported into every process
+
+
 def _poison_decoder(module: Any) -> None:
     stream = module.stream
 
     def poisonous(data: bytes, **options: Any) -> Any:
-        if b"POISON" in data:
+        if b"POISON" in data and poisonous_now():
             os.kill(os.getpid(), signal.SIGKILL)
-        if b"HANG" in data:
+        if b"HANG" in data and poisonous_now():
             time.sleep(1e6)
         return stream(data, **options)
 
@@ -36,7 +40,8 @@ def _poison_model(module: Any) -> None:
 
     @functools.wraps(call)
     async def poisonous(self: Any, units: Any) -> Any:
-        if any(b"VENOM" in segment["pcm"] for segments in units["segments"].to_pylist() for segment in segments):
+        pcm = [segment["pcm"] for segments in units["segments"].to_pylist() for segment in segments]
+        if any(b"VENOM" in samples for samples in pcm) and poisonous_now():
             os.kill(os.getpid(), signal.SIGKILL)
         return await call(self, units)
 
