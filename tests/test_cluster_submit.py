@@ -59,14 +59,16 @@ def check_exact(output: Path, recordings: int) -> None:
     rows = pq.read_table(output / "transcripts", columns=["recording_id", "segment_index"]).to_pylist()
     assert {row["recording_id"] for row in rows} == {f"r{number:03d}.wav" for number in range(recordings)}
     assert len({(row["recording_id"], row["segment_index"]) for row in rows}) == len(rows)
+    assert pq.read_table(output / "dead_letters")["recording_id"].to_pylist() == ["bad.wav"]
     assert json.loads((output / "_run/accounting.json").read_text())["closed"]
 
 
-def test_a_job_stops_clean_resumes_scales_and_its_verdict_reaches_the_command_line(
+def test_a_job_stops_clean_resumes_scales_and_its_verdicts_reach_the_command_line(
     cluster: RayCluster, tmp_path: Path, small_model_dir: Path
 ) -> None:
     output, recordings = tmp_path / "out", 60
     source = archive(tmp_path / "in", recordings, seconds=6.0)
+    (source / "bad.wav").write_bytes(b"")
     command = words(source, output, small_model_dir, "compute.replicas_max=2", "denoise.max_steps=48")
     running = in_background(cluster, "stopped", command)
     seen: set[int] = set()
@@ -84,22 +86,16 @@ def test_a_job_stops_clean_resumes_scales_and_its_verdict_reaches_the_command_li
     before = commits(output)
     assert 5 <= before < recordings
 
-    done = cluster.submit(*JOB, *command)
-    assert done.returncode == 0, done.stdout[-3000:]
-    assert f"{recordings} recordings, " in done.stdout
-    assert f"{recordings - before} of {recordings} units to do" in done.stdout
+    over_budget = cluster.submit(*JOB, *command, "budget.max_dead_fraction=0.01")
+    assert over_budget.returncode != 0
+    assert "budget.max_dead_fraction allows 1.0%" in over_budget.stdout + over_budget.stderr
+    assert f"{recordings + 1} recordings, " in over_budget.stdout
+    assert f"{recordings + 1 - before} of {recordings + 1} units to do" in over_budget.stdout
     check_exact(output, recordings)
 
-
-def test_what_failed_reaches_the_command_line(cluster: RayCluster, tmp_path: Path, small_model_dir: Path) -> None:
-    source = archive(tmp_path / "in", 2, seconds=1.5)
-    (source / "bad.wav").write_bytes(b"")
-    command = words(source, tmp_path / "out", small_model_dir)
-    over_budget = cluster.submit(*JOB, *command, "budget.max_dead_fraction=0.1")
-    assert over_budget.returncode != 0
-    assert "budget.max_dead_fraction allows 10.0%" in over_budget.stdout + over_budget.stderr
-    within = cluster.submit(*JOB, *command, "budget.max_dead_fraction=0.5")
+    within = cluster.submit(*JOB, *command)
     assert within.returncode == 0, within.stdout[-2000:]
+    assert f"{recordings + 1} recordings, " in within.stdout
     mistaken = cluster.submit(*JOB, *command, "denoise.stepz=3")
     assert mistaken.returncode != 0
     assert "denoise.stepz: no such key" in mistaken.stdout + mistaken.stderr
