@@ -30,7 +30,7 @@ from pipeline.training.voices import ENGINES, EngineError, check_engines, pick_v
 
 log = logging.getLogger(__name__)
 
-FOLDER, PER_LANGUAGE = Path("work/new-words"), 1000  # training phrases of either kind
+FOLDER, PER_LANGUAGE = Path("work/new-words"), 500  # training phrases of either kind
 EVALUATED = {"new": 60, "old": 60}  # phrases per language
 SEED = 5
 MAX_SECONDS = 4.8  # with the silence around; the window has 5.12
