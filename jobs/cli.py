@@ -10,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from pipeline.storage import OutputError
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 EXIT_USAGE = 2
+STOPS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 2.0  # for a clean end after a signal; `ray job stop` kills after 3 s
 
 
@@ -51,7 +53,11 @@ def main(
         made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
     options = made.parse_intermixed_args(arguments)
     chosen = dry_run if dry_run and options.dry_run else run
-    previous = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, _stop) for number in STOPS}
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    threading.Thread(target=_watch, args=(heard,), daemon=True, name="stop").start()
     try:
         return chosen(load(schema, options.config, options.overrides))
     except (ConfigError, OutputError) as err:
@@ -61,6 +67,8 @@ def main(
         sys.stdout.flush()
         _leave(128 + stop.signum)  # the end of native libraries may take longer than a stop is given
     finally:
+        signal.set_wakeup_fd(before)
+        os.close(told)
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -135,13 +143,26 @@ def _leave(code: int) -> NoReturn:
 
 
 def _stop(signum: int, _frame: types.FrameType | None) -> None:
-    """Say how to resume, then leave through the stack; where that takes too long, at once."""
+    """Say how to resume, then leave through the stack; where that takes too long, `_watch` ends the process."""
+    for number in STOPS:
+        signal.signal(number, signal.SIG_IGN)
     command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
     note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
     os.write(sys.stderr.fileno(), note.encode())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    last = threading.Timer(STOP_SECONDS, _leave, [128 + signum])
-    last.daemon = True
-    last.start()
     raise Stopped(signum)
+
+
+def _watch(heard: int) -> None:
+    """End the process `STOP_SECONDS` after the first stop, whatever the main thread does.
+
+    Python runs handlers between two instructions of the main thread: a signal that comes just before a wait for a
+    lock would be handled after the wait, perhaps never. So it is sent once more, which ends the wait; after `_stop`
+    it is ignored.
+    """
+    while byte := os.read(heard, 1):
+        if byte[0] in STOPS:
+            time.sleep(0.1)
+            signal.pthread_kill(threading.main_thread().ident or 0, byte[0])
+            time.sleep(STOP_SECONDS)
+            _leave(128 + byte[0])
+    os.close(heard)

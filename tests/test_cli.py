@@ -171,3 +171,39 @@ def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
     job.send_signal(signal.SIGTERM)
     assert job.wait(timeout=20) == 143
     assert psutil.wait_procs(below, timeout=20)[1] == []
+
+
+UNHEARD = """
+import signal, sys, threading, time
+from jobs import cli
+from pipeline.config import RunConfig
+
+def signal_itself():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+def job(config):
+    threading.Thread(target=signal_itself, daemon=True).start()
+    lock = threading.Lock()
+    lock.acquire()
+    try:
+        lock.acquire()
+    finally:
+        print("left through the stack", flush=True)
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
+    """The wait does not end by itself: the signal came just before it, or, as here, to another thread."""
+    script = tmp_path / "unheard.py"
+    script.write_text(UNHEARD)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, *NEEDED], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 143
+    assert done.stdout == "left through the stack\n"
+    assert done.stderr.count("stopped; everything committed stays") == 1

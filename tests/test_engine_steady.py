@@ -129,7 +129,7 @@ def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
     work = [noise_segment(number, seconds=0.1 + 0.8 * (number % 2)) for number in range(11)]
     cache = tmp_path_factory.mktemp("compiled")
     # Translated here, without a pool of processes that import torch, and to scalar code: half of the time.
-    options = {"compile_threads": 1, "cpp.vec_isa_ok": False} if backend == "inductor" else None
+    options = {"compile_threads": 1, "cpp.simdlen": 1} if backend == "inductor" else None
     torch._dynamo.reset()
     before = compilations()
     with (

@@ -114,6 +114,25 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     trainer(uninterrupted.folder, PHASES.model_copy(update={"log_steps": 1})).restore()
 
 
+def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> None:
+    """From its state, at the rate of the longer cosine, and it says so; fewer steps are other settings."""
+    shorter = trainer(tmp_path)
+    shorter.run()
+    more = PHASES.model_copy(update={"diffusion_steps": PHASES.diffusion_steps + 2})
+    longer = trainer(tmp_path, more)
+    longer.restore()
+    assert longer.done == 9
+    assert equal(longer, shorter)
+    longer.run()
+    assert longer.done == 11
+    assert longer.lr(9) > shorter.lr(9)
+    again = trainer(tmp_path, more)
+    again.restore()
+    assert again.prolonged == longer.prolonged == [[9, 9]]
+    with pytest.raises(ConfigError, match=r"phases\.diffusion_steps was 6, now 4"):
+        trainer(tmp_path).restore()
+
+
 def test_another_seed_gives_another_run(uninterrupted: Trainer, tmp_path: Path) -> None:
     other = trainer(tmp_path, seed=1)
     other.run()

@@ -98,7 +98,8 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
     """Write the checkpoint folder with its model card."""
     folder = Path(config.export)
     checkpoint.save(run.model, folder, whisper=_whisper(config))
-    (folder / "MODEL_CARD.md").write_text(measure.card(measurement, config, run.done, command), encoding="utf-8")
+    card = measure.card(measurement, config, run.done, run.prolonged, command)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 
 def _tokenizer(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Tokenizer:

@@ -43,6 +43,7 @@ class Trainer:
         )
         self.average = [p.detach().clone() for p in self.parameters]
         self.done = 0
+        self.prolonged: list[list[int]] = []  # [step at which it was, total of before]
         self.knobs = DiffusionKnobs(
             draws=phases.draws,
             all_noise_share=phases.all_noise_share,
@@ -136,6 +137,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
+            "prolonged": self.prolonged,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -148,12 +150,21 @@ class Trainer:
         return {"seed": self.seed, "utterances": len(self.batches.rows)} | {f"phases.{k}": v for k, v in phases.items()}
 
     def restore(self) -> None:
-        """Go on from the checkpoint, if there is one. Raises ConfigError where it was made with other settings."""
+        """Go on from the checkpoint, if there is one. Raises ConfigError where it was made with other settings.
+
+        More diffusion steps than before are allowed: the run goes on where the cosine of the new total is at its step.
+        """
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
-        if changed := [name for name, value in self.settings.items() if state["settings"].get(name) != value]:
-            was = ", ".join(f"{name} was {state['settings'].get(name)}, now {self.settings[name]}" for name in changed)
+        before = state["settings"]
+        self.prolonged = state.get("prolonged", [])
+        if self.phases.diffusion_steps > before["phases.diffusion_steps"]:
+            total = self.total - self.phases.diffusion_steps + before["phases.diffusion_steps"]
+            self.prolonged = [*self.prolonged, [state["done"], total]]
+            before = before | {"phases.diffusion_steps": self.phases.diffusion_steps}
+        if changed := [name for name, value in self.settings.items() if before.get(name) != value]:
+            was = ", ".join(f"{name} was {before.get(name)}, now {self.settings[name]}" for name in changed)
             raise ConfigError(f"folder: {self.checkpoint}: of a run with other settings ({was}); use a new folder")
         self.done = state["done"]
         with torch.no_grad():

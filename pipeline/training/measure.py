@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,11 +97,20 @@ def table(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
-def card(measurement: Measurement, config: TrainConfig, steps: int, command: str) -> str:
-    """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it."""
+def card(
+    measurement: Measurement, config: TrainConfig, steps: int, prolonged: Sequence[Sequence[int]], command: str
+) -> str:
+    """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it.
+
+    prolonged: [step, total of before] of each time that the run was given more steps.
+    """
     p, c, s = config.phases, config.corpus, config.size
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
+    also = f", and those of {', '.join(config.also)}" if config.also else ""
+    longer = "".join(
+        f" At step {step} of {total} it was given more steps (and the rate of there)." for step, total in prolonged
+    )
     return f"""# tiny: the embedded model of fullcanvas
 
 A demonstration-size speech recogniser in the architecture of diffusion-gemma-asr-small: the frozen encoder of
@@ -125,10 +135,10 @@ at the end of this card.
 ## Training
 
 {c.train_per_language} synthesised phrases per language (espeak-ng, mbrola, pico, flite; noise, level, telephone band,
-reverberation), {steps} steps of batch {p.batch}: {p.ctc_steps} CTC, {p.autoregressive_steps} autoregressive,
+reverberation){also}; {steps} steps of batch {p.batch}: {p.ctc_steps} CTC, {p.autoregressive_steps} autoregressive,
 {p.diffusion_steps} uniform diffusion with two-pass self-conditioning. Window {s.window_seconds} s, canvas
-{s.canvas_length} tokens, hidden {s.hidden}, {s.layers} layers, {s.experts} experts. Seed {config.seed}. Weights are the
-moving average, stored as float16.
+{s.canvas_length} tokens, hidden {s.hidden}, {s.layers} layers, {s.experts} experts. Seed {config.seed}.{longer}
+Weights are the moving average, stored as float16.
 {config.note}
 
     {command}
