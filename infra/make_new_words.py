@@ -42,7 +42,7 @@ Phrase = Callable[[str, random.Random], str]
 
 
 def new_words() -> dict[str, list[str]]:
-    """Thirty words per language, none of them in the model's vocabulary."""
+    """Thirty words per language, none of them in the model's vocabulary (of Mandarin, new ones in known characters)."""
     tree: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("new_words.yaml").read_text("utf-8"))
     for language, words in tree.items():
         table = vocabulary(language)

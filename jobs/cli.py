@@ -53,12 +53,14 @@ def main(
         made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
     options = made.parse_intermixed_args(arguments)
     chosen = dry_run if dry_run and options.dry_run else run
-    previous = {number: signal.signal(number, _stop) for number in STOPS}
+    previous = {number: signal.getsignal(number) for number in STOPS}
     heard, told = os.pipe()
     os.set_blocking(told, False)
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(heard,), daemon=True, name="stop").start()
+    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     try:
+        for number in STOPS:
+            signal.signal(number, _stop)
         return chosen(load(schema, options.config, options.overrides))
     except (ConfigError, OutputError) as err:
         print(err, file=sys.stderr)
@@ -150,6 +152,10 @@ def _stop(signum: int, _frame: types.FrameType | None) -> None:
     note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
     os.write(sys.stderr.fileno(), note.encode())
     raise Stopped(signum)
+
+
+# A forked child shares the pipe: a signal to it alone would end its parent.
+os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def _watch(heard: int) -> None:

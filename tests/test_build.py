@@ -20,7 +20,12 @@ def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig
     cache = folder / "features"
     cache.mkdir(parents=True, exist_ok=True)
     np.save(cache / "part-00000.npy", np.zeros((len(texts), 256, 512), np.float16))
-    columns = {"texts": texts, "languages": ["en"] * len(texts), "voices": ["espeak:en-us"] * len(texts)}
+    columns: dict[str, object] = {
+        "texts": texts,
+        "languages": ["en"] * len(texts),
+        "voices": ["espeak:en-us"] * len(texts),
+    }
+    columns |= {"recipe": {"utterances": len(texts), "window_samples": 81_920}}
     (cache / "part-00000.json").write_text(json.dumps(columns))
     return TrainConfig.model_validate({"folder": str(folder), "start": "tiny", **settings})
 
@@ -50,8 +55,32 @@ def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(t
 
 def test_a_folder_without_features_is_named(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(ConfigError, match=f"^also: {tmp_path}/none/features: no cached features"):
-        build.trainer(config(tmp_path / "run", texts=["yes"], also=[str(tmp_path / "none")]))
+    with pytest.raises(ConfigError, match=f"^folder: {tmp_path}/none/features: no cached features"):
+        build.trainer(TrainConfig(folder=str(tmp_path / "none")))
+
+
+def test_features_of_an_earlier_run_that_are_of_no_use_are_told_before_hours_of_work(tmp_path: Path) -> None:
+    earlier, run = tmp_path / "earlier", str(tmp_path / "run")
+    cases = {
+        f"^also: {earlier}/features: no cached features": [str(earlier)],
+        "^also: a folder named twice": [str(tmp_path / "other" / ".." / "run")],
+    }
+    for says, also in cases.items():
+        with pytest.raises(ConfigError, match=says):
+            build.check(TrainConfig(folder=run, export=run, also=also))
+    config(earlier, texts=["yes"])
+    build.check(TrainConfig(folder=run, export=run, also=[str(earlier)]))
+    longer = {"folder": run, "export": run, "also": [str(earlier)], "size": {"window_seconds": 10.24}}
+    with pytest.raises(ConfigError, match=r"^also: .* of windows of 81920 samples, this run's has 163840"):
+        build.check(TrainConfig.model_validate(longer))
+    with pytest.raises(ConfigError, match=r"^retokenise: needs `start`"):
+        build.check(TrainConfig(folder=run, export=run, retokenise=True))
+
+
+def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) -> None:
+    settings = config(tmp_path, texts=["yes", "no"], phases={"diffusion_steps": 3, "batch": 2})
+    with pytest.raises(ConfigError, match=r"^stage: trained for 0 of 3003 steps; go on"):
+        build.evaluate(build.trainer(settings), settings)
 
 
 def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_were_overwritten(tmp_path: Path) -> None:

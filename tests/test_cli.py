@@ -207,3 +207,32 @@ def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
     assert done.returncode == 143
     assert done.stdout == "left through the stack\n"
     assert done.stderr.count("stopped; everything committed stays") == 1
+
+
+FORKS = """
+import multiprocessing, sys, time
+from jobs import cli
+from pipeline.config import RunConfig
+
+def job(config):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    time.sleep(0.5)
+    child.terminate()
+    child.join()
+    time.sleep(4)
+    return 0
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+def test_the_end_of_a_forked_child_is_not_the_end_of_the_job(tmp_path: Path) -> None:
+    script = tmp_path / "forks.py"
+    script.write_text(FORKS)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, script, *NEEDED], capture_output=True, text=True, timeout=60, env=environment
+    )
+    assert done.returncode == 0, done.stderr

@@ -36,6 +36,15 @@ def test_every_language_has_thirty_words_that_are_spelled_without_bytes() -> Non
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
+def test_the_models_own_phrases_have_none_of_them(language: str) -> None:
+    """Mandarin has no spaces: a word must not come about between two old ones either."""
+    rng = random.Random(0)
+    said = "\n".join(phrase(language, rng) for _ in range(5000))
+    heard = said if language == "zh" else said.split()
+    assert [word for word in make_new_words.new_words()[language] if word in heard] == []
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
 def test_a_phrase_has_a_new_word(language: str) -> None:
     rng = random.Random(0)
     words = make_new_words.new_words()[language]

@@ -32,11 +32,28 @@ def check(config: TrainConfig) -> None:
         except OSError as err:
             raise ConfigError(f"{key}: {folder}: {err.strerror}") from None
     _whisper(config)
+    if config.retokenise and not config.start:
+        raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
+    _check_also(config)
     if config.start:
         try:
             checkpoint.describe(config.start)
         except ConfigError as err:
             raise ConfigError(str(err).replace("model.name:", "start:", 1)) from None
+
+
+def _check_also(config: TrainConfig) -> None:
+    """Raises ConfigError for a folder that has no cached features or those of another window, or is named twice."""
+    folders = [Path(config.folder), *map(Path, config.also)]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("also: a folder named twice, or `folder` itself: its phrases would count twice")
+    window = asr_config(config.size, config.size.vocab_size).window_samples
+    for name in config.also:
+        held = data.cached_windows(Path(name) / "features")
+        if not held:
+            raise ConfigError(f"also: {name}/features: no cached features; run its own config with stage=features")
+        if windows := {samples for samples in held if samples != window}:
+            raise ConfigError(f"also: {name}/features: of windows of {min(windows)} samples, this run's has {window}")
 
 
 def make_corpus(config: TrainConfig) -> None:
@@ -68,10 +85,9 @@ def make_features(config: TrainConfig) -> None:
 def trainer(config: TrainConfig) -> Trainer:
     """Model, tokenizer and batches of a training run, before its first step or its checkpoint."""
     folder = Path(config.folder)
-    for name in (config.folder, *config.also):
-        if not any((Path(name) / "features").glob("*.json")):
-            key = "folder" if name == config.folder else "also"
-            raise ConfigError(f"{key}: {name}/features: no cached features; run with stage=all or stage=features")
+    _check_also(config)
+    if not any((folder / "features").glob("*.json")):
+        raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
     model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
     batches = data.Batches(
@@ -87,8 +103,10 @@ def trainer(config: TrainConfig) -> Trainer:
 
 
 def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
-    """Held-out voices and phrases, averaged weights, production engine, 16 steps."""
+    """Held-out voices and phrases, averaged weights, production engine, 16 steps. Raises ConfigError before the end."""
     run.restore()
+    if run.done < run.total:
+        raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
     run.use_average()
     run.model.eval().requires_grad_(False)
     return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))

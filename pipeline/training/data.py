@@ -68,6 +68,12 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
     return total
 
 
+def cached_windows(cache: Path) -> set[int]:
+    """The window lengths [samples] of what is cached in a folder; empty where nothing is."""
+    recipes = (json.loads(path.read_text())["recipe"] for path in cache.glob("*.json"))
+    return {recipe["window_samples"] for recipe in recipes}
+
+
 class FeatureCache:
     """Random access over the cached shards of one or more folders (memory-mapped)."""
 

@@ -48,7 +48,8 @@ def _worker(settings: dict[str, Any]) -> None:
     """In a process of Ray: one worker from beginning to end, in the job's folder (Ray Train goes to one of its own)."""
     from pipeline.training.adapter import work
 
-    os.chdir(settings["folder"])
+    if Path(settings["folder"]).is_dir():  # another machine may not have it; then only absolute paths hold there
+        os.chdir(settings["folder"])
     config = AdapterConfig.model_validate(settings["config"])
     context = ray.train.get_context()
     group = Group(get_device(), context.get_world_rank(), context.get_world_size())

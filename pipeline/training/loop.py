@@ -22,7 +22,7 @@ class Trainer:
     """Owns projector, backbone, optimiser and the moving average of the weights. The encoder is not part of it.
 
     step(n) is a function of the state after step n - 1 and of (seed, n): the same seed gives the same run on the same
-    machine, and a run resumed from a checkpoint goes on as if it had not stopped.
+    machine, and a run resumed from a checkpoint goes on as if it had not stopped, unless it is given more steps.
     """
 
     def __init__(self, model: AsrModel, batches: Batches, phases: PhaseSection, seed: int, folder: Path) -> None:

@@ -109,7 +109,8 @@ def card(
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     also = f", and those of {', '.join(config.also)}" if config.also else ""
     longer = "".join(
-        f" At step {step} of {total} it was given more steps (and the rate of there)." for step, total in prolonged
+        f" At step {step} of {total} it was given more steps; from there on the rate follows the longer cosine."
+        for step, total in prolonged
     )
     return f"""# tiny: the embedded model of fullcanvas
 
