@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import AsrModel
-from pipeline.model.encoder import AudioEncoder
+from pipeline.model.encoder import POSITIONS_30_S, AudioEncoder
 from pipeline.training import data, measure
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import EOS, TrainConfig, asr_config
@@ -47,13 +47,13 @@ def _check_also(config: TrainConfig) -> None:
     folders = [Path(config.folder), *map(Path, config.also)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("also: a folder named twice, or `folder` itself: its phrases would count twice")
-    window = asr_config(config.size, config.size.vocab_size).window_samples
+    frames = asr_config(config.size, config.size.vocab_size).window_samples * POSITIONS_30_S // (30 * 16_000)
     for name in config.also:
-        held = data.cached_windows(Path(name) / "features")
+        held = data.cached_frames(Path(name) / "features")
         if not held:
             raise ConfigError(f"also: {name}/features: no cached features; run its own config with stage=features")
-        if windows := {samples for samples in held if samples != window}:
-            raise ConfigError(f"also: {name}/features: of windows of {min(windows)} samples, this run's has {window}")
+        if other := held - {frames}:
+            raise ConfigError(f"also: {name}/features: of windows of {min(other)} frames, this run's have {frames}")
 
 
 def make_corpus(config: TrainConfig) -> None:

@@ -68,10 +68,9 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
     return total
 
 
-def cached_windows(cache: Path) -> set[int]:
-    """The window lengths [samples] of what is cached in a folder; empty where nothing is."""
-    recipes = (json.loads(path.read_text())["recipe"] for path in cache.glob("*.json"))
-    return {recipe["window_samples"] for recipe in recipes}
+def cached_frames(cache: Path) -> set[int]:
+    """Encoder frames per utterance of what is cached in a folder; empty where nothing is."""
+    return {np.load(path.with_suffix(".npy"), mmap_mode="r").shape[1] for path in cache.glob("*.json")}
 
 
 class FeatureCache:
