@@ -11,12 +11,13 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.config import ConfigError, DenoiseConfig, load
 from pipeline.model import checkpoint, lora
 from pipeline.model.engine import Engine
 from pipeline.training import adapter
+from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import AdapterTrainer
-from tests.adapter_case import config, settings, write_case
+from tests.adapter_case import config, overrides, settings, write_case
 from tests.small_model import noise_segment
 
 
@@ -123,6 +124,12 @@ def test_what_cannot_be_is_refused_in_one_line(root: Path, sections: dict[str, A
     with pytest.raises(ConfigError, match=says) as caught:
         adapter.train_adapter(config(root, "refused", **filled), "")
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_need_autocast_are_not_trained_without_it(root: Path) -> None:
+    given = overrides(settings(root, "refused", model={"dtype": "bfloat16"}, train={"precision": "float32"}))
+    with pytest.raises(ConfigError, match=r"train\.precision: float32 needs model.dtype=float32"):
+        load(AdapterConfig, None, given)
 
 
 def test_texts_that_do_not_fit_the_canvas_are_refused_where_none_fits(root: Path) -> None:

@@ -128,7 +128,8 @@ def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
     denoise = DenoiseConfig(max_steps=6, entropy_bound=2.0, confidence_threshold=0.2, canvas_length=canvas)
     work = [noise_segment(number, seconds=0.1 + 0.8 * (number % 2)) for number in range(11)]
     cache = tmp_path_factory.mktemp("compiled")
-    # Translated here, without a pool of processes that import torch, and to scalar code: half of the time.
+    # Translated here, without a pool of processes that import torch, and to scalar code: half of the time. What users
+    # run, code with vectors, is compared in test_lora.
     options = {"compile_threads": 1, "cpp.simdlen": 1} if backend == "inductor" else None
     torch._dynamo.reset()
     before = compilations()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,19 +116,25 @@ def test_a_resume_does_what_is_missing_and_nothing_else(done: RunConfig, tmp_pat
     assert books(config)["closed"]
 
 
-def test_dead_letters_are_taken_up_again(done: RunConfig, source: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def returned(source: Path) -> Iterator[str]:
+    """A file that was listed and missing is back, for one test."""
+    wav(source / "r009b.wav", 2.0, 9)
+    yield "r009b.wav"
+    (source / "r009b.wav").unlink()
+
+
+def test_dead_letters_are_taken_up_again(done: RunConfig, returned: str, tmp_path: Path) -> None:
     config = copy_of(done, tmp_path / "retried")
-    wav(source / "r009b.wav", 2.0, 9)  # it is back
     first = transcribe(config)
     assert first["dead_letters"] == {"empty_file": 1, "missing_file": 1, "not_audio": 1}
     summary = transcribe(config.model_copy(update={"retry": "dead_letters"}))
     assert (summary["dead_letters"], summary["recordings_transcribed"]) == ({"empty_file": 1, "not_audio": 1}, 10)
     letters = {row["recording_id"] for row in table(config, "dead_letters")}
     assert letters == {"r003b.wav", "r007b.wav"}
-    names = [*(f"r{number:03d}.wav" for number in range(9)), "r009b.wav"]
+    names = [*(f"r{number:03d}.wav" for number in range(9)), returned]
     assert sorted({row["recording_id"] for row in table(config, "transcripts")}) == names
     assert books(config)["closed"]
-    (source / "r009b.wav").unlink()
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, small_model_dir: Path) -> None:

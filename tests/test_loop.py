@@ -119,6 +119,8 @@ def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> N
     shorter = trainer(tmp_path)
     shorter.run()
     more = PHASES.model_copy(update={"diffusion_steps": PHASES.diffusion_steps + 2})
+    with pytest.raises(ConfigError, match=r"phases\.lr was 0\.003, now 0\.01"):
+        trainer(tmp_path, more.model_copy(update={"lr": 1e-2})).restore()
     longer = trainer(tmp_path, more)
     longer.restore()
     assert longer.done == 9

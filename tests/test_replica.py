@@ -209,10 +209,9 @@ def test_the_chain_keeps_several_units_in_flight_per_replica(folder: Path) -> No
 def test_a_quantised_replica_answers_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     settings = config(folder)
     settings["model"]["quantization"] = "int8"
-    with caplog.at_level("INFO"):
-        got = asyncio.run(Replica(settings)(units({"u": [1, 2]})))
+    got = asyncio.run(Replica(settings)(units({"u": [1, 2]})))
     assert all(answer["text"] is not None for answer in got["results"].to_pylist()[0])
-    assert "model needs" in caplog.text
+    assert "model needs" in caplog.text  # in a process of Ray too, where only warnings are shown
     assert "weights" in caplog.text
 
 

@@ -48,7 +48,7 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(
     with (source / "r009.wav").open("r+b") as stream:  # among its samples, which the model is given
         stream.seek(20_000)
         stream.write(b"VENOM")
-    config = settings(source, tmp_path / "out", small_model_dir, "compute.unit_timeout_seconds=8")
+    config = settings(source, tmp_path / "out", small_model_dir, "compute.unit_timeout_seconds=12")
     transcribe(config)
     letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
     assert {(row["recording_id"], row["reason"], row["stage"]) for row in letters} == {

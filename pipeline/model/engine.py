@@ -5,6 +5,8 @@ from __future__ import annotations
 from concurrent.futures import Future
 from dataclasses import replace
 
+import torch
+
 from pipeline.config import DenoiseConfig
 from pipeline.model import confidence
 from pipeline.model.checkpoint import AsrModel
@@ -59,6 +61,10 @@ class Engine(Worker):
             raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
 
     def warm_up(self) -> None:
+        """In the engine's thread, whose current GPU would be the first one: streams and kernels go by it."""
+        device = self.model.backbone.lm_head.weight.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self.scheduler.make_lanes()
 
     @property

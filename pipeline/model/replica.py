@@ -32,6 +32,9 @@ class Replica:
     """Loads the model in `__init__` (a broken one fails the job); `await replica(table)` transcribes its segments."""
 
     def __init__(self, config: dict[str, Any]) -> None:
+        # A process of Ray shows warnings only: what the model needs and how it runs belongs in the replica's log.
+        logging.basicConfig(format="%(message)s")
+        logging.getLogger("pipeline").setLevel(logging.INFO)
         run = RunConfig.model_validate(config)
         device = run.model.device
         if device == "auto":

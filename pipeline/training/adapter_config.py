@@ -115,6 +115,14 @@ class AdapterConfig(Section):
     )
     seed: int = Field(0, ge=0, description="of new weights, batches, noise and masks")
 
+    @pydantic.model_validator(mode="after")
+    def _precise(self) -> AdapterConfig:
+        if self.model.dtype == "bfloat16" and self.train.precision == "float32":
+            raise ValueError(
+                "train.precision: float32 needs model.dtype=float32; frozen bfloat16 weights need autocast"
+            )
+        return self
+
     def deciding(self) -> dict[str, Any]:
         """What the trained weights depend on, flat: a run with other values does not go on from a checkpoint."""
         tree = self.model_dump(mode="json", exclude={"output", "folder", "storage", "compute"})

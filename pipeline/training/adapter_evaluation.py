@@ -67,15 +67,21 @@ def evaluate(
 
 
 def score(texts: list[str], heard: dict[int, str], languages: list[str | None]) -> SetRates:
-    """Counts of one set. Shuffled: each text against what was heard in the next recording of its language."""
+    """Counts of one set. Shuffled: each text against what was heard in the language's next recording of another text.
+
+    A text that a language has no other one of is left out of `shuffled`.
+    """
     by_language: dict[str, Counts] = {}
     shuffled = Counts()
     for language in sorted({name or "" for name in languages}):
         rows = [row for row, name in enumerate(languages) if (name or "") == language]
         counts = Counts()
-        for row, moved in zip(rows, [*rows[1:], rows[0]], strict=True):
+        for place, row in enumerate(rows):
             counts += _counts(texts[row], heard[row], language)
-            shuffled += _counts(texts[row], heard[moved], language)
+            following = rows[place + 1 :] + rows[:place]
+            other = next((moved for moved in following if texts[moved] != texts[row]), None)
+            if other is not None:
+                shuffled += _counts(texts[row], heard[other], language)
         by_language[language or "unknown"] = counts
     return SetRates(sum(by_language.values(), Counts()), shuffled, by_language)
 
