@@ -105,8 +105,7 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
         "own lists, with their spelling repaired, else what the name of the file says; nobody listened to them for "
-        "this table. The wording of the Mah-Jongg tiles (Bambus, Kreis, then the number) was concluded from answers "
-        "of this model.",
+        "this table. Mah-Jongg tiles are called as the game's German translation calls them.",
         f"Debian 12 packages, each asked for its licence by the command below: {named}. "
         f"Texts also from: {told}. Nothing of them is in this repository.",
     ]
