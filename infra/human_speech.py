@@ -2,8 +2,8 @@
 
 Fetches the packages of human_speech.yaml (on Debian 12, after `apt-get update`; nothing is installed), checks that each
 says of its recordings what the table says of their licence, and writes FOLDER/speech.parquet: audio, id, text,
-language, corpus, package, speaker, in_vocabulary ("yes" where the embedded model knows every word). jobs.transcribe and
-jobs.evaluate read it as it is.
+language, corpus, package, speaker (null where the package does not tell), in_vocabulary ("yes" where the embedded model
+knows every word). jobs.transcribe and jobs.evaluate read it as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import fnmatch
 import gzip
 import hashlib
 import io
+import itertools
 import re
 import shutil
 import subprocess
@@ -38,6 +39,7 @@ GAP_SECONDS, EDGE_SECONDS = 0.03, 0.25  # of silence between joined syllables, a
 NAMES = ("id", "text", "language", "corpus", "package", "speaker", "in_vocabulary")
 SCHEMA = pa.schema([*((name, pa.string()) for name in NAMES), ("audio", pa.binary())])
 
+_PARAGRAPHS = re.compile(r"\n(?:[ \t]*\n)+")
 _DIGITS = re.compile(r"(?<!\S)\d{1,2}(?!\S)")
 _SPHINX = re.compile(r"<s>(.*)</s>\s*\((\S+)\)")
 
@@ -60,30 +62,68 @@ def in_vocabulary(text: str, language: str) -> bool:
 
 
 def fetch(packages: Mapping[str, str], folder: Path) -> None:
-    """Unpack each package into FOLDER/NAME; what is there in that version is kept. Raises ConfigError."""
+    """Unpack each package into FOLDER/NAME; what is there in that version is kept.
+
+    Raises ConfigError where a package or the tools of Debian are not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for name, version in packages.items():
         mark = folder / f"{name}.version"
         if mark.exists() and mark.read_text() == version:
             continue
+        mark.unlink(missing_ok=True)
         shutil.rmtree(folder / name, ignore_errors=True)
-        wanted = ["apt-get", "download", "-q", f"{name}={version}"]
-        done = subprocess.run(wanted, cwd=folder, check=False, capture_output=True, text=True)
-        if done.returncode:
-            raise ConfigError(f"{name}={version}: apt-get download: {(done.stderr.strip() or '?').splitlines()[-1]}")
-        (archive,) = folder.glob(f"{name}_*.deb")
-        subprocess.run(["dpkg-deb", "-x", archive, folder / name], check=True)
-        archive.unlink()
+        for left in folder.glob(f"{name}_*.deb"):
+            left.unlink()
+        package = f"{name}={version}"
+        _run(package, ["apt-get", "download", "-q", package], folder)
+        archives = list(folder.glob(f"{name}_*.deb"))
+        if len(archives) != 1:
+            raise ConfigError(f"{package}: apt-get download brought {len(archives)} files {name}_*.deb, not 1")
+        _run(package, ["dpkg-deb", "-x", archives[0].name, name], folder)
+        archives[0].unlink()
         mark.write_text(version)
 
 
+def _run(package: str, command: list[str], folder: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, check=False, capture_output=True, text=True, errors="replace")
+    except OSError as error:
+        raise ConfigError(f"{package}: {command[0]}: {error.strerror}") from None
+    if done.returncode:
+        told = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        raise ConfigError(f"{package}: {command[0]}: {told[-1]}")
+
+
 def check_licence(corpus: Mapping[str, Any], folder: Path) -> None:
-    """Raises ConfigError where the package does not say what `says` of the table expects."""
-    path = folder / corpus["package"] / corpus["copyright"]
-    held = path.read_text("utf-8", errors="replace") if path.exists() else ""
-    for line in corpus["says"]:
-        if line not in held:
-            raise ConfigError(f"{corpus['name']}: {path} does not say {line!r}")
+    """Raises ConfigError where the package does not say what `says` and `also` of the table expect.
+
+    `says` are whole lines. Where `copyright` is in Debian's format (DEP-5), all stand in one paragraph on files: the
+    licence of other files is not taken for that of the recordings.
+    """
+    root = folder / corpus["package"]
+    path = root / corpus["copyright"]
+    held = _text(path)
+    parts = [held]
+    if held.startswith("Format:"):
+        parts = [part for part in _PARAGRAPHS.split(held) if part.startswith("Files:")]
+    says = corpus["says"]
+    lacking = [(path, says[max((_said(says, part) for part in parts), default=0) :])]
+    for name, expected in corpus.get("also", {}).items():
+        held = _text(root / name)
+        lacking.append((root / name, [text for text in expected if text not in held]))
+    for file, unsaid in lacking:
+        if unsaid:
+            raise ConfigError(f"{corpus['name']}: {file} does not say {unsaid[0]!r}")
+
+
+def _said(says: list[str], part: str) -> int:
+    """How many of them, counted from the first, are whole lines of the part."""
+    return len(list(itertools.takewhile(lambda lines: f"\n{lines}\n" in f"\n{part}\n", says)))
+
+
+def _text(path: Path) -> str:
+    return path.read_text("utf-8", errors="replace") if path.exists() else ""
 
 
 def listed(text: str, form: str) -> dict[str, str]:
@@ -173,7 +213,7 @@ def rows(corpora: list[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]
                 "language": corpus["language"],
                 "corpus": corpus["name"],
                 "package": corpus["package"],
-                "speaker": corpus["name"],
+                "speaker": corpus.get("speaker"),
                 "in_vocabulary": "yes" if in_vocabulary(text, corpus["language"]) else "no",
             }
 

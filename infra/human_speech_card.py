@@ -12,7 +12,6 @@ import shutil
 import sys
 import textwrap
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ import pyarrow.parquet as pq
 
 from infra import human_speech
 from pipeline.config import LANGUAGES, ConfigError, load
+from pipeline.evaluation.rates import counts
+from pipeline.evaluation.result import Counts, headline
 from pipeline.model.layout import ASSETS
 from pipeline.training.measure import LANGUAGE_NAMES
 
@@ -30,30 +31,13 @@ WIDTH = 120  # of a line of the card
 _SECTION = re.compile(rf"^{HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """Errors over reference units (words, in Mandarin characters) of some recordings."""
-
-    errors: int = 0
-    units: int = 0
-    recordings: int = 0
-
-    def __str__(self) -> str:
-        if not self.recordings:
-            return "none"
-        return f"{100 * self.errors / max(1, self.units):.1f} % ({self.errors} / {self.units}; {self.recordings})"
-
-
-def tally(rows: Iterable[Mapping[str, Any]]) -> Tally:
-    """rows: of schemas.EVALUATED."""
-    errors = units = recordings = 0
-    for row in rows:
-        kind = "char" if row["language"] == "zh" else "word"
-        hits, *wrong = (row[f"{kind}_{name}"] for name in ("hits", "substitutions", "deletions", "insertions"))
-        errors += sum(wrong)
-        units += hits + wrong[0] + wrong[1]
-        recordings += 1
-    return Tally(errors, units, recordings)
+def cell(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Error rate (errors / units of the reference; recordings), "none" without any. rows: of schemas.EVALUATED."""
+    held = [counts(row, "char" if headline(row["language"]) == "CER" else "word") for row in rows]
+    total = sum(held, Counts())
+    if total.rate is None:
+        return "none"
+    return f"{100 * total.rate:.1f} % ({total.errors} / {total.units}; {len(held)})"
 
 
 def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[str]:
@@ -66,7 +50,7 @@ def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[
         "| --- | --- | --- | --- | --- |",
     ]
     for language in LANGUAGES:
-        name, metric = LANGUAGE_NAMES[language], "CER" if language == "zh" else "WER"
+        name, metric = LANGUAGE_NAMES[language], headline(language)
         spoken = [corpus for corpus in corpora if corpus["language"] == language]
         for about in dict.fromkeys(corpus["about"] for corpus in spoken):
             names = {corpus["name"] for corpus in spoken if corpus["about"] == about}
@@ -80,8 +64,8 @@ def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[
 
 
 def _line(language: str, about: str, metric: str, rows: list[dict[str, Any]]) -> str:
-    known = tally(row for row in rows if row["in_vocabulary"] == "yes")
-    return f"| {language} | {about} | {metric} | {known} | {tally(rows)} |"
+    known = cell(row for row in rows if row["in_vocabulary"] == "yes")
+    return f"| {language} | {about} | {metric} | {known} | {cell(rows)} |"
 
 
 def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: list[dict[str, Any]]) -> str:
@@ -105,9 +89,12 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
         "own lists, with their spelling repaired, else what the name of the file says; nobody listened to them for "
-        "this table. Mah-Jongg tiles are called as the game's German translation calls them.",
+        "this table. Of the Mah-Jongg tiles those of bamboo are here, as the game's German handbook calls them (Bambus "
+        "1 to Bambus 9); the others are left out, since how the voices call them was judged by answers of this model "
+        "and nobody has listened.",
         f"Debian 12 packages, each asked for its licence by the command below: {named}. "
-        f"Texts also from: {told}. Nothing of them is in this repository.",
+        f'Texts also from: {told}. "Of the package as a whole": its copyright file does not name the recordings. '
+        "Nothing of them is in this repository.",
     ]
     wrapped = [
         text if text.startswith("|") else textwrap.fill(text, WIDTH, break_on_hyphens=False) for text in paragraphs

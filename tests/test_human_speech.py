@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from infra import human_speech, human_speech_card
 from infra.human_speech import in_vocabulary, normal_form
 from pipeline.config import LANGUAGES, ConfigError, SourceConfig, load
+from pipeline.evaluation.corpora import speaker_of
 from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.rows import Heard
 from pipeline.evaluation.scored import scored
@@ -45,7 +46,8 @@ WORDS: dict[str, Any] = {
     "package": "words",
     "licence": "CC0-1.0",
     "copyright": "doc/copyright",
-    "says": ["Anna", "CC0"],
+    "says": ["Recorded by Anna\nLicense: CC0"],
+    "speaker": "Anna",
     "audio": ["sounds", "wav"],
     "list": {
         "package": "words",
@@ -58,8 +60,23 @@ WORDS: dict[str, Any] = {
     },
     "texts": {"plain": "The DOG, and 7"},
 }
+DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+Copyright: 2001 Berta
+License: GPL-2+
+
+Files: sounds/*
+Copyright: 2003 Anna
+           2004 Carl
+License: CC0-1.0
+\x20
+License: GPL-2+
+ This is free.
+"""
 SYLLABLES: dict[str, Any] = WORDS | {
     "name": "li-zh",
+    "speaker": None,
     "about": "syllables, Li",
     "language": "zh",
     "list": None,
@@ -132,9 +149,7 @@ def test_a_list_tells_what_is_spoken_and_stage_directions_are_no_prompts(package
 
 def test_the_sample_of_a_list_is_the_same_every_time(packages: Path) -> None:
     few = WORDS | {"list": WORDS["list"] | {"sample": 1, "all": []}}
-    first = human_speech.texts(few, packages)
-    assert len(first) == 2
-    assert human_speech.texts(few, packages) == first
+    assert list(human_speech.texts(few, packages)) == ["plain", "press"]
 
 
 def test_speech_is_read_by_the_jobs_as_it_stands(packages: Path) -> None:
@@ -153,6 +168,7 @@ def test_speech_is_read_by_the_jobs_as_it_stands(packages: Path) -> None:
         ("li-zh/一", "zh", "一"),
     ]
     assert [row["in_vocabulary"] for row in made] == ["yes", "no", "yes", "yes", "no", "yes", "yes"]
+    assert [speaker_of(ref.metadata) for ref in refs] == ["Anna"] * 5 + [None] * 2
     data = read_recording(refs[3]).audio
     assert isinstance(data, bytes)
     samples, rate = soundfile.read(io.BytesIO(data), dtype="float32")
@@ -184,8 +200,10 @@ def test_files_without_a_header_are_read(tmp_path: Path, subtype: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "expected"),
     [
-        ({"says": ["Anna", "GPL"]}, "anna-en: .*doc/copyright does not say 'GPL'"),
-        ({"copyright": "doc/none"}, "anna-en: .*doc/none does not say 'Anna'"),
+        ({"says": ["Recorded by Anna", "GPL"]}, "anna-en: .*doc/copyright does not say 'GPL'"),
+        ({"copyright": "doc/none", "says": ["Anna"]}, "anna-en: .*doc/none does not say 'Anna'"),
+        ({"also": {"doc/copyright": ["by Anna", "by Berta"]}}, "anna-en: .*doc/copyright does not say 'by Berta'"),
+        ({"also": {"doc/none": ["Anna"]}}, "anna-en: .*doc/none does not say 'Anna'"),
         ({"texts": {"absent": "dog"}}, "anna-en: absent: no file .*absent.wav"),
     ],
 )
@@ -194,10 +212,82 @@ def test_what_a_package_lacks_is_one_line(packages: Path, changed: dict[str, Any
         list(human_speech.rows([WORDS | changed], packages))
 
 
+@pytest.mark.parametrize(
+    ("says", "lacking"),
+    [
+        (["Files: sounds/*", "License: CC0-1.0"], None),
+        (["Files: sounds/*\nCopyright: 2003 Anna\n           2004 Carl\nLicense: CC0-1.0"], None),
+        (["Files: *\nCopyright: 2001 Berta", "License: GPL-2+"], None),
+        (["Files: sounds/*", "License: GPL-2+"], "License: GPL-2+"),
+        (["Files: *", "License: CC0-1.0"], "License: CC0-1.0"),
+        (["Files: *", "License: GPL-2"], "License: GPL-2"),
+        (["License: GPL-2+", " This is free."], " This is free."),
+        (["Files: *\nCopyright: 2003 Anna"], "Files: *\nCopyright: 2003 Anna"),
+    ],
+)
+def test_the_licence_of_other_files_is_not_that_of_the_recordings(
+    packages: Path, says: list[str], lacking: str | None
+) -> None:
+    (packages / "words/doc/copyright").write_text(DEP5)
+    if lacking is None:
+        human_speech.check_licence(WORDS | {"says": says}, packages)
+    else:
+        with pytest.raises(ConfigError) as error:
+            human_speech.check_licence(WORDS | {"says": says}, packages)
+        assert str(error.value).endswith(f"doc/copyright does not say {lacking!r}")
+
+
 def test_a_package_that_is_there_is_kept(packages: Path) -> None:
     (packages / "words.version").write_text("1.0-1")
     human_speech.fetch({"words": "1.0-1"}, packages)
     assert (packages / "words/doc/copyright").exists()
+
+
+DOWNLOADS = "echo new > words_1.0-1_all.deb"
+UNPACKS = '[ "$1" = -x ] && /bin/mkdir "$3" && /bin/cp "$2" "$3/held"'
+
+
+def tools(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None:
+    """Only these commands are found."""
+    folder.mkdir()
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder))
+
+
+def test_another_version_takes_the_place_of_what_is_there(packages: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools(packages / "bin", monkeypatch, {"apt-get": DOWNLOADS, "dpkg-deb": UNPACKS})
+    (packages / "words.version").write_text("0.9-1")
+    (packages / "words_0.9-1_all.deb").write_text("left over")
+    (packages / "words_1.0-1_all.deb").write_text("left over")
+    human_speech.fetch({"words": "1.0-1"}, packages)
+    assert [path.name for path in (packages / "words").iterdir()] == ["held"]
+    assert (packages / "words/held").read_text() == "new\n"
+    assert (packages / "words.version").read_text() == "1.0-1"
+    assert not list(packages.glob("*.deb"))
+
+
+@pytest.mark.parametrize(
+    ("scripts", "expected"),
+    [
+        ({}, "apt-get: No such file or directory"),
+        ({"apt-get": "echo W: old >&2; echo E: Version not found >&2; exit 100"}, "apt-get: E: Version not found"),
+        ({"apt-get": "exit 100"}, "apt-get: exit status 100"),
+        ({"apt-get": "exit 0"}, "apt-get download brought 0 files words_*.deb, not 1"),
+        ({"apt-get": DOWNLOADS}, "dpkg-deb: No such file or directory"),
+        ({"apt-get": DOWNLOADS, "dpkg-deb": "echo no archive >&2; exit 2"}, "dpkg-deb: no archive"),
+    ],
+)
+def test_what_cannot_be_fetched_is_one_line_and_not_taken_for_fetched(
+    packages: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str], expected: str
+) -> None:
+    tools(packages / "bin", monkeypatch, scripts)
+    (packages / "words.version").write_text("0.9-1")
+    with pytest.raises(ConfigError) as error:
+        human_speech.fetch({"words": "1.0-1"}, packages)
+    assert str(error.value) == f"words=1.0-1: {expected}"
+    assert not (packages / "words.version").exists()
 
 
 def test_every_corpus_names_a_pinned_package_its_licence_and_the_words_for_it() -> None:
@@ -207,7 +297,7 @@ def test_every_corpus_names_a_pinned_package_its_licence_and_the_words_for_it() 
     for corpus in corpora:
         assert corpus["language"] in LANGUAGES
         assert corpus["licence"]
-        assert corpus["says"]
+        assert "".join(corpus["says"]).strip()
         sources = {corpus["package"], *([corpus["list"]["package"]] if corpus.get("list") else [])}
         assert sources <= set(versions)
         own = corpus.get("texts", {})
@@ -237,7 +327,7 @@ def test_known_words_and_any_text_are_counted_apart() -> None:
     assert "| Mandarin | syllables, Li | CER | 50.0 % (1 / 2; 1) | 50.0 % (1 / 2; 1) |" in lines
     for language in ("German", "French", "Spanish", "Hindi"):
         assert f"| {language} | nothing recorded in these packages, not measured | WER | none | none |" in lines
-    assert str(human_speech_card.tally([])) == "none"
+    assert human_speech_card.cell([]) == "none"
 
 
 def test_the_section_names_packages_licences_and_the_command() -> None:
@@ -268,6 +358,26 @@ NEW = "## Real human speech\n\nnew | figures\n"
 def test_the_section_stands_at_the_end_and_the_rest_stays(card: str, expected: str) -> None:
     assert human_speech_card.rewritten(card, NEW) == expected
     assert human_speech_card.rewritten(expected, NEW) == expected
+
+
+def test_the_card_is_measured_and_all_before_the_section_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = []
+
+    def measured(folder: Path) -> list[dict[str, Any]]:
+        folders.append(folder)
+        return [evaluated("dawson-en", "en", "the time is", "the times", "yes")]
+
+    monkeypatch.setattr(human_speech_card, "measured", measured)
+    card = tmp_path / "MODEL_CARD.md"
+    before = b"# tiny\r\n\n## Training\n\n    make\n\n"
+    card.write_bytes(before + b"## Real human speech\n\nold\n")
+    human_speech_card.main(card, tmp_path / "speech")
+    assert folders == [tmp_path / "speech"]
+    assert card.read_bytes().startswith(before + b"## Real human speech\n\n1 recordings of people")
+    new = card.read_text("utf-8")
+    assert "old" not in new
+    assert "| English | a speaking clock, David C Dawson | WER | 66.7 % (2 / 3; 1) | 66.7 % (2 / 3; 1) |" in new
+    assert "| English | **all** | WER | 66.7 % (2 / 3; 1) | 66.7 % (2 / 3; 1) |" in new
 
 
 @given(st.text(alphabet="#ab \n|é"))
