@@ -89,9 +89,8 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
         "own lists, with their spelling repaired, else what the name of the file says; nobody listened to them for "
-        "this table. Of the Mah-Jongg tiles those of bamboo are here, as the game's German handbook calls them (Bambus "
-        "1 to Bambus 9); the others are left out, since how the voices call them was judged by answers of this model "
-        "and nobody has listened.",
+        "this table. Mah-Jongg tiles are called as the "
+        "game's German handbook lists its sound files (Bambus, Kreis and Zahl, each 1 to 9).",
         f"Debian 12 packages, each asked for its licence by the command below: {named}. "
         f'Texts also from: {told}. "Of the package as a whole": its copyright file does not name the recordings. '
         "Nothing of them is in this repository.",

@@ -180,7 +180,7 @@ def _install() -> None:
     for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:
-            pytest.skip(f"{' '.join(command)} failed: {done.stderr[-500:]}")
+            pytest.fail(f"{' '.join(command)} failed: {done.stderr[-500:]}")
 
 
 @pytest.fixture(scope="session")

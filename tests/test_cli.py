@@ -136,12 +136,28 @@ def test_a_mistyped_option_is_one_line(words: list[str], capsys: pytest.CaptureF
     assert "--help" in line
 
 
-POOL = """
-import multiprocessing, sys, time
+SCRIPT = """
+import multiprocessing, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from jobs import cli
 from pipeline.config import RunConfig
 
+%s
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+def started(folder: Path, job: str) -> subprocess.Popen[str]:
+    """A process of its own that runs `job` as the jobs of the command line run theirs."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT % job.strip())
+    environment, pipe = os.environ | {"PYTHONPATH": str(ROOT)}, subprocess.PIPE
+    return subprocess.Popen([sys.executable, script, *NEEDED], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+POOL = """
 def job(config):
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         work = pool.submit(time.sleep, 600)
@@ -149,9 +165,6 @@ def job(config):
             time.sleep(0.05)
         print("ready", flush=True)
         work.result()
-
-if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, job, "A job"))
 """
 
 
@@ -160,10 +173,7 @@ def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
 
     import psutil
 
-    script = tmp_path / "pool.py"
-    script.write_text(POOL)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    job = subprocess.Popen([sys.executable, script, *NEEDED], stdout=subprocess.PIPE, text=True, env=environment)
+    job = started(tmp_path, POOL)
     assert job.stdout
     assert job.stdout.readline() == "ready\n"
     below = psutil.Process(job.pid).children(recursive=True)
@@ -174,10 +184,6 @@ def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
 
 
 UNHEARD = """
-import signal, sys, threading, time
-from jobs import cli
-from pipeline.config import RunConfig
-
 def signal_itself():
     time.sleep(0.5)
     signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
@@ -190,30 +196,19 @@ def job(config):
         lock.acquire()
     finally:
         print("left through the stack", flush=True)
-
-if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, job, "A job"))
 """
 
 
 def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
     """The wait does not end by itself: the signal came just before it, or, as here, to another thread."""
-    script = tmp_path / "unheard.py"
-    script.write_text(UNHEARD)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script, *NEEDED], capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert done.returncode == 143
-    assert done.stdout == "left through the stack\n"
-    assert done.stderr.count("stopped; everything committed stays") == 1
+    job = started(tmp_path, UNHEARD)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 143
+    assert out == "left through the stack\n"
+    assert err.count("stopped; everything committed stays") == 1
 
 
 FORKS = """
-import multiprocessing, sys, time
-from jobs import cli
-from pipeline.config import RunConfig
-
 def job(config):
     child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
     child.start()
@@ -222,17 +217,10 @@ def job(config):
     child.join()
     time.sleep(4)
     return 0
-
-if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, job, "A job"))
 """
 
 
 def test_the_end_of_a_forked_child_is_not_the_end_of_the_job(tmp_path: Path) -> None:
-    script = tmp_path / "forks.py"
-    script.write_text(FORKS)
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, script, *NEEDED], capture_output=True, text=True, timeout=60, env=environment
-    )
-    assert done.returncode == 0, done.stderr
+    job = started(tmp_path, FORKS)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (0, ""), err

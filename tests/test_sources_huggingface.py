@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources import list_recordings, read_recording
-
-datasets = pytest.importorskip("datasets")
 
 
 @pytest.fixture(autouse=True)

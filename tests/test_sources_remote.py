@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
@@ -25,8 +26,6 @@ from pipeline.sources import list_recordings, parquet, read_recording, remote, s
 from pipeline.sources.listing import list_files
 from tests.corpora import commonvoice, fleurs, mls, voxpopuli, write
 from tests.small_s3 import SmallS3
-
-s3fs = pytest.importorskip("s3fs")
 
 
 @pytest.fixture

@@ -94,8 +94,12 @@ class AsrConfig(Section):
         return round(self.window_seconds * SAMPLE_RATE)
 
     @property
+    def encoder_frames(self) -> int:
+        return round(self.window_seconds * 50)
+
+    @property
     def audio_slots(self) -> int:
-        return slots_for(round(self.window_seconds * 50), self.projector.subsample)
+        return slots_for(self.encoder_frames, self.projector.subsample)
 
     @property
     def hidden_size(self) -> int:

@@ -78,7 +78,7 @@ def score(texts: list[str], heard: dict[int, str], languages: list[str | None]) 
         counts = Counts()
         for place, row in enumerate(rows):
             counts += _counts(texts[row], heard[row], language)
-            following = rows[place + 1 :] + rows[:place]
+            following = (rows[(place + step) % len(rows)] for step in range(1, len(rows)))
             other = next((moved for moved in following if texts[moved] != texts[row]), None)
             if other is not None:
                 shuffled += _counts(texts[row], heard[other], language)

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model import checkpoint
 from pipeline.model.checkpoint import AsrModel
-from pipeline.model.encoder import POSITIONS_30_S, AudioEncoder
+from pipeline.model.encoder import AudioEncoder
 from pipeline.training import data, measure
 from pipeline.training.loop import Trainer
 from pipeline.training.recipe import EOS, TrainConfig, asr_config
@@ -47,7 +47,7 @@ def _check_also(config: TrainConfig) -> None:
     folders = [Path(config.folder), *map(Path, config.also)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("also: a folder named twice, or `folder` itself: its phrases would count twice")
-    frames = asr_config(config.size, config.size.vocab_size).window_samples * POSITIONS_30_S // (30 * 16_000)
+    frames = asr_config(config.size, config.size.vocab_size).encoder_frames
     for name in config.also:
         held = data.cached_frames(Path(name) / "features")
         if not held:
@@ -83,9 +83,8 @@ def make_features(config: TrainConfig) -> None:
 
 
 def trainer(config: TrainConfig) -> Trainer:
-    """Model, tokenizer and batches of a training run, before its first step or its checkpoint."""
+    """Model, tokenizer and batches of a training run that `check` has passed, before its first step or checkpoint."""
     folder = Path(config.folder)
-    _check_also(config)
     if not any((folder / "features").glob("*.json")):
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
