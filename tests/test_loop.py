@@ -114,8 +114,8 @@ def test_a_checkpoint_of_other_settings_is_not_gone_on_from(
     trainer(uninterrupted.folder, PHASES.model_copy(update={"log_steps": 1})).restore()
 
 
-def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> None:
-    """From its state, at the rate of the longer cosine, and it says so; fewer steps are other settings."""
+def test_a_run_goes_on_when_it_is_given_another_number_of_steps(tmp_path: Path) -> None:
+    """From its state, at the rate of the new cosine, and it says so; steps that are behind it are other settings."""
     shorter = trainer(tmp_path)
     shorter.run()
     more = PHASES.model_copy(update={"diffusion_steps": PHASES.diffusion_steps + 2})
@@ -130,9 +130,21 @@ def test_a_finished_run_goes_on_when_it_is_given_more_steps(tmp_path: Path) -> N
     assert longer.lr(9) > shorter.lr(9)
     again = trainer(tmp_path, more)
     again.restore()
-    assert again.prolonged == longer.prolonged == [[9, 9]]
+    assert again.rescheduled == longer.rescheduled == [[9, 9]]
     with pytest.raises(ConfigError, match=r"phases\.diffusion_steps was 6, now 4"):
         trainer(tmp_path).restore()
+
+
+def test_a_run_that_takes_too_long_may_end_earlier(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    run.step(0)
+    run.done = 6
+    run.save()
+    sooner = trainer(tmp_path, PHASES.model_copy(update={"diffusion_steps": 3}))
+    sooner.run()
+    assert sooner.done == 8
+    assert sooner.rescheduled == [[6, 9]]
+    assert sooner.lr(6) < run.lr(6)
 
 
 def test_another_seed_gives_another_run(uninterrupted: Trainer, tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
     """Write the checkpoint folder with its model card."""
     folder = Path(config.export)
     checkpoint.save(run.model, folder, whisper=_whisper(config))
-    card = measure.card(measurement, config, run.done, run.prolonged, command)
+    card = measure.card(measurement, config, run.done, run.rescheduled, command)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 

@@ -43,7 +43,7 @@ class Trainer:
         )
         self.average = [p.detach().clone() for p in self.parameters]
         self.done = 0
-        self.prolonged: list[list[int]] = []  # [step at which it was, total of before]
+        self.rescheduled: list[list[int]] = []  # [step at which it was, total of before]
         self.knobs = DiffusionKnobs(
             draws=phases.draws,
             all_noise_share=phases.all_noise_share,
@@ -137,7 +137,7 @@ class Trainer:
             "average": self.average,
             "optimizer": self.optimizer.state_dict(),
             "settings": self.settings,
-            "prolonged": self.prolonged,
+            "rescheduled": self.rescheduled,
         }
         temporary = self.checkpoint.with_suffix(".tmp")
         torch.save(state, temporary)
@@ -152,16 +152,17 @@ class Trainer:
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one. Raises ConfigError where it was made with other settings.
 
-        More diffusion steps than before are allowed: the run goes on where the cosine of the new total is at its step.
+        Another number of diffusion steps is allowed, longer or shorter, as long as it lies ahead: the run goes on where
+        the cosine of the new total is at its step.
         """
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)
         before = state["settings"]
-        self.prolonged = state.get("prolonged", [])
-        if self.phases.diffusion_steps > before["phases.diffusion_steps"]:
+        self.rescheduled = state.get("rescheduled", [])
+        if self.phases.diffusion_steps != before["phases.diffusion_steps"] and self.total > state["done"]:
             total = self.total - self.phases.diffusion_steps + before["phases.diffusion_steps"]
-            self.prolonged = [*self.prolonged, [state["done"], total]]
+            self.rescheduled = [*self.rescheduled, [state["done"], total]]
             before = before | {"phases.diffusion_steps": self.phases.diffusion_steps}
         if changed := [name for name, value in self.settings.items() if before.get(name) != value]:
             was = ", ".join(f"{name} was {before.get(name)}, now {self.settings[name]}" for name in changed)

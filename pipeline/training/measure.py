@@ -98,19 +98,19 @@ def table(measurement: Measurement) -> str:
 
 
 def card(
-    measurement: Measurement, config: TrainConfig, steps: int, prolonged: Sequence[Sequence[int]], command: str
+    measurement: Measurement, config: TrainConfig, steps: int, rescheduled: Sequence[Sequence[int]], command: str
 ) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it.
 
-    prolonged: [step, total of before] of each time that the run was given more steps.
+    rescheduled: [step, total of before] of each time that the run was given another number of steps.
     """
     p, c, s = config.phases, config.corpus, config.size
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     also = f", and those of {', '.join(config.also)}" if config.also else ""
-    longer = "".join(
-        f" At step {step} of {total} it was given more steps; from there on the rate follows the longer cosine."
-        for step, total in prolonged
+    changes = "".join(
+        f" At step {step} of {total} its number of steps was changed; from there on the rate follows the new cosine."
+        for step, total in rescheduled
     )
     return f"""# tiny: the embedded model of fullcanvas
 
@@ -138,7 +138,7 @@ at the end of this card.
 {c.train_per_language} synthesised phrases per language (espeak-ng, mbrola, pico, flite; noise, level, telephone band,
 reverberation){also}; {steps} steps of batch {p.batch}: {p.ctc_steps} CTC, {p.autoregressive_steps} autoregressive,
 {p.diffusion_steps} uniform diffusion with two-pass self-conditioning. Window {s.window_seconds} s, canvas
-{s.canvas_length} tokens, hidden {s.hidden}, {s.layers} layers, {s.experts} experts. Seed {config.seed}.{longer}
+{s.canvas_length} tokens, hidden {s.hidden}, {s.layers} layers, {s.experts} experts. Seed {config.seed}.{changes}
 Weights are the moving average, stored as float16.
 {config.note}
 
