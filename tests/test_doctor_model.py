@@ -133,6 +133,14 @@ def test_memory_is_computed_beforehand_against_the_gpu_or_the_machine(copy: Path
     (small,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU | {"free": 1e9}])
     assert small.state == "FAIL"
     assert "4 canvases need" in small.found
+    halves = settings(copy, gpus_per_replica=2, canvases=4)
+    halves = halves.model_copy(update={"model": halves.model.model_copy(update={"device_map": "auto"})})
+    (cut,) = model_check.memory(halves, [GPU, GPU])
+    assert cut.state == "ok"
+    assert "GPU 0: " in cut.found
+    (narrow,) = model_check.memory(halves, [GPU | {"free": 1e9}, GPU | {"free": 1e9}, GPU | {"free": 1e8}])
+    assert narrow.state == "FAIL"
+    assert "do not fit into 0.9 + 0.9 GiB, cut into layers" in narrow.found
     (shared,) = model_check.memory(settings(copy, gpus_per_replica=0.01, canvases=4), [GPU])
     assert shared.state == "FAIL"
     assert list(model_check.memory(settings("/no/such/model"), [GPU])) == []

@@ -134,12 +134,14 @@ def test_adapters_are_saved_with_the_projector_and_loaded(model: AsrModel, tmp_p
     assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))
 
 
-def test_the_compiled_denoising_pass_is_equal() -> None:
-    """As the engine calls it; one layer and one pass, since compiling takes its time."""
+def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
+    """As the engine calls them; one layer, since compiling takes its time."""
     model = random_model(5, lora=SPEC, layers=1, experts=2)
-    calls = replace(Calls.make(compile=False), decode=Calls.make(compile=True).decode)
-    own, compiled = passes(model)[1], passes(model, calls)[1]
-    torch.testing.assert_close(own, compiled, rtol=1e-5, atol=1e-5 * float(own.abs().max()))
+    fast = Calls.make(compile=True)
+    calls = replace(Calls.make(compile=False), prefill=fast.prefill, decode=fast.decode)
+    (own, decoded), (compiled, compiled_decoded) = passes(model), passes(model, calls)
+    for a, b in zip([*own, decoded], [*compiled, compiled_decoded], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
 
 
 def test_the_engine_uses_them(model: AsrModel, plain: AsrModel) -> None:

@@ -19,6 +19,7 @@ from pipeline.model import hub, layout, whisper_layout
 from pipeline.model.hub import HubPart
 
 if TYPE_CHECKING:
+    from pipeline.model.checkpoint import AsrModel
     from pipeline.model.memory import Memory
 
 FETCH_AGAIN = "copy or fetch the model again"
@@ -132,7 +133,7 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
     try:
         if to_fetch(config) or whisper_layout.is_whisper(layout.directory(config.model.name, config.model.revision)):
             return
-        needed = _estimated(config)
+        model, needed = _estimated(config)
     except ConfigError:
         return  # the model's own row says what is wrong
     from pipeline.model.memory import require
@@ -147,9 +148,10 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
         yield Row("model memory", "ok" if good else "warn", found, advice)
         return
     per_replica = config.compute.gpus_per_replica or 1.0
+    if config.model.device_map == "auto" and per_replica > 1:
+        yield _over_several(config, model, needed, [int(device["free"]) for device in gpus])
+        return
     free = max(device["free"] for device in gpus) * min(1.0, per_replica)
-    if getattr(config.model, "device_map", "single") == "auto" and per_replica > 1:
-        free = sum(sorted((device["free"] for device in gpus), reverse=True)[: int(per_replica)])
     found = f"{needed} of {size(free)} free GPU memory per replica"
     try:
         require(needed, int(free), slots=config.compute.canvases)
@@ -161,12 +163,26 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
     yield Row("model memory", "ok", found)
 
 
-def _estimated(config: RunConfig) -> Memory:
-    """Memory of the model with its slots, of which no weight is read. Raises ConfigError."""
+def _over_several(config: RunConfig, model: AsrModel, needed: Memory, free: list[int]) -> Row:
+    """The row of a model cut into layers, over the largest GPUs that one replica takes, in their order."""
+    import torch
+
+    from pipeline.model import device_map
+
+    taken = sorted(sorted(range(len(free)), key=lambda gpu: -free[gpu])[: int(config.compute.gpus_per_replica)])
+    try:
+        found = device_map.split(model, needed, [free[gpu] for gpu in taken], getattr(torch, config.model.dtype))
+    except ConfigError as err:
+        return Row("model memory", "FAIL", str(err), "fewer canvases or more GPUs per replica")
+    return Row("model memory", "ok", f"{needed}, per replica {found}")
+
+
+def _estimated(config: RunConfig) -> tuple[AsrModel, Memory]:
+    """The model, of which no weight is read, and its memory with its slots. Raises ConfigError."""
     import torch
     from tokenizers import Tokenizer
 
-    from pipeline.model.checkpoint import AsrModel
+    from pipeline.model import checkpoint
     from pipeline.model.memory import estimate
     from pipeline.model.quantisation import quantise
 
@@ -175,10 +191,11 @@ def _estimated(config: RunConfig) -> Memory:
     spec = layout.read_config(folder)
     tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
     with torch.device("meta"):
-        model = AsrModel(spec, tokenizer)
+        model = checkpoint.AsrModel(spec, tokenizer)
     if config.model.quantization == "int8":
         quantise(model.backbone)
-    return estimate(model, config.denoise, slots=config.compute.canvases, dtype=getattr(torch, config.model.dtype))
+    dtype = getattr(torch, config.model.dtype)
+    return model, estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype)
 
 
 def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Row, int]:
