@@ -14,7 +14,8 @@ import torch
 from pipeline.config import ConfigError, DenoiseConfig, load
 from pipeline.model import checkpoint, lora
 from pipeline.model.engine import Engine
-from pipeline.training import adapter
+from pipeline.model.layout import read_config
+from pipeline.training import adapter, adapter_model
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import AdapterTrainer
 from tests.adapter_case import config, overrides, settings, write_case
@@ -96,6 +97,14 @@ def test_a_run_with_other_settings_is_not_gone_on_from(
 ) -> None:
     with pytest.raises(ConfigError, match=says):
         adapter.train_adapter(config(root, **sections), "")
+
+
+def test_a_start_that_a_killed_run_left_before_its_settings_is_made_again(root: Path) -> None:
+    adapter_model.prepare_start(config(root, "killed"))
+    again = config(root, "killed", lora={"rank": 2})
+    with mock.patch.object(adapter, "examples", side_effect=ConfigError("far enough")), pytest.raises(ConfigError):
+        adapter.train_adapter(again, "")
+    assert read_config(root / "killed/work/start").lora == again.lora
 
 
 def test_settings_that_decide_nothing_may_change(root: Path, result: dict[str, Any]) -> None:

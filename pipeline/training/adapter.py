@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -37,6 +38,8 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     """
     check(config)
     folder = Path(config.folder)
+    if not (folder / SETTINGS).exists():  # a start without them is that of a run killed here, perhaps of other settings
+        shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
     _same_settings(config, layout.describe(str(start)).weights_hash)
     data, sets = examples(config)
