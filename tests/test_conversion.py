@@ -15,8 +15,9 @@ from pipeline.model.checkpoint import AsrModel
 from pipeline.model.import_config import ImportConfig
 from tests.small_model import hearing_model
 from tests.test_checkpoint import texts
-from tests.test_importer import foreign
-from tests.test_lora import SPEC
+from tests.test_importer import foreign, write_peft
+from tests.test_lora import SPEC, passes
+from tests.test_whisper_import import as_openai
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +58,28 @@ def test_the_parts_become_a_folder_that_says_the_same(model: AsrModel, parts: Im
     assert layout.describe(str(folder)).name == "made"
     assert (folder / "backbone" / "model.safetensors").is_symlink()
     assert len(hub.manifest(folder)) == 5
+
+
+def test_a_peft_folder_beside_a_projector_and_openais_encoder_become_one_folder(
+    parts: ImportConfig, tmp_path: Path
+) -> None:
+    reference = write_peft(tmp_path / "peft")
+    plain = hearing_model(5)
+    config = layout.read_config(Path(parts.base))
+    layout.write_config(Path(parts.base), config.model_copy(update={"lora": None}))
+    save_file(checkpoint.adapter_state(plain), tmp_path / "projector.safetensors")
+    torch.save({"model_state_dict": as_openai(plain.encoder.whisper.state_dict())}, tmp_path / "openai.pt")
+    given = {
+        "adapter": [str(tmp_path / "peft"), str(tmp_path / "projector.safetensors")],
+        "encoder": str(tmp_path / "openai.pt"),
+    }
+    loaded = checkpoint.load(str(conversion.convert(parts.model_copy(update=given), lambda _: None)), verify=True)
+    assert loaded.config.lora == SPEC
+    assert all(torch.equal(w, loaded.encoder.state_dict()[name]) for name, w in plain.encoder.state_dict().items())
+    assert all(torch.equal(w, loaded.projector.state_dict()[name]) for name, w in plain.projector.state_dict().items())
+    (own, decoded), (theirs, theirs_decoded) = passes(loaded), passes(reference)
+    for a, b in zip([*own, decoded], [*theirs, theirs_decoded], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
 def test_the_shapes_of_an_adapter_follow_from_the_config(model: AsrModel) -> None:

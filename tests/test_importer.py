@@ -111,11 +111,19 @@ def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Pa
         checkpoint.load(str(tmp_path))
 
 
-def test_a_folder_that_peft_has_written_is_read(model: AsrModel, tmp_path: Path) -> None:
+def write_peft(folder: Path) -> AsrModel:
+    """A folder of PEFT's, with LoRA of both phases that changes what is heard, and the model that PEFT itself runs."""
     pattern = r"model\.(encoder\.language_model|decoder)\.layers\.\d+\.self_attn\.[qkvo]_proj"
     settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=pattern, init_lora_weights=False)
-    wrapped = peft.get_peft_model(hearing_model(5).backbone, settings)
-    wrapped.save_pretrained(tmp_path)
+    reference = hearing_model(5)
+    wrapped = peft.get_peft_model(reference.backbone, settings)
+    wrapped.save_pretrained(folder)
+    reference.backbone = wrapped.base_model.model.eval()
+    return reference
+
+
+def test_a_folder_that_peft_has_written_is_read(model: AsrModel, tmp_path: Path) -> None:
+    reference = write_peft(tmp_path)
     state, spec = importer.read_peft(tmp_path)
     assert spec == SPEC
     own = {name: weight.detach() for name, weight in lora.state(model.backbone).items()}
@@ -125,8 +133,6 @@ def test_a_folder_that_peft_has_written_is_read(model: AsrModel, tmp_path: Path)
     ours = lora.state(imported.backbone)
     for theirs, name in matches.names.items():
         ours[name].copy_(state[theirs])
-    reference = hearing_model(5)
-    reference.backbone = wrapped.base_model.model.eval()
     for one, other in zip(passes(imported), passes(reference), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
