@@ -16,6 +16,14 @@ def test_every_format_of_the_readme_is_heard_here() -> None:
         assert name in row.found
 
 
+def test_decoders_that_ffmpeg_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    (row,) = codecs.present()
+    assert row.state == "ok"
+    monkeypatch.setattr(codecs, "CODECS", "flac,nosuchcodec,opus")
+    (row,) = codecs.present()
+    assert (row.state, row.found) == ("warn", "2 of 3 decoders of FFmpeg; without nosuchcodec")
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [

@@ -15,13 +15,14 @@ from pipeline.doctor.settings import DoctorConfig
 CPU = {
     "torch": "2.13.0+cpu",
     "cuda": None,
+    "triton": "",
     "architectures": [],
     "driver": "",
     "kernel": "6.1",
     "why": "",
     "devices": [],
 }
-CUDA = CPU | {"torch": "2.13.0+cu130", "cuda": "13.0", "architectures": ["sm_90"]}
+CUDA = CPU | {"torch": "2.13.0+cu130", "cuda": "13.0", "triton": "3.7.1", "architectures": ["sm_90"]}
 H100 = {"name": "NVIDIA H100", "capability": "9.0", "free": 84e9, "total": 85e9, "error": ""}
 OLD = H100 | {"name": "Tesla K80", "capability": "3.7", "error": "CUDA error: no kernel image is available"}
 BUSY = H100 | {"free": 20e9}
@@ -37,6 +38,13 @@ BUSY = H100 | {"free": 20e9}
         (CUDA, 1, {"torch": "FAIL", "gpu": "FAIL"}, "no NVIDIA driver"),
         (CUDA | {"driver": "470.1", "why": "driver too old"}, 1, {"torch": "FAIL", "gpu": "FAIL"}, "driver too old"),
         (CUDA | {"driver": "580.1", "devices": [H100]}, 1, {"torch": "ok", "gpu": "ok"}, "84.0 GB of 85.0 GB free"),
+        (
+            CUDA | {"driver": "580.1", "devices": [H100]},
+            1,
+            {"torch": "ok", "gpu": "ok"},
+            "CUDA 13.0, Triton 3.7.1; NVI",
+        ),
+        (CUDA | {"triton": ""}, 0, {"torch": "warn", "gpu": "ok"}, "CUDA 13.0, no Triton"),
         (CUDA | {"driver": "580.1", "devices": [H100]}, 4, {"torch": "ok", "gpu": "FAIL"}, "1 of 4 GPUs"),
         (CUDA | {"driver": "580.1", "devices": [OLD]}, 1, {"torch": "ok", "gpu": "FAIL"}, "built for sm_90"),
         (CUDA | {"driver": "580.1", "devices": [BUSY]}, 1, {"torch": "ok", "gpu": "warn"}, "nvidia-smi names it"),

@@ -1,4 +1,7 @@
-"""Decoders: a short tone in every format that is promised, made here and heard through the decoder of the pipeline."""
+"""Decoders: a short tone in every format that is promised, made here and heard through the decoder of the pipeline.
+
+Of the rarer codecs that are read as well, which ones FFmpeg was built with.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import numpy as np
 import soundfile
 
 from pipeline.audio import decode
+from pipeline.audio_track import CODECS
 from pipeline.doctor.rows import Row
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
@@ -40,8 +44,28 @@ def check() -> Iterator[Row]:
         else:
             heard.append(name)
     if heard:
-        versions = f"av {av.__version__}, libsndfile {soundfile.__libsndfile_version__}"
+        library = ".".join(map(str, av.library_versions["libavcodec"]))
+        versions = f"av {av.__version__} with libavcodec {library}, libsndfile {soundfile.__libsndfile_version__}"
         yield Row("codecs", "ok", f"{', '.join(heard)} decoded ({versions})")
+
+
+def present() -> Iterator[Row]:
+    """A row of the decoders that the pipeline lets FFmpeg use: how many it has, and the names of those it lacks."""
+    wanted = CODECS.split(",")
+    lacking = [name for name in wanted if not _decodes(name)]
+    found = f"{len(wanted) - len(lacking)} of {len(wanted)} decoders of FFmpeg"
+    if lacking:
+        yield Row("decoders", "warn", f"{found}; without {', '.join(lacking)}", "make setup: the pinned av has all")
+    else:
+        yield Row("decoders", "ok", found)
+
+
+def _decodes(name: str) -> bool:
+    try:
+        av.codec.Codec(name, "r")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
 
 
 def clip(name: str) -> bytes:

@@ -77,6 +77,7 @@ def machine_checks(config: RunConfig, gpus: int, *, node: bool) -> Iterator[tupl
     yield "open files", hardware.limits, SECONDS
     yield "disk", lambda: disks.check(disks.places(config)), 2 * SECONDS
     yield "codecs", codecs.check, SECONDS
+    yield "decoders", codecs.present, SECONDS
     if node:
         yield "model", partial(model_check.present, config), SECONDS
         yield "source", partial(storage_check.source, config), 2 * SECONDS

@@ -10,6 +10,7 @@ import platform
 import re
 import sys
 import warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ def facts() -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
+        "triton": _triton(),
         "architectures": torch.cuda.get_arch_list() if count else [],
         "driver": _driver(),
         "kernel": platform.release(),
@@ -52,6 +54,14 @@ def _device(torch: Any, index: int) -> dict[str, Any]:
     except Exception as err:  # noqa: BLE001 - of CUDA: no kernel image, out of memory, a lost device
         about["error"] = " ".join(str(err).split())[:200]
     return about
+
+
+def _triton() -> str:
+    """Its version, empty where it is not installed: compiled code for GPUs and the kernel of the head need it."""
+    try:
+        return version("triton")
+    except PackageNotFoundError:
+        return ""
 
 
 def _driver() -> str:

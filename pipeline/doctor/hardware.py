@@ -61,7 +61,9 @@ def gpu_facts() -> dict[str, Any]:
 def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
     """Torch against the driver, then a row per device. facts: of gpu_probe.py; wanted: devices that there must be."""
     bad: State = "FAIL" if wanted else "warn"
-    versions = f"torch {facts['torch']}, " + (f"CUDA {facts['cuda']}" if facts["cuda"] else "built without CUDA")
+    triton = f"Triton {facts['triton']}" if facts["triton"] else "no Triton"
+    built = f"CUDA {facts['cuda']}, {triton}" if facts["cuda"] else "built without CUDA"
+    versions = f"torch {facts['torch']}, {built}"
     driver = f"NVIDIA driver {facts['driver']}" if facts["driver"] else "no NVIDIA driver"
     found = f"{versions}; {driver}; Linux {facts['kernel']}"
     devices = facts["devices"]
