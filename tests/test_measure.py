@@ -112,7 +112,7 @@ def test_the_card_tells_figures_steps_and_the_command() -> None:
     assert "\n    python -m jobs.train --config x.yaml\n" in text
     for fact in (
         "1234 steps",
-        "At step 1000 of 1100 it was given more steps",
+        "At step 1000 of 1100 its number of steps was changed",
         "15 synthesised utterances",
         "Seed 7",
         "used: 7.2",
