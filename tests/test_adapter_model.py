@@ -56,6 +56,16 @@ def test_only_projector_and_lora_are_trainable_and_float32_whatever_the_rest(roo
     assert all(p.data_ptr() == before[name] for name, p in adapter_model.trainable(model).items())
 
 
+def test_a_gpu_that_an_evaluation_does_not_fit_is_refused_before_anything_is_allocated(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = config(root, "memory")
+    start = adapter_model.prepare_start(settings)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
+    with pytest.raises(ConfigError, match=r"compute.canvases: .* need .* of GPU memory, and 0\.9 GiB are free"):
+        adapter_model.build(start, settings, torch.device("cuda"))
+
+
 def test_a_new_adapter_takes_nothing_of_the_old_one(root: Path) -> None:
     settings = config(root, "new", model={"adapter": "new"})
     old = load_file(root / "model" / "adapter.safetensors")

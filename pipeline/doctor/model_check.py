@@ -14,6 +14,7 @@ import psutil
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
+from pipeline.doctor.longest_prompt import LongestPrompt
 from pipeline.doctor.rows import Row, size
 from pipeline.model import hub, layout, whisper_layout
 from pipeline.model.hub import HubPart
@@ -128,22 +129,26 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
 
     gpus: devices as gpu_probe.py tells them, None: those of this machine.
 
-    No row where the model is not on this machine or is a Whisper checkpoint: then nothing is known beforehand.
+    A model whose parts are still on the hub gets an upper bound: its config is here, its tokenizer may not be. No row
+    for a Whisper checkpoint: there nothing is known beforehand.
     """
+    name, revision = config.model.name, config.model.revision
     try:
-        if to_fetch(config) or whisper_layout.is_whisper(layout.directory(config.model.name, config.model.revision)):
+        missing = to_fetch(config)
+        if whisper_layout.is_hub_id(name) or whisper_layout.is_whisper(layout.directory(name, revision)):
             return
-        model, needed = _estimated(config)
+        model, needed = _estimated(config, missing=bool(missing))
     except ConfigError:
         return  # the model's own row says what is wrong
     from pipeline.model.memory import require
 
+    bound = "at most " if missing else ""
     if gpus is None:
         gpus = gpu_facts()["devices"]
     if config.model.device == "cpu" or not gpus:
         free = psutil.virtual_memory().available
         good = needed.total * config.compute.replicas_max <= free
-        found = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"
+        found = f"{config.compute.replicas_max} x {bound}{needed} of {size(free)} free main memory"
         advice = "" if good else "fewer replicas or canvases"
         yield Row("model memory", "ok" if good else "warn", found, advice)
         return
@@ -152,7 +157,7 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
         yield _over_several(config, model, needed, [int(device["free"]) for device in gpus])
         return
     free = max(device["free"] for device in gpus) * min(1.0, per_replica)
-    found = f"{needed} of {size(free)} free GPU memory per replica"
+    found = f"{bound}{needed} of {size(free)} free GPU memory per replica"
     try:
         require(needed, int(free), slots=config.compute.canvases)
     except ConfigError as err:
@@ -177,8 +182,11 @@ def _over_several(config: RunConfig, model: AsrModel, needed: Memory, free: list
     return Row("model memory", "ok", f"{needed}, per replica {found}")
 
 
-def _estimated(config: RunConfig) -> tuple[AsrModel, Memory]:
-    """The model, of which no weight is read, and its memory with its slots. Raises ConfigError."""
+def _estimated(config: RunConfig, *, missing: bool) -> tuple[AsrModel, Memory]:
+    """The model, of which no weight is read, and its memory with its slots; nothing is fetched. Raises ConfigError.
+
+    missing: parts are still on the hub, and the prompt is taken to be as long as its text can make it.
+    """
     import torch
     from tokenizers import Tokenizer
 
@@ -189,7 +197,9 @@ def _estimated(config: RunConfig) -> tuple[AsrModel, Memory]:
     name, revision = config.model.name, config.model.revision
     folder = layout.directory(name, revision)
     spec = layout.read_config(folder)
-    tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
+    tokenizer: Any = LongestPrompt(spec)
+    if not missing:
+        tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
     with torch.device("meta"):
         model = checkpoint.AsrModel(spec, tokenizer)
     if config.model.quantization == "int8":

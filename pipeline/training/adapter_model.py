@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +14,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.config import ConfigError
-from pipeline.model import backbone, checkpoint, hub, layout, lora, weights, whisper_layout
+from pipeline.model import backbone, checkpoint, hub, layout, lora, memory, weights, whisper_layout
 from pipeline.model.checkpoint import AsrModel
 from pipeline.model.layout import AsrConfig
 from pipeline.model.projector import Projector
 from pipeline.training.adapter_config import AdapterConfig
+
+log = logging.getLogger(__name__)
 
 
 def prepare_start(config: AdapterConfig) -> Path:
@@ -82,9 +85,20 @@ def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrC
 
 
 def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel:
-    """What `prepare_start` wrote, frozen parts in `model.dtype`, projector and LoRA trainable and float32."""
+    """What `prepare_start` wrote, frozen parts in `model.dtype`, projector and LoRA trainable and float32.
+
+    Raises ConfigError, before anything is allocated, where the GPU has less than an evaluation needs.
+    """
     dtype: torch.dtype = getattr(torch, config.model.dtype)
-    model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify)
+
+    def check_memory(model: AsrModel) -> None:
+        slots = config.compute.canvases
+        needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype)
+        log.info("evaluating needs %s; the training's own activations come instead, and are not counted", needed)
+        if device.type == "cuda":
+            memory.require(needed, torch.cuda.mem_get_info(device)[0], slots=slots)
+
+    model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify, plan=check_memory)
     adapter = load_file(folder / hub.PARTS["adapter"])
     for name, parameter in trainable(model).items():
         parameter.data = adapter[name].to(device)
