@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tarfile
 from pathlib import Path
 from unittest import mock
 
@@ -14,10 +16,13 @@ import soundfile
 
 from pipeline import decode
 from pipeline.config import ConfigError, SegmentConfig, SourceConfig, StorageConfig
+from pipeline.model import layout
 from pipeline.model.layout import AsrConfig
 from pipeline.training import examples
 from pipeline.training.examples import Examples
 from pipeline.training.recipe import SizeSection, asr_config
+from tests.archives import settings
+from tests.runs import in_this_process
 
 MODEL: AsrConfig = asr_config(SizeSection(window_seconds=1.0), 2048)
 FIXED = SegmentConfig(vad=False)
@@ -29,9 +34,11 @@ def wav(path: Path, seconds: float, seed: int = 0) -> np.ndarray:
     return samples
 
 
-def prepare(root: Path, *, uri: str = "audio", segment: SegmentConfig = FIXED, **source: str | None) -> Examples:
+def prepare(
+    root: Path, *, uri: str = "audio", segment: SegmentConfig = FIXED, model: AsrConfig = MODEL, **source: str | None
+) -> Examples:
     config = SourceConfig.model_validate({"uri": str(root / uri), "language": "de"} | source)
-    return examples.prepare(root / "held", config, model=MODEL, segment=segment, storage=StorageConfig())
+    return examples.prepare(root / "held", config, model=model, segment=segment, storage=StorageConfig())
 
 
 @pytest.fixture
@@ -91,3 +98,25 @@ def test_pseudo_labels_in_a_manifest_or_a_parquet_file_are_a_source(folder: Path
     rows = [{"audio": (folder / "audio" / f"{n}.wav").read_bytes(), "text": f"gehört {n}"} for n in (1, 3)]
     pq.write_table(pa.Table.from_pylist(rows), folder / "labels.parquet")
     assert prepare(folder, uri="labels.parquet").texts == ["gehört 1", "gehört 3"]
+
+
+def test_what_a_run_heard_becomes_a_source_as_the_documentation_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parent.parent / "docs/adapter.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    with tarfile.open(layout.ASSETS / "evaluation/self.tar") as archive:
+        archive.extractall(
+            tmp_path / "audio", [m for m in archive if m.name.endswith(("00.opus", "01.opus"))], filter="data"
+        )
+    in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", "denoise.max_steps=16"))
+    monkeypatch.chdir(tmp_path)
+    exec(code)
+    heard = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.9]
+    assert 6 <= len(heard) <= 12
+    tiny = layout.read_config(layout.ASSETS / "tiny")
+    found = prepare(tmp_path, uri="labels.jsonl", model=tiny, language="column:lang")
+    assert sorted(found.texts) == sorted(row["text"] for row in heard)
+    assert found.left_out == {}
+    lengths = sorted(len(found.pcm(i)) // 32 for i in range(len(found.texts)))  # in ms
+    assert lengths == sorted(row["end_ms"] - row["start_ms"] for row in heard)
