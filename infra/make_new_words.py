@@ -1,8 +1,9 @@
 """Speech to teach the embedded model 30 new words per language: python -m infra.make_new_words [folder [per language]]
 
-Writes FOLDER/train (phrases with new words, and as many of the old vocabulary so that it is not forgotten; training
-voices, augmented), FOLDER/new and FOLDER/old (phrases that are not trained on, of voices that neither this training nor
-the model's own has heard). They are Parquet sources: configs/train-adapter-words.yaml reads them.
+Writes FOLDER/train (phrases with new words, and REHEARSAL times as many of the old vocabulary so that it is not
+forgotten; training voices, augmented), FOLDER/new and FOLDER/old (phrases that are not trained on, of voices that
+neither this training nor the model's own has heard). They are Parquet sources: configs/train-adapter-words.yaml reads
+them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import random
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +32,9 @@ from pipeline.training.voices import ENGINES, EngineError, check_engines, pick_v
 
 log = logging.getLogger(__name__)
 
-FOLDER, PER_LANGUAGE = Path("work/new-words"), 500  # training phrases of either kind
-EVALUATED = {"new": 60, "old": 60}  # phrases per language
+FOLDER, PER_LANGUAGE = Path("work/new-words"), 2000  # training phrases with new words
+REHEARSAL = 1.5  # phrases of the old vocabulary for each of them
+EVALUATED = 60  # phrases of either kind per language
 SEED = 5
 MAX_SECONDS = 4.8  # with the silence around; the window has 5.12
 SCHEMA = pa.schema(
@@ -99,8 +102,12 @@ def rows(
         log.info("%s: %s: %d phrases", name, language, number)
 
 
-def write(path: Path, made: list[dict[str, Any]]) -> None:
-    """Whole or not at all."""
+def write(path: Path, count: int, of: Phrase, *, held_out: bool) -> None:
+    """One file of phrases, whole or not at all; what is there is kept."""
+    if path.exists():
+        return
+    name = path.stem if held_out else f"train-{path.stem}"
+    made = list(rows(name, count, of, held_out=held_out))
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     pq.write_table(pa.Table.from_pylist(made, SCHEMA), temporary, row_group_size=64)
@@ -108,15 +115,20 @@ def write(path: Path, made: list[dict[str, Any]]) -> None:
 
 
 def main(folder: Path, per_language: int) -> None:
-    """All three; what is there is kept."""
+    """All four files, two at a time."""
     for held_out in (False, True):
         check_engines(LANGUAGES, held_out=held_out)
-    kinds: dict[str, Phrase] = {"new": new_phrase, "old": phrase}
-    for name, of in kinds.items():
-        if not (path := folder / "train" / f"{name}.parquet").exists():
-            write(path, list(rows(f"train-{name}", per_language, of, held_out=False)))
-        if not (path := folder / name / f"{name}.parquet").exists():
-            write(path, list(rows(name, EVALUATED[name], of, held_out=True)))
+    kinds: dict[str, tuple[Phrase, int]] = {
+        "new": (new_phrase, per_language),
+        "old": (phrase, int(per_language * REHEARSAL)),
+    }
+    with ProcessPoolExecutor(2) as pool:
+        jobs = []
+        for name, (of, count) in kinds.items():
+            jobs.append(pool.submit(write, folder / name / f"{name}.parquet", EVALUATED, of, held_out=True))
+            jobs.append(pool.submit(write, folder / "train" / f"{name}.parquet", count, of, held_out=False))
+        for job in jobs:
+            job.result()
 
 
 _WORDS = new_words()

@@ -53,7 +53,7 @@ def _work(uri: str, mark: str, seed: int, done: Connection) -> None:
 def test_two_drivers_killed_again_and_again_with_the_gateway_leave_an_exact_result(
     ceph: Ceph, storage: Storage
 ) -> None:
-    mark = plan(storage, [ref(number) for number in range(600)], part_rows=300)
+    mark = plan(storage, [ref(number) for number in range(300)], part_rows=150)
     dice = random.Random(11)
     for kill in range(6):
         with (
@@ -72,15 +72,15 @@ def test_two_drivers_killed_again_and_again_with_the_gateway_leave_an_exact_resu
                 process.kill()
                 process.join()
                 assert process.exitcode == -signal.SIGKILL
-    assert 12 < len(committed_units(storage)) < 200
+    assert 12 < len(committed_units(storage)) < 100
     run(storage, mark)
-    assert len(list(read_commits(storage))) == 200
+    assert len(list(read_commits(storage))) == 100
     summary = publish(storage)
     assert summary["closed"]
     assert summary["complete"]
-    assert _recordings(storage) == [f"r{number}" for number in range(600) for _ in range(2)]
+    assert _recordings(storage) == [f"r{number}" for number in range(300) for _ in range(2)]
     assert len(list(storage.list("transcripts/"))) == 2
-    assert len(list(storage.list("data/"))) == 200
+    assert len(list(storage.list("data/"))) == 100
     assert collect_garbage(storage) == 0
 
 
