@@ -6,13 +6,14 @@ import base64
 import fcntl
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests import debian
 
 PACKAGE = "chromium"
 FLAGS = (
@@ -143,22 +144,10 @@ class Tab:
         return [event["params"] for event in mine if event["method"] == method]
 
 
-def _install() -> None:
-    if shutil.which(PACKAGE):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip(f"needs the Debian package {PACKAGE}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One browser for the tests of a module, with a profile of its own."""
-    _install()
+    debian.install((PACKAGE,), (PACKAGE,))
     running = Browser(tmp_path_factory.mktemp("browser") / "profile")
     try:
         yield running

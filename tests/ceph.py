@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,7 +14,10 @@ from pathlib import Path
 import botocore.session
 import pytest
 
+from tests import debian
+
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw", "ceph-common")
+PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph")
 ACCESS_KEY, SECRET_KEY = "fullcanvas-test", "fullcanvas-test-secret-0123456789"
 START_SECONDS = 90
 
@@ -171,22 +172,10 @@ def _free_port() -> int:
         return port
 
 
-def _install() -> None:
-    if all(shutil.which(program) for program in ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph")):
-        return
-    if os.geteuid() != 0 or not shutil.which("apt-get"):
-        pytest.skip(f"needs the Debian packages {' '.join(PACKAGES)}")
-    environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *PACKAGES]):
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.fail(f"{' '.join(command)} failed: {done.stderr[-500:]}")
-
-
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
     """One gateway for the whole session."""
-    _install()
+    debian.install(PACKAGES, PROGRAMS)
     cluster = Ceph(tmp_path_factory.mktemp("ceph"))
     try:
         cluster.start()

@@ -6,7 +6,9 @@ import random
 import signal
 import time
 from collections import Counter
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,8 +43,9 @@ def _recordings(storage: Storage) -> list[str]:
     return list(pa.concat_tables(parts)["recording_id"].to_pylist())
 
 
-def _work(uri: str, mark: str, seed: int, done: Connection) -> None:
+def _work(uri: str, mark: str, seed: int, both: Barrier, done: Connection) -> None:
     storage = open_storage(uri)
+    both.wait()  # or the one commits everything while the other starts
     units = list(todo(storage))
     random.Random(seed).shuffle(units)  # as several drivers would: the same units in another order
     for unit in units:
@@ -56,9 +59,10 @@ def test_two_drivers_killed_again_and_again_with_the_gateway_leave_an_exact_resu
     mark = plan(storage, [ref(number) for number in range(300)], part_rows=150)
     dice = random.Random(11)
     for kill in range(6):
+        both = get_context("forkserver").Barrier(2)
         with (
-            killable(_work, storage.uri, mark, 2 * kill) as (one, done),
-            killable(_work, storage.uri, mark, 2 * kill + 1) as (two, _),
+            killable(_work, storage.uri, mark, 2 * kill, both) as (one, done),
+            killable(_work, storage.uri, mark, 2 * kill + 1, both) as (two, _),
         ):
             for _ in range(dice.randint(2, 8)):
                 done.recv_bytes()
