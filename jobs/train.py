@@ -46,11 +46,11 @@ def tiny(config: TrainConfig) -> int:
 def adapter(config: AdapterConfig) -> int:
     """Train, write the model, show the rates before and after. 1 where the best model is not grounded."""
     from pipeline.training.adapter import train_adapter
-    from pipeline.training.adapter_report import table
+    from pipeline.training.adapter_report import place, table
 
     result = train_adapter(config, shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]]))
     print(table(result))
-    print(f"best step {result['best']['step']}; written to {config.output.uri}")
+    print(f"best: {place(result['best'])}; written to {config.output.uri}")
     return 0 if result["best"]["grounded"] else 1
 
 

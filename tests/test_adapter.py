@@ -38,7 +38,7 @@ def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: 
     out = root / "run" / "model"
     model = checkpoint.load(str(out), verify=True)
     best = torch.load(root / "run" / "work" / "best.pt")
-    assert best["evaluation"] == result["best"]
+    assert best["evaluation"] | {"evaluation": True} == result["best"]
     for name, weight in checkpoint.adapter_state(model).items():
         assert torch.equal(weight, best["adapter"][name])
     engine = Engine(model, DenoiseConfig(max_steps=2), slots=2)

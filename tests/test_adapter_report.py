@@ -26,6 +26,10 @@ def evaluation(rate: float, *, step: int = 0, grounded: bool = True, best: bool 
         (STEP, "step 40/200: loss 3.142 (diffusion 2.000, ar 0.500), 0.26 s a step"),
         (STEP | {"infeasible": 3.0}, "(diffusion 2.000, ar 0.500), 3 infeasible for CTC, 0.26 s a step"),
         (evaluation(0.25), "step 0: error rate new 25.0%, old 10.0%; audio shuffled 99.0%; the best so far"),
+        (
+            evaluation(0.25, step=80, best=False) | {"between": 0.5},
+            "0.5 of the way to step 80: error rate new 25.0%, old 10.0%; audio shuffled 99.0%",
+        ),
         (evaluation(0.25, grounded=False, best=False), "99.0%: NOT GROUNDED, the text does not follow from the audio"),
     ],
 )
@@ -57,9 +61,11 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
 
     held: Any = Held()
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
-    card = adapter_report.card(config(tmp_path), result, held, "python -m jobs.train adapter x=y")
+    settings = config(tmp_path, output={"max_rise": {"held": 0.015}})
+    card = adapter_report.card(settings, result, held, "python -m jobs.train adapter x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card
+    assert "with held not more than 1.5 points worse than before" in card
     assert "\n    python -m jobs.train adapter x=y\n" in card
     assert ("Not grounded" in card) != grounded

@@ -16,7 +16,7 @@ import torch
 from pipeline.cluster import ray_cluster
 from pipeline.config import ComputeConfig, ConfigError, SourceConfig
 from pipeline.model import layout
-from pipeline.training import adapter_model
+from pipeline.training import adapter_choice, adapter_model
 from pipeline.training.adapter_batches import AudioBatches
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import LOG, AdapterTrainer
@@ -31,7 +31,7 @@ POLL_SECONDS = 0.5
 
 
 def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
-    """Train, and write the model of the best step to output.uri. The same call goes on where a killed one stopped.
+    """Train, and write the best model to output.uri (adapter_choice). The same call goes on where a killed one stopped.
 
     command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (adapter_loop).
     Raises ConfigError, one line.
@@ -56,9 +56,9 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
             work(config, Group(torch.device("cpu")))
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     evaluations = [line for line in lines if line.get("evaluation")]
-    best = torch.load(folder / "best.pt", map_location="cpu", weights_only=True)
-    result = {"before": evaluations[0], "best": best["evaluation"], "last": evaluations[-1]}
-    adapter_model.export(config, best["adapter"], card(config, result, data, command))
+    result = adapter_choice.choose(evaluations, config.output)
+    weights = adapter_choice.weights(folder, result["best"])
+    adapter_model.export(config, weights, card(config, result, data, command))
     return result
 
 

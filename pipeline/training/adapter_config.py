@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -16,6 +16,12 @@ class AdapterOutput(Section):
 
     uri: str = Field(min_length=1, description="a local folder; jobs.transcribe takes it as model.name")
     name: str | None = Field(None, min_length=1, description="of the model; null: the folder's")
+    between: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
+        [], description="weights between start (0) and last step (1) that take part at the end, such as [0.5, 0.75]"
+    )
+    max_rise: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        {}, description="error rate that an evaluation set may lose against the start, such as {old: 0.01}"
+    )
 
 
 class StartConfig(Section):
@@ -121,6 +127,8 @@ class AdapterConfig(Section):
             raise ValueError(
                 "train.precision: float32 needs model.dtype=float32; frozen bfloat16 weights need autocast"
             )
+        if unknown := [name for name in self.output.max_rise if name not in self.evaluation]:
+            raise ValueError(f"output.max_rise: {unknown[0]}: no such evaluation ({', '.join(self.evaluation)})")
         return self
 
     def deciding(self) -> dict[str, Any]:

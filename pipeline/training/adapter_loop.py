@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.model import backbone
 from pipeline.model.checkpoint import AsrModel
-from pipeline.training import checkpointing
+from pipeline.training import adapter_choice, checkpointing
 from pipeline.training.adapter_batches import AudioBatch, AudioBatches, mask_sizes
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_evaluation import Evaluated, evaluate
@@ -139,6 +139,33 @@ class AdapterTrainer:
                 started += time.monotonic() - began
             if self.done % t.checkpoint_steps == 0 or last:
                 self.save()
+        self._between(report)
+
+    def _between(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Rates at the places of output.between, as far as the log has them not; the weights stay the last step's."""
+        (known, *_) = self.group.gather(self._places())
+        if not (missing := [place for place in self.config.output.between if place not in known]):
+            return
+        last = {name: parameter.detach().clone() for name, parameter in self.named.items()}
+        start = adapter_choice.start_weights(self.folder)
+        for place in missing:
+            self._set(adapter_choice.between(start, last, place))
+            line = {"step": self.done, "between": place, **self._rates(self._heard())}
+            self._log({"evaluation": True} | line)
+            report(line)
+        self._set(last)
+        self.group.gather(None)
+
+    def _places(self) -> list[float]:
+        """Of the last step, in the log."""
+        log = self.folder / LOG
+        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+        return [line["between"] for line in lines if "between" in line and line["step"] == self.done]
+
+    def _set(self, adapter: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, parameter in self.named.items():
+                parameter.copy_(adapter[name])
 
     def _means(self, held: list[Figures], seconds: float) -> dict[str, Any]:
         """Over steps and workers, what is not a number left out; infeasible items are counted."""
@@ -152,15 +179,7 @@ class AdapterTrainer:
 
     def _evaluate(self) -> dict[str, Any]:
         """Rates of all sets; the adapter is kept where they are the lowest of a grounded model so far."""
-        with for_inference(self.model), whole(self.sharded) if self.sharded else contextlib.nullcontext():
-            found = evaluate(
-                self.model,
-                self.sets,
-                self.config.denoise,
-                slots=self.config.compute.canvases,
-                group=self.group,
-            )
-        line = {"step": self.done, **self._rates(found)}
+        line = {"step": self.done, **self._rates(self._heard())}
         better = self.best is None or (line["grounded"], -line["rate"]) > (self.best["grounded"], -self.best["rate"])
         line["best"] = better
         if better:
@@ -171,6 +190,12 @@ class AdapterTrainer:
         self._log({"evaluation": True} | line)
         self.group.gather(None)  # nobody goes on before it is written
         return line
+
+    def _heard(self) -> Evaluated:
+        with for_inference(self.model), whole(self.sharded) if self.sharded else contextlib.nullcontext():
+            return evaluate(
+                self.model, self.sets, self.config.denoise, slots=self.config.compute.canvases, group=self.group
+            )
 
     def _rates(self, found: Evaluated) -> dict[str, Any]:
         return {
@@ -216,9 +241,7 @@ class AdapterTrainer:
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=self.group.device, weights_only=True)
             self.done, self.best = state["done"], state["best"]
-            with torch.no_grad():
-                for name, parameter in self.named.items():
-                    parameter.copy_(state["adapter"][name])
+            self._set(state["adapter"])
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"].cpu())
             done = self.done
