@@ -99,6 +99,20 @@ def test_a_run_with_other_settings_is_not_gone_on_from(
         adapter.train_adapter(config(root, **sections), "")
 
 
+def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
+    """From its checkpoint, at the rate of the new cosine, and the card says so; fewer are other settings."""
+    adapter.train_adapter(config(root, "more", train={"steps": 2}), "")
+    longer = adapter.train_adapter(config(root, "more"), "")
+    assert (longer["before"]["step"], longer["last"]["step"]) == (0, 6)
+    adapter.train_adapter(config(root, "more"), "")
+    written = (root / "more/model/MODEL_CARD.md").read_text()
+    assert written.count("At step 2 of 2 its number of steps was changed") == 1
+    with pytest.raises(ConfigError, match=r"train\.steps was 6, now 4"):
+        adapter.train_adapter(config(root, "more", train={"steps": 4}), "")
+    with pytest.raises(ConfigError, match=r"\(train\.lr was 0\.003, now 0\.01\)"):
+        adapter.train_adapter(config(root, "more", train={"steps": 8, "lr": 1e-2}), "")
+
+
 def test_a_start_that_a_killed_run_left_before_its_settings_is_made_again(root: Path) -> None:
     adapter_model.prepare_start(config(root, "killed"))
     again = config(root, "killed", lora={"rank": 2})

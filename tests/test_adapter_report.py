@@ -62,7 +62,7 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
     held: Any = Held()
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
     settings = config(tmp_path, output={"max_rise": {"held": 0.015}})
-    card = adapter_report.card(settings, result, held, "python -m jobs.train adapter x=y")
+    card = adapter_report.card(settings, result, held, [], "python -m jobs.train adapter x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card

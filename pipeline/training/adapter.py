@@ -16,7 +16,7 @@ import torch
 from pipeline.cluster import ray_cluster
 from pipeline.config import ComputeConfig, ConfigError, SourceConfig
 from pipeline.model import layout
-from pipeline.training import adapter_choice, adapter_model
+from pipeline.training import adapter_choice, adapter_model, adapter_settings
 from pipeline.training.adapter_batches import AudioBatches
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import LOG, AdapterTrainer
@@ -26,7 +26,6 @@ from pipeline.training.parallel import Group
 
 log = logging.getLogger(__name__)
 
-SETTINGS = "settings.json"
 POLL_SECONDS = 0.5
 
 
@@ -38,10 +37,12 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     """
     check(config)
     folder = Path(config.folder)
-    if not (folder / SETTINGS).exists():  # a start without them is that of a run killed here, perhaps of other settings
+    if not adapter_settings.exist(
+        folder
+    ):  # a start without them is that of a run killed here, perhaps of other settings
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
-    _same_settings(config, layout.describe(str(start)).weights_hash)
+    rescheduled = adapter_settings.agree(config, layout.describe(str(start)).weights_hash)
     data, sets = examples(config)
     held = sum(len(one) for one in sets.values())
     log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
@@ -58,7 +59,7 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     evaluations = [line for line in lines if line.get("evaluation")]
     result = adapter_choice.choose(evaluations, config.output)
     weights = adapter_choice.weights(folder, result["best"])
-    adapter_model.export(config, weights, card(config, result, data, command))
+    adapter_model.export(config, weights, card(config, result, data, rescheduled, command))
     return result
 
 
@@ -119,19 +120,6 @@ def check(config: AdapterConfig) -> None:
             raise ConfigError(f"evaluation.{name}.uri: {source.uri}: this is what is trained on; hold something out")
     if config.compute.gpus_per_worker and not config.compute.workers:
         raise ConfigError("compute.workers: 0 trains in this process on the CPU; GPUs need at least 1")
-
-
-def _same_settings(config: AdapterConfig, weights: str) -> None:
-    """Raises ConfigError where `folder` holds a run with other settings."""
-    path = Path(config.folder) / SETTINGS
-    settings = {"model.weights": weights} | config.deciding()
-    if not path.exists():
-        path.write_text(json.dumps(settings, indent=1) + "\n")
-        return
-    old = json.loads(path.read_text())
-    if changed := [name for name, value in settings.items() if old.get(name) != value]:
-        was = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
-        raise ConfigError(f"folder: {config.folder}: of a run with other settings ({was}); use a new folder")
 
 
 @contextlib.contextmanager

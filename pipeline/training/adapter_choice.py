@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.model import hub
 from pipeline.training.adapter_config import AdapterOutput
+from pipeline.training.adapter_settings import CHECKPOINT
 
 Line = dict[str, Any]  # an evaluation in log.jsonl; "between" is its place on that line, where it is of no step
 ROUNDING = 1e-9
@@ -58,6 +59,6 @@ def weights(folder: Path, line: Line) -> dict[str, Tensor]:
     """The adapter that an evaluation chosen by `choose` was of, on the CPU."""
     if line["step"] == 0:
         return start_weights(folder)
-    path = folder / ("checkpoint.pt" if "between" in line else "best.pt")
+    path = folder / (CHECKPOINT if "between" in line else "best.pt")
     state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["adapter"]
     return between(start_weights(folder), state, line["between"]) if "between" in line else state

@@ -20,6 +20,7 @@ from pipeline.training.adapter_batches import AudioBatch, AudioBatches, mask_siz
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_evaluation import Evaluated, evaluate
 from pipeline.training.adapter_model import for_inference, trainable
+from pipeline.training.adapter_settings import CHECKPOINT
 from pipeline.training.examples import Examples
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
 from pipeline.training.parallel import Group, shard, whole
@@ -220,7 +221,7 @@ class AdapterTrainer:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     def save(self) -> None:
         """Rank 0 writes adapter, optimiser, step, best step and torch's RNG state; a kill leaves the previous file."""

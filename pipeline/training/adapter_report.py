@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
+from pipeline.training.schedule import Changes, told
 
 
 def line_of(line: dict[str, Any]) -> str:
@@ -43,7 +44,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def card(config: AdapterConfig, result: dict[str, Any], data: Examples, command: str) -> str:
+def card(config: AdapterConfig, result: dict[str, Any], data: Examples, rescheduled: Changes, command: str) -> str:
     """MODEL_CARD.md of the trained model."""
     t, best = config.train, result["best"]
     left = ", ".join(f"{reason} {count}" for reason, count in sorted(data.left_out.items())) or "none"
@@ -66,7 +67,7 @@ of those evaluated{_allowed(config)}. It was chosen on these same recordings, so
 
 {t.steps} steps of {t.batch} x {t.accumulate} x {max(1, config.compute.workers)} recordings, uniform diffusion with
 two-pass self-conditioning ({t.self_conditioning_share:g}), {t.autoregressive_weight:g} autoregressive,
-{t.ctc_weight:g} CTC; learning rate {t.lr:g}, seed {config.seed}.
+{t.ctc_weight:g} CTC; learning rate {t.lr:g}, seed {config.seed}.{told(rescheduled)}
 
     {command}
 """

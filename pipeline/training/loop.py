@@ -15,7 +15,7 @@ from pipeline.model.checkpoint import AsrModel
 from pipeline.training.data import Batch, Batches, mask_features
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
 from pipeline.training.recipe import PhaseSection
-from pipeline.training.schedule import learning_rate
+from pipeline.training.schedule import Changes, learning_rate
 
 
 class Trainer:
@@ -43,7 +43,7 @@ class Trainer:
         )
         self.average = [p.detach().clone() for p in self.parameters]
         self.done = 0
-        self.rescheduled: list[list[int]] = []  # [step at which it was, total of before]
+        self.rescheduled: Changes = []
         self.knobs = DiffusionKnobs(
             draws=phases.draws,
             all_noise_share=phases.all_noise_share,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from pipeline.model.engine import Engine
 from pipeline.schemas import Segment
 from pipeline.training.phrases import vocabulary
 from pipeline.training.recipe import TrainConfig
+from pipeline.training.schedule import Changes, told
 
 LANGUAGE_NAMES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "hi": "Hindi", "zh": "Mandarin"}
 
@@ -97,21 +97,13 @@ def table(measurement: Measurement) -> str:
     return "\n".join(lines)
 
 
-def card(
-    measurement: Measurement, config: TrainConfig, steps: int, rescheduled: Sequence[Sequence[int]], command: str
-) -> str:
-    """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it.
-
-    rescheduled: [step, total of before] of each time that the run was given another number of steps.
-    """
+def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled: Changes, command: str) -> str:
+    """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it."""
     p, c, s = config.phases, config.corpus, config.size
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
+    changes = told(rescheduled)
     also = f", and those of {', '.join(config.also)}" if config.also else ""
-    changes = "".join(
-        f" At step {step} of {total} its number of steps was changed; from there on the rate follows the new cosine."
-        for step, total in rescheduled
-    )
     return f"""# tiny: the embedded model of fullcanvas
 
 A demonstration-size speech recogniser in the architecture of diffusion-gemma-asr-small: the frozen encoder of
