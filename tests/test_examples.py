@@ -103,20 +103,36 @@ def test_pseudo_labels_in_a_manifest_or_a_parquet_file_are_a_source(folder: Path
 def test_what_a_run_heard_becomes_a_source_as_the_documentation_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Every label with its own audio: of a telephone call, that of its channel."""
     page = (Path(__file__).parent.parent / "docs/adapter.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     with tarfile.open(layout.ASSETS / "evaluation/self.tar") as archive:
         archive.extractall(
             tmp_path / "audio", [m for m in archive if m.name.endswith(("00.opus", "01.opus"))], filter="data"
         )
-    in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", "denoise.max_steps=16"))
+    paths = [tmp_path / "audio" / name for name in ("en/000.opus", "de/001.opus")]
+    sides = [soundfile.read(path) for path in paths]
+    call = np.zeros((max(len(samples) for samples, _ in sides), 2))
+    for channel, (samples, _) in enumerate(sides):
+        call[: len(samples), channel] = samples
+    soundfile.write(tmp_path / "audio/call.wav", call, sides[0][1])
+    for path in paths:
+        path.unlink()
+    run = ("denoise.max_steps=16", "source.channels=split")
+    in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", *run))
     monkeypatch.chdir(tmp_path)
     exec(code)
     heard = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.9]
     assert 6 <= len(heard) <= 12
+    calls = [row for row in heard if row["source_uri"].endswith("call.wav")]
+    assert sorted(row["channel"] for row in calls) == [0, 1]
     tiny = layout.read_config(layout.ASSETS / "tiny")
     found = prepare(tmp_path, uri="labels.jsonl", model=tiny, language="column:lang")
     assert sorted(found.texts) == sorted(row["text"] for row in heard)
     assert found.left_out == {}
     lengths = sorted(len(found.pcm(i)) // 32 for i in range(len(found.texts)))  # in ms
     assert lengths == sorted(row["end_ms"] - row["start_ms"] for row in heard)
+    for row in calls:
+        held = [np.frombuffer(found.pcm(i), np.int16) for i, text in enumerate(found.texts) if text == row["text"]]
+        said = call[:, row["channel"]][:: sides[0][1] // 16_000][row["start_ms"] * 16 : row["end_ms"] * 16]
+        assert max(np.corrcoef(said, one)[0, 1] for one in held if len(one) == len(said)) > 0.9
