@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -105,28 +106,33 @@ def rows(
 def write(path: Path, count: int, of: Phrase, *, held_out: bool) -> None:
     """One file of phrases, whole or not at all; what is there is kept."""
     if path.exists():
+        log.info("%s: kept", path)
         return
     name = path.stem if held_out else f"train-{path.stem}"
     made = list(rows(name, count, of, held_out=held_out))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # a killed call may have left a process that writes it too
     pq.write_table(pa.Table.from_pylist(made, SCHEMA), temporary, row_group_size=64)
     temporary.replace(path)
 
 
 def main(folder: Path, per_language: int) -> None:
-    """All four files, two at a time."""
+    """All four files, two at a time. Raises SystemExit where one is there with another number of phrases."""
+    rehearsal = int(per_language * REHEARSAL)
+    files: list[tuple[str, int, Phrase, bool]] = [
+        ("new/new.parquet", EVALUATED, new_phrase, True),
+        ("train/new.parquet", per_language, new_phrase, False),
+        ("old/old.parquet", EVALUATED, phrase, True),
+        ("train/old.parquet", rehearsal, phrase, False),
+    ]
+    for name, count, _, _ in files:
+        path, wanted = folder / name, count * len(LANGUAGES)
+        if path.exists() and (found := pq.read_metadata(path).num_rows) != wanted:
+            raise SystemExit(f"{path}: has {found} phrases, not {wanted}: delete it or name a new folder")
     for held_out in (False, True):
         check_engines(LANGUAGES, held_out=held_out)
-    kinds: dict[str, tuple[Phrase, int]] = {
-        "new": (new_phrase, per_language),
-        "old": (phrase, int(per_language * REHEARSAL)),
-    }
     with ProcessPoolExecutor(2) as pool:
-        jobs = []
-        for name, (of, count) in kinds.items():
-            jobs.append(pool.submit(write, folder / name / f"{name}.parquet", EVALUATED, of, held_out=True))
-            jobs.append(pool.submit(write, folder / "train" / f"{name}.parquet", count, of, held_out=False))
+        jobs = [pool.submit(write, folder / name, count, of, held_out=held_out) for name, count, of, held_out in files]
         for job in jobs:
             job.result()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -15,9 +16,11 @@ from pipeline.config import ConfigError, DenoiseConfig, load
 from pipeline.model import checkpoint, lora
 from pipeline.model.engine import Engine
 from pipeline.model.layout import read_config
-from pipeline.training import adapter, adapter_model
+from pipeline.training import adapter, adapter_choice, adapter_model
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import AdapterTrainer
+from pipeline.training.parallel import Group
+from pipeline.training.schedule import learning_rate
 from tests.adapter_case import config, overrides, settings, write_case
 from tests.small_model import noise_segment
 
@@ -37,10 +40,9 @@ def result(root: Path) -> dict[str, Any]:
 def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: dict[str, Any]) -> None:
     out = root / "run" / "model"
     model = checkpoint.load(str(out), verify=True)
-    best = torch.load(root / "run" / "work" / "best.pt")
-    assert best["evaluation"] | {"evaluation": True} == result["best"]
+    trained = adapter_choice.weights(root / "run" / "work", result["best"])
     for name, weight in checkpoint.adapter_state(model).items():
-        assert torch.equal(weight, best["adapter"][name])
+        assert torch.equal(weight, trained[name])
     engine = Engine(model, DenoiseConfig(max_steps=2), slots=2)
     texts = [answer.text for answer in engine.transcribe([noise_segment(number) for number in range(3)])]
     engine.close()
@@ -63,6 +65,31 @@ def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
     assert any(bool(weight.any()) for name, weight in written.items() if name.endswith(".up"))  # nor of the start
 
 
+def test_the_best_step_is_never_one_that_a_kill_took_back(root: Path) -> None:
+    """Step 6 is the best, is killed before its checkpoint, and is no more once the steps are others."""
+    rates, weights = {0: 0.9, 2: 0.5, 4: 0.6, 6: 0.3, 8: 0.7, 10: 0.7}, {}
+    steps = {"evaluate_steps": 2, "checkpoint_steps": 4}
+
+    def figures(run: AdapterTrainer, _found: object) -> dict[str, Any]:
+        weights[run.done] = {name: weight.detach().clone() for name, weight in run.named.items()}
+        return {"rate": rates[run.done], "shuffled": 1.0, "grounded": True, "sets": {}}
+
+    def killed(run: AdapterTrainer, step: int) -> Any:
+        if step == 6:
+            raise KeyboardInterrupt
+        return real(run, step)
+
+    real = AdapterTrainer.step
+    with mock.patch.object(AdapterTrainer, "_rates", figures), mock.patch.object(adapter, "card", return_value=""):
+        with mock.patch.object(AdapterTrainer, "step", killed), pytest.raises(KeyboardInterrupt):
+            adapter.train_adapter(config(root, "back", train=steps | {"steps": 8}), "")
+        rates[6] = 0.7
+        found = adapter.train_adapter(config(root, "back", train=steps | {"steps": 10}), "")
+    assert (found["best"]["step"], found["last"]["step"]) == (2, 10)
+    for name, weight in checkpoint.adapter_state(checkpoint.load(str(root / "back/model"))).items():
+        assert torch.equal(weight, weights[2][name])
+
+
 def test_a_finished_run_only_writes_its_model_again(root: Path, result: dict[str, Any]) -> None:
     path = root / "run" / "model" / "adapter.safetensors"
     before = path.read_bytes()
@@ -70,6 +97,33 @@ def test_a_finished_run_only_writes_its_model_again(root: Path, result: dict[str
     with mock.patch.object(AdapterTrainer, "step", side_effect=AssertionError("nothing is left to do")):
         assert adapter.train_adapter(config(root), "") == result
     assert path.read_bytes() == before
+
+
+def test_a_kill_while_the_log_is_put_right_loses_none_of_it(root: Path, result: dict[str, Any]) -> None:
+    log = root / "run/work/log.jsonl"
+    whole = log.read_text()
+    log.write_text(whole + '{"step": 7, "of')
+    with mock.patch.object(Path, "replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        adapter.trainer(config(root), Group(torch.device("cpu")), *adapter.examples(config(root))).restore()
+    assert log.read_text().startswith(whole)
+    assert adapter.train_adapter(config(root), "") == result
+    assert log.read_text() == whole
+
+
+def test_a_log_without_the_start_is_told_in_one_line(root: Path) -> None:
+    adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
+    (root / "lost/work/log.jsonl").write_text("")
+    with pytest.raises(ConfigError, match=r"^folder: its log.jsonl has no evaluation of step 0; use a new folder$"):
+        adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
+
+
+def test_a_folder_called_start_that_is_somebody_elses_is_left_alone(root: Path) -> None:
+    shutil.copytree(root / "model", root / "foreign/work/start")
+    theirs = config(root, "foreign", model={"name": str(root / "foreign/work/start")})
+    for given in (theirs, config(root, "foreign")):
+        with pytest.raises(ConfigError, match=r"^folder: .*: its `start` is not of a training; use another folder$"):
+            adapter.train_adapter(given, "")
+    assert read_config(root / "foreign/work/start") == read_config(root / "model")
 
 
 def test_a_person_reads_every_line_of_the_log(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -100,9 +154,20 @@ def test_a_run_with_other_settings_is_not_gone_on_from(
 
 
 def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
-    """From its checkpoint, at the rate of the new cosine, and the card says so; fewer are other settings."""
+    """From its checkpoint, at the rate of the new cosine, and the card says so; fewer than done are other settings."""
+    log = root / "more/work/log.jsonl"
     adapter.train_adapter(config(root, "more", train={"steps": 2}), "")
-    longer = adapter.train_adapter(config(root, "more"), "")
+    first = log.read_text()
+    with mock.patch.object(AdapterTrainer, "step", autospec=True, side_effect=AdapterTrainer.step) as step:
+        longer = adapter.train_adapter(config(root, "more"), "")
+    assert [call.args[1] for call in step.call_args_list] == [2, 3, 4, 5]
+    assert log.read_text().startswith(first)
+    rates = {line["step"]: line["lr"] for line in map(json.loads, log.read_text().splitlines()) if "lr" in line}
+    t = config(root, "more").train
+    for done in (4, 6):
+        assert rates[done] == learning_rate(
+            done - 1, total=6, warmup=t.warmup_steps, peak=t.lr, end_fraction=t.lr_end_fraction
+        )
     assert (longer["before"]["step"], longer["last"]["step"]) == (0, 6)
     adapter.train_adapter(config(root, "more"), "")
     written = (root / "more/model/MODEL_CARD.md").read_text()
@@ -111,6 +176,14 @@ def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
         adapter.train_adapter(config(root, "more", train={"steps": 4}), "")
     with pytest.raises(ConfigError, match=r"\(train\.lr was 0\.003, now 0\.01\)"):
         adapter.train_adapter(config(root, "more", train={"steps": 8, "lr": 1e-2}), "")
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_takes_any_number_of_steps(root: Path) -> None:
+    """Nothing was trained for the old one, so the card has nothing to tell."""
+    with mock.patch.object(AdapterTrainer, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        adapter.train_adapter(config(root, "early", train={"steps": 4}), "")
+    adapter.train_adapter(config(root, "early", train={"steps": 2}), "")
+    assert "its number of steps was changed" not in (root / "early/model/MODEL_CARD.md").read_text()
 
 
 def test_a_start_that_a_killed_run_left_before_its_settings_is_made_again(root: Path) -> None:

@@ -25,7 +25,7 @@ def line(step: int, rate: float, old: float, **more: Any) -> dict[str, Any]:
 
 BEFORE, STEP = line(0, 0.5, 0.10, best=True), line(6, 0.3, 0.15)
 HALF, MOST = line(6, 0.4, 0.109, between=0.5), line(6, 0.35, 0.111, between=0.75)
-GOOD = line(6, 0.2, 0.3, between=0.8)
+GOOD, LATE = line(6, 0.2, 0.3, between=0.8), line(6, 0.3, 0.1, best=False)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +40,7 @@ GOOD = line(6, 0.2, 0.3, between=0.8)
         ([BEFORE, STEP, HALF, MOST], {"between": [0.75], "max_rise": {"old": 0.01}}, BEFORE),  # 0.5: of an earlier call
         ([BEFORE, STEP, HALF], {"between": [0.5], "max_rise": {"old": 0.009}}, HALF),  # 0.009 more is not over 0.009
         ([BEFORE, STEP, HALF], {"between": [0.5], "max_rise": {"old": 0.05}}, STEP),
+        ([BEFORE, line(3, 0.2, 0.15), LATE], {"max_rise": {"old": 0.01}}, LATE),  # the last step obeys
         ([BEFORE, line(4, 0.2, 0.1), line(6, 0.25, 0.1, best=False)], {}, line(4, 0.2, 0.1)),
         ([line(0, 1.0, 0.9, grounded=False, best=True), STEP], {"max_rise": {"old": 0.0}}, STEP),
         ([line(0, 0.5, 0.1, best=True), line(6, 0.1, 0.1, grounded=False)], {}, line(0, 0.5, 0.1, best=True)),
@@ -69,7 +70,7 @@ def test_the_model_is_between_start_and_last_step_where_the_last_step_forgets_to
 
     work, written = tmp_path / "run/work", tmp_path / "run/model/adapter.safetensors"
     with mock.patch.object(AdapterTrainer, "_rates", figures), mock.patch.object(adapter, "card", return_value=""):
-        first = run([0.5])
+        first = run([0.5, 0.5])
         with mock.patch.object(AdapterTrainer, "step", side_effect=AssertionError("it is trained")):
             second = run([0.5, 0.25])
             assert run([0.25]) == second
@@ -89,6 +90,7 @@ def test_the_model_is_between_start_and_last_step_where_the_last_step_forgets_to
     [
         ("output.max_rise={olf: 0.01}", r"output.max_rise: olf: no such evaluation \(held\)"),
         ("output.max_rise={held: -0.01}", "output.max_rise.held"),
+        ("output.max_rise={held: 1}", "output.max_rise.held"),  # a point is 0.01
         ("output.between=[1.0]", "output.between"),
         ("output.between=[0.0]", "output.between"),
     ],

@@ -170,9 +170,14 @@ def test_the_best_step_is_the_lowest_rate_of_a_grounded_model(root: Path) -> Non
         with mock.patch.object(run, "_rates", return_value=line):
             kept.append(run._evaluate()["best"])
     assert kept == [True, False, True, False, True]
-    best = torch.load(run.folder / "best.pt")
-    assert best["evaluation"]["rate"] == 0.4
-    assert bool((next(iter(best["adapter"].values())) == 4).all())
+    assert run.best is not None
+    assert run.best["rate"] == 0.4
+    assert bool((next(iter(run.best_adapter.values())) == 4).all())
+    run.save()
+    again = trainer(root, "best")
+    again.restore()
+    assert again.best == run.best
+    assert bool((next(iter(again.best_adapter.values())) == 4).all())
 
 
 def test_every_evaluation_is_reported(root: Path) -> None:

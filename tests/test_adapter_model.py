@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from pipeline.config import ConfigError
-from pipeline.model import checkpoint, layout
+from pipeline.model import checkpoint, hub, layout
 from pipeline.model.layout import LoraSpec
 from pipeline.training import adapter_model
 from tests.adapter_case import LORA, config, write_case
@@ -62,8 +63,11 @@ def test_a_gpu_that_an_evaluation_does_not_fit_is_refused_before_anything_is_all
     settings = config(root, "memory")
     start = adapter_model.prepare_start(settings)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
-    with pytest.raises(ConfigError, match=r"compute.canvases: .* need .* of GPU memory, and 0\.9 GiB are free"):
-        adapter_model.build(start, settings, torch.device("cuda"))
+    for share, told in ((1.0, "0.9"), (0.5, "0.5")):
+        shared = config(root, "memory", compute={"workers": 1, "gpus_per_worker": share})
+        says = rf"compute.canvases: .* need .* of GPU memory, and {told} GiB are free: .* model\.dtype=bfloat16$"
+        with pytest.raises(ConfigError, match=says):
+            adapter_model.build(start, shared, torch.device("cuda"))
 
 
 def test_a_new_adapter_takes_nothing_of_the_old_one(root: Path) -> None:
@@ -93,6 +97,17 @@ def test_what_is_written_differs_from_the_start_in_the_adapter_alone(root: Path)
     (out / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="SHA-256"):
         checkpoint.load(str(out), verify=True)
+
+
+def test_a_model_that_was_half_written_again_is_not_held_against_old_hashes(root: Path) -> None:
+    settings = config(root, "half-again")
+    state = load_file(adapter_model.prepare_start(settings) / "adapter.safetensors")
+    out = adapter_model.export(settings, state, "")
+    other = {name: tensor + 1 for name, tensor in state.items()}
+    with mock.patch.object(hub, "write_manifest", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+        adapter_model.export(settings, other, "")
+    taken = checkpoint.adapter_state(checkpoint.load(str(out), verify=True))
+    assert all(torch.equal(taken[name], tensor) for name, tensor in other.items())
 
 
 def test_an_adapter_is_trained_further(root: Path) -> None:

@@ -61,11 +61,16 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
 
     held: Any = Held()
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
-    settings = config(tmp_path, output={"max_rise": {"held": 0.015}})
+    sets = {"new": {"uri": "new"}, "old": {"uri": "old"}}
+    settings = config(tmp_path, evaluation=sets, output={"max_rise": {"new": 0.015}})
     card = adapter_report.card(settings, result, held, [], "python -m jobs.train adapter x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card
-    assert "with held not more than 1.5 points worse than before" in card
+    assert "with new not more than 1.5 points worse than before" in card
     assert "\n    python -m jobs.train adapter x=y\n" in card
     assert ("Not grounded" in card) != grounded
+    worse = result | {"best": evaluation(0.6, step=80)}
+    card = adapter_report.card(settings, worse, held, [], "")
+    assert "not more than" not in card
+    assert "though it loses more than output.max_rise allows" in card

@@ -5,7 +5,10 @@ from __future__ import annotations
 import functools
 import io
 import random
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from tokenizers import Tokenizer
@@ -76,3 +79,14 @@ def test_a_second_call_speaks_the_same() -> None:
         for _ in range(2)
     )
     assert first == second
+
+
+def test_files_of_another_size_are_not_taken_for_those_that_are_wanted(tmp_path: Path) -> None:
+    path = tmp_path / "train/new.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.Table.from_pylist([{"id": "a"}] * 12), path)
+    with pytest.raises(
+        SystemExit, match=r"train/new\.parquet: has 12 phrases, not 18: delete it or name a new folder$"
+    ):
+        make_new_words.main(tmp_path, 3)
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]

@@ -80,17 +80,20 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     )
 
 
-def require(needed: Memory, free: int, *, slots: int) -> None:
-    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change."""
+def require(
+    needed: Memory, free: int, *, slots: int, smaller: str = "dtype=bfloat16 or model.quantization=int8"
+) -> None:
+    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change.
+
+    smaller: settings of the job that make the weights smaller.
+    """
     if needed.total <= free:
         return
     fixed = needed.weights + needed.context
     per_slot = max(1, needed.total - fixed - needed.head) / slots
     fit = int((free - fixed - needed.head) // per_slot)
-    if fit >= 1:
-        advice = f"compute.canvases={fit} would fit"
-    else:
-        advice = "no number of canvases fits: a larger GPU, dtype=bfloat16 or model.quantization=int8"
+    no_fit = f"no number of canvases fits: a larger GPU, {smaller}"
+    advice = f"compute.canvases={fit} would fit" if fit >= 1 else no_fit
     raise ConfigError(
         f"compute.canvases: {slots} canvases need {needed} of GPU memory, and {free / GIB:.1f} GiB are free: {advice}"
     )

@@ -37,9 +37,7 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     """
     check(config)
     folder = Path(config.folder)
-    if not adapter_settings.exist(
-        folder
-    ):  # a start without them is that of a run killed here, perhaps of other settings
+    if not adapter_settings.exist(folder):  # a start without them is of a run killed here, perhaps of other settings
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
     rescheduled = adapter_settings.agree(config, layout.describe(str(start)).weights_hash)
@@ -115,6 +113,8 @@ def check(config: AdapterConfig) -> None:
     out = Path(config.output.uri).resolve()
     if out in (layout.directory(config.model.name, config.model.revision).resolve(), Path(config.folder).resolve()):
         raise ConfigError(f"output.uri: {config.output.uri}: the start and the checkpoints must not be overwritten")
+    if not adapter_settings.exist(Path(config.folder)) and adapter_model.is_foreign(Path(config.folder) / "start"):
+        raise ConfigError(f"folder: {config.folder}: its `start` is not of a training; use another folder")
     for name, source in config.evaluation.items():
         if source == config.source:
             raise ConfigError(f"evaluation.{name}.uri: {source.uri}: this is what is trained on; hold something out")

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.model import hub
 from pipeline.training.adapter_config import AdapterOutput
 from pipeline.training.adapter_settings import CHECKPOINT
@@ -35,21 +36,24 @@ def choose(lines: list[Line], output: AdapterOutput) -> dict[str, Line]:
     """Of all evaluations of a finished run: {"before", "best", "last"}.
 
     best: the lowest rate among those that are grounded and raise no set of `output.max_rise` by more than that over
-    the start, which always takes part. Grounded goes before that, and that before the rate. Of several steps only the
-    one that the training kept can be it.
+    the start, which always takes part. Grounded goes before that, and that before the rate. Of the other steps, the
+    last and the one that the training kept can be it. Raises ConfigError where step 0 is not among the evaluations.
     """
     steps = [line for line in lines if "between" not in line]
+    if not steps or steps[0]["step"]:
+        raise ConfigError("folder: its log.jsonl has no evaluation of step 0; use a new folder")
     before, last = steps[0], steps[-1]
     kept = [line for line in steps if line["best"]][-1]
     tried = [line for line in lines if line.get("between") in output.between and line["step"] == last["step"]]
 
     def rank(line: Line) -> tuple[bool, bool, float]:
-        return line["grounded"], _keeps(line, before, output.max_rise), -line["rate"]
+        return line["grounded"], keeps(line, before, output.max_rise), -line["rate"]
 
-    return {"before": before, "best": max([before, kept, *tried], key=rank), "last": last}
+    return {"before": before, "best": max([before, kept, last, *tried], key=rank), "last": last}
 
 
-def _keeps(line: Line, before: Line, max_rise: dict[str, float]) -> bool:
+def keeps(line: Line, before: Line, max_rise: dict[str, float]) -> bool:
+    """Whether no set of `max_rise` has lost more than that."""
     return all(
         line["sets"][name]["rate"] <= before["sets"][name]["rate"] + rise + ROUNDING for name, rise in max_rise.items()
     )
@@ -59,6 +63,8 @@ def weights(folder: Path, line: Line) -> dict[str, Tensor]:
     """The adapter that an evaluation chosen by `choose` was of, on the CPU."""
     if line["step"] == 0:
         return start_weights(folder)
-    path = folder / (CHECKPOINT if "between" in line else "best.pt")
-    state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)["adapter"]
-    return between(start_weights(folder), state, line["between"]) if "between" in line else state
+    state = torch.load(folder / CHECKPOINT, map_location="cpu", weights_only=True)
+    last: dict[str, Tensor] = state["adapter"]
+    if "between" in line:
+        return between(start_weights(folder), last, line["between"])
+    return last if line["step"] == state["done"] else state["best_adapter"]

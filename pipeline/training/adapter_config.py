@@ -19,7 +19,7 @@ class AdapterOutput(Section):
     between: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [], description="weights between start (0) and last step (1) that take part at the end, such as [0.5, 0.75]"
     )
-    max_rise: dict[str, Annotated[float, Field(ge=0)]] = Field(
+    max_rise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
         {}, description="error rate that an evaluation set may lose against the start, such as {old: 0.01}"
     )
 

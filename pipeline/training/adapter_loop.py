@@ -67,6 +67,7 @@ class AdapterTrainer:
         self.sharded = shard(model, group) if config.compute.strategy == "fsdp" and group.world > 1 else []
         self.done = 0
         self.best: dict[str, Any] | None = None
+        self.best_adapter: dict[str, Tensor] = {}  # of that evaluation, on the CPU
 
     def step(self, step: int) -> Figures:
         """One optimiser step. Returns the losses of this worker."""
@@ -145,7 +146,7 @@ class AdapterTrainer:
     def _between(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Rates at the places of output.between, as far as the log has them not; the weights stay the last step's."""
         (known, *_) = self.group.gather(self._places())
-        if not (missing := [place for place in self.config.output.between if place not in known]):
+        if not (missing := [place for place in dict.fromkeys(self.config.output.between) if place not in known]):
             return
         last = {name: parameter.detach().clone() for name, parameter in self.named.items()}
         start = adapter_choice.start_weights(self.folder)
@@ -185,9 +186,7 @@ class AdapterTrainer:
         line["best"] = better
         if better:
             self.best = line
-            if self.group.rank == 0:
-                state = {name: parameter.detach().cpu().clone() for name, parameter in self.named.items()}
-                _write({"adapter": state, "evaluation": line}, self.folder / "best.pt")
+            self.best_adapter = {name: parameter.detach().cpu().clone() for name, parameter in self.named.items()}
         self._log({"evaluation": True} | line)
         self.group.gather(None)  # nobody goes on before it is written
         return line
@@ -224,11 +223,12 @@ class AdapterTrainer:
         return self.folder / CHECKPOINT
 
     def save(self) -> None:
-        """Rank 0 writes adapter, optimiser, step, best step and torch's RNG state; a kill leaves the previous file."""
+        """Rank 0 writes step, adapter, optimiser, RNG state and the best adapter; a kill leaves the previous file."""
         if self.group.rank == 0:
             state = {
                 "done": self.done,
                 "best": self.best,
+                "best_adapter": self.best_adapter,
                 "adapter": {name: parameter.detach() for name, parameter in self.named.items()},
                 "optimizer": self.optimizer.state_dict(),
                 "rng": torch.get_rng_state(),  # unused so far: steps draw from generators of their own
@@ -242,14 +242,19 @@ class AdapterTrainer:
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=self.group.device, weights_only=True)
             self.done, self.best = state["done"], state["best"]
+            self.best_adapter = {name: weight.cpu() for name, weight in state["best_adapter"].items()}
             self._set(state["adapter"])
             self.optimizer.load_state_dict(state["optimizer"])
             torch.set_rng_state(state["rng"].cpu())
             done = self.done
         log = self.folder / LOG
         if self.group.rank == 0 and log.exists():
-            lines = [line for line in log.read_text().splitlines() if _step(line) <= done]
-            log.write_text("".join(f"{line}\n" for line in lines))
+            lines = log.read_text().splitlines()
+            kept = [line for line in lines if _step(line) <= done]
+            if kept != lines:
+                temporary = log.with_suffix(".tmp")
+                temporary.write_text("".join(f"{line}\n" for line in kept))
+                temporary.replace(log)
         self.group.gather(None)
 
 

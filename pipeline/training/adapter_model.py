@@ -22,6 +22,8 @@ from pipeline.training.adapter_config import AdapterConfig
 
 log = logging.getLogger(__name__)
 
+MARK = ".training"  # first file of a start, so that nothing else is ever taken for one
+
 
 def prepare_start(config: AdapterConfig) -> Path:
     """The model before its first step, in format fullcanvas/1, in `folder`: links to the frozen files and an adapter.
@@ -41,7 +43,9 @@ def prepare_start(config: AdapterConfig) -> Path:
     pins = {name: part for name, part in hub.pins(source, found.hub, start.revision).items() if name != "adapter"}
     wanted = found.model_copy(update={"lora": config.lora, "hub": hub.HubSpec(**pins) if pins else None})
     state = _adapter(config, source, found, wanted)
-    (folder / "backbone").mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+    (folder / "backbone").mkdir(exist_ok=True)
     for path in frozen_files(source):
         target = folder / path.relative_to(source)
         target.unlink(missing_ok=True)
@@ -51,6 +55,11 @@ def prepare_start(config: AdapterConfig) -> Path:
     (folder / hub.MANIFEST).write_text(json.dumps({"sha256": hashes}))
     layout.write_config(folder, wanted)
     return folder
+
+
+def is_foreign(folder: Path) -> bool:
+    """Whether a start's place is taken by something that `prepare_start` has not begun."""
+    return folder.exists() and not (folder / MARK).exists() and (folder.is_file() or any(folder.iterdir()))
 
 
 def frozen_files(folder: Path) -> list[Path]:
@@ -96,7 +105,8 @@ def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel
         needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype)
         log.info("evaluating needs %s; the training's own activations come instead, and are not counted", needed)
         if device.type == "cuda":
-            memory.require(needed, torch.cuda.mem_get_info(device)[0], slots=slots)
+            free = torch.cuda.mem_get_info(device)[0] * min(1.0, config.compute.gpus_per_worker)
+            memory.require(needed, int(free), slots=slots, smaller="model.dtype=bfloat16")
 
     model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify, plan=check_memory)
     adapter = load_file(folder / hub.PARTS["adapter"])
@@ -135,7 +145,8 @@ def export(config: AdapterConfig, adapter: dict[str, Tensor], card: str) -> Path
     """
     start, out = Path(config.folder) / "start", Path(config.output.uri)
     (out / "backbone").mkdir(parents=True, exist_ok=True)
-    (out / "config.json").unlink(missing_ok=True)
+    for name in ("config.json", hub.MANIFEST):
+        (out / name).unlink(missing_ok=True)
     for path in frozen_files(start):
         shutil.copyfile(path, out / path.relative_to(start))
     weights.write(adapter, out / hub.PARTS["adapter"], torch.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from pipeline.training.adapter_choice import keeps
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
 from pipeline.training.schedule import Changes, told
@@ -59,7 +60,7 @@ denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left
 
 Word error rate (Mandarin: characters), normalised as in jobs.evaluate, production engine with
 {config.denoise.max_steps} steps, on recordings that were not trained on. After: {place(best)} of {t.steps}, the best
-of those evaluated{_allowed(config)}. It was chosen on these same recordings, so the figure flatters a little.
+of those evaluated{_allowed(config, result)}. It was chosen on these same recordings, so the figure flatters a little.
 
 {table(result)}
 
@@ -73,6 +74,8 @@ two-pass self-conditioning ({t.self_conditioning_share:g}), {t.autoregressive_we
 """
 
 
-def _allowed(config: AdapterConfig) -> str:
+def _allowed(config: AdapterConfig, result: dict[str, Any]) -> str:
+    if not keeps(result["best"], result["before"], config.output.max_rise):
+        return ", though it loses more than output.max_rise allows: nothing else was grounded"
     rises = [f"{name} not more than {100 * rise:g} points worse" for name, rise in config.output.max_rise.items()]
     return f" with {' and '.join(rises)} than before" if rises else ""

@@ -32,7 +32,8 @@ def agree(config: AdapterConfig, weights: str) -> Changes:
     old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else settings
     rescheduled: Changes = old.get("rescheduled", [])
     if old[STEPS] != config.train.steps > (done := _done(folder)):
-        rescheduled = [*rescheduled, [done, old[STEPS]]]
+        if done and done not in [step for step, _ in rescheduled]:  # else nothing was trained for the old number
+            rescheduled = [*rescheduled, [done, old[STEPS]]]
         old = old | {STEPS: config.train.steps}
     if changed := [name for name, value in settings.items() if old.get(name) != value]:
         was = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
