@@ -2,11 +2,16 @@
 
 A local table is exchanged at once. An object store has no such step: parts are replaced one by one. So part borders are
 fixed in the plan, a part holds the same recordings in every publication, and whatever mixture of old and new parts a
-reader meets, a recording is in it at most once, and one that was published before is in it.
+reader meets, a recording is in it at most once.
+
+Of several publications at once, an older one may write over parts of a newer one. Every publication ends with a look at
+all parts, after its summary, and publishes again where one is not its own: of two, the one that ends last sees all that
+the other has written. One that is killed before that look is found out by `is_published`, and the next run publishes.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -31,7 +36,10 @@ from pipeline.storage import OutputError, Replacement, Storage, in_order
 
 ROW_GROUP = 16_384  # rows of a published part that are written together
 LEFT_BEHIND_SECONDS = 24 * 3600  # temporary files this old have no writer any more
+ROUNDS = 10  # of publishing again because of others
 ACCOUNTING, SUMMARY = "_run/accounting.json", "_run/summary.json"
+PUBLISHED = "_run/published.json"  # versions of all parts
+TABLES = ("dead_letters", "transcripts")
 Tables = dict[str, pa.Table]
 
 
@@ -90,15 +98,35 @@ def publish(
 ) -> dict[str, Any]:
     """Publish everything that is committed now and return the content of _run/summary.json, `notes` included.
 
-    At any time, again and again; the same commits give the same bytes. A publication that others overtook with more
-    units leaves theirs. Every data file is checked against its commit and every unit against the plan. `progress` is
-    called with the number of units read. Garbage of lost attempts is collected afterwards.
+    At any time, again and again; the same commits give the same bytes. A publication that met others publishes again.
+    Every data file is checked against its commit and every unit against the plan. `progress` is called with the number
+    of units read. Garbage of lost attempts is collected afterwards.
     Raises ConfigError where nothing is planned; OutputError, one line naming the file, where the output is damaged or
     the books of a complete run do not close: what was published before stays readable.
     """
     names = plan_names(storage)
     if not names:
         raise ConfigError(f"output.uri: {storage.uri}: nothing is planned here yet")
+    for _ in range(ROUNDS):
+        with contextlib.suppress(_Overtaken):
+            summary = _publish_once(storage, names, dict(notes or {}), progress)
+            collect_garbage(storage)
+            storage.sweep(LEFT_BEHIND_SECONDS)
+            return summary
+    raise OutputError(f"{storage.uri}: others publish here all the time; publish=true when they have ended")
+
+
+def is_published(storage: Storage, committed: int) -> bool:
+    """Whether the tables show exactly `committed` units, all parts being those of one publication."""
+    written = _read_json(storage, PUBLISHED)
+    return bool(written) and _published_units(storage) == committed and written == _versions(storage)
+
+
+def _publish_once(
+    storage: Storage, names: list[str], notes: dict[str, Any], progress: Callable[[int], None] | None
+) -> dict[str, Any]:
+    """Publish what is committed now, and return the summary. Raises _Overtaken where others published meanwhile."""
+    before = _published_units(storage)  # more than is committed where somebody has deleted commits
     mark = fingerprint_id(read_fingerprint(storage))
     committed = committed_units(storage)
     tally = new_tally(storage, names)
@@ -108,23 +136,28 @@ def publish(
             tally.add(read_commit(storage, planned.unit.unit_id), planned.retried)
 
     def overtaken() -> bool:
-        return _published_units(storage) > len(committed)
+        return before != _published_units(storage) > len(committed)
 
-    try:
-        with storage.replace("dead_letters") as letters, storage.replace("transcripts") as rows:
-            tables = {
-                "transcripts": _Table(rows, TRANSCRIPT, overtaken),
-                "dead_letters": _Table(letters, DEAD_LETTER, overtaken),
-            }
-            _write_tables(storage, committed, latest, mark, tally, tables, progress)
-            _check_books(storage, tally, tables)
-    except _Overtaken:
-        return _read_json(storage, SUMMARY)
-    summary = _summary(storage, tally) | dict(notes or {})
+    with storage.replace("dead_letters") as letters, storage.replace("transcripts") as rows:
+        tables = {
+            "transcripts": _Table(rows, TRANSCRIPT, overtaken),
+            "dead_letters": _Table(letters, DEAD_LETTER, overtaken),
+        }
+        _write_tables(storage, committed, latest, mark, tally, tables, progress)
+        _check_books(storage, tally, tables)
+    if overtaken():
+        raise _Overtaken
+    written = letters.versions | rows.versions
+    summary = _summary(storage, tally) | notes
     storage.put(SUMMARY, _as_json(summary))
-    collect_garbage(storage)
-    storage.sweep(LEFT_BEHIND_SECONDS)
+    storage.put(PUBLISHED, _as_json(written))
+    if _versions(storage) != written:
+        raise _Overtaken
     return summary
+
+
+def _versions(storage: Storage) -> dict[str, str]:
+    return {key: mark for name in TABLES for key, mark in storage.versions(f"{name}/").items()}
 
 
 def _write_tables(
@@ -159,7 +192,8 @@ def _write_tables(
             _check_recordings(storage, commit, ids, own)
             newer = {ref.recording_id for ref in planned.unit.refs if ref.recording_id in latest and not ref.problem}
             if newer:
-                own = _superseded(own, newer, [retry(unit) for unit in sorted({latest[name] for name in newer})])
+                own = _superseded(own, {unit: retry(unit) for unit in {latest[name] for name in newer}}, newer, latest)
+                _check_recordings(storage, commit, ids, own)
             for name, table in own.items():
                 tables[name].write(_ordered(table, ids))
         if progress:
@@ -168,19 +202,23 @@ def _write_tables(
         table.finish()
 
 
-def _superseded(own: Tables, newer: set[str], rounds: list[Tables]) -> Tables:
-    """The tables of a unit with the results of a later round in place of the dead letters of the recordings `newer`."""
-    chosen = pa.array(sorted(newer), pa.string())
+def _superseded(own: Tables, rounds: Mapping[str, Tables], newer: set[str], latest: Mapping[str, str]) -> Tables:
+    """The tables of a unit with those results of `rounds` that are the latest in place of its dead letters `newer`."""
+
+    def of(table: pa.Table, ids: set[str]) -> pa.Array:
+        return pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
+
     letters = own["dead_letters"]
     duplicate = pc.equal(letters["reason"], "duplicate_id")  # another recording of the same name
-    kept = letters.filter(pc.or_(duplicate, pc.invert(pc.is_in(letters["recording_id"], chosen))))
-    later = {
-        name: [tables[name].filter(pc.is_in(tables[name]["recording_id"], chosen)) for tables in rounds] for name in own
+    merged = {
+        "transcripts": [own["transcripts"]],
+        "dead_letters": [letters.filter(pc.or_(duplicate, pc.invert(of(letters, newer))))],
     }
-    return {
-        "transcripts": pa.concat_tables([own["transcripts"], *later["transcripts"]]),
-        "dead_letters": pa.concat_tables([kept, *later["dead_letters"]]),
-    }
+    for unit, tables in sorted(rounds.items()):
+        ids = {name for name in newer if latest[name] == unit}
+        for name, held in merged.items():
+            held.append(tables[name].filter(of(tables[name], ids)))
+    return {name: pa.concat_tables(held) for name, held in merged.items()}
 
 
 def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:

@@ -20,7 +20,7 @@ from pipeline.config import RunConfig
 from pipeline.model import layout
 from pipeline.parts import forget_committed
 from pipeline.plan import ensure_plan, plan_names, plan_size, todo
-from pipeline.publish import SUMMARY, publish
+from pipeline.publish import SUMMARY, is_published, publish
 from pipeline.report import write_report
 from pipeline.retry import plan_retry
 from pipeline.schemas import SAMPLE_RATE, unit_to_json
@@ -43,7 +43,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     mark = _planned(storage, config, info.weights_hash)
     committed = committed_units(storage)
     units = [unit_to_json(unit) for unit in todo(storage, committed)]
-    if not units and _is_published(storage, len(committed)):
+    if not units and is_published(storage, len(committed)) and storage.exists("report.html"):
         return _json(storage, SUMMARY)
     notes = _executed(config, storage, info, mark, units, len(committed)) if units else {}
     return _published(storage, notes)
@@ -120,13 +120,6 @@ def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
     summary = publish(storage, notes=notes or kept)
     write_report(storage, summary, accounting(storage))
     return summary
-
-
-def _is_published(storage: Storage, committed: int) -> bool:
-    """Whether the tables show exactly what is committed, and the report is there."""
-    summary = _json(storage, SUMMARY)
-    tables = all(next(iter(storage.list(f"{name}/")), None) for name in ("transcripts", "dead_letters"))
-    return bool(tables and summary.get("units_committed") == committed and storage.exists("report.html"))
 
 
 def _json(storage: Storage, key: str) -> dict[str, Any]:

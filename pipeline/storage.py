@@ -27,6 +27,8 @@ class OutputError(Exception):
 class Replacement(Protocol):
     """The files of a prefix that is being replaced. Write `path(name)`, then `add(name)`; leaving the block swaps."""
 
+    versions: dict[str, str]  # of what was added, by key, as `Storage.versions` tells them
+
     def path(self, name: str) -> Path: ...
     def add(self, name: str) -> None: ...
 
@@ -56,6 +58,9 @@ class Storage(Protocol):
 
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that start with `prefix`, in UTF-8 order, fetched as they are consumed."""
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        """Keys that start with `prefix`, each with a mark that is another one once the object was written again."""
 
     def exists(self, key: str) -> bool: ...
 

@@ -68,6 +68,13 @@ class LocalStorage:
         base = f"{folder}/" if folder else ""
         yield from self._walk(self._path(folder) if folder else self.root, base, start)
 
+    def versions(self, prefix: str) -> dict[str, str]:
+        found = {}
+        for key in self.list(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                found[key] = _version(self._path(key))
+        return found
+
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
 
@@ -89,7 +96,7 @@ class LocalStorage:
         with self.scratch() as directory:
             staged = directory / target.name
             staged.mkdir()
-            yield LocalReplacement(staged)
+            yield LocalReplacement(prefix, staged)
             _fsync(staged)
             _with_parent(_exchange, staged, target)
             _fsync(target.parent)
@@ -140,14 +147,16 @@ class LocalStorage:
 class LocalReplacement:
     """The next content of a directory, beside it on the same file system until it is exchanged."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(self, prefix: str, directory: Path) -> None:
+        self._prefix, self._directory = prefix, directory
+        self.versions: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
         return self._directory / name
 
     def add(self, name: str) -> None:
         _fsync(self._directory / name)
+        self.versions[f"{self._prefix}/{name}"] = _version(self._directory / name)
 
 
 def open_local(path: str, *, create: bool) -> LocalStorage:
@@ -173,6 +182,11 @@ def _with_parent(function: Callable[[T, Path], object], source: T, target: Path)
         for directory in missing:
             _fsync(directory.parent)
         function(source, target)
+
+
+def _version(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _fsync(path: Path) -> None:

@@ -58,8 +58,13 @@ class S3Storage:
         return type(self), (self.uri,), {"single_writer": self.single_writer}
 
     def put(self, key: str, data: bytes | Path) -> None:
-        self._put(key, data)
+        self.put_version(key, data)
+
+    def put_version(self, key: str, data: bytes | Path) -> str:
+        """`put`, and what `versions` tells of the object that it wrote."""
+        _, etag = self._put(key, data)
         _consume(data)
+        return etag
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         if self.single_writer:
@@ -68,7 +73,7 @@ class S3Storage:
                 self._put(key, data)
             _consume(data)
             return absent
-        retried = self._put(key, data, IfNoneMatch="*")
+        retried, _ = self._put(key, data, IfNoneMatch="*")
         # Refused only after a retry: the attempt whose answer was lost may have been the one that wrote it.
         won = retried is None or (retried > 0 and self._holds(key, data))
         _consume(data)
@@ -83,11 +88,17 @@ class S3Storage:
         return io.BufferedReader(_Ranges(self, key, head["ContentLength"], head["ETag"]), READ_AHEAD)
 
     def list(self, prefix: str) -> Iterator[str]:
+        for entry in self._entries(prefix):
+            yield entry["Key"].removeprefix(self.prefix)
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        return {entry["Key"].removeprefix(self.prefix): entry["ETag"] for entry in self._entries(prefix)}
+
+    def _entries(self, prefix: str) -> Iterator[dict[str, str]]:
         request = {"Bucket": self.bucket, "Prefix": self.prefix + prefix}
         while True:
             page = self._retry(lambda client: client.list_objects_v2(**request), prefix)
-            for entry in page.get("Contents", ()):
-                yield entry["Key"].removeprefix(self.prefix)
+            yield from page.get("Contents", ())
             if not page.get("IsTruncated"):
                 return
             request["ContinuationToken"] = page["NextContinuationToken"]
@@ -114,7 +125,7 @@ class S3Storage:
             replacement = S3Replacement(self, prefix, directory)
             yield replacement
             for key in list(self.list(f"{prefix}/")):
-                if key not in replacement.added:
+                if key not in replacement.versions:
                     self.delete(key)
 
     def sweep(self, older_than_seconds: float) -> int:  # noqa: ARG002
@@ -131,22 +142,21 @@ class S3Storage:
             raise ValueError(f"{key!r} is no key below {self.uri}")
         return {"Bucket": self.bucket, "Key": self.prefix + key}
 
-    def _put(self, key: str, data: bytes | Path, **condition: str) -> int | None:
-        """None: written. A number: refused by the condition, after so many retries."""
+    def _put(self, key: str, data: bytes | Path, **condition: str) -> tuple[int | None, str]:
+        """None and the ETag: written. A number: refused by the condition, after so many retries."""
         target = self._at(key) | condition
         retries = -1
 
-        def attempt(client: Any) -> int | None:
+        def attempt(client: Any) -> tuple[int | None, str]:
             nonlocal retries
             retries += 1
             with _stream(data) as body:
                 try:
-                    client.put_object(Body=body, **target)
+                    return None, client.put_object(Body=body, **target)["ETag"]
                 except ClientError as err:
                     if condition and _status(err) == 412:
-                        return retries
+                        return retries, ""
                     raise
-            return None
 
         if _size(data) > LARGEST_PUT:
             raise OSError(errno.EFBIG, f"{_size(data)} bytes are more than one request may carry", f"{self.uri}/{key}")
@@ -198,15 +208,14 @@ class S3Replacement:
 
     def __init__(self, storage: S3Storage, prefix: str, directory: Path) -> None:
         self._storage, self._prefix, self._directory = storage, prefix, directory
-        self.added: set[str] = set()
+        self.versions: dict[str, str] = {}
 
     def path(self, name: str) -> Path:
         return self._directory / name
 
     def add(self, name: str) -> None:
         key = f"{self._prefix}/{name}"
-        self._storage.put(key, self._directory / name)
-        self.added.add(key)
+        self.versions[key] = self._storage.put_version(key, self._directory / name)
 
 
 class _Ranges(io.RawIOBase):

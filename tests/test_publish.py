@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,12 @@ from pipeline.accounting import accounting
 from pipeline.commit import read_commit
 from pipeline.config import ConfigError, PlanConfig
 from pipeline.plan import todo
-from pipeline.publish import publish
+from pipeline.publish import is_published, publish
 from pipeline.retry import plan_retry
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage import OutputError, Storage, open_storage
 from pipeline.storage_local import LocalStorage
+from pipeline.storage_s3 import S3Replacement
 from tests.outputs import commit, killable, plan, ref, run
 
 
@@ -183,6 +186,18 @@ def test_a_retried_recording_moves_to_its_place_among_the_transcripts(storage: S
     assert _table(storage, "dead_letters")["reason"].to_pylist() == ["duplicate_id"]
 
 
+@pytest.mark.parametrize("again", [(), ("r0",)])
+def test_neighbours_of_which_one_fails_again_and_again_stand_once(storage: Storage, again: tuple[str, ...]) -> None:
+    """Both are in one unit, and in one of the first round; the second round has the one alone."""
+    mark = plan(storage, [ref(number) for number in range(3)])
+    for dead in (("r0", "r1"), ("r0",), again):
+        run(storage, mark, dead=list(dead))
+        assert publish(storage)["closed"]
+        plan_retry(storage, PlanConfig(unit_recordings=3))
+    assert _pairs(storage) == _expected([1, 2] if again else range(3))
+    assert _table(storage, "dead_letters")["recording_id"].to_pylist() == list(again)
+
+
 def _corrupt(storage: Storage, key: str) -> None:
     body = bytearray(storage.get(key))
     body[len(body) // 2] ^= 1
@@ -284,6 +299,98 @@ def test_a_publication_that_others_overtook_leaves_theirs(storage: Storage) -> N
     assert summary["complete"]
     assert _pairs(storage) == _expected(range(9))
     assert json.loads(storage.get("_run/summary.json")) == summary
+
+
+class Bucket(LocalStorage):
+    """Replaces a table object by object; `before` is called before an object of that key is put, once."""
+
+    before: tuple[str, Callable[[], None]] | None = None
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        if self.before and key == self.before[0]:
+            call, self.before = self.before[1], None
+            call()
+        super().put(key, data)
+
+    def put_version(self, key: str, data: bytes | Path) -> str:
+        self.put(key, data)
+        return self.versions(key)[key]
+
+    @contextlib.contextmanager
+    def replace(self, prefix: str) -> Iterator[Any]:
+        with self.scratch() as directory:
+            yield S3Replacement(self, prefix, directory)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def bucket(storage: Storage) -> Bucket:
+    """A table of three parts, published when its first unit was committed; all units are committed since."""
+    made = Bucket(Path(storage.uri))
+    mark = plan(made, [ref(number) for number in range(9)], part_rows=3)
+    run(made, mark, only=lambda number: number == 0)
+    publish(made)
+    run(made, mark)
+    return made
+
+
+LAST_PART = "transcripts/part-00002.parquet"
+
+
+def test_an_older_publication_that_wakes_up_over_a_newer_one_publishes_again(bucket: Bucket) -> None:
+    """It was stopped between its look at the summary and its put, and the newer one has ended by then."""
+    commits = {key: bucket.get(key) for key in bucket.list("commits/")}
+    kept = json.loads(bucket.get("_run/summary.json"))["units_committed"]
+    for key in list(commits)[kept:]:
+        bucket.delete(key)
+
+    def others() -> None:
+        for key, content in commits.items():
+            bucket.put(key, content)
+        assert publish(bucket)["complete"]
+
+    bucket.before = LAST_PART, others
+    assert publish(bucket)["complete"]
+    assert _pairs(bucket) == _expected(range(9))
+
+
+def test_a_part_that_an_older_publication_writes_last_is_published_again(bucket: Bucket) -> None:
+    """Nobody's summary tells of it: only the look at all parts does."""
+    old = bucket.get(LAST_PART)
+    bucket.before = "_run/summary.json", lambda: bucket.put(LAST_PART, old)
+    assert publish(bucket)["complete"]
+    assert _pairs(bucket) == _expected(range(9))
+    assert is_published(bucket, 3)
+
+
+def test_an_older_publication_that_is_killed_over_a_newer_one_is_found_out(bucket: Bucket) -> None:
+    old = bucket.get(LAST_PART)
+    publish(bucket)
+    assert is_published(bucket, 3)
+    bucket.put(LAST_PART, old)
+    assert not is_published(bucket, 3)
+    publish(bucket)
+    assert is_published(bucket, 3)
+    assert _pairs(bucket) == _expected(range(9))
+
+
+def test_publishing_beside_somebody_who_never_ends_is_told_in_one_line(bucket: Bucket) -> None:
+    old = bucket.get(LAST_PART)
+
+    def others() -> None:
+        bucket.put(LAST_PART, old)
+        bucket.before = "_run/published.json", others
+
+    others()
+    with pytest.raises(OutputError, match=r"others publish here all the time; publish=true when they have ended$"):
+        publish(bucket)
+
+
+def test_after_a_commit_was_deleted_the_tables_show_what_is_left(bucket: Bucket) -> None:
+    publish(bucket)
+    bucket.delete(list(bucket.list("commits/"))[-1])
+    summary = publish(bucket)
+    assert (summary["units_committed"], summary["complete"]) == (2, False)
+    assert len(_pairs(bucket)) == 12
 
 
 def _publish(uri: str, started: Connection) -> None:

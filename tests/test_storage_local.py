@@ -164,6 +164,19 @@ def test_replace_swaps_a_whole_directory(storage: LocalStorage) -> None:
     assert list((storage.root / ".tmp").iterdir()) == []
 
 
+def test_versions_tell_what_was_written_again(storage: LocalStorage) -> None:
+    with storage.replace("transcripts") as table:
+        for name in ("a", "b"):
+            table.path(name).write_text(name)
+            table.add(name)
+    first = storage.versions("transcripts/")
+    assert first == table.versions
+    assert list(first) == ["transcripts/a", "transcripts/b"]
+    storage.put("transcripts/a", b"x")
+    assert storage.versions("transcripts/a") != {"transcripts/a": first["transcripts/a"]}
+    assert storage.versions("transcripts/b") == {"transcripts/b": first["transcripts/b"]}
+
+
 def test_replace_that_fails_leaves_the_old_directory(storage: LocalStorage) -> None:
     _fill(storage, "old", 3)
     with pytest.raises(FileNotFoundError):

@@ -149,6 +149,19 @@ def _fill(storage: Storage, generation: str, parts: int, missing: str | None = N
             table.add(f"part-{part}")
 
 
+def test_versions_tell_what_was_written_again(storage: Storage) -> None:
+    with storage.replace("transcripts") as table:
+        for name in ("a", "b"):
+            table.path(name).write_text(name)
+            table.add(name)
+    first = storage.versions("transcripts/")
+    assert first == table.versions
+    assert list(first) == ["transcripts/a", "transcripts/b"]
+    storage.put("transcripts/a", b"x")
+    assert storage.versions("transcripts/a") != {"transcripts/a": first["transcripts/a"]}
+    assert storage.versions("transcripts/b") == {"transcripts/b": first["transcripts/b"]}
+
+
 def test_replace_puts_in_order_then_deletes_the_rest(storage: Storage) -> None:
     _fill(storage, "old", 3)
     _fill(storage, "new", 2)
