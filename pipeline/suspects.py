@@ -14,7 +14,8 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 from pipeline.config import ConfigError
 from pipeline.decode import START, Heard, Problem
 from pipeline.finish import recordings_of
-from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
+from pipeline.schemas import BadRecording, RecordingRef, WorkUnit, unit_from_json, unit_to_json
+from pipeline.sources import read_recording
 from pipeline.sources.remote import UnreachableError
 from pipeline.storage import OutputError
 
@@ -115,5 +116,15 @@ def _recording(unit_id: str, ref: RecordingRef, decoder: Cell, replica: Cell) ->
             broke = err
         if last or broke.reason != "crashed":
             break
-    known = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
-    return replace(known, problem=Problem(broke.reason, stage, broke.detail)), []
+    return replace(_known(ref), problem=Problem(broke.reason, stage, broke.detail)), []
+
+
+def _known(ref: RecordingRef) -> Heard:
+    """What the source says of it, sidecars too, as far as they can be read: nothing is decoded here."""
+    try:
+        found = read_recording(ref)
+    except (BadRecording, UnreachableError):
+        return Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    if not isinstance(found.audio, bytes):
+        found.audio.close()
+    return Heard(language=found.language, reference=found.reference, metadata=found.metadata)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -78,11 +78,32 @@ def compare(
     ]
 
 
-def verdict(comparisons: Sequence[Comparison], rates: Sequence[Rates], gate: GateConfig) -> Verdict:
+def unpaired(new: pa.Table, old: pa.Table) -> dict[str, int]:
+    """Languages of which `new` has no recording that pairs with one of the baseline's, and how many it has of them.
+
+    Of the sets that `new` has as well: another choice of sets is no loss. The baseline's with a reference count.
+    """
+    sets = pc.unique(new["set"])
+    there = _side(old, "old").filter(pc.is_in(pc.field("set"), sets))
+    joined = there.join(_side(new, "new"), KEY, join_type="left outer")
+    same = pc.equal(joined["reference_normal_new"], joined["reference_normal_old"]).fill_null(False)
+    paired_languages = set(joined["language_old"].filter(same).to_pylist())
+    counts = {count["values"]: count["counts"] for count in joined["language_old"].value_counts().to_pylist()}
+    return {language: counts[language] for language in sorted(counts) if language not in paired_languages}
+
+
+def verdict(
+    comparisons: Sequence[Comparison],
+    rates: Sequence[Rates],
+    gate: GateConfig,
+    *,
+    lost: Mapping[str, int] | None = None,
+) -> Verdict:
     """Whether the gate is open: no language regressed, none is above its ceiling, every set is covered.
 
     comparisons: of `compare`; empty where there is no baseline. rates: those of the groups language and set are judged,
-    others are passed over. What cannot be judged closes the gate: a ceiling without a rate, no set at all.
+    others are passed over. lost: of `unpaired`. What cannot be judged closes the gate: a ceiling without a rate, a set
+    without references, a language of the baseline that is not there.
     """
     languages = {one.key: one for one in rates if one.group == "language"}
     sets = [one for one in rates if one.group == "set"]
@@ -91,9 +112,11 @@ def verdict(comparisons: Sequence[Comparison], rates: Sequence[Rates], gate: Gat
         Check("ceiling", language, _above(language, languages.get(language), ceiling))
         for language, ceiling in gate.ceilings.items()
     ]
-    checks += [Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets]
-    if not any(one.recordings for one in sets):
-        checks.append(Check("coverage", "all", "no recording with a reference: nothing was evaluated"))
+    checks += [Check("regression", language, _gone(language, count)) for language, count in (lost or {}).items()]
+    checks += [
+        Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets if one.counts.units
+    ]  # what has no reference at all counts in its set
+    checks += _covered(sets, gate.min_coverage)
     failures = tuple(check.failure for check in checks if check.failure is not None)
     return Verdict(failures, tuple(_warnings(comparisons, languages, gate)), tuple(checks))
 
@@ -173,6 +196,29 @@ def _uncovered(one: Rates, least: float) -> str | None:
         f"{one.key}: {one.transcribed:,} of {one.recordings:,} recordings transcribed "
         f"({percent(one.coverage)}: {one.dead:,} dead letters, {one.missing:,} missing), less than {percent(least)}"
     )
+
+
+def _covered(sets: Sequence[Rates], least: float) -> Iterator[Check]:
+    """Whole sets: also what nobody knows the language of, because nothing of it could be read."""
+    held: dict[str, list[Rates]] = {}
+    for one in sets:
+        held.setdefault(one.key.rpartition(" ")[0], []).append(one)
+    for name, group in held.items():
+        whole = replace(
+            group[0],
+            key=name,
+            **{field: sum(getattr(one, field) for one in group) for field in ("recordings", "transcribed")},
+            **{field: sum(getattr(one, field) for one in group) for field in ("dead", "missing")},
+        )
+        empty = not any(one.counts.units for one in group)
+        failure = f"{name}: no recording with a reference: nothing was evaluated" if empty else None
+        yield Check("coverage", name, failure or _uncovered(whole, least))
+    if not held:
+        yield Check("coverage", ALL, "no recording with a reference: nothing was evaluated")
+
+
+def _gone(language: str, count: int) -> str:
+    return f"{language}: none of the {count:,} recordings of the baseline is here with the same reference"
 
 
 def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], gate: GateConfig) -> Iterator[str]:

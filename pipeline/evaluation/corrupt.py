@@ -25,6 +25,11 @@ class CorruptConfig(Section):
     substitute_words: float = Field(0.0, ge=0, le=1, description="another word for a word that was not deleted")
     seed: int = Field(0, ge=0, lt=2**31, description="same seed, same recording, same damage")
 
+    def told(self) -> str:
+        """What is damaged, in words; empty where nothing is."""
+        given = {name: value for name, value in self.model_dump(exclude={"seed"}).items() if value}
+        return ", ".join(f"{name} {value:g}" for name, value in given.items())
+
 
 def corrupt(
     text: str, key: str, *, delete_words: float, insert_words: float, substitute_words: float, seed: int

@@ -14,17 +14,18 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import Any
 
+import pyarrow as pa
 import pydantic
 
 from pipeline import __version__
 from pipeline.cluster import ray_cluster
 from pipeline.config import ConfigError, OutputConfig, RunConfig
 from pipeline.evaluation import history
-from pipeline.evaluation.compare import compare, verdict
+from pipeline.evaluation.compare import compare, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.rates import rate, rates
 from pipeline.evaluation.report import render
-from pipeline.evaluation.result import Evaluation, SweepPoint
+from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
 from pipeline.evaluation.rows import heard
 from pipeline.evaluation.scored import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
@@ -87,7 +88,9 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         rates=found,
         comparisons=compared,
         baseline=old["evaluation"][0].as_py() if old is not None else None,
-        verdict=verdict(compared, found, gate),
+        verdict=_first_night(
+            config, old, verdict(compared, found, gate, lost=unpaired(table, old) if old is not None else {})
+        ),
         sweep=sweep,
     )
     history.write_rows(storage, table)
@@ -132,6 +135,14 @@ def _transcribed(
         log.info("set %s", name)
         stack.enter_context(ray_cluster(config.compute))
     return output, transcribe(wanted)
+
+
+def _first_night(config: EvaluateConfig, old: pa.Table | None, judged: Verdict) -> Verdict:
+    """With a word about the baseline where there is none yet."""
+    if old is not None or not config.baseline:
+        return judged
+    told = f"baseline: {config.baseline}: no earlier evaluation is called {config.name}: nothing to compare with yet"
+    return replace(judged, warnings=(told, *judged.warnings))
 
 
 def _combinations(config: EvaluateConfig) -> Iterator[dict[str, Any]]:
@@ -184,7 +195,8 @@ def _about(config: EvaluateConfig) -> dict[str, str]:
     if any(one.source for one in config.sets.values()):
         info = layout.describe(config.model.name, config.model.revision)
         deciding["weights"], revision = info.weights_hash, info.revision
-    return {
+    damage = config.corrupt.told()
+    return ({"corrupt": damage} if damage else {}) | {
         "revision": revision,
         "config_hash": hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16],
         "code_version": __version__,

@@ -94,6 +94,11 @@ def results(storage: Storage) -> list[dict[str, Any]]:
     return sorted(found, key=lambda one: (one["evaluated_at"], one["evaluation"]))
 
 
+def is_corrupted(result: dict[str, Any]) -> bool:
+    """Whether its hypotheses were damaged on purpose: no baseline, and no point of a plot."""
+    return bool(result["about"].get("corrupt"))
+
+
 def points(found: list[dict[str, Any]], name: str, *, last: int = 100) -> list[Point]:
     """Rates by language of the last evaluations of this name, for the plot over time."""
     return [
@@ -107,31 +112,37 @@ def points(found: list[dict[str, Any]], name: str, *, last: int = 100) -> list[P
             low=rate["low"],
             high=rate["high"],
         )
-        for one in [one for one in found if one["name"] == name][-last:]
+        for one in [one for one in found if one["name"] == name and not is_corrupted(one)][-last:]
         for rate in one["rates"]
         if rate["group"] == "language" and rate["low"] is not None
     ]
 
 
-def baseline_rows(storage: Storage, baseline: str, name: str, evaluation: str, config: StorageConfig) -> pa.Table:
+def baseline_rows(
+    storage: Storage, baseline: str, name: str, evaluation: str, config: StorageConfig
+) -> pa.Table | None:
     """The rows that `baseline` stands for: a kept NAME, `previous`, or the address of another output of jobs.evaluate.
 
-    evaluation: the present one, which is not its own predecessor. Raises ConfigError, one line, where there is none.
+    evaluation: the present one, which is not its own predecessor. None where `previous` has none yet. Corrupted ones
+    are never meant. Raises ConfigError, one line, where there is no other.
     """
     if baseline == PREVIOUS:
-        earlier = [one["evaluation"] for one in results(storage) if one["name"] == name]
-        if earlier := [one for one in earlier if one != evaluation]:
-            return read_rows(storage, earlier[-1])
-        raise ConfigError(f"baseline: previous: {storage.uri} has no earlier evaluation called {name}")
+        earlier = [one["evaluation"] for one in results(storage) if one["name"] == name and not is_corrupted(one)]
+        earlier = [one for one in earlier if one != evaluation]
+        return read_rows(storage, earlier[-1]) if earlier else None
     if "/" not in baseline:
-        if storage.exists(f"{BASELINES}/{baseline}.json"):
-            return read_rows(storage, _json(storage, f"{BASELINES}/{baseline}.json")["evaluation"])
+        key = f"{BASELINES}/{baseline}.json"
+        if storage.exists(key):
+            if not isinstance(meant := _json(storage, key).get("evaluation"), str):
+                raise ConfigError(f"baseline: {baseline}: {storage.uri}/{key} names no evaluation")
+            return read_rows(storage, meant)
         kept = ", ".join(sorted(_kept(storage))) or "none"
         raise ConfigError(f"baseline: {baseline}: not kept in {storage.uri} (kept there: {kept})")
     other = open_storage(baseline, create=False, config=config)
     held = sorted({match[4] for key in other.list(f"{ROWS}/") if (match := _KEY.fullmatch(key))})
-    if len(held) != 1:
-        dated = [one["evaluation"] for one in results(other)]
+    told = results(other)
+    if len(held) != 1 or any(is_corrupted(one) for one in told):
+        dated = [one["evaluation"] for one in told if not is_corrupted(one)]
         if not dated:
             raise ConfigError(f"baseline: {baseline}: {len(held)} evaluations there, and no result says which is last")
         held = dated[-1:]

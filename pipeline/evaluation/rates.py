@@ -42,10 +42,14 @@ def rates(rows: Sequence[Row], *, resamples: int, seed: int) -> list[Rates]:
 
 
 def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: int) -> Rates:
-    """One group. Recordings without any reference (null) are not expected to be scored and appear nowhere."""
+    """One group. Transcribed recordings without any reference (null) are not expected to be scored and appear nowhere.
+
+    A dead or missing one may have a reference that stands beside its audio: it counts as expected.
+    """
     given = [row for row in rows if row["reference"] is not None]
     empty = [row for row in given if not row["reference_normal"]]
     scored = [row for row in given if row["reference_normal"]]
+    unread = [row for row in rows if row["reference"] is None and row["status"] != "transcribed"]
     metrics: set[Metric] = {headline(row["language"]) for row in given}
     mixed = len({row["language"] for row in given}) > 1 and len(metrics) > 1
     words = _sum(scored, lambda row: "char" if mixed and headline(row["language"]) == "CER" else "word")
@@ -59,7 +63,7 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
             resamples=resamples,
             seed=seed,
         )
-    status = [row["status"] for row in scored]
+    status = [row["status"] for row in (*scored, *unread)]
     return Rates(
         group=group,
         key=key,
@@ -67,13 +71,14 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
         words=words,
         chars=_sum(scored, lambda _: "char"),
         merged=_sum(scored, lambda _: "merged"),
-        recordings=len(scored),
+        recordings=len(status),
         transcribed=status.count("transcribed"),
         dead=status.count("dead_letter"),
         missing=status.count("missing"),
         empty_references=len(empty),
         phantom_words=sum(row["word_insertions"] for row in empty),
         seconds=sum(row["seconds"] or 0.0 for row in scored),
+        unread=len(unread),
         low=low,
         high=high,
     )

@@ -52,8 +52,9 @@ class Counts:
 class Rates:
     """One group of recordings: all of a set, a language, a speaker, a bucket of durations or of noise.
 
-    Dead-lettered and missing recordings count as deletions of their whole reference; recordings with an empty
-    reference are left out of the counts, and what was heard in them is `phantom_words`.
+    Dead-lettered and missing recordings count as deletions of their whole reference, and only in the coverage where
+    nobody could read it; recordings with an empty reference are left out of the counts, and what was heard in them is
+    `phantom_words`.
     """
 
     group: Literal["all", "set", "language", "speaker", "duration", "snr"]
@@ -62,13 +63,14 @@ class Rates:
     words: Counts
     chars: Counts
     merged: Counts  # words, compounds merged
-    recordings: int  # expected, those with a reference
+    recordings: int  # expected: those with a reference, and dead and missing ones of which it is not known
     transcribed: int  # of them
     dead: int
     missing: int
     empty_references: int
     phantom_words: int
     seconds: float
+    unread: int = 0  # dead and missing ones of which no reference is known
     low: float | None = None  # 95 % interval of the headline rate, blockwise bootstrap
     high: float | None = None
 

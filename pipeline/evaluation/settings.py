@@ -105,3 +105,9 @@ class EvaluateConfig(Section):
         if self.sweep and (finished := [name for name, one in self.sets.items() if one.output]):
             raise ValueError(f"sweep: {', '.join(finished)} is an output that is there already, it cannot be swept")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _keeps_what_is_sound(self) -> EvaluateConfig:
+        if self.keep_as and (damage := self.corrupt.told()):
+            raise ValueError(f"keep_as: {self.keep_as}: damaged on purpose (corrupt: {damage}), this is no baseline")
+        return self
