@@ -12,9 +12,10 @@ import pytest
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import language_seed, paired
-from pipeline.evaluation.compare import compare, verdict
+from pipeline.evaluation.compare import compare, unpaired, verdict
 from pipeline.evaluation.corrupt import corrupt
 from pipeline.evaluation.gate import GateConfig
+from pipeline.evaluation.rates import rates as real_rates
 from pipeline.evaluation.result import Comparison, Rates
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from tests.evaluated import comparison, evaluated_table, made_up_rows, rates_of, row
@@ -38,6 +39,10 @@ def rates(rows: Rows) -> list[Rates]:
         for group, of in (("language", lambda one: one["language"]), ("set", lambda one: one["set"]))
         for key in sorted({of(one) for one in rows})
     ]
+
+
+def set_rates(rows: Rows) -> list[Rates]:
+    return real_rates(rows, resamples=100, seed=0)
 
 
 def damaged(rows: Rows, language: str, **fractions: float) -> Rows:
@@ -290,6 +295,57 @@ def test_a_set_that_is_not_covered_closes_the_gate() -> None:
     assert verdict([], rates([*dead, *heard]), GateConfig()).failures == (
         "test-clean: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing), less than 99.00 %",
     )
+
+
+def test_lost_recordings_whose_reference_nobody_could_read_close_the_gate() -> None:
+    """Sidecars lie in the archive: what is lost there is lost with its text, and often with its language."""
+    heard = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(98)]
+    for language, status, told in (
+        ("en", "dead_letter", "test-clean en: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing)"),
+        ("en", "missing", "test-clean en: 98 of 100 recordings transcribed (98.00 %: 0 dead letters, 2 missing)"),
+        ("unknown", "missing", "test-clean: 98 of 100 recordings transcribed (98.00 %: 0 dead letters, 2 missing)"),
+    ):
+        lost = [row(language, None, "", recording_id=f"-{n}", status=status, set="test-clean") for n in range(2)]
+        found = set_rates([*heard, *lost])
+        assert verdict([], found, GateConfig(min_coverage=0.98)).passed
+        assert verdict([], found, GateConfig()).failures == (f"{told}, less than 99.00 %",)
+
+
+def test_what_was_transcribed_needs_no_reference() -> None:
+    heard = [row("en", "one two", "one two"), row("en", None, "more", recording_id="2")]
+    assert verdict([], set_rates(heard), GateConfig(min_coverage=1.0)).passed
+
+
+@pytest.mark.parametrize("status", ["transcribed", "missing"])
+def test_a_set_without_any_reference_closes_the_gate(status: str) -> None:
+    """Its text column was renamed, or its archives are damaged; a set of silence has empty ones."""
+    good = row("en", "one two", "one two")
+    bare = [row("de", None, "eins", recording_id=f"{n}", set="fleurs", status=status) for n in range(3)]
+    told = ("fleurs: no recording with a reference: nothing was evaluated",)
+    assert verdict([], set_rates([good, *bare]), GateConfig()).failures == told
+    silence = row("de", "", "", set="silence")
+    assert verdict([], set_rates([good, silence]), GateConfig()).passed
+
+
+@pytest.mark.parametrize("how", ["gone", "without text"])
+def test_a_language_of_the_baseline_that_is_not_there_closes_the_gate(rows: Rows, how: str) -> None:
+    new = [one for one in rows if one["language"] != "de"]
+    if how == "without text":
+        new = [one | {"reference": None, "reference_normal": ""} if one["language"] == "de" else one for one in rows]
+    lost = unpaired(evaluated_table(new), evaluated_table(rows))
+    count = sum(one["language"] == "de" and bool(one["reference_normal"]) for one in rows)
+    assert lost == {"de": count}
+    found = compare(evaluated_table(new), evaluated_table(rows))
+    judged = verdict(found, set_rates(new), COVERED, lost=lost)
+    told = f"de: none of the {count:,} recordings of the baseline is here with the same reference"
+    assert judged.failures == (told,)
+    assert verdict(found, set_rates(new), COVERED, lost={}).passed
+
+
+def test_another_choice_of_sets_is_no_loss(rows: Rows) -> None:
+    new = [one for one in rows if one["set"] == "test-clean"]
+    assert unpaired(evaluated_table(new), evaluated_table(rows)) == {}
+    assert unpaired(evaluated_table(rows), evaluated_table(rows)) == {}
 
 
 def test_nothing_at_all_closes_the_gate() -> None:

@@ -114,8 +114,8 @@ def verdict(
     ]
     checks += [Check("regression", language, _gone(language, count)) for language, count in (lost or {}).items()]
     checks += [
-        Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets if one.counts.units
-    ]  # what has no reference at all counts in its set
+        Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets if one.recordings > one.unread
+    ]  # a language of which nothing could be read counts in its set
     checks += _covered(sets, gate.min_coverage)
     failures = tuple(check.failure for check in checks if check.failure is not None)
     return Verdict(failures, tuple(_warnings(comparisons, languages, gate)), tuple(checks))
@@ -199,22 +199,21 @@ def _uncovered(one: Rates, least: float) -> str | None:
 
 
 def _covered(sets: Sequence[Rates], least: float) -> Iterator[Check]:
-    """Whole sets: also what nobody knows the language of, because nothing of it could be read."""
+    """Whole sets, where their languages do not say it: some recordings could not be read at all, or have no text."""
+    nothing = "no recording with a reference: nothing was evaluated"
+    if not any(one.recordings > one.unread for one in sets):
+        yield Check("coverage", ALL, nothing)
+        return
     held: dict[str, list[Rates]] = {}
     for one in sets:
-        held.setdefault(one.key.rpartition(" ")[0], []).append(one)
+        held.setdefault(one.key.split(" ")[0], []).append(one)
     for name, group in held.items():
-        whole = replace(
-            group[0],
-            key=name,
-            **{field: sum(getattr(one, field) for one in group) for field in ("recordings", "transcribed")},
-            **{field: sum(getattr(one, field) for one in group) for field in ("dead", "missing")},
-        )
-        empty = not any(one.counts.units for one in group)
-        failure = f"{name}: no recording with a reference: nothing was evaluated" if empty else None
-        yield Check("coverage", name, failure or _uncovered(whole, least))
-    if not held:
-        yield Check("coverage", ALL, "no recording with a reference: nothing was evaluated")
+        fields = ("recordings", "transcribed", "dead", "missing", "unread", "empty_references")
+        whole = replace(group[0], key=name, **{key: sum(getattr(one, key) for one in group) for key in fields})
+        if whole.recordings == whole.unread and not whole.empty_references:
+            yield Check("coverage", name, f"{name}: {nothing}")
+        elif any(one.unread == one.recordings > 0 for one in group):
+            yield Check("coverage", name, _uncovered(whole, least))
 
 
 def _gone(language: str, count: int) -> str:
