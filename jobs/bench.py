@@ -107,6 +107,7 @@ def _throughput(options: argparse.Namespace) -> int:
     """`pipeline` and `decode`: 0 done, 2 where the config is wrong."""
     from pipeline.benchmark import decoding, speech, throughput
     from pipeline.config import ConfigError, RunConfig, load
+    from pipeline.model import layout
 
     figures: dict[str, Any] = {}
     if options.command == "pipeline":
@@ -115,11 +116,12 @@ def _throughput(options: argparse.Namespace) -> int:
             own = [f"source.uri={source}", "source.format=webdataset", f"output.uri={output}"]
             try:
                 config = load(RunConfig, options.config, [*own, *options.overrides])
+                layout.describe(config.model.name, config.model.revision)  # before minutes of speech are made
+                speech.write_archive(source, options.minutes * 60)
+                figures = throughput.compare(config)
             except ConfigError as err:
                 print(err, file=sys.stderr)
                 return 2
-            speech.write_archive(source, options.minutes * 60)
-            figures = throughput.compare(config)
         print(throughput.table(figures) + "\n")
     figures["decode"] = decoding.compare(options.decode_minutes * 60)
     print(decoding.table(figures["decode"]))
@@ -182,8 +184,8 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument(
         "--head", choices=["auto", "torch", "triton"], default="auto", help="the engine's vocabulary head, model.head"
     )
-    engine.add_argument("--threads", type=int, default=1, metavar="N", help="torch threads on the CPU, for both sides")
-    engine.add_argument("--windows", type=int, metavar="N", help="windows to run (default: by size)")
+    engine.add_argument("--threads", type=_count, default=1, metavar="N", help="torch threads of both sides")
+    engine.add_argument("--windows", type=_count, metavar="N", help="windows to run (default: by size)")
     engine.add_argument("--json", metavar="FILE", help="write the figures")
     engine.add_argument("--markdown", metavar="FILE", help="write the table")
     engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")

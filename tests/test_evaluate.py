@@ -82,14 +82,37 @@ def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
     night = {"run=1": "good", "run=2": "good", "run=3": "worse"}
     codes, printed = [], []
     for run, which in night.items():
-        baseline = () if run == "run=1" else ("baseline=previous",)
-        codes.append(job(config(tmp_path, {"dev": outputs[which]}, run, *baseline)))
+        codes.append(job(config(tmp_path, {"dev": outputs[which]}, run, "baseline=previous")))
         printed.append(capsys.readouterr().out)
     assert codes == [0, 0, 1]
+    assert "no earlier evaluation is called nightly: nothing to compare with yet" in printed[0]
     assert "passed" in printed[1]
     failed = [line for line in printed[2].splitlines() if "FAILED" in line]
     assert 1 <= len(failed) <= 3
     assert "WER rose from 0.00 % to 6.25 %" in failed[0]
+
+
+def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
+    """Somebody looks whether the gate closes, and the next night is compared with the night before."""
+    damage = "corrupt.delete_words=0.5"
+    first = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1"))
+    damaged = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1", damage))
+    assert damaged.evaluation != first.evaluation
+    for baseline in ("previous", str(tmp_path / "evaluated")):
+        night = evaluate(config(tmp_path, {"dev": outputs["worse"]}, "run=2", f"baseline={baseline}"))
+        assert night.baseline in (first.evaluation, night.evaluation)
+        assert {point.evaluation for point in night.history} == {first.evaluation, night.evaluation}
+    with pytest.raises(ConfigError, match=r"keep_as: golden: damaged on purpose \(corrupt: delete_words 0.5\)"):
+        config(tmp_path, {"dev": outputs["good"]}, damage, "keep_as=golden")
+
+
+def test_a_named_baseline_that_names_nothing_is_told_in_one_line(tmp_path: Path, outputs: dict[str, str]) -> None:
+    kept = tmp_path / "evaluated/baselines/golden.json"
+    kept.parent.mkdir(parents=True)
+    for content in ("{}", "no JSON"):
+        kept.write_text(content)
+        with pytest.raises(ConfigError, match=r"^baseline: golden: .*baselines/golden.json names no evaluation$"):
+            evaluate(config(tmp_path, {"dev": outputs["good"]}, "baseline=golden"))
 
 
 def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
@@ -113,7 +136,6 @@ def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["baseline=previous"], "baseline: previous: .* has no earlier evaluation called nightly"),
         (["baseline=golden"], r"baseline: golden: not kept in .* \(kept there: none\)"),
         (["baseline=/nowhere/at/all"], "/nowhere/at/all"),
     ],

@@ -45,6 +45,8 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(
     for name, word in (("r001", b"POISON"), ("r005", b"HANG")):  # units of 4
         with (source / f"{name}.wav").open("ab") as stream:
             stream.write(word)
+    for name in ("r001", "r005", "r009"):
+        (source / f"{name}.txt").write_text(f"text of {name}")
     with (source / "r009.wav").open("r+b") as stream:  # among its samples, which the model is given
         stream.seek(20_000)
         stream.write(b"VENOM")
@@ -57,6 +59,7 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(
         ("r009.wav", "crashed", "model"),
     }
     assert len(letters) == 3
+    assert {row["reference"] for row in letters} == {"text of r001", "text of r005", "text of r009"}
     everybody = {f"r{number:03d}.wav" for number in range(10)}
     assert heard(tmp_path / "out") == everybody - {"r001.wav", "r005.wav", "r009.wav"}
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]

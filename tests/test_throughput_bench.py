@@ -62,9 +62,22 @@ def test_the_job_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "| flac 16 kHz mono |" in shown
 
 
-def test_a_wrong_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
-    assert job.main(["pipeline", "compute.canvas=3"]) == 2
-    assert "compute.canvas: no such key" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [("compute.canvas=3", "compute.canvas: no such key"), ("model.name=/no/such", "model.name: /no/such")],
+)
+def test_a_wrong_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str], given: str, says: str) -> None:
+    assert job.main(["pipeline", given]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("given", [("--threads", "0"), ("--windows", "-1")])
+def test_a_number_that_cannot_be_is_a_usage_error(given: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        job.main(["engine", *given])
+    assert "is no whole number from 1 on" in capsys.readouterr().err
 
 
 def test_processor_seconds_are_told_apart_by_role() -> None:

@@ -97,6 +97,13 @@ def test_a_weight_that_is_missing_is_named(encoder: dict[str, Tensor], tmp_path:
         whisper_import.read_encoder(tmp_path / "small.pt")
 
 
+def test_an_encoder_without_layers_is_none(encoder: dict[str, Tensor], tmp_path: Path) -> None:
+    state = {name: weight for name, weight in as_openai(encoder).items() if ".blocks." not in name}
+    torch.save({"model_state_dict": state}, tmp_path / "small.pt")
+    with pytest.raises(ConfigError, match=r"small\.pt: no Whisper encoder: 15 weights are missing"):
+        whisper_import.read_encoder(tmp_path / "small.pt")
+
+
 def test_a_weight_that_is_unknown_is_named(encoder: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save({"model_state_dict": as_openai(encoder) | {"encoder.gate": torch.ones(1)}}, tmp_path / "small.pt")
     with pytest.raises(ConfigError, match="gate is unknown"):

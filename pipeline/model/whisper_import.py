@@ -76,7 +76,7 @@ def _spec(state: Mapping[str, Tensor], path: Path, heads: int | None) -> Encoder
              ("weight", "bias")]  # fmt: skip
     parts += [f"self_attn.{p}_proj.{kind}" for p in ("q", "v", "out") for kind in ("weight", "bias")]
     parts.append("self_attn.k_proj.weight")
-    expected = {f"layers.{n}.{part}" for n in range(layers) for part in parts} | {"embed_positions.weight"}
+    expected = {f"layers.{n}.{part}" for n in range(max(1, layers)) for part in parts} | {"embed_positions.weight"}
     expected |= {f"{name}.{kind}" for name in ("conv1", "conv2", "layer_norm") for kind in ("weight", "bias")}
     if lost := sorted(expected - state.keys()):
         raise ConfigError(f"{path}: no Whisper encoder: {len(lost)} weights are missing ({lost[0]})")
