@@ -11,7 +11,9 @@ MAX_ATTEMPTS = 3
 
 
 class Attempts:
-    """The marks of one stage: `_run/attempts/<unit>/<stage>-<id>`, put before an attempt, deleted after it.
+    """The marks of one stage: `_run/attempts/<part>/<stage>-<id>`, put before an attempt, deleted after it.
+
+    part: "<unit>.<number>".
 
     Who is killed cannot delete, so what is left counts the attempts that ended with their process. A unit that merely
     shared its process with the culprit becomes a suspect as well; nothing is lost by that, suspects are tried alone.
@@ -21,26 +23,26 @@ class Attempts:
         self._storage, self._stage = storage, stage
         self._open: dict[str, list[str]] = {}
 
-    def begin(self, unit_id: str) -> bool:
-        """Mark an attempt. False, and no mark: the unit is a suspect."""
-        prefix = f"{PREFIX}{unit_id}/{self._stage}-"
+    def begin(self, part: str) -> bool:
+        """Mark an attempt. False, and no mark: its unit is a suspect."""
+        prefix = f"{PREFIX}{part}/{self._stage}-"
         marks = list(self._storage.list(prefix))
         if len(marks) >= MAX_ATTEMPTS:
             return False
         marks.append(f"{prefix}{uuid.uuid4().hex[:16]}")
         self._storage.put(marks[-1], b"")
-        self._open[unit_id] = marks
+        self._open[part] = marks
         return True
 
-    def end(self, unit_id: str) -> None:
-        """The attempt has come to its end, whatever that was: the unit's marks of this stage go."""
-        for mark in self._open.pop(unit_id, ()):
+    def end(self, part: str) -> None:
+        """The attempt has come to its end, whatever that was: the part's marks of this stage go."""
+        for mark in self._open.pop(part, ()):
             self._storage.delete(mark)
 
-    def condemn(self, unit_id: str) -> None:
-        """Make the unit a suspect now, without further attempts: it hangs."""
+    def condemn(self, part: str) -> None:
+        """Make its unit a suspect now, without further attempts: it hangs."""
         for number in range(MAX_ATTEMPTS):
-            self._storage.put(f"{PREFIX}{unit_id}/{self._stage}-condemned-{number}", b"")
+            self._storage.put(f"{PREFIX}{part}/{self._stage}-condemned-{number}", b"")
 
 
 def forget_all(storage: Storage) -> None:

@@ -55,7 +55,7 @@ class GuardedDecoder:
                 at, parts = saved[number], None
             else:
                 parts = parts or self.decoder.parts(text, at, number)
-                row = self._guarded(unit_id, parts)
+                row = self._guarded(f"{unit_id}.{number}", parts)
                 if row is None:
                     yield idle_row(text, unit_id, number, at, None, suspect=True)
                     return
@@ -63,11 +63,14 @@ class GuardedDecoder:
                 at = position_from_json(row["next"]) if row["next"] else None
             number += 1
 
-    def _guarded(self, unit_id: str, parts: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next part, within the time that it is given; None for a suspect, and where the decoder itself fails."""
-        if not self.attempts.begin(unit_id):
+    def _guarded(self, name: str, parts: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
+        """The next part, within the time that it is given; None for a suspect, and where the decoder itself fails.
+
+        name: of the part. Parts before it are decoded again after a death, and their end is not that of this one.
+        """
+        if not self.attempts.begin(name):
             return None
-        watchdog = threading.Timer(self.timeout_seconds, self._give_up, [unit_id])
+        watchdog = threading.Timer(self.timeout_seconds, self._give_up, [name])
         watchdog.daemon = True
         watchdog.start()
         try:
@@ -75,16 +78,16 @@ class GuardedDecoder:
         except (ConfigError, OutputError, UnreachableError):
             raise
         except Exception:  # it is found out alone which recording that was
-            log.exception("unit %s: the decoder failed", unit_id)
+            log.exception("unit %s: the decoder failed", name)
             return None
         finally:
             watchdog.cancel()
-            self.attempts.end(unit_id)
+            self.attempts.end(name)
 
-    def _give_up(self, unit_id: str) -> None:
+    def _give_up(self, name: str) -> None:
         """A decoder that hangs in native code can only be ended with its process."""
-        log.error("unit %s: still decoding after %s s", unit_id, self.timeout_seconds)
-        self.attempts.condemn(unit_id)
+        log.error("unit %s: still decoding after %s s", name, self.timeout_seconds)
+        self.attempts.condemn(name)
         os._exit(1)
 
 

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import soundfile
 
 from pipeline.attempts import MAX_ATTEMPTS, PREFIX, Attempts
 from pipeline.config import RunConfig, SourceConfig
-from pipeline.decode import START, idle_row
+from pipeline.decode import START, Position, idle_row
 from pipeline.guard import GuardedDecoder, GuardedReplica
 from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
 from pipeline.sources import list_recordings
@@ -63,7 +72,7 @@ def test_repeated_requests_of_both_stages_are_counted_once(config: RunConfig, st
 
 def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:
     for _ in range(MAX_ATTEMPTS):
-        Attempts(storage, "decode").begin(UNIT)
+        Attempts(storage, "decode").begin(f"{UNIT}.0")
     table = unit(config)
     (decoded,) = decoder(config)(table)
     assert decoded.schema.equals(UNIT_DECODED)
@@ -89,3 +98,51 @@ def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, s
     transcribed = asyncio.run(GuardedReplica(plain)(decoded))
     assert transcribed["suspect"][0].as_py()
     assert list(storage.list(PREFIX)) == []
+
+
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+def test_a_part_that_breaks_its_process_is_the_suspect_whatever_was_decoded_before_it(
+    config: RunConfig, storage: Storage, end: str
+) -> None:
+    """Row k is part k in every life of the decoder, of which the earlier parts are decoded again each time."""
+    audio = np.random.default_rng(0).normal(size=16_000 * 150) * 0.1
+    soundfile.write(Path(config.source.uri) / "long.wav", audio, 16_000)
+    refs = [
+        ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if "long" in ref.source_uri
+    ]
+    table = pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+    limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 2.0 if end == "hangs" else 60.0})}
+    short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"part_seconds": 60})})
+
+    def life(rows: Connection) -> None:
+        made = decoder(short)
+        real = made.decoder.parts
+
+        def parts(text: str, start: Position, number: int) -> Iterator[dict[str, Any]]:
+            for row in real(text, start, number):
+                if row["part"] == 1:
+                    if end == "dies":
+                        os._exit(9)
+                    time.sleep(600)
+                yield row
+
+        made.decoder.parts = parts  # type: ignore[method-assign]
+        for answer in made(table):
+            rows.send([answer["part"][0].as_py(), answer["suspect"][0].as_py()])
+        rows.close()
+
+    lives = []
+    for _ in range(MAX_ATTEMPTS + 1):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=life, args=(theirs,))
+        process.start()
+        theirs.close()
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(ours.recv())
+        process.join()
+        lives.append(found)
+    before = MAX_ATTEMPTS if end == "dies" else 1
+    assert lives[:before] == [[[0, False]]] * before
+    assert lives[before:] == [[[0, False], [1, True]]] * (MAX_ATTEMPTS + 1 - before)
