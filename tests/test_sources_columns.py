@@ -38,7 +38,7 @@ def test_a_guess_is_refused(columns: dict[str, pa.DataType]) -> None:
 def test_metadata_are_the_small_columns() -> None:
     columns = {"a": STRUCT, "b": pa.binary(), "c": pa.list_(pa.float32()), "d": pa.string(), "e": pa.float64()}
     columns |= {"f": pa.dictionary(pa.int8(), pa.string()), "g": pa.timestamp("us"), "h": pa.bool_(), "i": pa.null()}
-    assert plain_columns(pa.schema(list(columns.items()))) == ["d", "e", "f", "g", "h", "i"]
+    assert plain_columns(pa.schema(list(columns.items())), SOURCE) == ["d", "e", "f", "g", "h", "i"]
 
 
 def test_a_cell_is_bytes_or_a_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,6 +160,39 @@ def test_a_file_that_is_cut_is_one_problem(tmp_path: Path, keep: int) -> None:
     assert read_recording(second).audio == b"audio 0"
 
 
+def test_a_value_that_is_none_is_the_problem_of_its_row(tmp_path: Path) -> None:
+    """Text of a Latin-1 writer, a year beyond Python's: their neighbours are read."""
+    latin = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"caf\xe9", b"c"], pa.binary()).buffers())
+    dates = pa.array([0, 1, 2**62], pa.timestamp("us"))
+    refs = listed(write(tmp_path / "a.parquet", table(3, note=latin, when=dates)))
+    assert [ref.problem for ref in refs] == [None, "bad_metadata", "bad_metadata"]
+    assert [ref.reference for ref in refs] == ["text 0", None, None]
+    assert "a.parquet: note: " in str(refs[1].problem_detail)
+    assert "a.parquet: when: " in str(refs[2].problem_detail)
+
+
+def test_columns_of_bytes_that_are_asked_for_are_text(tmp_path: Path) -> None:
+    """As writers without UTF8 annotation leave them; bytes that nobody asked for are left alone."""
+    raw = {name: pa.array(values, pa.binary()) for name, values in (
+        ("name", [b"x", b"y", b"z"]), ("words", [b"eins", "zw\u00f6lf".encode(), b"\xff"]), ("code", [b"de"] * 3),
+        ("other", [b"\xff"] * 3))}  # fmt: skip
+    file = write(tmp_path / "a.parquet", table(3, **raw))
+    refs = listed(file, id_column="name", text_column="words", language="column:code", audio_column="audio")
+    assert [(ref.recording_id, ref.language, ref.reference) for ref in refs[:2]] == [
+        ("x", "de", "eins"),
+        ("y", "de", "zw\u00f6lf"),
+    ]
+    assert (refs[2].problem, "words: not UTF-8" in str(refs[2].problem_detail)) == ("bad_metadata", True)
+    assert "other" not in str(refs[0].metadata)
+
+
+@pytest.mark.parametrize("keys", [{"id_column": "ids"}, {"text_column": "ids"}, {"language": "column:ids"}])
+def test_columns_that_cannot_be_text_are_one_line(tmp_path: Path, keys: dict[str, str]) -> None:
+    file = write(tmp_path / "a.parquet", table(2, ids=[["a"], ["b"]]))
+    with pytest.raises(ConfigError, match=rf"^source.{next(iter(keys))}: 'ids' of .*a.parquet is list<.*>, no text$"):
+        listed(file, **keys)
+
+
 def test_damaged_pages_are_the_problem_of_their_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table(20), rows=10)
     data = bytearray(path.read_bytes())

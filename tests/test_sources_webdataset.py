@@ -230,6 +230,30 @@ def test_a_shard_that_shrank_is_a_problem_when_it_is_read(tmp_path: Path) -> Non
     assert outcome(ref) == "missing_file"
 
 
+def test_a_shard_that_was_rewritten_in_another_order_gives_nobody_the_audio_of_another(tmp_path: Path) -> None:
+    members = [(name, name.encode()) for name in ("a.flac", "a.txt", "b.flac", "b.txt")]
+    path = write_tar(tmp_path / "s.tar", members)
+    refs = listed(path)
+    write_tar(path, [*members[2:], *members[:2]])
+    for ref in refs:
+        with pytest.raises(BadRecording, match=rf"s.tar: rewritten .*, {ref.source_member} is not where it was") as bad:
+            read_recording(ref)
+        assert bad.value.reason == "corrupt_archive"
+    write_tar(path, members)  # as it was, at another time
+    assert [read_recording(ref).reference for ref in refs] == ["a.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_names_for_which_a_header_has_no_room_are_no_sign_of_another_shard(tmp_path: Path, kind: int) -> None:
+    name = f"{'long' * 40}/\u00fc/{'name' * 30}.flac"
+    with tarfile.open(tmp_path / "s.tar", "w", format=kind) as archive:
+        info = tarfile.TarInfo(name)
+        info.size = 5
+        archive.addfile(info, io.BytesIO(b"audio"))
+    (ref,) = listed(tmp_path)
+    assert read_recording(ref).audio == b"audio"
+
+
 def test_remote_shards_are_listed_and_read_like_local_ones(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
     members = [(f"d/{i}.flac", bytes([i]) * (1 + i * 150_000)) for i in range(8)] + [("d/3.txt", b"three")]

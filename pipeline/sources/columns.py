@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, BinaryIO
 
@@ -22,12 +22,14 @@ def audio_column(schema: pa.Schema, source: SourceConfig, where: str) -> str:
     Raises ConfigError, naming the columns there are, where this or another column asked for is not to be found.
     """
     there = ", ".join(schema.names)
-    asked = {"id_column": source.id_column, "text_column": source.text_column, "audio_column": source.audio_column}
-    if source.language and source.language.startswith(fields.COLUMN):
-        asked["language"] = source.language.removeprefix(fields.COLUMN)
-    for key, name in asked.items():
+    asked = _asked(source)
+    for key, name in (*asked.items(), ("audio_column", source.audio_column)):
         if name and name not in schema.names:
             raise ConfigError(f"source.{key}: no column {name!r} in {where} (it has {there})")
+    for key, name in asked.items():
+        kind = schema.field(name).type
+        if not (_is_plain(kind) or _is_binary(kind)):
+            raise ConfigError(f"source.{key}: {name!r} of {where} is {kind}, no text")
     candidates = [name for name in schema.names if _is_audio(schema.field(name).type)]
     if source.audio_column:
         if source.audio_column not in candidates:
@@ -40,9 +42,42 @@ def audio_column(schema: pa.Schema, source: SourceConfig, where: str) -> str:
     return named[0] if named else candidates[0]
 
 
-def plain_columns(schema: pa.Schema) -> list[str]:
-    """Columns that are small values (text, numbers, times): references, languages, ids and metadata."""
-    return [name for name in schema.names if _is_plain(schema.field(name).type)]
+def plain_columns(schema: pa.Schema, source: SourceConfig) -> list[str]:
+    """Columns that are small values (text, numbers, times): references, languages, ids and metadata.
+
+    And those that were asked for as text and are written as bytes, as older writers do.
+    """
+    asked = _asked(source).values()
+    return [name for name in schema.names if _is_plain(schema.field(name).type) or name in asked]
+
+
+def rows_of(table: pa.Table | pa.RecordBatch) -> Iterator[dict[str, Any] | BadRecording]:
+    """Each row by column, bytes as the text they are in UTF-8; or why its values are none (bad_metadata)."""
+    try:
+        rows: list[dict[str, Any] | None] = table.to_pylist()
+    except (pa.ArrowException, ValueError, OverflowError):  # one value of them: text that is no UTF-8, a year 300,000
+        rows = [None] * table.num_rows
+    for index, row in enumerate(rows):
+        try:
+            values = row or {name: _value(table, name, index) for name in table.schema.names}
+            yield {n: fields.from_bytes(v, n) if isinstance(v, bytes) else v for n, v in values.items()}
+        except BadRecording as err:
+            yield err
+
+
+def _value(table: pa.Table | pa.RecordBatch, name: str, index: int) -> Any:
+    try:
+        return table.column(name)[index].as_py()
+    except (pa.ArrowException, ValueError, OverflowError) as err:
+        raise BadRecording("bad_metadata", f"{name}: {remote.one_line(err)}") from None
+
+
+def _asked(source: SourceConfig) -> dict[str, str]:
+    """Columns of text that the settings name, by their keys."""
+    asked = {"id_column": source.id_column, "text_column": source.text_column}
+    if source.language and source.language.startswith(fields.COLUMN):
+        asked["language"] = source.language.removeprefix(fields.COLUMN)
+    return {key: name for key, name in asked.items() if name}
 
 
 def class_labels(schema: pa.Schema) -> dict[str, list[str]]:

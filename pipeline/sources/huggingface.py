@@ -30,7 +30,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         raise ConfigError(f"source.split: {source.uri} has no {source.split!r} (it has {there})")
     for split, dataset in found.items() if source.split is None else [(source.split, found[source.split])]:
         audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
-        small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema))
+        small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema, source))
         size = dataset.data.nbytes // max(len(dataset.data), 1)
         base = RecordingRef("", "huggingface", uri, size=size, version=dataset._fingerprint)
         for index, row in enumerate(_rows(small, len(dataset))):
@@ -51,16 +51,17 @@ def read_recording(ref: RecordingRef) -> Recording:
     return Recording(columns.audio_bytes(cell, f"{ref.source_uri}/"), ref.language, ref.reference, ref.metadata)
 
 
-def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any]]:
+def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any] | BadRecording]:
     """The small columns of each row; class labels by their names."""
     if not dataset.column_names:
         yield from ({} for _ in range(count))
         return
     labels = {name: kind for name, kind in dataset.features.items() if hasattr(kind, "int2str")}
     for table in dataset.with_format("arrow").iter(batch_size=LIST_ROWS):
-        for row in table.to_pylist():
-            for name, kind in labels.items():
-                row[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
+        for row in columns.rows_of(table):
+            if not isinstance(row, BadRecording):
+                for name, kind in labels.items():
+                    row[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
             yield row
 
 

@@ -66,6 +66,13 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
     return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in found if is_folder]
 
 
+def version_now(uri: str) -> str:
+    """What `File.version` would be if it were listed again; "" where it is gone."""
+    fs, path = remote.open_fs(uri)
+    info = remote.patiently(lambda: _info(fs, path), uri)
+    return remote.version_of(info) if info else ""
+
+
 def local_size(uri: str) -> tuple[int, str]:
     """Size and version of a local file; (0, "") where it is elsewhere or cannot be told: reading it says why."""
     if not uri.startswith("/"):

@@ -69,7 +69,7 @@ def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
     with parquet:
         schema = parquet.schema_arrow
         audio = columns.audio_column(schema, source, file.uri)
-        plain, labels = columns.plain_columns(schema), columns.class_labels(schema)
+        plain, labels = columns.plain_columns(schema, source), columns.class_labels(schema)
         first = 0
         for group in range(parquet.num_row_groups):
             info = parquet.metadata.row_group(group)
@@ -93,7 +93,7 @@ def _rows(parquet: pq.ParquetFile, group: int, count: int, plain: list[str]) -> 
             yield from ({} for _ in range(count))
             return
         for batch in parquet.iter_batches(LIST_ROWS, row_groups=[group], columns=plain, use_threads=False):
-            for row in batch.to_pylist():
+            for row in columns.rows_of(batch):
                 done += 1
                 yield row
     except remote.UnreachableError:

@@ -44,6 +44,15 @@ class Member:
     data: bytes | None = None
 
 
+def name_and_size(block: bytes) -> tuple[str, int] | None:
+    """In the header block before a file's data, as far as they fit there; None where it is no header."""
+    try:
+        name, _, size = _header(block)
+        return name, size
+    except (tarfile.HeaderError, ValueError, OverflowError):
+        return None
+
+
 class _DamageError(Exception):
     """Reason and detail: the walk ends here."""
 

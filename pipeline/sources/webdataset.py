@@ -14,10 +14,10 @@ from typing import BinaryIO
 
 from pipeline.config import LANGUAGES, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import fields, names, remote
-from pipeline.sources.listing import File, list_files
+from pipeline.sources import fields, names, remote, tar
+from pipeline.sources.listing import File, list_files, version_now
 from pipeline.sources.streams import Gunzip, Ranges
-from pipeline.sources.tar import Member, walk
+from pipeline.sources.tar import BLOCK, Member, walk
 from pipeline.storage import in_order
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
@@ -54,8 +54,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The member and its sidecars. Raises BadRecording: "truncated_archive", "bad_metadata",
-    "unsupported_language", and as `remote.read_range`.
+    """The member and its sidecars. Raises BadRecording: "truncated_archive", "bad_metadata", "unsupported_language",
+    "corrupt_archive" where another member lies there since the archive was listed, and as `remote.read_range`.
     """
     if is_gzip(ref.source_uri) and ref.size > remote.MAX_RECORDING_BYTES:
         raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes in a packed archive")
@@ -66,15 +66,28 @@ def read_recording(ref: RecordingRef) -> Recording:
     if is_gzip(ref.source_uri):
         (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)])
         return Recording(audio, ref.language, ref.reference, ref.metadata)
+    offset = ref.offset or 0
+    header = (offset - BLOCK, BLOCK)
     if ref.size > remote.WHOLE_BYTES:
-        texts = _read_spans(ref, spans) if spans else []
-        audio = remote.read_audio(ref.source_uri, ref.size, ref.offset or 0)
+        before, *texts = _read_spans(ref, [header, *spans])
+        audio = remote.read_audio(ref.source_uri, ref.size, offset)
     else:
-        audio, *texts = _read_spans(ref, [(ref.offset or 0, ref.size), *spans])
+        before, audio, *texts = _read_spans(ref, [header, (offset, ref.size), *spans])
+    _check_header(ref, before)
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
     language = ref.language or (f"column:{settings['language']}" if "language" in settings else None)
     found = describe_sidecars(payloads, f"{ref.source_member}", language=language, text=settings.get("text"))
     return Recording(audio, *found)
+
+
+def _check_header(ref: RecordingRef, block: bytes) -> None:
+    """An archive that was rewritten has other members at the places of the plan. Raises BadRecording.
+
+    Names that a header has no room for, and sparse files, do not stand there: then the version says that all is well.
+    """
+    if tar.name_and_size(block) != (ref.source_member, ref.size) and ref.version != version_now(ref.source_uri):
+        detail = f"{ref.source_uri}: rewritten since it was listed, {ref.source_member} is not where it was"
+        raise BadRecording("corrupt_archive", detail)
 
 
 def is_gzip(uri: str) -> bool:
