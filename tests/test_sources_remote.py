@@ -210,6 +210,17 @@ def test_what_is_not_there_is_one_line(s3: SmallS3, uri: str) -> None:
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("format_name", ["auto", "files", "huggingface"])
+@pytest.mark.parametrize("scheme", ["zip", "tar", "reference", "data"])
+def test_chains_that_open_nothing_are_one_line(tmp_path: Path, scheme: str, format_name: str) -> None:
+    (tmp_path / "broken").write_bytes(b"no archive")
+    chains = {"zip": "zip://a.wav::{}", "tar": "tar://a.wav::{}", "reference": "reference://{}", "data": "data:,{}"}
+    uri = chains[scheme].format(tmp_path / "broken")
+    with pytest.raises(ConfigError, match=r"^source\.uri: ") as told:
+        list(list_recordings(SourceConfig.model_validate({"uri": uri, "format": format_name})))
+    assert "\n" not in str(told.value)
+
+
 def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
     errors: list[BaseException] = [ConnectionResetError(), TimeoutError("slow")]

@@ -91,6 +91,8 @@ def _load(uri: str) -> dict[str, Any]:
             parts = [uri] if uri.endswith(".arrow") else _arrow_parts(uri)
             found = {Path(part).stem: datasets.Dataset.from_file(part) for part in parts}
         else:
+            if "://" in uri:
+                remote.open_fs(uri)  # says in one line what load_from_disk would not
             found = datasets.load_from_disk(uri)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
         raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None

@@ -37,7 +37,7 @@ def list_files(uri: str) -> Iterator[File]:
     fs, path = remote.open_fs(uri)
     try:
         yield from _list(fs, path, uri)
-    except remote.network_errors(ValueError) as err:
+    except remote.network_errors(ValueError, LookupError) as err:
         raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
     except BadRecording as err:
         raise ConfigError(f"source.uri: {err.detail}") from None
@@ -54,7 +54,7 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
         if info is None or info["type"] != "directory":
             return None
         found = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
-    except remote.network_errors(ValueError) as err:
+    except remote.network_errors(ValueError, LookupError) as err:
         raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
     except BadRecording as err:
         raise ConfigError(f"source.uri: {err.detail}") from None

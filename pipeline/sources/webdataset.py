@@ -67,13 +67,10 @@ def read_recording(ref: RecordingRef) -> Recording:
         (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)])
         return Recording(audio, ref.language, ref.reference, ref.metadata)
     offset = ref.offset or 0
-    header = (offset - BLOCK, BLOCK)
-    if ref.size > remote.WHOLE_BYTES:
-        before, *texts = _read_spans(ref, [header, *spans])
-        audio = remote.read_audio(ref.source_uri, ref.size, offset)
-    else:
-        before, audio, *texts = _read_spans(ref, [header, (offset, ref.size), *spans])
-    _check_header(ref, before)
+    large = ref.size > remote.WHOLE_BYTES
+    member, *texts = _read_spans(ref, [(offset - BLOCK, BLOCK + (0 if large else ref.size)), *spans])
+    _check_header(ref, member[:BLOCK])
+    audio = remote.read_audio(ref.source_uri, ref.size, offset) if large else member[BLOCK:]
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
     language = ref.language or (f"column:{settings['language']}" if "language" in settings else None)
     found = describe_sidecars(payloads, f"{ref.source_member}", language=language, text=settings.get("text"))
