@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pipeline.config import ConfigError, Section, keys, load
-from pipeline.storage import OutputError
+from pipeline.storage import BROKEN, OutputError, reason
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
-EXIT_USAGE = 2
+EXIT_BROKEN, EXIT_USAGE = 1, 2
 STOPS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 2.0  # for a clean end after a signal; `ray job stop` kills after 3 s
 
@@ -44,8 +44,8 @@ def main(
 ) -> int:
     """Parse, load the config, call `run` with it, or with `--dry-run` `dry_run`; returns the exit code.
 
-    0 done, 1 the job's own verdict, 2 usage or config (one line per error on stderr, no traceback), 128 + n after
-    signal n. `doc`: the job's docstring, its first line says what it does and how it is called.
+    0 done, 1 the job's own verdict or a disk or store that failed, 2 usage or config (one line per error on stderr, no
+    traceback), 128 + n after signal n. `doc`: the job's docstring, its first line says what it does and how it is called.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     made = parser(schema, doc)
@@ -65,6 +65,11 @@ def main(
     except (ConfigError, OutputError) as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE
+    except OSError as err:
+        if err.errno not in BROKEN:
+            raise
+        print(f"{err.filename or 'here'}: {reason(err)}", file=sys.stderr)
+        return EXIT_BROKEN
     except Stopped as stop:
         sys.stdout.flush()
         _leave(128 + stop.signum)  # the end of native libraries may take longer than a stop is given

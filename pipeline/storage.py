@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import uuid
 from collections import Counter, deque
@@ -15,6 +16,7 @@ from typing import BinaryIO, Protocol, TypeVar
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage_local import open_local
 
+BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}  # a disk or a store, and no program
 WAY_ROUND = " (storage.single_writer=true goes on without, where you are sure that one job at a time writes there)"
 T = TypeVar("T")
 U = TypeVar("U")

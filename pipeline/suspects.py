@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,14 +18,20 @@ from pipeline.finish import recordings_of
 from pipeline.schemas import BadRecording, RecordingRef, WorkUnit, unit_from_json, unit_to_json
 from pipeline.sources import read_recording
 from pipeline.sources.remote import UnreachableError
-from pipeline.storage import OutputError
+from pipeline.storage import BROKEN, OutputError
 
 log = logging.getLogger(__name__)
 
+_OS_ERROR = re.compile(r"\w*Error: \[Errno (\d+)\] (.*?)(?:: '([^']*)')?$")  # as Python prints it
+
 
 def users_error(trace: str) -> Exception | None:
-    """What ended an actor, by its traceback, if a user can mend it: ConfigError, OutputError, a silent store."""
+    """What ended an actor, by its traceback, if a user can mend it: ConfigError, OutputError, a silent store, a full
+    disk.
+    """
     for line in reversed(trace.splitlines()):
+        if (broken := _OS_ERROR.match(line)) and int(broken[1]) in BROKEN:
+            return OSError(int(broken[1]), broken[2], broken[3])
         for error in (ConfigError, OutputError, UnreachableError):
             start = f"{error.__module__}.{error.__name__}: "
             if line.startswith(start):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -46,9 +47,15 @@ def test_a_typo_is_told_with_what_was_meant(capsys: pytest.CaptureFixture[str]) 
     ]
 
 
-def test_a_programs_error_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        run_with(ZeroDivisionError(), NEEDED)
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x")])
+def test_a_programs_error_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_with(error, NEEDED)
+
+
+def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 1
+    assert capsys.readouterr().err == "/out/data/x: No space left on device\n"
 
 
 def test_the_file_and_the_overrides_are_read_in_any_order(tmp_path: Path) -> None:

@@ -153,4 +153,8 @@ def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
     assert type(users_error("pipeline.storage.OutputError: out: b")) is OutputError
     silent = users_error("pipeline.sources.remote.UnreachableError: s3://b/x: slow down")
     assert (type(silent), str(silent)) == (ConfigError, "source.uri: s3://b/x: slow down")
+    full = users_error("Traceback\n  File y\nOSError: [Errno 28] No space left on device: '/out/data/x'\n")
+    assert isinstance(full, OSError)
+    assert (full.errno, full.filename) == (28, "/out/data/x")
+    assert users_error("Traceback\nFileNotFoundError: [Errno 2] No such file or directory: 'x'") is None
     assert users_error("Traceback\n  raise ConfigError\nValueError: pipeline.config.ConfigError: no") is None
