@@ -45,7 +45,8 @@ def main(
     """Parse, load the config, call `run` with it, or with `--dry-run` `dry_run`; returns the exit code.
 
     0 done, 1 the job's own verdict or a disk or store that failed, 2 usage or config (one line per error on stderr, no
-    traceback), 128 + n after signal n. `doc`: the job's docstring, its first line says what it does and how it is called.
+    traceback), 128 + n after signal n. `doc`: the job's docstring, its first line says what it does and how
+    it is called.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     made = parser(schema, doc)
