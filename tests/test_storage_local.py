@@ -214,7 +214,7 @@ def test_listing_a_directory_during_replacements_shows_one_whole_generation(stor
             seen.add(found)
     stop.set()
     writer.join()
-    assert seen == {3, 5}
+    assert seen in ({3}, {5}, {3, 5})
 
 
 def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(storage: LocalStorage) -> None:
