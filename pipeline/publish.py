@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -107,12 +109,15 @@ def publish(
     names = plan_names(storage)
     if not names:
         raise ConfigError(f"output.uri: {storage.uri}: nothing is planned here yet")
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        started = time.monotonic()
         with contextlib.suppress(_Overtaken):
             summary = _publish_once(storage, names, dict(notes or {}), progress)
             collect_garbage(storage)
             storage.sweep(LEFT_BEHIND_SECONDS)
             return summary
+        took = time.monotonic() - started
+        time.sleep(random.uniform(0, 2 + number) * took)  # two that meet must not keep step
     raise OutputError(f"{storage.uri}: others publish here all the time; publish=true when they have ended")
 
 

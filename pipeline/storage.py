@@ -16,7 +16,8 @@ from typing import BinaryIO, Protocol, TypeVar
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage_local import open_local
 
-BROKEN = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE}  # a disk or a store, and no program
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more
+BROKEN = FULL | {errno.EIO, errno.ESTALE}  # a disk or a store, and no program
 WAY_ROUND = " (storage.single_writer=true goes on without, where you are sure that one job at a time writes there)"
 T = TypeVar("T")
 U = TypeVar("U")

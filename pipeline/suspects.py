@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Iterator
@@ -15,10 +16,10 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 from pipeline.config import ConfigError
 from pipeline.decode import START, Heard, Problem
 from pipeline.finish import recordings_of
-from pipeline.schemas import BadRecording, RecordingRef, WorkUnit, unit_from_json, unit_to_json
+from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
 from pipeline.sources import read_recording
 from pipeline.sources.remote import UnreachableError
-from pipeline.storage import BROKEN, OutputError
+from pipeline.storage import BROKEN, FULL, OutputError
 
 log = logging.getLogger(__name__)
 
@@ -30,8 +31,10 @@ def users_error(trace: str) -> Exception | None:
     disk.
     """
     for line in reversed(trace.splitlines()):
-        if (broken := _OS_ERROR.match(line)) and int(broken[1]) in BROKEN:
-            return OSError(int(broken[1]), broken[2], broken[3])
+        if broken := _OS_ERROR.match(line):
+            number, told, name = int(broken[1]), broken[2], broken[3]
+            if number in FULL or (number in BROKEN and (name or "").startswith("s3://")):  # sources are told otherwise
+                return OSError(number, told, name)
         for error in (ConfigError, OutputError, UnreachableError):
             start = f"{error.__module__}.{error.__name__}: "
             if line.startswith(start):
@@ -123,15 +126,16 @@ def _recording(unit_id: str, ref: RecordingRef, decoder: Cell, replica: Cell) ->
             broke = err
         if last or broke.reason != "crashed":
             break
-    return replace(_known(ref), problem=Problem(broke.reason, stage, broke.detail)), []
+    known = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    if stage == "model":  # it was read and decoded a moment ago: reading it here again is safe
+        with contextlib.suppress(Exception):
+            known = _read(ref)
+    return replace(known, problem=Problem(broke.reason, stage, broke.detail)), []
 
 
-def _known(ref: RecordingRef) -> Heard:
-    """What the source says of it, sidecars too, as far as they can be read: nothing is decoded here."""
-    try:
-        found = read_recording(ref)
-    except (BadRecording, UnreachableError):
-        return Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+def _read(ref: RecordingRef) -> Heard:
+    """What the source says of it, sidecars too."""
+    found = read_recording(ref)
     if not isinstance(found.audio, bytes):
         found.audio.close()
     return Heard(language=found.language, reference=found.reference, metadata=found.metadata)

@@ -110,6 +110,16 @@ def test_a_kill_while_the_log_is_put_right_loses_none_of_it(root: Path, result: 
     assert log.read_text() == whole
 
 
+def test_a_folder_of_an_older_version_is_told_in_one_line(root: Path) -> None:
+    adapter.train_adapter(config(root, "old", train={"steps": 2}), "")
+    path = root / "old/work/checkpoint.pt"
+    state = torch.load(path)
+    del state["best_adapter"]
+    torch.save(state, path)
+    with pytest.raises(ConfigError, match=r"^folder: .*: of an older version; use a new folder$"):
+        adapter.train_adapter(config(root, "old"), "")
+
+
 def test_a_log_without_the_start_is_told_in_one_line(root: Path) -> None:
     adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
     (root / "lost/work/log.jsonl").write_text("")

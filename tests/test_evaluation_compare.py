@@ -316,6 +316,16 @@ def test_what_was_transcribed_needs_no_reference() -> None:
     assert verdict([], set_rates(heard), GateConfig(min_coverage=1.0)).passed
 
 
+def test_of_a_set_that_few_references_are_of_all_recordings_are_covered() -> None:
+    """Most of what was lost had none either: 990 of 1,000 are there, not 50 of 60."""
+    rows = [row("en", "one two" if n < 50 else None, "one two", recording_id=f"{n}") for n in range(990)]
+    lost = [row("en", None, "", recording_id=f"-{n}", status="dead_letter") for n in range(10)]
+    assert verdict([], set_rates([*rows, *lost]), GateConfig()).passed
+    told = "test-clean en: 989 of 1,000 recordings transcribed (98.90 %: 11 dead letters, 0 missing), less than 99.00 %"
+    lost.append(rows[0] | {"status": "dead_letter", "recording_id": "-x"})
+    assert verdict([], set_rates([*rows[1:], *lost]), GateConfig()).failures == (told,)
+
+
 @pytest.mark.parametrize("status", ["transcribed", "missing"])
 def test_a_set_without_any_reference_closes_the_gate(status: str) -> None:
     """Its text column was renamed, or its archives are damaged; a set of silence has empty ones."""
@@ -346,6 +356,8 @@ def test_another_choice_of_sets_is_no_loss(rows: Rows) -> None:
     new = [one for one in rows if one["set"] == "test-clean"]
     assert unpaired(evaluated_table(new), evaluated_table(rows)) == {}
     assert unpaired(evaluated_table(rows), evaluated_table(rows)) == {}
+    one = row("fr", "un deux", "un deux", set="fleurs")
+    assert unpaired(evaluated_table(rows), evaluated_table([*rows, one])) == {}
 
 
 def test_nothing_at_all_closes_the_gate() -> None:

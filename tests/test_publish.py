@@ -10,6 +10,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -369,6 +370,15 @@ def test_an_older_publication_that_is_killed_over_a_newer_one_is_found_out(bucke
     bucket.put(LAST_PART, old)
     assert not is_published(bucket, 3)
     publish(bucket)
+    assert is_published(bucket, 3)
+    assert _pairs(bucket) == _expected(range(9))
+
+
+def test_two_publications_of_the_same_at_once_both_end(bucket: Bucket) -> None:
+    """Here every put is another version: each finds the other's parts as long as they keep step."""
+    with ThreadPoolExecutor(2) as pool:
+        summaries = list(pool.map(publish, (Bucket(Path(bucket.uri)) for _ in range(2))))
+    assert [summary["complete"] for summary in summaries] == [True, True]
     assert is_published(bucket, 3)
     assert _pairs(bucket) == _expected(range(9))
 

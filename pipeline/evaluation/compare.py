@@ -81,7 +81,8 @@ def compare(
 def unpaired(new: pa.Table, old: pa.Table) -> dict[str, int]:
     """Languages of which `new` has no recording that pairs with one of the baseline's, and how many it has of them.
 
-    Of the sets that `new` has as well: another choice of sets is no loss. The baseline's with a reference count.
+    Of the sets that `new` has as well: another choice of sets is no loss. The baseline's with a reference count; a
+    single one of a language is not compared, and not missed.
     """
     sets = pc.unique(new["set"])
     there = _side(old, "old").filter(pc.is_in(pc.field("set"), sets))
@@ -89,7 +90,11 @@ def unpaired(new: pa.Table, old: pa.Table) -> dict[str, int]:
     same = pc.equal(joined["reference_normal_new"], joined["reference_normal_old"]).fill_null(False)
     paired_languages = set(joined["language_old"].filter(same).to_pylist())
     counts = {count["values"]: count["counts"] for count in joined["language_old"].value_counts().to_pylist()}
-    return {language: counts[language] for language in sorted(counts) if language not in paired_languages}
+    return {
+        language: counts[language]
+        for language in sorted(counts)
+        if language not in paired_languages and counts[language] > 1
+    }
 
 
 def verdict(
@@ -193,7 +198,7 @@ def _uncovered(one: Rates, least: float) -> str | None:
     if one.coverage is None or one.coverage >= least:
         return None
     return (
-        f"{one.key}: {one.transcribed:,} of {one.recordings:,} recordings transcribed "
+        f"{one.key}: {one.covered[0]:,} of {one.covered[1]:,} recordings transcribed "
         f"({percent(one.coverage)}: {one.dead:,} dead letters, {one.missing:,} missing), less than {percent(least)}"
     )
 
@@ -208,7 +213,7 @@ def _covered(sets: Sequence[Rates], least: float) -> Iterator[Check]:
     for one in sets:
         held.setdefault(one.key.split(" ")[0], []).append(one)
     for name, group in held.items():
-        fields = ("recordings", "transcribed", "dead", "missing", "unread", "empty_references")
+        fields = ("recordings", "transcribed", "dead", "missing", "unread", "bare", "empty_references")
         whole = replace(group[0], key=name, **{key: sum(getattr(one, key) for one in group) for key in fields})
         if whole.recordings == whole.unread and not whole.empty_references:
             yield Check("coverage", name, f"{name}: {nothing}")

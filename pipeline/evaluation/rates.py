@@ -79,6 +79,7 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
         phantom_words=sum(row["word_insertions"] for row in empty),
         seconds=sum(row["seconds"] or 0.0 for row in scored),
         unread=len(unread),
+        bare=len(rows) - len(given) - len(unread),
         low=low,
         high=high,
     )

@@ -71,6 +71,7 @@ class Rates:
     phantom_words: int
     seconds: float
     unread: int = 0  # dead and missing ones of which no reference is known
+    bare: int = 0  # transcribed, without any reference; in no other count
     low: float | None = None  # 95 % interval of the headline rate, blockwise bootstrap
     high: float | None = None
 
@@ -81,8 +82,15 @@ class Rates:
 
     @property
     def coverage(self) -> float | None:
-        """Recordings transcribed of those expected."""
-        return self.transcribed / self.recordings if self.recordings else None
+        """Recordings transcribed of those expected; of all, where some that are lost may have had no reference."""
+        heard, expected = self.covered
+        return heard / expected if expected else None
+
+    @property
+    def covered(self) -> tuple[int, int]:
+        """How many were transcribed, of how many."""
+        bare = self.bare if self.unread else 0
+        return self.transcribed + bare, self.recordings + bare
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from pipeline.sources.listing import File, list_files
 LIST_ROWS = 4096  # rows of the small columns that are read at once
 READ_ROWS, READ_BYTES = 8, 32 << 20  # rows of audio that are read at once: so many, or fewer where they are large
 AHEAD_BYTES = 1 << 18  # fetched at once from a store, at least
-_ERRORS = (pa.ArrowException, OSError, EOFError)
+_ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
 _local = threading.local()  # the row group this thread is in
 

@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.schemas import BadRecording
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
+NAME_BYTES = tarfile.LENGTH_NAME  # 100, of a header; longer names, and others than ASCII, may stand elsewhere
 MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
 MAX_PADDING_BYTES = 1 << 20  # zeros after which an archive is taken for over (or, if more follows, for corrupt)
 _DATA_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.config import ConfigError
 from pipeline.model import backbone
 from pipeline.model.checkpoint import AsrModel
 from pipeline.training import adapter_choice, checkpointing
@@ -241,6 +242,8 @@ class AdapterTrainer:
         done = -1
         if self.checkpoint.exists():
             state = torch.load(self.checkpoint, map_location=self.group.device, weights_only=True)
+            if "best_adapter" not in state:
+                raise ConfigError(f"folder: {self.folder}: of an older version; use a new folder")
             self.done, self.best = state["done"], state["best"]
             self.best_adapter = {name: weight.cpu() for name, weight in state["best_adapter"].items()}
             self._set(state["adapter"])
