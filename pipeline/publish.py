@@ -34,7 +34,7 @@ from pipeline.pack import PlannedUnit
 from pipeline.plan import plan_names, read_fingerprint, read_plan
 from pipeline.retry import latest_units
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
-from pipeline.storage import OutputError, Replacement, Storage, in_order
+from pipeline.storage import OutputError, Replacement, Storage, in_order, read_json
 
 ROW_GROUP = 16_384  # rows of a published part that are written together
 LEFT_BEHIND_SECONDS = 24 * 3600  # temporary files this old have no writer any more
@@ -46,7 +46,7 @@ Tables = dict[str, pa.Table]
 
 
 class _Overtaken(Exception):
-    """Somebody published more units while this publication was under way."""
+    """Others published while this publication was under way."""
 
 
 class _Table:
@@ -123,7 +123,7 @@ def publish(
 
 def is_published(storage: Storage, committed: int) -> bool:
     """Whether the tables show exactly `committed` units, all parts being those of one publication."""
-    written = _read_json(storage, PUBLISHED)
+    written = read_json(storage, PUBLISHED)
     return bool(written) and _published_units(storage) == committed and written == _versions(storage)
 
 
@@ -275,16 +275,8 @@ def _summary(storage: Storage, tally: Tally) -> dict[str, Any]:
 
 
 def _published_units(storage: Storage) -> int:
-    units = _read_json(storage, SUMMARY).get("units_committed", 0)
+    units = read_json(storage, SUMMARY).get("units_committed", 0)
     return units if isinstance(units, int) else 0
-
-
-def _read_json(storage: Storage, key: str) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.get(key))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _as_json(content: Mapping[str, Any]) -> bytes:

@@ -24,7 +24,7 @@ from pipeline.publish import SUMMARY, is_published, publish
 from pipeline.report import write_report
 from pipeline.retry import plan_retry
 from pipeline.schemas import SAMPLE_RATE, unit_to_json
-from pipeline.storage import Storage, open_storage, race_probe
+from pipeline.storage import Storage, open_storage, race_probe, read_json
 from pipeline.terminal import RunProgress
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     committed = committed_units(storage)
     units = [unit_to_json(unit) for unit in todo(storage, committed)]
     if not units and is_published(storage, len(committed)) and storage.exists("report.html"):
-        return _json(storage, SUMMARY)
+        return read_json(storage, SUMMARY)
     notes = _executed(config, storage, info, mark, units, len(committed)) if units else {}
     return _published(storage, notes)
 
@@ -116,15 +116,7 @@ def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> tupl
 
 def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
     """Publish with the notes of this run, or with those of the last one where this had nothing to do."""
-    kept = {key: value for key, value in _json(storage, SUMMARY).items() if key.startswith("pipeline_")}
+    kept = {key: value for key, value in read_json(storage, SUMMARY).items() if key.startswith("pipeline_")}
     summary = publish(storage, notes=notes or kept)
     write_report(storage, summary, accounting(storage))
     return summary
-
-
-def _json(storage: Storage, key: str) -> dict[str, Any]:
-    try:
-        found = json.loads(storage.get(key))
-    except (FileNotFoundError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

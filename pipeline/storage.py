@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import uuid
 from collections import Counter, deque
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol, TypeVar
 
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage_local import open_local
@@ -150,6 +151,15 @@ def race_probe(storage: Storage, *, rounds: int = 3, writers: int = 8) -> None:
                 f"output.uri: {storage.uri}: {won.count(True)} of {len(won)} writers of one key won where exactly one "
                 f"must: this store cannot keep results exactly once{WAY_ROUND}"
             )
+
+
+def read_json(storage: Storage, key: str) -> dict[str, Any]:
+    """The JSON object at `key`; empty where there is none, or something else."""
+    try:
+        content = json.loads(storage.get(key))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def reason(error: OSError) -> str:

@@ -27,10 +27,14 @@ REFERENCE = "the old cat sat on its mat today"  # eight words
 
 
 def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> str:
-    """A finished output: recording k was heard as texts[k]; four speakers."""
+    """A finished output: recording k was heard as texts[k]; four speakers. language: "en de": one after the other."""
+    codes = language.split()
     storage = open_storage(str(folder))
     speakers = [json.dumps({"speaker": f"s{number % 4}"}) for number in range(len(texts))]
-    refs = [ref(n, reference=REFERENCE, metadata=speakers[n], language=language) for n in range(len(texts))]
+    refs = [
+        ref(n, reference=REFERENCE, metadata=speakers[n], language=codes[n * len(codes) // len(texts)])
+        for n in range(len(texts))
+    ]
     mark = plan(storage, refs)
     for unit in todo(storage):
         rows, _, samples = results(unit, mark, segments=1)
@@ -90,6 +94,16 @@ def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
     failed = [line for line in printed[2].splitlines() if "FAILED" in line]
     assert 1 <= len(failed) <= 3
     assert "WER rose from 0.00 % to 6.25 %" in failed[0]
+
+
+def test_a_night_without_a_language_of_the_night_before_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = finished(tmp_path / "both", [REFERENCE] * 40, language="en de")
+    one = finished(tmp_path / "one", [REFERENCE] * 20)
+    nights = [config(tmp_path, {"dev": uri}, f"run={n}", "baseline=previous") for n, uri in enumerate((both, one))]
+    assert [job(night) for night in nights] == [0, 1]
+    assert "de: none of the 20 recordings of the baseline is here with the same reference" in capsys.readouterr().out
 
 
 def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:

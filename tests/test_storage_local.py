@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage_local import LocalStorage
+from tests.replacing import check_versions, fill
 
 ROUNDS = 50
 
@@ -149,38 +150,21 @@ def test_a_scratch_file_is_consumed_by_a_put(storage: LocalStorage) -> None:
     assert storage.get("two") == b"two"
 
 
-def _fill(storage: LocalStorage, generation: str, parts: int, missing: str | None = None) -> None:
-    with storage.replace("transcripts") as table:
-        for part in range(parts):
-            if f"part-{part}" != missing:
-                table.path(f"part-{part}").write_text(generation)
-            table.add(f"part-{part}")
-
-
 def test_replace_swaps_a_whole_directory(storage: LocalStorage) -> None:
-    _fill(storage, "old", 3)
-    _fill(storage, "new", 2)
+    fill(storage, "old", 3)
+    fill(storage, "new", 2)
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
     assert list((storage.root / ".tmp").iterdir()) == []
 
 
 def test_versions_tell_what_was_written_again(storage: LocalStorage) -> None:
-    with storage.replace("transcripts") as table:
-        for name in ("a", "b"):
-            table.path(name).write_text(name)
-            table.add(name)
-    first = storage.versions("transcripts/")
-    assert first == table.versions
-    assert list(first) == ["transcripts/a", "transcripts/b"]
-    storage.put("transcripts/a", b"x")
-    assert storage.versions("transcripts/a") != {"transcripts/a": first["transcripts/a"]}
-    assert storage.versions("transcripts/b") == {"transcripts/b": first["transcripts/b"]}
+    check_versions(storage)
 
 
 def test_replace_that_fails_leaves_the_old_directory(storage: LocalStorage) -> None:
-    _fill(storage, "old", 3)
+    fill(storage, "old", 3)
     with pytest.raises(FileNotFoundError):
-        _fill(storage, "new", 2, missing="part-1")
+        fill(storage, "new", 2, missing="part-1")
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"old"] * 3
 
 
@@ -188,21 +172,21 @@ def test_replace_without_an_exchange_system_call_renames(
     storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda *_, **__: object())
-    _fill(storage, "old", 3)
-    _fill(storage, "new", 2)
+    fill(storage, "old", 3)
+    fill(storage, "new", 2)
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
 
 
 @pytest.mark.timeout(120)
 def test_listing_a_directory_during_replacements_shows_one_whole_generation(storage: LocalStorage) -> None:
     """Whoever has the old directory open while it is exchanged sees its files go: such a listing does not count."""
-    _fill(storage, "g", 3)
+    fill(storage, "g", 3)
     stop = threading.Event()
 
     def replace() -> None:
         while not stop.is_set():
-            _fill(storage, "g", 5)
-            _fill(storage, "g", 3)
+            fill(storage, "g", 5)
+            fill(storage, "g", 3)
 
     writer = threading.Thread(target=replace)
     writer.start()

@@ -19,6 +19,7 @@ from pipeline.storage_s3 import S3Storage
 from tests.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.faults import Faults, faults_before
 from tests.outputs import in_environment
+from tests.replacing import check_versions, fill
 
 ROUNDS = 20
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the gateway
@@ -141,33 +142,16 @@ def test_what_one_request_cannot_carry_is_refused(storage: Storage, monkeypatch:
         storage.put("k", b"x" * 11)
 
 
-def _fill(storage: Storage, generation: str, parts: int, missing: str | None = None) -> None:
-    with storage.replace("transcripts") as table:
-        for part in range(parts):
-            if f"part-{part}" != missing:
-                table.path(f"part-{part}").write_text(generation)
-            table.add(f"part-{part}")
-
-
 def test_versions_tell_what_was_written_again(storage: Storage) -> None:
-    with storage.replace("transcripts") as table:
-        for name in ("a", "b"):
-            table.path(name).write_text(name)
-            table.add(name)
-    first = storage.versions("transcripts/")
-    assert first == table.versions
-    assert list(first) == ["transcripts/a", "transcripts/b"]
-    storage.put("transcripts/a", b"x")
-    assert storage.versions("transcripts/a") != {"transcripts/a": first["transcripts/a"]}
-    assert storage.versions("transcripts/b") == {"transcripts/b": first["transcripts/b"]}
+    check_versions(storage)
 
 
 def test_replace_puts_in_order_then_deletes_the_rest(storage: Storage) -> None:
-    _fill(storage, "old", 3)
-    _fill(storage, "new", 2)
+    fill(storage, "old", 3)
+    fill(storage, "new", 2)
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
     with pytest.raises(FileNotFoundError):
-        _fill(storage, "newer", 2, missing="part-1")
+        fill(storage, "newer", 2, missing="part-1")
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"newer", b"new"]
 
 

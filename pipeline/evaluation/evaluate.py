@@ -76,9 +76,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     found = rates(rows, resamples=config.gate.resamples, seed=config.gate.seed)
     table = to_table(rows, EVALUATED)
     gate = config.gate
-    compared = (
-        compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed) if old is not None else []
-    )
+    compared, lost = [], {}
+    if old is not None:
+        compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
+        lost = unpaired(table, old)
     about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
     about["normaliser"] = ", ".join(sorted({f"{row['normaliser']} {row['normaliser_hash']}" for row in rows}))
     evaluation = Evaluation(
@@ -88,9 +89,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         rates=found,
         comparisons=compared,
         baseline=old["evaluation"][0].as_py() if old is not None else None,
-        verdict=_first_night(
-            config, old, verdict(compared, found, gate, lost=unpaired(table, old) if old is not None else {})
-        ),
+        verdict=_first_night(config, old, verdict(compared, found, gate, lost=lost)),
         sweep=sweep,
     )
     history.write_rows(storage, table)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation.result import Evaluation, Point
 from pipeline.schemas import EVALUATED
-from pipeline.storage import Storage, open_storage
+from pipeline.storage import Storage, open_storage, read_json
 
 ROWS, RESULTS, BASELINES = "evaluations", "results", "baselines"
 PARTITIONS = ("date", "set", "language")
@@ -88,7 +88,7 @@ def results(storage: Storage) -> list[dict[str, Any]]:
     """All results, oldest first. What is no result of this version is left out."""
     found = []
     for key in storage.list(f"{RESULTS}/"):
-        content = _json(storage, key)
+        content = read_json(storage, key)
         if {"name", "evaluation", "evaluated_at", "rates", "about"} <= set(content):
             found.append(content)
     return sorted(found, key=lambda one: (one["evaluated_at"], one["evaluation"]))
@@ -133,7 +133,7 @@ def baseline_rows(
     if "/" not in baseline:
         key = f"{BASELINES}/{baseline}.json"
         if storage.exists(key):
-            if not isinstance(meant := _json(storage, key).get("evaluation"), str):
+            if not isinstance(meant := read_json(storage, key).get("evaluation"), str):
                 raise ConfigError(f"baseline: {baseline}: {storage.uri}/{key} names no evaluation")
             return read_rows(storage, meant)
         kept = ", ".join(sorted(_kept(storage))) or "none"
@@ -172,14 +172,6 @@ def _headline(rate: dict[str, Any]) -> float:
     return float(c["substitutions"] + c["deletions"] + c["insertions"]) / (
         c["hits"] + c["substitutions"] + c["deletions"]
     )
-
-
-def _json(storage: Storage, key: str) -> dict[str, Any]:
-    try:
-        content = json.loads(storage.get(key))
-    except ValueError:
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _text(value: object) -> str:
