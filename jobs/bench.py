@@ -34,7 +34,7 @@ COLUMNS = {
 
 RANDOM_WEIGHTS = (
     "the weights are random: from the second step on one rounding changes a whole canvas, so few tokens may be "
-    "equal; tests/test_engine_equals_generate.py and the trained size check equality"
+    "equal; tests/model/test_engine_equals_generate.py and the trained size check equality"
 )
 
 AUTO = (
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from pipeline.benchmark.compare import Bench
     from pipeline.benchmark.sizes import sizes
-    from pipeline.model.head_choice import obstacle
+    from pipeline.model.denoise.head_choice import obstacle
 
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch finds no CUDA device", file=sys.stderr)
@@ -107,7 +107,7 @@ def _throughput(options: argparse.Namespace) -> int:
     """`pipeline` and `decode`: 0 done, 2 where the config is wrong."""
     from pipeline.benchmark import decoding, speech, throughput
     from pipeline.config import ConfigError, RunConfig, load
-    from pipeline.model import layout
+    from pipeline.model.files import layout
 
     figures: dict[str, Any] = {}
     if options.command == "pipeline":

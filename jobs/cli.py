@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pipeline.config import ConfigError, Section, keys, load
-from pipeline.storage import BROKEN, OutputError, reason
+from pipeline.storage.base import BROKEN, OutputError, reason
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 
 from jobs import cli
-from pipeline.model.import_config import ImportConfig
+from pipeline.model.files.import_config import ImportConfig
 
 
 def run(config: ImportConfig) -> int:
     """Prints what matched and where the folder is. Returns the exit code."""
-    from pipeline.model import conversion
+    from pipeline.model.files import conversion
 
     folder = conversion.convert(config, print)
     print(f"{folder}: give it as model.name")

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 from jobs import cli
 from pipeline.config import RunConfig
-from pipeline.forecast import Estimate, Forecast
-from pipeline.storage import Storage
-from pipeline.terminal import clock
+from pipeline.forecast.forecast import Estimate, Forecast
+from pipeline.output.terminal import clock
+from pipeline.storage.base import Storage
 
 
 def run(config: RunConfig) -> int:
@@ -27,8 +27,8 @@ def dry_run(config: RunConfig) -> int:
     """plan and forecast only, and leave the output as it is: nothing is transcribed, nothing is written to output.uri
     (jobs.plan does the same and writes the plan)"""
     from pipeline.run import prepare
-    from pipeline.storage import apply
-    from pipeline.storage_overlay import dry_storage
+    from pipeline.storage.base import apply
+    from pipeline.storage.overlay import dry_storage
 
     apply(config.storage)
     with dry_storage(config.output.uri) as storage:
@@ -37,9 +37,9 @@ def dry_run(config: RunConfig) -> int:
 
 def show(config: RunConfig, storage: Storage) -> int:
     """Print the plans of an output and the forecast of what is left; returns the exit code, 0."""
-    from pipeline.commit import committed_units
-    from pipeline.plan import plan_names, plan_size
-    from pipeline.probe import make_forecast
+    from pipeline.forecast.probe import make_forecast
+    from pipeline.output.commit import committed_units
+    from pipeline.planning.plan import plan_names, plan_size
 
     print(f"{'plan':<12}{'units':>10}{'recordings':>12}{'declared hours':>16}{'gigabytes':>11}")
     for name in plan_names(storage):

@@ -9,9 +9,9 @@ from __future__ import annotations
 import shlex
 import sys
 
+from infra.tiny.recipe import TrainConfig
 from jobs import cli
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.recipe import TrainConfig
 
 ADAPTER = """Train projector and LoRA of a model: python -m jobs.train adapter --config configs/train-adapter.yaml
 
@@ -23,7 +23,7 @@ def tiny(config: TrainConfig) -> int:
     """All stages, or the one that `stage` names. Returns the exit code."""
     import torch
 
-    from pipeline.training import build, measure
+    from infra.tiny import build, measure
 
     torch.set_num_threads(config.threads)
     build.check(config)

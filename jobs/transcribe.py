@@ -11,10 +11,10 @@ from pipeline.config import RunConfig
 
 def run(config: RunConfig) -> int:
     """Transcribe, publish, show. 1 where more recordings failed than the budget allows."""
-    from pipeline.results import sample_lines
+    from pipeline.output.tables import sample_lines
+    from pipeline.output.terminal import TABLE_ROWS, print_table, summary_line
     from pipeline.run import dead_fraction, transcribe
-    from pipeline.storage import open_storage
-    from pipeline.terminal import TABLE_ROWS, print_table, summary_line
+    from pipeline.storage.base import open_storage
 
     summary = transcribe(config)
     storage = open_storage(config.output.uri, create=False, config=config.storage)

@@ -11,21 +11,21 @@ from typing import Any
 
 import yaml
 
-from pipeline import fingerprint
-from pipeline.accounting import accounting
-from pipeline.attempts import forget_all
-from pipeline.cluster import ray_cluster
-from pipeline.commit import committed_units
 from pipeline.config import RunConfig
-from pipeline.model import layout
-from pipeline.parts import forget_committed
-from pipeline.plan import ensure_plan, plan_names, plan_size, todo
-from pipeline.publish import SUMMARY, is_published, publish
-from pipeline.report import write_report
-from pipeline.retry import plan_retry
+from pipeline.flow.cluster import ray_cluster
+from pipeline.model.files import layout
+from pipeline.output.accounting import accounting
+from pipeline.output.attempts import forget_all
+from pipeline.output.commit import committed_units
+from pipeline.output.pieces import forget_committed
+from pipeline.output.publish import SUMMARY, is_published, publish
+from pipeline.output.report import write_report
+from pipeline.output.retry import plan_retry
+from pipeline.output.terminal import RunProgress
+from pipeline.planning import fingerprint
+from pipeline.planning.plan import ensure_plan, plan_names, plan_size, todo
 from pipeline.schemas import SAMPLE_RATE, unit_to_json
-from pipeline.storage import Storage, open_storage, race_probe, read_json
-from pipeline.terminal import RunProgress
+from pipeline.storage.base import Storage, open_storage, race_probe, read_json
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def _executed(
     total = sum(plan_size(storage, name).units for name in plan_names(storage))
     log.info("%d of %d units to do; starting Ray", len(units), total)
     with ray_cluster(config.compute):
-        from pipeline.flow import Stages, run_units
+        from pipeline.flow.chain import Stages, run_units
 
         stages = Stages(info.window_seconds, info.languages, f"{info.name}@{info.weights_hash}", mark)
         log.info("transcribing with %s", stages.model)

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.browser", "tests.ceph", "tests.runs", "tests.triton_process"]
+pytest_plugins = ["tests.support.browser", "tests.support.ceph", "tests.support.runs", "tests.support.triton_process"]
 
 # The same examples everywhere, and no verdict from a clock: a busy machine is no failure.
 settings.register_profile(

@@ -18,10 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.benchmark.measure import Meter
 from pipeline.config import DenoiseConfig
-from pipeline.model import backbone, noise
-from pipeline.model.checkpoint import AsrModel
-from pipeline.model.compiled import Calls
-from pipeline.model.lane import Lane, Prepared
+from pipeline.model.denoise import noise
+from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.lane import Lane, Prepared
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network import backbone
 
 TURNS = 9  # of engine and replay; the median counts
 STEPS = 4  # of the engine in a turn

@@ -16,10 +16,11 @@ from pipeline.benchmark.bound import measure_bound
 from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
 from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
-from pipeline.model import backbone, noise
-from pipeline.model.checkpoint import AsrModel
-from pipeline.model.engine import Engine
-from pipeline.model.lane import Lane, Prepared
+from pipeline.model.denoise import noise
+from pipeline.model.denoise.engine import Engine
+from pipeline.model.denoise.lane import Lane, Prepared
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network import backbone
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)

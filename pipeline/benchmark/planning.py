@@ -25,14 +25,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pipeline.accounting import accounting
-from pipeline.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
 from pipeline.config import PlanConfig, SourceConfig
-from pipeline.pack import mark_duplicates, pack, with_parts
-from pipeline.plan import BASE, plan_key, todo, unit_ids, write_plan
+from pipeline.output.accounting import accounting
+from pipeline.output.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
+from pipeline.planning.pack import mark_duplicates, pack, with_parts
+from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
 from pipeline.schemas import SAMPLE_RATE, RecordingRef, unit_to_json
-from pipeline.sources import list_recordings
-from pipeline.storage_local import LocalStorage
+from pipeline.sources.formats import list_recordings
+from pipeline.storage.local import LocalStorage
 
 T = TypeVar("T")
 Commits = Literal["memory", "files"]

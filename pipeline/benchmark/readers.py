@@ -20,8 +20,8 @@ Read = Callable[[bytes], int]  # encoded bytes to the number of samples at 16 kH
 
 
 def pipeline() -> tuple[Read, str]:
-    """pipeline.audio: PyAV and soxr, with all checks for damage."""
-    from pipeline import audio
+    """pipeline.audio.decode: PyAV and soxr, with all checks for damage."""
+    from pipeline.audio import decode as audio
 
     return lambda data: len(audio.decode(data, name="bench", max_seconds=86_400)), _versions("av", "soxr")
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.model import checkpoint
-from pipeline.model.checkpoint import AsrConfig, AsrModel
-from pipeline.model.materialise import materialise
-from pipeline.training.recipe import SizeSection, asr_config
-from pipeline.training.tokenizer import train_tokenizer
+from infra.tiny.recipe import SizeSection, asr_config
+from infra.tiny.tokenizer import train_tokenizer
+from pipeline.model.files import checkpoint
+from pipeline.model.files.checkpoint import AsrConfig, AsrModel
+from pipeline.model.files.materialise import materialise
 
 PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
 END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import audio
+from pipeline.audio import decode as audio
 from pipeline.schemas import SAMPLE_RATE
 
 SAMPLE = Path(__file__).parents[1] / "assets" / "sample"

@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers.models.diffusion_gemma import generation_diffusion_gemma as stock
 
 from pipeline.config import DenoiseConfig
-from pipeline.model import noise
-from pipeline.model.checkpoint import AsrModel
+from pipeline.model.denoise import noise
+from pipeline.model.files.checkpoint import AsrModel
 
 
 def generate(model: AsrModel, prompts_BP: Tensor, denoise: DenoiseConfig) -> Tensor:

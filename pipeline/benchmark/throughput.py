@@ -25,12 +25,12 @@ from typing import Any, TypeVar
 import psutil
 import pyarrow.parquet as pq
 
+from pipeline.audio.stage import Decoder
 from pipeline.benchmark.processes import ProcessorSeconds
 from pipeline.config import RunConfig
-from pipeline.decode import Decoder
-from pipeline.finish import milliseconds
-from pipeline.model import layout
-from pipeline.plan import make_plan
+from pipeline.model.files import layout
+from pipeline.output.stage import milliseconds
+from pipeline.planning.plan import make_plan
 from pipeline.schemas import SAMPLE_RATE, Segment, WorkUnit, unit_to_json
 
 GOAL = 0.9
@@ -105,7 +105,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
 
 def engine_alone(config: RunConfig, half: int) -> EngineRun:
     """Decode one half of the plan's units (0 or 1), then let the engine hear their segments."""
-    from pipeline.model.replica import Replica
+    from pipeline.model.stage import Replica
 
     units = list(make_plan(config.source, config.plan))
     middle = (len(units) + 1) // 2

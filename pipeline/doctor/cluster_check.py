@@ -9,10 +9,10 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from pipeline.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
 from pipeline.config import ComputeConfig, RunConfig
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Row, without_secrets
+from pipeline.flow.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
 
 NODE_SECONDS = 300.0
 SKEW = 5.0  # seconds between the clocks of two nodes: more makes logs and stamps of commits hard to read

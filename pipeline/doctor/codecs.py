@@ -13,8 +13,8 @@ import av
 import numpy as np
 import soundfile
 
-from pipeline.audio import decode
-from pipeline.audio_track import CODECS
+from pipeline.audio.decode import decode
+from pipeline.audio.track import CODECS
 from pipeline.doctor.rows import Row
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 

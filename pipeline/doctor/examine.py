@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from pipeline.cluster import has_cluster, ray_cluster
 from pipeline.config import RunConfig
 from pipeline.doctor import cluster_check, codecs, disks, hardware, model_check, storage_check
 from pipeline.doctor.cluster_check import NODE_SECONDS
 from pipeline.doctor.rows import Check, Row, guarded
 from pipeline.doctor.settings import DoctorConfig
+from pipeline.flow.cluster import has_cluster, ray_cluster
 
 SECONDS = 60.0  # for a check of this machine or of a store that is well
 HASH_SECONDS = 1800.0  # 52 GB at 30 MB/s

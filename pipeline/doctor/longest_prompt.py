@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipeline.model.layout import AsrConfig
+from pipeline.model.files.layout import AsrConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.longest_prompt import LongestPrompt
 from pipeline.doctor.rows import Row, size
-from pipeline.model import hub, layout, whisper_layout
-from pipeline.model.hub import HubPart
+from pipeline.model.files import hub, layout, whisper_layout
+from pipeline.model.files.hub import HubPart
 
 if TYPE_CHECKING:
-    from pipeline.model.checkpoint import AsrModel
+    from pipeline.model.files.checkpoint import AsrModel
     from pipeline.model.memory import Memory
 
 FETCH_AGAIN = "copy or fetch the model again"
@@ -190,7 +190,7 @@ def _estimated(config: RunConfig, *, missing: bool) -> tuple[AsrModel, Memory]:
     import torch
     from tokenizers import Tokenizer
 
-    from pipeline.model import checkpoint
+    from pipeline.model.files import checkpoint
     from pipeline.model.memory import estimate
     from pipeline.model.quantisation import quantise
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.config import ConfigError
-from pipeline.storage import OutputError
+from pipeline.storage.base import OutputError
 
 State = Literal["ok", "warn", "FAIL"]
 Check = Callable[[], Iterable["Row"]]

@@ -13,12 +13,12 @@ from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 
-from pipeline.audio import decode
+from pipeline.audio.decode import decode
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.rows import Row, size
 from pipeline.schemas import BadAudio, BadRecording
-from pipeline.sources import list_recordings, read_recording
-from pipeline.storage import apply, open_storage, race_probe, reason
+from pipeline.sources.formats import list_recordings, read_recording
+from pipeline.storage.base import apply, open_storage, race_probe, reason
 
 TRIED = 5  # recordings of the source: a single bad one is no reason to stop
 PROBE_BYTES = 1 << 20

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.config import ConfigError
 from pipeline.doctor.rows import Row
-from pipeline.terminal import plain
+from pipeline.output.terminal import plain
 
 WIDE = 100  # columns; on a narrower terminal what to do stands below what was found
 FOLDED = 4  # nodes; of more, what is well is shown of the first and counted for the others

@@ -7,8 +7,9 @@ single utterances (Bisani & Ney 2004) gives intervals that are too narrow.
 Differs: percentiles of the drawn rates are too sure of themselves with the 10 to 40 speakers that test sets have (8 %
 of false alarms instead of 5 % with 10 speakers, 25 % with 2). So every draw is moved away from the observed rate by
 sqrt(n / (n - 1)), and by a random factor that makes Student's t of a normal distribution. That holds the false alarms
-at 5 % from 2 speakers on (tests/test_evaluation_bootstrap.py). What it cannot repair: where speakers differ far more
-under one system than under the other, few blocks do not show the tail, and 20 speakers alarm falsely in 4 to 8 %.
+at 5 % from 2 speakers on (tests/evaluation/test_evaluation_bootstrap.py). What it cannot repair: where speakers differ
+far more under one system than under the other, few blocks do not show the tail, and 20 speakers
+alarm falsely in 4 to 8 %.
 """
 
 from __future__ import annotations

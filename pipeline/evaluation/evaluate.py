@@ -18,7 +18,6 @@ import pyarrow as pa
 import pydantic
 
 from pipeline import __version__
-from pipeline.cluster import ray_cluster
 from pipeline.config import ConfigError, OutputConfig, RunConfig
 from pipeline.evaluation import history
 from pipeline.evaluation.compare import compare, unpaired, verdict
@@ -29,12 +28,13 @@ from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
 from pipeline.evaluation.rows import heard
 from pipeline.evaluation.scored import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
-from pipeline.fingerprint import fingerprint, fingerprint_id
-from pipeline.model import layout
-from pipeline.publish import SUMMARY
+from pipeline.flow.cluster import ray_cluster
+from pipeline.model.files import layout
+from pipeline.output.publish import SUMMARY
+from pipeline.planning.fingerprint import fingerprint, fingerprint_id
 from pipeline.run import transcribe
 from pipeline.schemas import EVALUATED, to_table
-from pipeline.storage import Storage, open_storage
+from pipeline.storage.base import Storage, open_storage
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation.result import Evaluation, Point
 from pipeline.schemas import EVALUATED
-from pipeline.storage import Storage, open_storage, read_json
+from pipeline.storage.base import Storage, open_storage, read_json
 
 ROWS, RESULTS, BASELINES = "evaluations", "results", "baselines"
 PARTITIONS = ("date", "set", "language")

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from pipeline.evaluation.result import Check, Evaluation
 from pipeline.evaluation.wording import as_utc
-from pipeline.terminal import plain
+from pipeline.output.terminal import plain
 
 SUITE = "evaluation"
 

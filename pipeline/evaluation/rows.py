@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.corpora import snr_of, speaker_of
-from pipeline.plan import plan_names, read_plan
-from pipeline.results import joined
+from pipeline.output.tables import joined
+from pipeline.planning.plan import plan_names, read_plan
 from pipeline.schemas import RecordingRef
-from pipeline.storage import Storage
+from pipeline.storage.base import Storage
 
 SEGMENT_COLUMNS = [
     *("recording_id", "segment_index", "channel", "start_ms", "end_ms", "language", "text", "confidence", "steps"),

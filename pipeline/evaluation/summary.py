@@ -8,7 +8,7 @@ from rich.cells import cell_len
 
 from pipeline.evaluation.result import Evaluation
 from pipeline.evaluation.wording import NOTHING, comparison_line, interval, percent, setting_labels, shortened
-from pipeline.terminal import plain
+from pipeline.output.terminal import plain
 
 GROUPS = ("all", "set", "language")
 HEADER = ("", "", "metric", "rate", "95 % interval", "sub", "del", "ins", "recordings", "coverage")

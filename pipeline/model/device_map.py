@@ -20,7 +20,7 @@ from pipeline.config import ConfigError
 from pipeline.model.memory import CONTEXT, GIB, Memory
 
 if TYPE_CHECKING:
-    from pipeline.model.checkpoint import AsrModel
+    from pipeline.model.files.checkpoint import AsrModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from pipeline.config import ConfigError, DenoiseConfig
-from pipeline.model import canvas_policy
-from pipeline.model.vocabulary_head import FLOATS, TILES
+from pipeline.model.denoise import canvas_policy
+from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
 
 if TYPE_CHECKING:
-    from pipeline.model.checkpoint import AsrModel
+    from pipeline.model.files.checkpoint import AsrModel
 
 GIB = 2**30
 CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces and what the allocator cannot hand out

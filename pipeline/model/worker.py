@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from pipeline.model.confidence import SegmentResult
+from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.schemas import Segment
 
 log = logging.getLogger(__name__)

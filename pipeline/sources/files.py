@@ -9,8 +9,8 @@ from itertools import groupby
 
 from pipeline.config import LANGUAGES, ConfigError, SourceConfig
 from pipeline.schemas import Recording, RecordingRef
-from pipeline.sources import fields, names, remote
-from pipeline.sources.listing import File, list_files
+from pipeline.sources.access import fields, names, remote
+from pipeline.sources.access.listing import File, list_files
 
 log = logging.getLogger(__name__)
 

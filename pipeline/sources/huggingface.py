@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import columns, remote
+from pipeline.sources.access import columns, remote
 
 LIST_ROWS = 1000  # rows of the small columns that are read at once
 _SAVED = ("dataset_dict.json", "state.json")

@@ -8,9 +8,10 @@ from typing import Any
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import fields, lhotse, remote
-from pipeline.sources.lines import Record, kind_of, read_records
-from pipeline.sources.listing import File, list_files, local_size
+from pipeline.sources import lhotse
+from pipeline.sources.access import fields, remote
+from pipeline.sources.access.lines import Record, kind_of, read_records
+from pipeline.sources.access.listing import File, list_files, local_size
 
 AUDIO_NAMES = ("audio_filepath", "audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "wav")
 ID_NAMES = ("id", "utt_id", "utterance_id", "recording_id", "key")

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import columns, remote
-from pipeline.sources.listing import File, list_files
+from pipeline.sources.access import columns, remote
+from pipeline.sources.access.listing import File, list_files
 
 LIST_ROWS = 4096  # rows of the small columns that are read at once
 READ_ROWS, READ_BYTES = 8, 32 << 20  # rows of audio that are read at once: so many, or fewer where they are large

@@ -14,11 +14,11 @@ from typing import BinaryIO
 
 from pipeline.config import LANGUAGES, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources import fields, names, remote, tar
-from pipeline.sources.listing import File, list_files, version_now
-from pipeline.sources.streams import Gunzip, Ranges
-from pipeline.sources.tar import BLOCK, Member, walk
-from pipeline.storage import in_order
+from pipeline.sources.access import fields, names, remote, tar
+from pipeline.sources.access.listing import File, list_files, version_now
+from pipeline.sources.access.streams import Gunzip, Ranges
+from pipeline.sources.access.tar import BLOCK, Member, walk
+from pipeline.storage.base import in_order
 
 ENDINGS = (".tar", ".tar.gz", ".tgz")
 REMOTE_WALKS = 16  # shards whose headers are fetched at once

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from pipeline.cluster import ray_cluster
 from pipeline.config import ComputeConfig, ConfigError, SourceConfig
-from pipeline.model import layout
+from pipeline.flow.cluster import ray_cluster
+from pipeline.model.files import layout
 from pipeline.training import adapter_choice, adapter_model, adapter_settings
 from pipeline.training.adapter_batches import AudioBatches
 from pipeline.training.adapter_config import AdapterConfig

@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from infra.tiny.augment import add_noise
+from infra.tiny.data import pad_window
 from pipeline.training.adapter_config import AudioAugment
-from pipeline.training.augment import add_noise
-from pipeline.training.data import pad_window
 from pipeline.training.examples import Examples
 
 

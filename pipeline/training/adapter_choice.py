@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model import hub
+from pipeline.model.files import hub
 from pipeline.training.adapter_config import AdapterOutput
 from pipeline.training.adapter_settings import CHECKPOINT
 

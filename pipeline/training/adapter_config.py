@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from pipeline.config import DenoiseConfig, Section, SegmentConfig, SourceConfig, StorageConfig
-from pipeline.model.layout import LoraSpec
+from pipeline.model.files.layout import LoraSpec
 
 
 class AdapterOutput(Section):

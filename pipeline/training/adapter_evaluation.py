@@ -8,8 +8,8 @@ from pipeline.config import DenoiseConfig
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import char_counts, word_counts
-from pipeline.model.checkpoint import AsrModel
-from pipeline.model.engine import Engine
+from pipeline.model.denoise.engine import Engine
+from pipeline.model.files.checkpoint import AsrModel
 from pipeline.schemas import Segment
 from pipeline.training.examples import Examples
 from pipeline.training.parallel import Group

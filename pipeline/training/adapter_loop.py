@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model import backbone
-from pipeline.model.checkpoint import AsrModel
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network import backbone
 from pipeline.training import adapter_choice, checkpointing
 from pipeline.training.adapter_batches import AudioBatch, AudioBatches, mask_sizes
 from pipeline.training.adapter_config import AdapterConfig

@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.config import ConfigError
-from pipeline.model import backbone, checkpoint, hub, layout, lora, memory, weights, whisper_layout
-from pipeline.model.checkpoint import AsrModel
-from pipeline.model.layout import AsrConfig
-from pipeline.model.projector import Projector
+from pipeline.model import memory
+from pipeline.model.files import checkpoint, hub, layout, weights, whisper_layout
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.files.layout import AsrConfig
+from pipeline.model.network import backbone, lora
+from pipeline.model.network.projector import Projector
 from pipeline.training.adapter_config import AdapterConfig
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import DiffusionGemmaForBlockDiffusion
 from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
 
-from pipeline.model.backbone import LayerKV, PromptKV
+from pipeline.model.network.backbone import LayerKV, PromptKV
 
 
 def enable(model: DiffusionGemmaForBlockDiffusion) -> None:

@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from pipeline.config import ConfigError
-from pipeline.suspects import users_error
+from pipeline.flow.suspects import users_error
 from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
 from pipeline.training.parallel import Group
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline import sources
+from pipeline.audio.stage import Decoder
 from pipeline.config import (
     ComputeConfig,
     ConfigError,
@@ -23,10 +23,10 @@ from pipeline.config import (
     SourceConfig,
     StorageConfig,
 )
-from pipeline.decode import Decoder
-from pipeline.model.layout import AsrConfig
+from pipeline.model.files.layout import AsrConfig
 from pipeline.schemas import RecordingRef, WorkUnit, unit_to_json
-from pipeline.storage import apply
+from pipeline.sources import formats as sources
+from pipeline.storage.base import apply
 
 log = logging.getLogger(__name__)
 

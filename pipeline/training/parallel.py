@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from pipeline.model.checkpoint import AsrModel
+from pipeline.model.files.checkpoint import AsrModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""How this project is deployed, and how what it ships was made."""

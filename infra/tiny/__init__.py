@@ -1,0 +1,1 @@
+"""The factory of the embedded model: voices, phrases, training, measurement."""

@@ -1,0 +1,163 @@
+"""The embedded model from nothing: corpus, features, tokenizer, training, measurement, export. Every stage resumes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import Tokenizer
+
+from infra.tiny import data, measure
+from infra.tiny.loop import Trainer
+from infra.tiny.recipe import EOS, TrainConfig, asr_config
+from infra.tiny.retokenise import retokenised
+from infra.tiny.synthesis import Split, synthesise
+from infra.tiny.tokenizer import train_tokenizer
+from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.model.files import checkpoint
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network.encoder import AudioEncoder
+
+
+def check(config: TrainConfig) -> None:
+    """Before hours of work: raises ConfigError, one line naming the key, for a file or folder that is of no use."""
+    for key, folder in (("folder", config.folder), ("export", config.export)):
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as err:
+            raise ConfigError(f"{key}: {folder}: {err.strerror}") from None
+    _whisper(config)
+    if config.retokenise and not config.start:
+        raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
+    _check_also(config)
+    if config.start:
+        try:
+            checkpoint.describe(config.start)
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("model.name:", "start:", 1)) from None
+
+
+def _check_also(config: TrainConfig) -> None:
+    """Raises ConfigError for a folder that has no cached features or those of another window, or is named twice."""
+    folders = [Path(config.folder), *map(Path, config.also)]
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ConfigError("also: a folder named twice, or `folder` itself: its phrases would count twice")
+    frames = asr_config(config.size, config.size.vocab_size).encoder_frames
+    for name in config.also:
+        held = data.cached_frames(Path(name) / "features")
+        if not held:
+            raise ConfigError(f"also: {name}/features: no cached features; run its own config with stage=features")
+        if other := held - {frames}:
+            raise ConfigError(f"also: {name}/features: of windows of {min(other)} frames, this run's have {frames}")
+
+
+def make_corpus(config: TrainConfig) -> None:
+    """Synthesise both splits. Raises ConfigError naming the Debian package of a missing speech engine."""
+    folder, c = Path(config.folder), config.corpus
+    counts: dict[Split, int] = {"evaluation": c.evaluation_per_language, "train": c.train_per_language}
+    for split, count in counts.items():
+        synthesise(folder / split, split=split, per_language=count, seed=config.seed, workers=c.workers)
+
+
+def make_features(config: TrainConfig) -> None:
+    """Run the frozen encoder once over the training corpus, in bfloat16."""
+    size = asr_config(config.size, config.size.vocab_size)
+    e = size.encoder
+    encoder = AudioEncoder(
+        d_model=e.d_model,
+        layers=e.layers,
+        heads=e.heads,
+        ffn=e.ffn,
+        mels=e.mels,
+        window_seconds=size.window_seconds,
+    ).eval()
+    encoder.load_whisper(_whisper(config))
+    encoder.whisper.bfloat16()
+    folder = Path(config.folder)
+    data.cache_features(folder / "train", folder / "features", encoder, window_samples=size.window_samples)
+
+
+def trainer(config: TrainConfig) -> Trainer:
+    """Model, tokenizer and batches of a training run that `check` has passed, before its first step or checkpoint."""
+    folder = Path(config.folder)
+    if not any((folder / "features").glob("*.json")):
+        raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
+    cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
+    model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
+    batches = data.Batches(
+        cache,
+        model.tokenizer,
+        canvas_length=config.size.canvas_length,
+        batch=config.phases.batch,
+        seed=config.seed,
+        eos=EOS,
+    )
+    print(f"training on {len(batches.rows)} phrases, {batches.too_long} left out as longer than the canvas", flush=True)
+    return Trainer(model, batches, config.phases, config.seed, folder)
+
+
+def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
+    """Held-out voices and phrases, averaged weights, production engine, 16 steps. Raises ConfigError before the end."""
+    run.restore()
+    if run.done < run.total:
+        raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
+    run.use_average()
+    run.model.eval().requires_grad_(False)
+    return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))
+
+
+def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, command: str) -> None:
+    """Write the checkpoint folder with its model card."""
+    folder = Path(config.export)
+    checkpoint.save(run.model, folder, whisper=_whisper(config))
+    card = measure.card(measurement, config, run.done, run.rescheduled, command)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+
+
+def _tokenizer(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Tokenizer:
+    """A new one, trained on the texts of the corpus, unless the folder has one."""
+    path = folder / "tokenizer.json"
+    if not path.exists():
+        train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
+    return Tokenizer.from_file(str(path))
+
+
+def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
+    """Weights drawn from the seed."""
+    tokenizer = _tokenizer(config, folder, cache)
+    torch.manual_seed(config.seed)
+    model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
+    model.encoder.load_whisper(_whisper(config))
+    return model
+
+
+def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
+    """The model that `start` names, trainable. Raises ConfigError where it is not of the size section.
+
+    It is copied to the folder at first: `export` may overwrite the place it came from, and a resume starts the same.
+    """
+    kept = folder / "start"
+    if not kept.exists():
+        temporary = kept.with_suffix(".tmp")
+        shutil.copytree(checkpoint.directory(str(config.start)), temporary, dirs_exist_ok=True)
+        temporary.replace(kept)
+    model = checkpoint.load(str(kept))
+    if model.config != asr_config(config.size, model.tokenizer.get_vocab_size()):
+        raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
+    if config.retokenise:
+        tokenizer = _tokenizer(config, folder, cache)
+        model = retokenised(model, tokenizer, asr_config(config.size, tokenizer.get_vocab_size()))
+    return model.requires_grad_(True)
+
+
+def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:
+    try:
+        state = load_file(config.encoder)
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"encoder: {config.encoder}: {err}") from None
+    return {name: tensor.float() for name, tensor in state.items()}

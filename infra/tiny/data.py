@@ -1,0 +1,158 @@
+"""Encoder features of a synthesised corpus, computed once and read back as reproducible batches."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from pipeline.model.network.encoder import AudioEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """features_BFD float32; targets_BC int64, text then end tokens; text_lengths int64 without the end."""
+
+    features_BFD: Tensor
+    targets_BC: Tensor
+    text_lengths: Tensor
+    languages: list[str]
+
+
+def pad_window(pcm: bytes, samples: int) -> np.ndarray:
+    """int16 bytes as float32 [samples], cut or zero-padded at the end."""
+    audio = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768.0
+    window = np.zeros(samples, np.float32)
+    window[: min(len(audio), samples)] = audio[:samples]
+    return window
+
+
+@torch.inference_mode()
+def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_samples: int, batch: int = 16) -> int:
+    """One float16 .npy per corpus shard, [utterances, frames, d_model], plus its texts. Returns utterances cached.
+
+    The encoder runs in the dtype it is in. Utterances longer than the window are left out. A shard already cached is
+    not computed again unless it has more utterances now or the window is another; files appear whole or not at all.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    total = 0
+    for shard in sorted(corpus.glob("*.parquet")):
+        done = cache / f"{shard.stem}.json"
+        recipe = {"utterances": pq.read_metadata(shard).num_rows, "window_samples": window_samples}
+        if done.exists() and (found := json.loads(done.read_text())).get("recipe") == recipe:
+            total += len(found["texts"])
+            continue
+        table = pq.read_table(shard, columns=["language", "voice", "text", "pcm"])
+        table = table.filter(pc.less_equal(pc.binary_length(table["pcm"]), 2 * window_samples))
+        pcm = table["pcm"].to_pylist()
+        features = []
+        for start in range(0, len(pcm), batch):
+            windows = np.stack([pad_window(p, window_samples) for p in pcm[start : start + batch]])
+            features.append(encoder(torch.from_numpy(windows)).half().numpy())
+        temporary = cache / f"{shard.stem}.tmp.npy"
+        np.save(temporary, np.concatenate(features))
+        temporary.replace(cache / f"{shard.stem}.npy")
+        names = {"texts": table["text"], "languages": table["language"], "voices": table["voice"]}
+        temporary = cache / f"{shard.stem}.json.tmp"
+        temporary.write_text(json.dumps({k: v.to_pylist() for k, v in names.items()} | {"recipe": recipe}))
+        temporary.replace(done)
+        total += len(pcm)
+        print(f"features: {shard.stem}, {total} utterances", flush=True)
+    return total
+
+
+def cached_frames(cache: Path) -> set[int]:
+    """Encoder frames per utterance of what is cached in a folder; empty where nothing is."""
+    return {np.load(path.with_suffix(".npy"), mmap_mode="r").shape[1] for path in cache.glob("*.json")}
+
+
+class FeatureCache:
+    """Random access over the cached shards of one or more folders (memory-mapped)."""
+
+    def __init__(self, *caches: Path) -> None:
+        self.texts: list[str] = []
+        self.languages: list[str] = []
+        self.voices: list[str] = []
+        self._where: list[tuple[int, int]] = []
+        self._shards: list[np.ndarray] = []
+        shards = [path for cache in caches for path in sorted(cache.glob("*.json"))]
+        for number, path in enumerate(shards):
+            tree = json.loads(path.read_text())
+            self._shards.append(np.load(path.with_suffix(".npy"), mmap_mode="r"))
+            self._where += [(number, row) for row in range(len(tree["texts"]))]
+            self.texts += tree["texts"]
+            self.languages += tree["languages"]
+            self.voices += tree["voices"]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def features(self, rows: list[int]) -> Tensor:
+        """float32 [rows, frames, d_model]."""
+        picked = np.stack([self._shards[shard][row] for shard, row in (self._where[i] for i in rows)])
+        return torch.from_numpy(picked).float()
+
+
+class Batches:
+    """Batch of step n is a function of (seed, n): a resumed run sees what an uninterrupted one would have seen.
+
+    Phrases that do not fit the canvas with their end token are left out and counted in `too_long`.
+    """
+
+    def __init__(
+        self, cache: FeatureCache, tokenizer: Tokenizer, *, canvas_length: int, batch: int, seed: int, eos: int
+    ) -> None:
+        self.cache, self.batch, self.seed, self.eos, self.canvas_length = cache, batch, seed, eos, canvas_length
+        encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in cache.texts]
+        self.rows = [row for row, ids in enumerate(encoded) if len(ids) < canvas_length]
+        self.tokens = encoded
+        self.too_long = len(encoded) - len(self.rows)
+        self._epoch = -1
+        self._order: np.ndarray = np.zeros(0, np.int64)
+
+    def at(self, step: int) -> Batch:
+        per_epoch = len(self.rows) // self.batch
+        epoch, index = divmod(step, per_epoch)
+        if epoch != self._epoch:
+            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
+            self._epoch = epoch
+        picked = [self.rows[i] for i in self._order[index * self.batch : (index + 1) * self.batch]]
+        return self.of(picked)
+
+    def of(self, rows: list[int]) -> Batch:
+        targets = torch.full((len(rows), self.canvas_length), self.eos)
+        for i, row in enumerate(rows):
+            targets[i, : len(self.tokens[row])] = torch.tensor(self.tokens[row])
+        return Batch(
+            features_BFD=self.cache.features(rows),
+            targets_BC=targets,
+            text_lengths=torch.tensor([len(self.tokens[row]) for row in rows]),
+            languages=[self.cache.languages[row] for row in rows],
+        )
+
+
+def mask_features(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """SpecAugment on cached features: per row two spans of at most 0.2 s and a band of at most 1/16 of the channels.
+
+    Source: arXiv 1904.08779; differs: on encoder outputs, since the encoder never runs again.
+    """
+    batch, frames, channels = features_BFD.shape
+    masked = features_BFD.clone()
+    draws = torch.rand(batch, 6, generator=generator)
+    position = torch.arange(frames)[None]
+    for span in range(2):
+        start = (draws[:, 2 * span] * frames).long()[:, None]
+        length = (draws[:, 2 * span + 1] * 11).long()[:, None]
+        masked[(position >= start) & (position < start + length)] = 0.0
+    channel = torch.arange(channels)[None]
+    start = (draws[:, 4] * channels).long()[:, None]
+    width = (draws[:, 5] * channels / 16).long()[:, None]
+    band = (channel >= start) & (channel < start + width)
+    return masked.masked_fill(band[:, None, :], 0.0)

@@ -1,0 +1,185 @@
+"""Synthesises a training or evaluation corpus of spoken phrases: Parquet shards, reproducible, resumable."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import multiprocessing
+import os
+import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from infra.tiny.augment import SAMPLE_RATE, augment, clean
+from infra.tiny.phrases import is_evaluation, phrase
+from infra.tiny.voices import ENGINES, EngineError, check_engines, pick_voice, speak
+from pipeline.config import LANGUAGES, ConfigError
+
+log = logging.getLogger(__name__)
+
+MAX_SECONDS = 5.7  # what exceeds the window of 5.12 s is not trained on, and loses its end in the evaluation
+SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
+MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
+
+Split = Literal["train", "evaluation"]
+SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("language", pa.string()),
+        ("voice", pa.string()),  # engine:name
+        ("text", pa.string()),
+        ("pcm", pa.binary()),  # mono, 16 kHz, int16 little-endian
+        ("seconds", pa.float32()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a call of `synthesise` made. Shards found from an earlier call count in `shards_kept` alone."""
+
+    shards: int
+    shards_kept: int
+    utterances: int
+    seconds: float
+    engine_failures: int
+    too_long: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardPlan:
+    """One shard: the utterances numbered start to stop of every language."""
+
+    path: Path
+    split: Split
+    start: int
+    stop: int
+    seed: int
+    languages: tuple[str, ...]
+    engines: tuple[str, ...]
+
+    @property
+    def recipe(self) -> dict[bytes, bytes]:
+        """What decides the content; kept in the file, so that another recipe is never taken for this one."""
+        text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}"
+        return {b"recipe": text.encode()}
+
+
+def synthesise(
+    folder: Path,
+    *,
+    split: Split,
+    per_language: int,
+    seed: int,
+    workers: int,
+    languages: tuple[str, ...] = LANGUAGES,
+    engines: tuple[str, ...] = ENGINES,
+) -> Summary:
+    """Writes folder/part-00000.parquet and so on, with the columns of SCHEMA, languages interleaved.
+
+    The two splits share neither a voice nor a text. The training split is augmented, the evaluation split is clean and
+    holds a text once per shard. A shard that exists is kept; it is made again only where a larger `per_language`
+    lengthens it. Raises ConfigError if an engine is not installed, or the folder holds shards of another recipe.
+    """
+    check_engines(languages, held_out=split == "evaluation", engines=engines)
+    folder.mkdir(parents=True, exist_ok=True)
+    plans = [
+        ShardPlan(
+            folder / f"part-{number:05d}.parquet",
+            split,
+            start,
+            min(start + SHARD_PER_LANGUAGE, per_language),
+            seed,
+            tuple(languages),
+            tuple(engines),
+        )
+        for number, start in enumerate(range(0, per_language, SHARD_PER_LANGUAGE))
+    ]
+    todo = [plan for plan in plans if not _is_done(plan)]
+    made = [Summary(0, len(plans) - len(todo), 0, 0.0, 0, 0)]
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for part in pool.map(write_shard, todo):
+            made.append(part)
+            utterances = sum(part.utterances for part in made)
+            log.info("%s: %d/%d shards, %d utterances", split, len(made) - 1, len(todo), utterances)
+    return Summary(
+        sum(part.shards for part in made),
+        made[0].shards_kept,
+        sum(part.utterances for part in made),
+        sum(part.seconds for part in made),
+        sum(part.engine_failures for part in made),
+        sum(part.too_long for part in made),
+    )
+
+
+def write_shard(plan: ShardPlan) -> Summary:
+    """Synthesises one shard and writes it whole or not at all."""
+    rows: list[dict[str, object]] = []
+    seen: set[str] = set()
+    counts = {"engine_failures": 0, "too_long": 0}
+    for number in range(plan.start, plan.stop):
+        for language in plan.languages:
+            rows.append(_utterance(plan, language, number, seen, counts))
+    table = pa.Table.from_pylist(rows, SCHEMA.with_metadata(plan.recipe))
+    temporary = plan.path.with_suffix(f".tmp-{os.getpid()}")
+    pq.write_table(table, temporary, compression="zstd")
+    temporary.replace(plan.path)
+    return Summary(1, 0, len(rows), float(sum(table["seconds"].to_pylist())), **counts)
+
+
+def _utterance(
+    plan: ShardPlan, language: str, number: int, seen: set[str], counts: dict[str, int]
+) -> dict[str, object]:
+    """One row. Everything random comes from (seed, split, language, number)."""
+    evaluation = plan.split == "evaluation"
+    name = f"{plan.split}-{language}-{number:06d}"
+    key = hashlib.sha256(f"{plan.seed} {name}".encode()).digest()
+    rng, noise_rng = random.Random(key), np.random.default_rng(list(key))
+    voice_of = partial(pick_voice, language, rng, held_out=evaluation, engines=plan.engines)
+    for text, _ in zip(_texts(language, rng, plan.split, seen), range(MAX_ATTEMPTS), strict=False):
+        voice = voice_of()
+        try:
+            samples, rate = speak(voice, text, rng)
+        except EngineError:
+            counts["engine_failures"] += 1
+            continue
+        samples = clean(samples, rate) if evaluation else augment(samples, rate, noise_rng)
+        if len(samples) > MAX_SECONDS * SAMPLE_RATE:
+            counts["too_long"] += 1
+            continue
+        if evaluation:
+            seen.add(text)
+        pcm = np.round(samples * 32767).astype("<i2").tobytes()
+        seconds = len(samples) / SAMPLE_RATE
+        return {"id": name, "language": language, "voice": str(voice), "text": text, "pcm": pcm, "seconds": seconds}
+    raise RuntimeError(f"{name}: no utterance in {MAX_ATTEMPTS} attempts; do the engines work?")
+
+
+def _texts(language: str, rng: random.Random, split: Split, seen: set[str]) -> Iterator[str]:
+    """Phrases of one side of the split, without end."""
+    while True:
+        text = phrase(language, rng)
+        if is_evaluation(text) == (split == "evaluation") and text not in seen:
+            yield text
+
+
+def _is_done(plan: ShardPlan) -> bool:
+    """Whether the shard is there. A shorter one of the same recipe is not; any other recipe raises ConfigError."""
+    if not plan.path.exists():
+        return False
+    found = (pq.read_schema(plan.path).metadata or {}).get(b"recipe", b"unknown")
+    if found == plan.recipe[b"recipe"]:
+        return True
+    rows = pq.read_metadata(plan.path).num_rows
+    shorter = replace(plan, stop=plan.start + rows // len(plan.languages))
+    if shorter.stop < plan.stop and found == shorter.recipe[b"recipe"]:
+        return False
+    raise ConfigError(f"{plan.path}: made by another recipe ({found.decode()}); use a new folder")

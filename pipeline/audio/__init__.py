@@ -1,0 +1,1 @@
+"""Encoded bytes become samples, samples become segments."""

@@ -1,0 +1,1 @@
+"""The Ray Data chain and what keeps it alive."""

@@ -1,0 +1,227 @@
+"""A timed probe: a random sample of the recordings that are left is heard with the real stages, in this process."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import asdict, dataclass, field, replace
+from itertools import cycle
+from typing import Any
+
+from pipeline.audio.stage import Decoder
+from pipeline.audio.track import AudioTrack
+from pipeline.config import RunConfig
+from pipeline.forecast.forecast import SEED, Forecast, Kind, Probed, forecast, kind_of
+from pipeline.forecast.sample import draw
+from pipeline.model.files import layout
+from pipeline.planning.plan import todo
+from pipeline.schemas import SAMPLE_RATE, BadRecording, RecordingRef, Segment, WorkUnit, unit_to_json
+from pipeline.sources import formats as sources
+from pipeline.storage.base import Storage
+
+KEY = "_run/forecast.json"
+SEGMENTS_EACH = 8  # of one recording are transcribed at most: they are held in memory
+ROUNDS = 2  # the model is given this many segments for each of its slots, some of them again where there are fewer
+WARM_UP = 2  # segments that are transcribed before the clock starts
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """One recording as it was heard: up to its end, or to the end of its time."""
+
+    ref: RecordingRef
+    seconds: float = 0.0  # of audio that was decoded
+    decode_seconds: float = 0.0  # that it took
+    speech_seconds: float = 0.0  # in segments for the model
+    segments: list[dict[str, Any]] = field(default_factory=list)  # a random sample of them
+    problem: str | None = None
+    length: float = 0.0  # seconds of the whole recording, as far as the books will count them
+
+
+def make_forecast(config: RunConfig, storage: Storage) -> Forecast:
+    """Forecast what the plan of `storage` has left, hearing up to plan.probe_recordings; kept as _run/forecast.json.
+
+    Neither starts Ray. Raises ConfigError where the model cannot be loaded.
+    """
+    sample = draw(todo(storage), config.plan.probe_recordings)
+    probed, notes = probe(config, sample.refs) if sample.refs else ([], [])
+    if sample.units and not config.plan.probe_recordings:
+        notes.append("plan.probe_recordings=0: nothing was heard, so there is no speed and no length but the declared")
+    made = forecast(
+        sample.totals,
+        probed,
+        units=sample.units,
+        compute=config.compute,
+        usd_per_gpu_hour=config.plan.usd_per_gpu_hour,
+    )
+    made = replace(made, notes=[*notes, *made.notes])
+    storage.put(KEY, json.dumps(asdict(made), indent=1).encode())
+    return made
+
+
+def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Probed], list[str]]:
+    """Decode and transcribe `refs`, in their order as far as plan.probe_seconds reach; and what is to be said of it.
+
+    Half of the time is for decoding, half for the model. Loading the model and warming it up are not in any figure.
+    """
+    log.info("forecast: up to %d recordings are decoded and transcribed", len(refs))
+    info = layout.describe(config.model.name, config.model.revision)
+    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    heard = list(_decoded(config, decoder, refs, config.plan.probe_seconds / 2))
+    notes = list(_remarks(heard, len(refs)))
+    heard = [item for item in heard if item.length >= 0]
+    missing = _missing_device(config)
+    if missing:
+        notes.append(missing)
+        return [_probed(item, None) for item in heard], notes
+    rates = _transcribed(config, heard, config.plan.probe_seconds / 2)
+    return [_probed(item, rate) for item, rate in zip(heard, rates, strict=True)], notes
+
+
+def parts_of(decoder: Decoder, ref: RecordingRef) -> Iterator[tuple[int, list[dict[str, Any]], dict[str, Any] | None]]:
+    """Samples and segments of every part of one recording; with the last one, what the decoder says of the whole."""
+    for row in decoder.parts(unit_to_json(WorkUnit("probe", (ref,)))):
+        yield row["samples"], row["segments"], json.loads(row["recordings"]).get("0")
+
+
+def declared_by_header(ref: RecordingRef, *, split: bool) -> float | None:
+    """Seconds of audio by the file's header, of all channels that are heard by themselves; None: it does not say."""
+    try:
+        read = sources.read_recording(ref)
+        file = io.BytesIO(read.audio) if isinstance(read.audio, bytes) else read.audio
+        with file, AudioTrack(file, ref.recording_id) as track:
+            if not track.container.duration:
+                return None
+            whole = track.container.duration / 1e6
+            channels = track.track.codec_context.channels if split and ref.channel is None else 1
+    except BadRecording:
+        return None
+    end = whole if ref.end_ms is None else min(whole, ref.end_ms / 1000)
+    return max(0.0, end - (ref.start_ms or 0) / 1000) * float(channels)
+
+
+def _decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], seconds: float) -> Iterator[_Heard]:
+    """Every recording may take its share of the time that is left; the first of each kind are always heard."""
+    deadline = time.perf_counter() + seconds
+    kinds: set[Kind] = set()
+    dice = random.Random(SEED)
+    for number, ref in enumerate(refs):
+        now = time.perf_counter()
+        kind = kind_of(ref)[0]
+        if kind in kinds and now > deadline:
+            return
+        kinds.add(kind)
+        item, whole = _Heard(ref), None
+        seen = 0
+        for samples, segments, found in parts_of(decoder, ref):
+            item.decode_seconds = time.perf_counter() - now
+            item.seconds += samples / SAMPLE_RATE
+            whole = found
+            for segment in segments:
+                seen += 1
+                item.speech_seconds += (segment["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
+                if len(item.segments) < SEGMENTS_EACH:
+                    item.segments.append(segment)
+                elif (place := int(dice.random() * seen)) < SEGMENTS_EACH:
+                    item.segments[place] = segment
+            if whole is None and item.decode_seconds > (deadline - now) / (len(refs) - number):
+                break
+        item.length = _length(item, whole, split=config.source.channels == "split")
+        yield item
+
+
+def _length(item: _Heard, whole: dict[str, Any] | None, *, split: bool) -> float:
+    """Seconds of the whole recording, 0 for a dead letter; -1 where it was not heard to its end and does not say."""
+    if whole is not None:
+        item.problem = whole["problem"]["reason"] if whole["problem"] else None
+        return 0.0 if item.problem else (whole["samples"] or 0) / SAMPLE_RATE
+    kind, extent = kind_of(item.ref)
+    declared = extent if kind == "seconds" else declared_by_header(item.ref, split=split)
+    return -1.0 if declared is None else max(declared, item.seconds)
+
+
+def _remarks(heard: list[_Heard], wanted: int) -> Iterator[str]:
+    if len(heard) < wanted:
+        yield f"plan.probe_seconds: time for {len(heard)} of {wanted} recordings"
+    if dead := Counter(item.problem for item in heard if item.problem):
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dead.items()))
+        yield f"{dead.total()} of {len(heard)} probed recordings are dead letters ({reasons})"
+    if unknown := sum(item.length < 0 for item in heard):
+        yield f"{unknown} probed recordings are too long to be heard whole and do not say their length: left out"
+    declared = [item for item in heard if kind_of(item.ref)[0] == "seconds" and item.length > 0]
+    if declared:
+        factor = sum(item.length for item in declared) / sum(kind_of(item.ref)[1] for item in declared)
+        if abs(factor - 1) > 0.02:
+            yield f"declared seconds are summed as they are; the probed recordings have {factor:.2f} times as many"
+
+
+def _missing_device(config: RunConfig) -> str | None:
+    import torch
+
+    if (config.compute.gpus_per_replica or config.model.device == "cuda") and not torch.cuda.is_available():
+        return "no speed of the model: replicas are to run on GPUs, and this machine has none"
+    return None
+
+
+def _transcribed(config: RunConfig, heard: list[_Heard], seconds: float) -> list[float]:
+    """Seconds of one replica that each whole second of speech takes, by recording.
+
+    The time of all segments is shared out by the denoising steps that each took. The filling and the draining of the
+    slots are in it: where there are few segments for a GPU, it is rather slower than a long run.
+    """
+    from pipeline.model.stage import Replica
+
+    segments = [(number, segment) for number, item in enumerate(heard) for segment in item.segments]
+    if not segments:
+        return [0.0] * len(heard)
+    random.Random(SEED).shuffle(segments)
+    if not config.compute.gpus_per_replica and config.model.device == "auto":  # Ray shows it no GPU
+        config = config.model_copy(update={"model": config.model.model_copy(update={"device": "cpu"})})
+    engine = Replica(config.model_dump(mode="json")).engine
+    slots = config.compute.canvases
+    speech, work = [0.0] * len(heard), [0.0] * len(heard)
+    try:
+        engine.transcribe([_segment(segment) for _, segment in segments[:WARM_UP]])
+        started = time.perf_counter()
+        waiting: deque[tuple[int, dict[str, Any], Future[Any]]] = deque()
+
+        def collect() -> None:
+            number, segment, future = waiting.popleft()
+            result = future.result()
+            speech[number] += (segment["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
+            work[number] += max(1, result.steps) * max(1, result.canvas_length)
+
+        for fed, (number, segment) in enumerate(cycle(segments)):
+            late = fed > 0 and time.perf_counter() - started > seconds
+            if late or fed >= max(len(segments), ROUNDS * slots):
+                break
+            waiting.append((number, segment, engine.submit(_segment(segment))))
+            if len(waiting) >= 2 * slots:
+                collect()
+        while waiting:
+            collect()
+        elapsed = time.perf_counter() - started
+    finally:
+        engine.close()
+    overall = elapsed / sum(speech)
+    return [elapsed * of / sum(work) / second if second else overall for second, of in zip(speech, work, strict=True)]
+
+
+def _segment(segment: dict[str, Any]) -> Segment:
+    return Segment(segment["key"], segment["language"], segment["pcm"])
+
+
+def _probed(item: _Heard, rate: float | None) -> Probed:
+    """rate: seconds of a replica for a second of speech."""
+    kind, extent = kind_of(item.ref)
+    whole = item.length / item.seconds if item.seconds and item.length > item.seconds else 1.0
+    replica = None if rate is None else rate * item.speech_seconds * whole
+    return Probed(kind, extent, item.length, item.decode_seconds * whole, replica)

@@ -1,0 +1,94 @@
+"""The denoising engine: segments in, results out, slots kept full. One thread owns the model."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from dataclasses import replace
+
+import torch
+
+from pipeline.config import DenoiseConfig
+from pipeline.model.denoise import confidence
+from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.confidence import SegmentResult
+from pipeline.model.denoise.lane import Finished
+from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
+from pipeline.schemas import Segment
+
+__all__ = ["REPEATED_NAN", "Engine", "EngineDead"]
+
+
+class Engine(Worker):
+    """A worker whose turns are denoising steps, in the order that `Scheduler` decides.
+
+    When the constructor returns, storage is allocated and compiled code is warm; it raises what went wrong with that.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        denoise: DenoiseConfig,
+        *,
+        slots: int,
+        prefill_batch: int | None = None,
+        compile: bool = False,
+        compile_cache: str | None = None,
+        head: str = "auto",
+        embed: Embed | None = None,
+    ) -> None:
+        """prefill_batch: prompts that are prefilled together, by default a quarter of the slots.
+
+        head: which vocabulary head, `model.head` of the config; ConfigError where it cannot be.
+        embed: what makes prompt embeddings of segments, by default features, encoder and projector of the audio.
+        """
+        super().__init__()
+        self.model = model
+        calls = Calls.make(compile=compile, cache=compile_cache)
+        self.scheduler = Scheduler(
+            model, denoise, slots=slots, prefill_batch=prefill_batch, calls=calls, head=head, embed=embed
+        )
+        self.reruns = 0  # rows that overflowed a shorter canvas
+        self._eos = set(model.config.tokens.eos)
+        self.start()
+
+    def check(self, segment: Segment) -> None:
+        window = 2 * self.model.config.window_samples
+        if len(segment.pcm) % 2 or len(segment.pcm) > window:
+            raise ValueError(f"segment {segment.key}: {len(segment.pcm)} bytes of int16 in a window of {window}")
+        if (segment.language or "") not in self.model.prompts:
+            raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
+
+    def warm_up(self) -> None:
+        """In the engine's thread, whose current GPU would be the first one: streams and kernels go by it."""
+        device = self.model.backbone.lm_head.weight.device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        self.scheduler.make_lanes()
+
+    @property
+    def idle(self) -> bool:
+        return self.scheduler.idle
+
+    def add(self, segment: Segment, future: Future[SegmentResult]) -> None:
+        self.scheduler.add(Job(segment, future, self.scheduler.length_for(segment)))
+
+    def turn(self) -> None:
+        """Prefill, fill slots, one denoising step."""
+        for finished in self.scheduler.turn():
+            self._deliver(finished)
+
+    def _deliver(self, finished: Finished) -> None:
+        job: Job = finished.job
+        canvas = finished.canvas
+        if not self.is_finite(canvas is not None, job.future) or canvas is None:
+            return
+        config = self.model.config
+        result = confidence.result(canvas, self.model.tokenizer, eos=self._eos, vocab_size=config.vocab_size)
+        full = self.scheduler.full_length
+        if result.overflow and job.length < full:
+            self.reruns += 1
+            self.scheduler.add(replace(job, length=full), first=True)
+            return
+        job.future.set_result(result)

@@ -1,0 +1,244 @@
+"""A fixed number of canvas slots of one length, denoised together; each row has its own step, prompt and randomness."""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pipeline.config import DenoiseConfig
+from pipeline.model.denoise import noise
+from pipeline.model.denoise.advance import Rows
+from pipeline.model.denoise.compiled import Calls, slot_buckets
+from pipeline.model.denoise.confidence import FinalCanvas
+from pipeline.model.denoise.vocabulary_head import HeadOutput, vocabulary_head
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network.backbone import LayerKV, PromptKV
+
+# The T = 1 outputs make a step's head a third dearer for all rows; for those that end a pass of their own costs a whole
+# head. So they are part of the step where at least one row in RAW_COST is at its last.
+RAW_COST = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """One segment with its prompt already in the KV cache (one row of `kv`), waiting for a slot."""
+
+    job: Any
+    keys: tuple[int, int]
+    kv: PromptKV
+    row: int
+    made: torch.cuda.Event | None = None  # after which another stream may read `kv`
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A row that left its slot. canvas None: its logits were not finite."""
+
+    job: Any
+    canvas: FinalCanvas | None
+
+
+class Lane:
+    """Active rows are always the first `active` slots, so a step works on views; a leaving row is replaced by the last.
+
+    Storage is allocated once: KV [slots, heads, prompt, dim] per layer and the state of `slots` canvases. A step
+    computes the smallest of `buckets` that holds the active rows; with compiled calls those are few, so that nothing
+    recompiles.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        *,
+        slots: int,
+        canvas_length: int,
+        denoise: DenoiseConfig,
+        tile: int | None = None,
+        calls: Calls | None = None,
+    ) -> None:
+        self.model, self.slots, self.length, self.denoise, self.tile = model, slots, canvas_length, denoise, tile
+        self.calls = calls or Calls.make(compile=False)
+        self.buckets = slot_buckets(slots, static=self.calls.static)
+        weight = model.backbone.lm_head.weight
+        device, dtype = weight.device, weight.dtype
+        self.kv = _allocate(model, slots, dtype)
+        self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
+        self.step = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.canvas = torch.zeros(slots, canvas_length, dtype=torch.int64, device=device)
+        self.argmax = torch.full_like(self.canvas, -1)
+        self.unchanged = torch.zeros(slots, dtype=torch.int32, device=device)
+        self.soft = torch.zeros(slots, canvas_length, weight.shape[1], dtype=dtype, device=device)
+        self.stable_since = torch.zeros(slots, canvas_length, dtype=torch.int32, device=device)
+        self.revisions = torch.zeros_like(self.stable_since)
+        self.jobs: list[Any] = []
+        self.done: list[int] = []  # steps of each active row, as `step`, on the host
+        self.row_steps_computed = 0
+        self.row_steps_needed = 0
+
+    @property
+    def active(self) -> int:
+        return len(self.jobs)
+
+    @property
+    def _rows(self) -> Rows:
+        """The state of all slots; steps write into it."""
+        return Rows(self.canvas, self.argmax, self.unchanged, self.revisions, self.stable_since, self.step)
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.jobs)
+
+    def admit(self, prepared: Prepared) -> None:
+        """Put a segment into the next free slot: its own prompt, canvas of random tokens, step 0."""
+        slot = len(self.jobs)
+        if slot >= self.slots:
+            raise ValueError("no free slot")
+        if prepared.made is not None:
+            torch.cuda.current_stream().wait_event(prepared.made)
+        for own, given in zip(self.kv.layers, prepared.kv.layers, strict=True):
+            own.keys[slot].copy_(given.keys[prepared.row])
+            own.values[slot].copy_(given.values[prepared.row])
+        self.keys[slot] = torch.tensor(prepared.keys, dtype=torch.int32)
+        rows = slice(slot, slot + 1)
+        vocab = self.model.config.vocab_size
+        self.step[slot] = 0
+        self.canvas[rows] = noise.random_tokens(self.keys[rows], self.step[rows], noise.CANVAS, self.length, vocab)
+        self.argmax[slot] = -1
+        self.unchanged[slot] = 0
+        self.soft[slot] = 0
+        self.stable_since[slot] = 1
+        self.revisions[slot] = 0
+        self.jobs.append(prepared.job)
+        self.done.append(0)
+
+    @torch.inference_mode()
+    def denoise_once(self, meanwhile: Callable[[], None] | None = None) -> list[Finished]:
+        """One step for all active rows. Returns the rows that ended with it; their slots are free again.
+
+        meanwhile: called when the step is under way on an accelerator and before anything waits for its results.
+        """
+        if not self.active:
+            return []
+        n = self.buckets[bisect.bisect_left(self.buckets, self.active)]
+        self.step[self.active : n] = 0  # idle rows of the bucket: computed, ignored
+        last = {row for row, done in enumerate(self.done) if done + 1 >= self.denoise.max_steps}
+        raw = not self.calls.static and len(last) * RAW_COST >= n
+        hidden, head, ends = self._step(n, raw=raw)
+        self.done = [done + 1 for done in self.done]
+        self.row_steps_computed += n
+        self.row_steps_needed += self.active
+        if meanwhile is not None:
+            meanwhile()
+        ended = [row for row in ends.nonzero()[:, 0].tolist() if row < self.active]
+        if not ended:
+            return []
+        if not (raw and last.issuperset(ended)):
+            probability, entropy = self._final(hidden[ended])
+        else:
+            probability, entropy = (of.view(n, -1)[ended].tolist() for of in (head.probability, head.entropy_raw))
+        finished = [self._finish(row, head, probability[i], entropy[i]) for i, row in enumerate(ended)]
+        for row in reversed(ended):
+            self._release(row)
+        return finished
+
+    @torch.inference_mode()
+    def warm_up(self) -> None:
+        """Run a step of every bucket once, so that all code is compiled. For an empty lane."""
+        for n in self.buckets if self.calls.static else ():
+            hidden, head, _ = self._step(n, raw=False)
+            self._final(hidden[:1])
+            del head
+        self.step.zero_()
+
+    def _step(self, n: int, *, raw: bool) -> tuple[Tensor, HeadOutput, Tensor]:
+        """Rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output and which rows end.
+
+        raw: with the T = 1 outputs.
+        """
+        rows = Rows(*(state[:n] for state in self._rows))
+        drawn = self.calls.draw(
+            self.keys[:n], rows.step, length=self.length, vocab=self.model.config.vocab_size, denoise=self.denoise
+        )
+        hidden = self.calls.decode(self.model.backbone, rows.canvas, self.soft[:n], self.kv.rows(slice(0, n)))
+        head = self._head(hidden, drawn.temperature, drawn.sample_keys, raw=raw)
+        after, ends = self.calls.advance(
+            rows, head.entropy, head.argmax, head.sample, drawn.tokens, denoise=self.denoise
+        )
+        for own, new in zip(rows, after, strict=True):
+            own.copy_(new)
+        self.soft[:n] = head.soft.view(n, self.length, -1)
+        return hidden, head, ends
+
+    def _head(self, hidden: Tensor, temperature_N: Tensor, keys_N2: Tensor, *, raw: bool) -> HeadOutput:
+        """The vocabulary head over hidden states [n, canvas, hidden]."""
+        return vocabulary_head(
+            hidden.reshape(len(keys_N2), -1),
+            self.model.backbone.lm_head.weight,
+            softcap=self.model.backbone.final_logit_softcapping,
+            temperature_N=temperature_N,
+            keys_N2=keys_N2,
+            tile=self.tile,
+            raw=raw,
+            step=self.calls.tile_step,
+            settle=self.calls.settle,
+        )
+
+    def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
+        """T = 1 probability and entropy of rows [n, canvas, hidden], for rows whose last step has not computed them.
+
+        Static shapes: one row at a time, so that only one shape is compiled.
+        """
+        probability, entropy = [], []
+        for rows in hidden.split(1 if self.calls.static else len(hidden)):
+            n = len(rows)
+            keys = torch.zeros(n * self.length, 2, dtype=torch.int32, device=hidden.device)  # the sample is not used
+            head = self._head(rows, torch.ones(len(keys), device=hidden.device), keys, raw=True)
+            probability += head.probability.view(n, -1).tolist()
+            entropy += head.entropy_raw.view(n, -1).tolist()
+        return probability, entropy
+
+    def _finish(self, row: int, head: HeadOutput, probability: list[float], entropy: list[float]) -> Finished:
+        at = slice(row * self.length, (row + 1) * self.length)
+        if not bool(head.entropy[at].isfinite().all()):
+            return Finished(self.jobs[row], None)
+        canvas = FinalCanvas(
+            tokens=self.argmax[row].tolist(),
+            probability=probability,
+            entropy=entropy,
+            stable_since=self.stable_since[row].tolist(),
+            revisions=self.revisions[row].tolist(),
+            steps=int(self.step[row]),
+        )
+        return Finished(self.jobs[row], canvas)
+
+    def _release(self, row: int) -> None:
+        """Free a slot; the last active row moves into it."""
+        last = len(self.jobs) - 1
+        if row != last:
+            for layer in self.kv.layers:
+                layer.keys[row].copy_(layer.keys[last])
+                layer.values[row].copy_(layer.values[last])
+            for state in (self.keys, self.soft, *self._rows):
+                state[row] = state[last]
+            self.jobs[row], self.done[row] = self.jobs[last], self.done[last]
+        self.jobs.pop()
+        self.done.pop()
+
+
+def _allocate(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
+    """Zeroed KV of every layer, on its device: [slots, kv heads, prompt, head dim]."""
+    layers = []
+    for layer in model.backbone.model.decoder.layers:
+        attention = layer.self_attn
+        heads = attention.k_proj.out_features // attention.head_dim
+        shape = (slots, heads, model.prompt_length, attention.head_dim)
+        device = layer.input_layernorm.weight.device
+        layers.append(
+            LayerKV(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
+        )
+    return PromptKV(layers)

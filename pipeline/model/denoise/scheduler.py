@@ -1,0 +1,253 @@
+"""Which segment is prefilled, which slot it takes, which lane steps next: the engine's work without its thread."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import DenoiseConfig
+from pipeline.model.denoise import canvas_policy, head_choice, noise
+from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets
+from pipeline.model.denoise.head_choice import Choice
+from pipeline.model.denoise.lane import Finished, Lane, Prepared
+from pipeline.model.exhaustion import memory_exhausted
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network.backbone import PromptKV
+from pipeline.schemas import SAMPLE_RATE, Segment
+
+log = logging.getLogger(__name__)
+
+Embed = Callable[[list[Segment]], Tensor]  # to [segments, prompt length, hidden]
+PATIENCE = 4  # turns for which a lane with rows may be passed over by fuller ones
+SILENCE = Segment("", None, b"")
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A segment on its way through the engine; `future` is the engine's own."""
+
+    segment: Segment
+    future: Any
+    length: int  # of its canvas
+
+
+class Scheduler:
+    """One lane of `slots` canvases per canvas length; segments wait in order, per lane.
+
+    The lane with the most rows takes the next step, unless another was passed over PATIENCE times: of L lanes each one
+    steps at least every PATIENCE + L - 1 turns. Before the step, prompts are prefilled until the lane's free slots are
+    full or nothing waits: at most `slots` rows. When all slots are busy, the features and the prompt KV of one more
+    batch are computed ahead, so that a slot that falls free is filled at once. On CUDA that runs in a stream of its
+    own, queued between the start of the step and the wait for its result; on a CPU the two take turns.
+    Accelerator memory running out halves the slots and starts the rows in flight again, with the same noise. Storage is
+    allocated and compiled code is warm after `make_lanes`.
+    """
+
+    def __init__(
+        self,
+        model: AsrModel,
+        denoise: DenoiseConfig,
+        *,
+        slots: int,
+        prefill_batch: int | None = None,
+        calls: Calls,
+        head: str = "auto",
+        embed: Embed | None = None,
+    ) -> None:
+        """prefill_batch: prompts that are prefilled together; by default a quarter of the slots.
+
+        head: `model.head` of the config, chosen by `make_lanes`.
+        """
+        self.model, self.denoise, self.slots = model, denoise, slots
+        self.prefill_batch = prefill_batch or -(-slots // 4)
+        self.calls = calls
+        self.head = Choice("torch", calls.tile_step)
+        self._head_setting: str | None = head  # None once it is chosen
+        self.prompt_embeds = embed or self._audio_embeds
+        own = model.config.canvas_length
+        self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own, prompt=model.prompt_length)
+        self.lanes: dict[int, Lane] = {}
+        self._row_steps = (0, 0)  # computed and needed, of lanes that are gone
+        self._warm_compilations = 0
+        self._pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
+        self._ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
+        self._prefilling: list[Job] = []
+        self._passed_over = dict.fromkeys(self.lengths, 0)
+        self._device = model.backbone.lm_head.weight.device
+        self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
+
+    @property
+    def full_length(self) -> int:
+        """The longest canvas, for which there is no second try."""
+        return self.lengths[-1]
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is in flight."""
+        waiting = [*self._pending.values(), *self._ready.values()]
+        return not (any(waiting) or any(lane.active for lane in self.lanes.values()))
+
+    @property
+    def row_steps(self) -> tuple[int, int]:
+        """Row-steps computed and row-steps that segments needed; the first is larger where a bucket held idle rows."""
+        computed, needed = self._row_steps
+        for lane in self.lanes.values():
+            computed, needed = computed + lane.row_steps_computed, needed + lane.row_steps_needed
+        return computed, needed
+
+    @property
+    def recompilations(self) -> int:
+        """Graphs compiled in this process since the lanes were warm; 0 in steady state."""
+        return compilations() - self._warm_compilations
+
+    def length_for(self, segment: Segment) -> int:
+        """The canvas length of a segment, under the policy."""
+        seconds = len(segment.pcm) / 2 / SAMPLE_RATE
+        return canvas_policy.choose(self.lengths, seconds=seconds, window_seconds=self.model.config.window_seconds)
+
+    def add(self, job: Job, *, first: bool = False) -> None:
+        """Let a job wait for its lane, behind the others or before them."""
+        if first:
+            self._pending[job.length].appendleft(job)
+        else:
+            self._pending[job.length].append(job)
+
+    def turn(self) -> list[Finished]:
+        """Fill the free slots of one lane and do one step of it. Returns the rows that ended."""
+        finished: list[Finished] = []
+        self._guarded(lambda: finished.extend(self._work()))
+        return finished
+
+    def make_lanes(self) -> None:
+        """Allocate all storage and compile all code, with fewer slots where the memory does not suffice."""
+        self._guarded(self._make_lanes)
+
+    def _work(self) -> list[Finished]:
+        """What `turn` says, without the guard."""
+        length = self._next_lane()
+        lane, ready = self.lanes[length], self._ready[length]
+        while self._pending[length] and len(ready) < lane.free:
+            self._prefill(length)
+        while ready and lane.free:
+            lane.admit(ready[0])
+            ready.popleft()
+        return lane.denoise_once(meanwhile=lambda: self._prefill_ahead(length))
+
+    def _next_lane(self) -> int:
+        """The canvas length whose lane is to step: the one passed over too often, else the fullest after refilling."""
+        rows = {
+            n: min(self.slots, lane.active + len(self._ready[n]) + len(self._pending[n]))
+            for n, lane in self.lanes.items()
+        }
+        passed = self._passed_over
+        chosen = max(rows, key=lambda n: (passed[n] if passed[n] >= PATIENCE else 0, rows[n], passed[n]))
+        for n in rows:
+            passed[n] = passed[n] + 1 if rows[n] and n != chosen else 0
+        return chosen
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Do `work`; while accelerator memory does not suffice, halve the slots and try again."""
+        next_try: Callable[[], None] | None = work
+        while next_try is not None:
+            try:
+                next_try()
+                next_try = None
+            except RuntimeError as err:
+                if self.slots == 1 or not memory_exhausted(err):
+                    raise
+                next_try = self._halve  # called outside of `except`: its traceback would keep the tensors alive
+
+    def _halve(self) -> None:
+        """Half the slots and half the prefill batch; rows in flight wait in front, to start again."""
+        log.warning("accelerator memory is exhausted: %d canvas slots become %d", self.slots, self.slots // 2)
+        started: list[Job] = []
+        for length in self.lengths:
+            started += self.lanes[length].jobs if length in self.lanes else []
+            started += [prepared.job for prepared in self._ready[length]]
+            self._ready[length].clear()
+        started += self._prefilling
+        for job in reversed(started):
+            self._pending[job.length].appendleft(job)
+        self._prefilling = []
+        self._row_steps = self.row_steps
+        self.lanes.clear()
+        self.slots, self.prefill_batch = self.slots // 2, max(1, self.prefill_batch // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._make_lanes()
+
+    def _make_lanes(self) -> None:
+        """All storage, and all compiled code warm."""
+        model = self.model
+        if self._head_setting is not None:
+            self.head = head_choice.choose(
+                self._head_setting,
+                self.calls.tile_step,
+                model.backbone.lm_head.weight,
+                softcap=model.backbone.final_logit_softcapping,
+                rows=self.slots * self.full_length,
+            )
+            self.calls, self._head_setting = replace(self.calls, tile_step=self.head.step), None
+        for n in self.lengths:
+            self.lanes[n] = Lane(model, slots=self.slots, canvas_length=n, denoise=self.denoise, calls=self.calls)
+            self.lanes[n].warm_up()
+        if self.calls.static:
+            for size in prefill_buckets(self.prefill_batch, static=True):
+                self._prompt_kv([SILENCE] * size)
+        self._warm_compilations = compilations()
+
+    def _prefill_ahead(self, length: int) -> None:
+        """One more batch for a lane whose slots are all taken, unless half a batch is ready."""
+        if self._pending[length] and len(self._ready[length]) <= self.prefill_batch // 2:
+            self._prefill(length)
+
+    def _prefill(self, length: int) -> None:
+        """Prompt KV of the next segments of a lane, at most `prefill_batch`."""
+        pending = self._pending[length]
+        jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
+        segments = [job.segment for job in jobs]
+        if self.calls.static:  # few shapes: repeat the last segment
+            size = next(n for n in prefill_buckets(self.prefill_batch, static=True) if n >= len(jobs))
+            segments += segments[-1:] * (size - len(jobs))
+        kv, made = self._prompt_kv(segments)
+        for row, job in enumerate(jobs):
+            keys = noise.row_keys(job.segment.key, self.denoise.seed)
+            self._ready[length].append(Prepared(job, keys, kv, row, made))
+        self._prefilling = []
+
+    @torch.inference_mode()
+    def _prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
+        """Embeddings and prefill, on CUDA in the side stream, with the event after which another may use the result."""
+        with torch.cuda.stream(self._side):  # None: nothing
+            kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))
+        if self._side is None:
+            return kv, None
+        for layer in kv.layers:  # memory of the side stream that this one reads
+            layer.keys.record_stream(torch.cuda.current_stream(layer.keys.device))
+            layer.values.record_stream(torch.cuda.current_stream(layer.values.device))
+        return kv, self._side.record_event()
+
+    def _audio_embeds(self, segments: list[Segment]) -> Tensor:
+        """Features, encoder, projector and prompt text: [segments, prompt length, hidden]."""
+        model = self.model
+        windows = np.stack([window_of(segment.pcm, model.config.window_samples) for segment in segments])
+        mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))
+        audio = self.calls.hear(model, mel.to(model.projector.input.weight.dtype))
+        return model.prompt_embeds(audio, [segment.language for segment in segments])
+
+
+def window_of(pcm: bytes, samples: int) -> np.ndarray:
+    """int16 little-endian bytes as float32 [samples] in [-1, 1), zero-padded. Raises ValueError if longer."""
+    audio = np.frombuffer(pcm, "<i2")
+    if len(audio) > samples:
+        raise ValueError(f"a segment of {len(audio)} samples does not fit the model's window of {samples}")
+    window = np.zeros(samples, np.float32)
+    window[: len(audio)] = audio.astype(np.float32) / 32768.0
+    return window

@@ -1,0 +1,131 @@
+"""One folder of format fullcanvas/1 out of parts that other programs have written: what `jobs.import_model` does."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from pipeline.config import ConfigError
+from pipeline.model.files import hub, importer, layout, weights, whisper_import
+from pipeline.model.files.import_config import ImportConfig
+from pipeline.model.files.layout import AsrConfig, LoraSpec
+from pipeline.model.network.projector import Projector
+
+
+def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
+    """Write config.json, the parts that are given, their hashes (manifest.json); returns the folder.
+
+    Parts that are not given stay with the hub, as `base` says. say: gets one line per adapter weight, what matched and
+    what did not. Raises ConfigError where a part does not fit or an adapter matches in part only; then nothing of it
+    is left.
+    """
+    output = Path(config.output)
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ConfigError(f"output: {output}: is there already")
+    made = layout.read_config(layout.directory(config.base))
+    made = made.model_copy(update={"name": output.resolve().name})
+    encoder = None
+    if config.encoder is not None:
+        encoder, spec = whisper_import.read_encoder(_there("encoder", config.encoder), config.encoder_heads)
+        made = made.model_copy(update={"encoder": spec})
+    adapter = None
+    if config.adapter:
+        adapter, made = _adapter(config, made, say)
+    links = _backbone(_there("backbone", config.backbone)) if config.backbone is not None else {}
+
+    given = {"encoder": encoder, "adapter": adapter, "backbone": links or None}
+    if made.hub is not None:
+        kept = {part: None if given[part] else getattr(made.hub, part) for part in hub.PARTS}
+        made = made.model_copy(update={"hub": made.hub.model_copy(update=kept) if any(kept.values()) else None})
+    partial = output.with_name(f"{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    (partial / "backbone").mkdir(parents=True)
+    layout.write_config(partial, made)
+    for name, state in (("encoder", encoder), ("adapter", adapter)):
+        if state is not None:
+            weights.write(state, partial / hub.PARTS[name], torch.float32)
+    for name, source in links.items():
+        (partial / name).symlink_to(source.resolve())
+    hub.write_manifest(partial)
+    if output.exists():
+        output.rmdir()
+    partial.rename(output)
+    return output
+
+
+def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) -> tuple[dict[str, Tensor], AsrConfig]:
+    """Weights under our names, and the config with the LoRA that a PEFT folder tells."""
+    state: dict[str, Tensor] = {}
+    for item in config.adapter:
+        path = _there("adapter", item)
+        if path.is_dir():
+            more, lora = importer.read_peft(path)
+            made = made.model_copy(update={"lora": lora})
+        else:
+            more = importer.read_state(path)
+        if double := sorted(state.keys() & more.keys()):
+            raise ConfigError(f"adapter: {path}: {double[0]} is in another of the files as well")
+        state |= more
+    own = adapter_shapes(made)
+    matches = importer.match({name: tuple(weight.shape) for name, weight in state.items()}, own, config.names)
+    for line in matches.lines():
+        say(line)
+    importer.refuse_partial(matches, "adapter")
+    return {ours: state[foreign] for foreign, ours in matches.names.items()}, made
+
+
+def adapter_shapes(config: AsrConfig) -> dict[str, tuple[int, ...]]:
+    """Every weight that adapter.safetensors must hold, from config.json alone."""
+    with torch.device("meta"):
+        projector = Projector(
+            input_dim=config.encoder.d_model, output_dim=config.hidden_size, **config.projector.model_dump()
+        )
+    shapes = {name: tuple(weight.shape) for name, weight in projector.state_dict().items()}
+    return shapes | (_lora_shapes(config, config.lora) if config.lora else {})
+
+
+def _lora_shapes(config: AsrConfig, spec: LoraSpec) -> dict[str, tuple[int, ...]]:
+    text = config.backbone["text_config"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    hidden, queries = text["hidden_size"], text["num_attention_heads"]
+    for layer, kind in enumerate(text["layer_types"]):
+        full = kind == "full_attention"
+        head = text["global_head_dim"] if full else text["head_dim"]
+        keys = text["num_global_key_value_heads"] if full else text["num_key_value_heads"]
+        sizes = {
+            "q_proj": (hidden, queries * head),
+            "k_proj": (hidden, keys * head),
+            "v_proj": (hidden, keys * head),
+            "o_proj": (queries * head, hidden),
+        }
+        for target in spec.targets:
+            if full and target == "v_proj":
+                continue  # keys are values there
+            inside, outside = sizes[target]
+            for phase in ("encoder", "decoder"):
+                name = f"lora.{phase}.layers.{layer}.{target}"
+                shapes |= {f"{name}.down": (spec.rank, inside), f"{name}.up": (outside, spec.rank)}
+    return shapes
+
+
+def _backbone(folder: Path) -> dict[str, Path]:
+    """Files of a transformers checkpoint by their names in ours. Raises ConfigError naming a missing one."""
+    files = hub.shards(folder / "model.safetensors")
+    optional = [folder / name for name in ("model.safetensors.index.json", "config.json")]
+    links = {f"backbone/{path.name}": path for path in (*files, *filter(Path.is_file, optional))}
+    links["tokenizer.json"] = folder / "tokenizer.json"
+    for path in links.values():
+        if not path.is_file():
+            raise ConfigError(f"backbone: {path}: No such file or directory")
+    return links
+
+
+def _there(key: str, name: str) -> Path:
+    path = Path(name)
+    if not path.exists():
+        raise ConfigError(f"{key}: {path}: No such file or directory")
+    return path

@@ -1,0 +1,206 @@
+"""Checkpoint format `fullcanvas/1` on disk: its config.json, and what a job must know before any weights are loaded.
+
+A directory holds config.json, encoder.safetensors, adapter.safetensors (projector and LoRA), backbone/ (a transformers
+checkpoint), tokenizer.json and MODEL_CARD.md. Imports no torch: drivers start and resume without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from pipeline.config import ConfigError, Section
+from pipeline.model.files import hub, whisper_layout
+from pipeline.model.files.hub import HubSpec, shards
+from pipeline.schemas import SAMPLE_RATE
+
+FORMAT = "fullcanvas/1"
+ASSETS = Path(__file__).parents[2] / "assets"
+FULL_SIZE = "diffusion-gemma-asr-small"
+WEIGHTS = tuple(hub.PARTS.values())
+
+
+class EncoderSpec(Section):
+    """Dimensions of the Whisper encoder."""
+
+    d_model: int
+    layers: int
+    heads: int
+    ffn: int
+    mels: int = 80
+
+
+class ProjectorSpec(Section):
+    """Dimensions of the projector; its input and output follow from encoder and backbone."""
+
+    hidden: int
+    subsample: int
+    final_norm: bool = False
+
+
+class PromptSpec(Section):
+    """The prompt's text around the audio slots. `{language}` is replaced by the language's own text."""
+
+    before: str
+    after: str
+    languages: dict[str, str] = Field(description="text per language code; `` (empty) where the language is unknown")
+
+
+class TokensSpec(Section):
+    """Special token ids. Those that may be absent are only checked against the tokenizer."""
+
+    pad: int
+    eos: list[int]
+    audio: int
+    ctc_blank: int
+    bos: int | None = None
+    begin_audio: int | None = None
+    end_audio: int | None = None
+
+
+class LoraSpec(Section):
+    """Low-rank adapters on the backbone's attention, one set for the prompt pass and one for denoising (lora.py)."""
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0, description="the product of the two matrices is scaled by alpha / rank")
+    targets: list[Literal["q_proj", "k_proj", "v_proj", "o_proj"]] = Field(min_length=1)
+
+
+class AsrConfig(Section):
+    """config.json of a checkpoint."""
+
+    format: Literal["fullcanvas/1"]
+    name: str
+    window_seconds: float = Field(gt=0, le=30)
+    canvas_length: int = Field(ge=1)
+    languages: list[str]
+    encoder: EncoderSpec
+    projector: ProjectorSpec
+    backbone: dict[str, Any] = Field(description="transformers' DiffusionGemmaConfig")
+    prompt: PromptSpec
+    tokens: TokensSpec
+    lora: LoraSpec | None = None
+    hub: HubSpec | None = None
+
+    @property
+    def window_samples(self) -> int:
+        return round(self.window_seconds * SAMPLE_RATE)
+
+    @property
+    def encoder_frames(self) -> int:
+        return round(self.window_seconds * 50)
+
+    @property
+    def audio_slots(self) -> int:
+        return slots_for(self.encoder_frames, self.projector.subsample)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.backbone["text_config"]["hidden_size"])
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.backbone["text_config"]["vocab_size"])
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a job must know of a model before any replica loads it."""
+
+    name: str
+    revision: str
+    weights_hash: str
+    window_seconds: float
+    canvas_length: int
+    languages: tuple[str, ...]
+
+
+def slots_for(frames: int, subsample: int) -> int:
+    """Audio vectors for `frames` encoder frames: each convolution of stride 2 and padding 1 halves, rounding up."""
+    while subsample > 1:
+        frames, subsample = (frames + 1) // 2, subsample // 2
+    return frames
+
+
+def directory(name: str, revision: str | None = None) -> Path:
+    """The folder of a model name. Raises ConfigError."""
+    folder = ASSETS / name if name in ("tiny", FULL_SIZE) else Path(name)
+    if whisper_layout.is_hub_id(name):
+        folder = whisper_layout.snapshot(name, revision)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.name: {name}: no config.json in {folder}")
+    return folder
+
+
+def write_config(folder: Path, config: AsrConfig) -> None:
+    """Write config.json; sections that are not there are left out."""
+    tree = config.model_dump(mode="json", exclude_none=True)
+    (folder / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
+
+
+def read_config(folder: Path) -> AsrConfig:
+    """config.json, validated. Raises ConfigError in one line."""
+    path = folder / "config.json"
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as err:
+        raise ConfigError(f"{path}: {err}") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: not an object but {type(tree).__name__}")
+    if tree.get("format") != FORMAT:
+        raise ConfigError(f"{path}: format {tree.get('format')!r}, this version reads {FORMAT!r}")
+    try:
+        return AsrConfig.model_validate(tree)
+    except pydantic.ValidationError as err:
+        first = err.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def describe(name: str, revision: str | None = None) -> ModelInfo:
+    """What a job needs to know before loading, the weights' hash included. Raises ConfigError naming a missing file."""
+    folder = directory(name, revision)
+    if whisper_layout.is_whisper(folder):
+        spec = whisper_layout.read(folder)
+        return ModelInfo(
+            name=name if whisper_layout.is_hub_id(name) else folder.resolve().name,
+            revision=revision or "local",
+            weights_hash=_digest(whisper_layout.files(folder, spec)),
+            window_seconds=spec.window_seconds,
+            canvas_length=spec.max_tokens,
+            languages=spec.languages,
+        )
+    config = read_config(folder)
+    pinned = hub.pins(folder, config.hub, revision)
+    files = [folder / "config.json", folder / "tokenizer.json"]
+    if "backbone" in pinned and not files[1].is_file():
+        files.pop()
+    files += [path for part, name in hub.PARTS.items() if part not in pinned for path in shards(folder / name)]
+    digest = _digest(files)
+    commits = ",".join(f"{name}@{part.revision}" for name, part in pinned.items())
+    return ModelInfo(
+        name=config.name,
+        revision=commits or revision or "local",
+        weights_hash=hashlib.sha256(f"{digest},{commits}".encode()).hexdigest()[:16] if pinned else digest,
+        window_seconds=config.window_seconds,
+        canvas_length=config.canvas_length,
+        languages=tuple(config.languages),
+    )
+
+
+def _digest(paths: Iterable[Path]) -> str:
+    """16 hex digits of the content of files, in their order. Raises ConfigError naming a missing one."""
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as err:
+            raise ConfigError(f"model.name: {path}: {err.strerror}") from None
+    return digest.hexdigest()[:16]

@@ -1,0 +1,51 @@
+"""Storage for a recogniser that was built on the meta device: every weight once, in its final dtype and place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from pipeline.model.network.features import LogMel
+
+if TYPE_CHECKING:
+    from pipeline.model.files.checkpoint import AsrModel
+
+
+def materialise(
+    model: AsrModel, *, device: str, dtype: torch.dtype, places: Mapping[nn.Module, str] | None = None
+) -> None:
+    """Allocate all weights on `device` in `dtype`, not filled, tied ones once, in inference mode.
+
+    Buffers that are computed, not loaded (mel filters, rotary frequencies), get their values, in float32 as an ordinary
+    construction makes them; the others get those of a new model. places: modules that lie on another device.
+    """
+    places = places or {}
+    made: dict[int, nn.Parameter] = {}
+    for module in model.modules():
+        for name, weight in module._parameters.items():
+            if weight is not None:
+                if id(weight) not in made:
+                    made[id(weight)] = _empty(weight, places.get(module, device), dtype)
+                module._parameters[name] = made[id(weight)]
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                loaded = name not in module._non_persistent_buffers_set and buffer.is_floating_point()
+                module._buffers[name] = torch.ones(buffer.shape, dtype=dtype if loaded else buffer.dtype)
+    model.encoder.log_mel = LogMel(model.config.encoder.mels)
+    model.backbone.initialize_weights()  # transformers': of what is not marked as in `_empty`
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(places.get(module, device))
+    model.eval()
+
+
+def _empty(weight: nn.Parameter, device: str, dtype: torch.dtype) -> nn.Parameter:
+    """Of the same shape; marked as initialised: transformers then computes the buffers only. Integers stay as wide."""
+    kept = dtype if weight.is_floating_point() else weight.dtype
+    made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=kept), requires_grad=False)
+    made._is_hf_initialized = True  # type: ignore[attr-defined]
+    return made

@@ -1,0 +1,166 @@
+"""A Whisper checkpoint of transformers on disk: what a job must know of it before any weights are loaded.
+
+A directory holds config.json (architecture WhisperForConditionalGeneration), generation_config.json, tokenizer.json and
+model.safetensors or its shards. Imports no torch: drivers start and resume without it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import LANGUAGES, ConfigError
+from pipeline.model.files import hub
+
+ARCHITECTURE = "WhisperForConditionalGeneration"
+CONFIG, GENERATION, TOKENIZER, WEIGHTS = "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"
+FILES = (CONFIG, GENERATION, TOKENIZER, WEIGHTS, f"{WEIGHTS}.index.json", "model-*-of-*.safetensors")  # from a hub
+POSITIONS_PER_SECOND = 50  # of the encoder: 100 mel frames / stride 2
+MAX_POSITIONS = 1500  # 30 s
+PROMPT_TOKENS = 4  # start, language, task, no timestamps
+TIMESTAMPS = MAX_POSITIONS + 1  # tokens of 20 ms steps, 0.00 to 30.00, behind the one for "no timestamps"
+
+
+@dataclass(frozen=True, slots=True)
+class WhisperSpec:
+    """The numbers and special tokens of a checkpoint that decide what it is given and how its answer is read."""
+
+    mels: int
+    positions: int  # of the encoder, 50 a second
+    vocab_size: int
+    max_tokens: int  # of one transcript at most: half the decoder's positions, as in Whisper's own decoding
+    eos: tuple[int, ...]
+    timestamps: range  # token ids that are no text
+    language_tokens: dict[str, str]  # per language of ours its token; empty for an English-only checkpoint
+    weights: tuple[Path, ...]
+
+    @property
+    def window_seconds(self) -> float:
+        return self.positions / POSITIONS_PER_SECOND
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        return tuple(self.language_tokens) or ("en",)
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a model name is OWNER/NAME of the Hugging Face hub: there is no such folder here."""
+    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
+
+
+def snapshot(name: str, revision: str | None) -> Path:
+    """The folder of a checkpoint in the hub's cache, fetched where it is not there; HF_HUB_OFFLINE: only looked up.
+
+    revision: a commit, so that all replicas load the same files. Raises ConfigError, also where the hub is not reached.
+    """
+    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
+        raise ConfigError(
+            f"model.name: {name}: no such folder; from the hub it needs model.revision, a commit of 40 hex digits"
+        )
+    return hub.fetch(hub.HubPart(repo=name, revision=revision), FILES)
+
+
+def is_whisper(folder: Path) -> bool:
+    """Whether config.json is one of transformers. Raises ConfigError where it is one of another architecture."""
+    try:
+        tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # whoever reads it as ours says what is wrong
+    if not isinstance(tree, dict) or "format" in tree or not {"architectures", "model_type"} & set(tree):
+        return False
+    found = tree.get("architectures") or tree.get("model_type")
+    if found != [ARCHITECTURE]:
+        raise ConfigError(
+            f"model.name: {folder / CONFIG}: architecture {json.dumps(found)}; "
+            f"this version reads {ARCHITECTURE} and fullcanvas/1"
+        )
+    return True
+
+
+def read(folder: Path) -> WhisperSpec:
+    """What config.json and generation_config.json say. Raises ConfigError, one line that names the file and the key."""
+    config = _Keys(folder / CONFIG)
+    vocab_size = config.number("vocab_size")
+    generation = _Keys(folder / GENERATION, tokens=vocab_size)
+    positions = config.number("max_source_positions")
+    if positions > MAX_POSITIONS:
+        raise config.wrong("max_source_positions", f"more than {MAX_POSITIONS}, which are 30 s")
+    target = config.number("max_target_positions")
+    if target < 2 * PROMPT_TOKENS + 2:
+        raise config.wrong("max_target_positions", f"{target} are too few")
+    generation.number("decoder_start_token_id")
+    no_timestamps = generation.number("no_timestamps_token_id")
+    return WhisperSpec(
+        mels=config.number("num_mel_bins"),
+        positions=positions,
+        vocab_size=vocab_size,
+        max_tokens=target // 2,
+        eos=generation.numbers("eos_token_id"),
+        timestamps=range(no_timestamps + 1, no_timestamps + 1 + TIMESTAMPS),
+        language_tokens=_language_tokens(generation),
+        weights=hub.shards(folder / WEIGHTS),
+    )
+
+
+def files(folder: Path, spec: WhisperSpec) -> list[Path]:
+    """All files that decide what is heard."""
+    return [folder / CONFIG, folder / GENERATION, folder / TOKENIZER, *spec.weights]
+
+
+def _language_tokens(generation: _Keys) -> dict[str, str]:
+    """Whisper's own codes are ours. Empty for an English-only checkpoint."""
+    known = generation.tree.get("lang_to_id")
+    if not generation.tree.get("is_multilingual", bool(known)):
+        return {}
+    if not isinstance(known, dict) or not all(generation.fits(token) for token in known.values()):
+        raise generation.wrong("lang_to_id", "a multilingual checkpoint needs its language tokens here")
+    tasks = generation.tree.get("task_to_id")
+    if not isinstance(tasks, dict) or not generation.fits(tasks.get("transcribe")):
+        raise generation.wrong("task_to_id", "a multilingual checkpoint needs its token for `transcribe` here")
+    tokens = {language: f"<|{language}|>" for language in LANGUAGES if f"<|{language}|>" in known}
+    if not tokens:
+        raise generation.wrong("lang_to_id", f"none of {', '.join(LANGUAGES)}")
+    return tokens
+
+
+class _Keys:
+    """A JSON object and its file's name. Its numbers are counts of 1 or more, or ids of `tokens` tokens."""
+
+    def __init__(self, path: Path, *, tokens: int | None = None) -> None:
+        self.path, self.tokens = path, tokens
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as err:
+            raise ConfigError(f"model.name: {path}: {err.strerror}") from None
+        except ValueError as err:
+            raise ConfigError(f"model.name: {path}: {err}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"model.name: {path}: not an object but {type(tree).__name__}")
+        self.tree: dict[str, Any] = tree
+
+    def number(self, key: str) -> int:
+        if key not in self.tree:
+            raise self.wrong(key, "missing")
+        value = self.tree[key]
+        if not self.fits(value):
+            what = "count" if self.tokens is None else f"token of {self.tokens}"
+            raise self.wrong(key, f"{value!r} is no {what}")
+        return int(value)
+
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """One number or a list of them."""
+        value = self.tree.get(key)
+        if isinstance(value, list) and value and all(map(self.fits, value)):
+            return tuple(value)
+        return (self.number(key),)
+
+    def fits(self, value: object) -> bool:
+        if type(value) is not int:
+            return False
+        return value >= 1 if self.tokens is None else 0 <= value < self.tokens
+
+    def wrong(self, key: str, why: str) -> ConfigError:
+        return ConfigError(f"model.name: {self.path}: {key}: {why}")

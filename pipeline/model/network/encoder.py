@@ -1,0 +1,57 @@
+"""The frozen Whisper encoder on a fixed window (30 s or shorter)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from pipeline.model.network.features import FRAMES_PER_SECOND, LogMel
+
+POSITIONS_30_S = 1500  # Whisper's own window: 30 s x 100 mel frames / stride 2
+
+
+class AudioEncoder(nn.Module):
+    """samples_BT: float32 [batch, window samples] in [-1, 1]. Returns [batch, 50 x window seconds, d_model].
+
+    A window under 30 s uses the first position embeddings only: cost falls with the window.
+    """
+
+    def __init__(self, *, d_model: int, layers: int, heads: int, ffn: int, mels: int, window_seconds: float) -> None:
+        super().__init__()
+        positions = round(window_seconds * FRAMES_PER_SECOND / 2)
+        if not 0 < positions <= POSITIONS_30_S:
+            raise ValueError(f"window_seconds must be in (0, 30], not {window_seconds}")
+        config = WhisperConfig(
+            d_model=d_model,
+            encoder_layers=layers,
+            encoder_attention_heads=heads,
+            encoder_ffn_dim=ffn,
+            num_mel_bins=mels,
+            max_source_positions=positions,
+        )
+        config._attn_implementation = "sdpa"
+        self.log_mel = LogMel(mels)
+        self.whisper = WhisperEncoder(config)
+        self.positions = positions
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """How many rows of a 30 s encoder's table are this window's."""
+        return {"embed_positions.weight": self.positions}
+
+    def load_whisper(self, state: dict[str, Tensor]) -> None:
+        """Load a 30 s encoder's weights, the position table cut to the window. Raises RuntimeError on a mismatch."""
+        state = dict(state)
+        state["embed_positions.weight"] = state["embed_positions.weight"][: self.positions]
+        self.whisper.load_state_dict(state)
+
+    def forward(self, samples_BT: Tensor) -> Tensor:
+        return self.encode(self.log_mel(samples_BT.float()))
+
+    def encode(self, mel_BMT: Tensor) -> Tensor:
+        """The same from log-mel features, [batch, mels, 100 x window seconds]."""
+        with torch.no_grad():
+            hidden: Tensor = self.whisper(mel_BMT.to(self.whisper.conv1.weight.dtype)).last_hidden_state
+        return hidden

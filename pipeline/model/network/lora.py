@@ -1,0 +1,84 @@
+"""LoRA on the backbone's attention, added and never merged: the prompt pass and denoising have adapters of their own.
+
+Encoder and decoder share their weights, but each has its own linear modules around them. So an adapter belongs to a
+phase by sitting in that phase's module; nothing is switched, and compiled code sees plain matrix products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DiffusionGemmaForBlockDiffusion
+
+from pipeline.model.files.layout import LoraSpec
+
+PREFIX = "lora."  # of the keys in adapter.safetensors
+PHASES = ("encoder", "decoder")
+
+
+class LoraLinear(nn.Module):
+    """Around a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T."""
+
+    def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
+        super().__init__()
+        self.base = base
+        self.in_features, self.out_features = base.in_features, base.out_features
+        device, dtype = base.weight.device, base.weight.dtype
+        self.lora_down = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
+        self.lora_up = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
+        nn.init.kaiming_uniform_(self.lora_down, a=5**0.5)  # as PEFT starts them: the product is zero
+        self.scale = alpha / rank
+
+    def forward(self, x: Tensor) -> Tensor:
+        base: Tensor = self.base(x)
+        return base + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
+
+
+def attach(backbone: DiffusionGemmaForBlockDiffusion, spec: LoraSpec) -> None:
+    """Wrap the target projections of all layers of both phases; weights and their ties stay. Missing ones (the global
+    layers' v_proj) are left out."""
+    for phase in PHASES:
+        for layer in _layers(backbone, phase):
+            for target in spec.targets:
+                linear = getattr(layer.self_attn, target)
+                if linear is not None:
+                    setattr(layer.self_attn, target, LoraLinear(linear, rank=spec.rank, alpha=spec.alpha))
+
+
+def adapters(backbone: DiffusionGemmaForBlockDiffusion) -> Iterator[tuple[str, LoraLinear]]:
+    """Every adapted layer by the name that its keys have: `lora.encoder.layers.0.q_proj`."""
+    for phase in PHASES:
+        for index, layer in enumerate(_layers(backbone, phase)):
+            attention: Any = layer.self_attn
+            for target, module in attention.named_children():
+                if isinstance(module, LoraLinear):
+                    yield f"{PREFIX}{phase}.layers.{index}.{target}", module
+
+
+def state(backbone: DiffusionGemmaForBlockDiffusion) -> dict[str, nn.Parameter]:
+    """All LoRA weights under their names in adapter.safetensors: `.down` [rank, in] and `.up` [out, rank]."""
+    return {
+        f"{name}.{side}": weight
+        for name, module in adapters(backbone)
+        for side, weight in (("down", module.lora_down), ("up", module.lora_up))
+    }
+
+
+def is_own(name: str) -> bool:
+    """Whether a parameter of that name in the backbone belongs to an adapter."""
+    return name.endswith((".lora_down", ".lora_up"))
+
+
+def base_name(name: str) -> str:
+    """The name that a parameter of the backbone has without adapters."""
+    return name.replace(".base.", ".")
+
+
+def _layers(backbone: DiffusionGemmaForBlockDiffusion, phase: str) -> nn.ModuleList:
+    part = backbone.model.encoder.language_model if phase == "encoder" else backbone.model.decoder
+    layers: nn.ModuleList = part.layers
+    return layers

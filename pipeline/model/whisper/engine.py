@@ -1,0 +1,75 @@
+"""The autoregressive engine: segments in, results out, a batch of Whisper's a turn. One thread owns the model."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from concurrent.futures import Future
+from itertools import islice
+
+import torch
+
+from pipeline.model.denoise.confidence import SegmentResult
+from pipeline.model.exhaustion import memory_exhausted
+from pipeline.model.whisper.recogniser import Whisper
+from pipeline.model.worker import Waiting, Worker
+from pipeline.schemas import Segment
+
+log = logging.getLogger(__name__)
+
+
+class WhisperEngine(Worker):
+    """A worker whose turns are batches of up to `slots` segments, in the order in which they came.
+
+    Accelerator memory running out halves the batch, for good. A row's text does not depend on its batch but for
+    rounding: prompts are of one length, so nothing is padded, and a row that has ended is not read any more.
+    """
+
+    def __init__(self, whisper: Whisper, *, slots: int) -> None:
+        super().__init__()
+        self.whisper, self.slots = whisper, slots
+        self._waiting: deque[Waiting] = deque()
+        self.start()
+
+    def check(self, segment: Segment) -> None:
+        window = 2 * self.whisper.window_samples
+        if len(segment.pcm) % 2 or len(segment.pcm) > window:
+            raise ValueError(f"segment {segment.key}: {len(segment.pcm)} bytes of int16 in a window of {window}")
+        if segment.language and segment.language not in self.whisper.spec.languages:
+            raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
+
+    def warm_up(self) -> None:
+        """Nothing is compiled."""
+
+    @property
+    def idle(self) -> bool:
+        return not self._waiting
+
+    def add(self, segment: Segment, future: Future[SegmentResult]) -> None:
+        self._waiting.append((segment, future))
+
+    def turn(self) -> None:
+        """One batch from beginning to end, unless memory does not suffice: then the next turn tries half of it."""
+        batch = list(islice(self._waiting, self.slots))
+        if not batch:
+            return
+        results = self._heard([segment for segment, _ in batch])
+        if results is None:
+            self.slots = len(batch) // 2
+            log.warning("accelerator memory is exhausted: batches of %d become %d", len(batch), self.slots)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            self._waiting.popleft()
+            if self.is_finite(result is not None, future) and result is not None:
+                future.set_result(result)
+
+    def _heard(self, segments: list[Segment]) -> list[SegmentResult | None] | None:
+        """None where memory is exhausted; that is returned, as a traceback would keep the tensors alive."""
+        try:
+            return self.whisper.hear(segments)
+        except RuntimeError as err:
+            if len(segments) == 1 or not memory_exhausted(err):
+                raise
+            return None

@@ -1,0 +1,1 @@
+"""Answers become commits, commits become tables."""

@@ -1,0 +1,258 @@
+"""The commit of one work unit: data under an attempt's own name, then one conditional put that makes it the truth."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import platform
+import re
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from itertools import chain, groupby, islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.schemas import DEAD_LETTER, REASONS, SAMPLE_RATE, TRANSCRIPT, WorkUnit
+from pipeline.storage.base import OutputError, Storage, in_order
+
+COMMITS, DATA = "commits/", "data/"
+SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
+SAMPLES = ("in", "transcribed", "silence", "dead")
+HEX = [f"{value:02x}" for value in range(256)]
+UNIT_DIGITS = 16
+SEQUENTIAL_KEYS = 2_000  # listing more keys than this is split over the 256 prefixes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What is committed for a unit. `won` False: another attempt committed it before, and these are its figures."""
+
+    unit_id: str
+    won: bool
+    recordings: int
+    transcribed: int  # recordings
+    rows: int  # of transcripts
+    dead: dict[str, int]  # recordings by reason
+    samples: dict[str, int]  # at 16 kHz; keys as SAMPLES
+
+
+def new_attempt() -> str:
+    """A name that no other attempt has."""
+    return uuid.uuid4().hex[:UNIT_DIGITS]
+
+
+def commit_unit(
+    storage: Storage,
+    unit: WorkUnit,
+    attempt: str,
+    transcripts: pa.Table,
+    dead_letters: pa.Table,
+    samples: Mapping[str, int],
+    fingerprint: str,
+) -> Receipt:
+    """Commit the results of all recordings of `unit`, exactly once whoever else tries; a loser deletes its own data.
+
+    transcripts, dead_letters: tables with exactly schemas.TRANSCRIPT and DEAD_LETTER that together hold every
+    recording of the unit once. samples: counts at 16 kHz under "in", "transcribed", "silence" and "dead": in is the sum
+    of the others, dead that of `dead_samples` over the dead letters. attempt: from `new_attempt`.
+    Raises ValueError where results and unit do not agree: a bug upstream must never become a commit.
+    """
+    tables = {"transcripts": transcripts, "dead_letters": dead_letters}
+    _check(unit, attempt, tables, samples, fingerprint)
+    data = {
+        name: _put_table(storage, f"{DATA}{unit.unit_id}-{attempt}{suffix}.parquet", tables[name])
+        for name, suffix in (("transcripts", ""), ("dead_letters", ".dead"))
+        if tables[name].num_rows
+    }
+    commit = commit_record(
+        unit.unit_id,
+        attempt,
+        recordings=len(unit.refs),
+        transcribed=pc.count_distinct(transcripts["recording_id"]).as_py(),
+        rows=transcripts.num_rows,
+        dead=dict(sorted(Counter(dead_letters["reason"].to_pylist()).items())),
+        samples=samples,
+        data=data,
+        fingerprint=fingerprint,
+    )
+    if storage.put_if_absent(commit_key(unit.unit_id), json.dumps(commit).encode()):
+        return _receipt(commit, won=True)
+    winner = read_commit(storage, unit.unit_id)
+    kept = {entry["key"] for entry in winner["data"].values()}
+    for entry in data.values():
+        if entry["key"] not in kept:
+            storage.delete(entry["key"])
+    return _receipt(winner, won=False)
+
+
+def commit_record(
+    unit_id: str,
+    attempt: str,
+    *,
+    recordings: int,
+    transcribed: int,
+    rows: int,
+    dead: Mapping[str, int],
+    samples: Mapping[str, int],
+    data: Mapping[str, Mapping[str, Any]],
+    fingerprint: str,
+) -> dict[str, Any]:
+    """The content of commits/<2 hex>/<unit>.json, written now and here."""
+    return {
+        "unit_id": unit_id,
+        "attempt": attempt,
+        "recordings": recordings,
+        "transcribed": transcribed,
+        "rows": rows,
+        "dead": dict(dead),
+        "samples": {name: samples[name] for name in SAMPLES},
+        "data": dict(data),
+        "fingerprint": fingerprint,
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "host": platform.node(),
+    }
+
+
+def commit_key(unit_id: str) -> str:
+    return f"{COMMITS}{unit_id[:2]}/{unit_id}.json"
+
+
+def committed_units(storage: Storage) -> set[str]:
+    """Ids of all committed units: one listing, about 110 MB for a million."""
+    return {_unit_of(key) for key in _list_by_unit(storage, COMMITS, "/")}
+
+
+def read_commits(storage: Storage) -> Iterator[dict[str, Any]]:
+    """All commits, ordered by unit id."""
+    yield from in_order(partial(_load, storage), _list_by_unit(storage, COMMITS, "/"), storage.parallel)
+
+
+def read_commit(storage: Storage, unit_id: str) -> dict[str, Any]:
+    """The commit of one unit. Raises FileNotFoundError where there is none, OutputError where it cannot be read."""
+    return _load(storage, commit_key(unit_id))
+
+
+def read_unit(storage: Storage, commit: Mapping[str, Any]) -> dict[str, pa.Table]:
+    """The committed tables "transcripts" and "dead_letters", empty where there are none.
+
+    Raises OutputError, naming the file, unless checksum, schema and row count are those of the commit.
+    """
+    return {name: _verified(storage, commit["data"].get(name), schema) for name, schema in SCHEMAS.items()}
+
+
+def collect_garbage(storage: Storage) -> int:
+    """Delete data of attempts that lost, whatever their age: a unit's commit is final, so they can never be committed.
+
+    Attempts of uncommitted units stay, since their writers may be about to commit. Returns how many objects went.
+    """
+    deleted = 0
+    for unit_id, keys in groupby(_list_by_unit(storage, DATA, ""), key=_unit_of):
+        held = list(keys)
+        if len({_attempt_of(key) for key in held}) < 2:
+            continue  # the winner's own
+        try:
+            commit = read_commit(storage, unit_id)
+        except FileNotFoundError:
+            continue
+        for key in set(held) - {entry["key"] for entry in commit["data"].values()}:
+            storage.delete(key)
+            deleted += 1
+    return deleted
+
+
+def dead_samples(seconds: float | None) -> int:
+    """Samples at 16 kHz that a dead letter accounts for: none where its length is unknown."""
+    return 0 if seconds is None else round(seconds * SAMPLE_RATE)
+
+
+def _check(
+    unit: WorkUnit, attempt: str, tables: Mapping[str, pa.Table], samples: Mapping[str, int], fingerprint: str
+) -> None:
+    def demand(holds: bool, complaint: str) -> None:
+        if not holds:
+            raise ValueError(f"unit {unit.unit_id}: {complaint}")
+
+    demand(re.fullmatch(r"[0-9A-Za-z_]+", attempt) is not None, f"{attempt!r} is no name of an attempt")
+    for name, table in tables.items():
+        demand(table.schema.equals(SCHEMAS[name]), f"{name} has another schema:\n{table.schema}")
+        demand(set(table["unit_id"].to_pylist()) <= {unit.unit_id}, f"{name} has rows of another unit")
+        demand(set(table["fingerprint"].to_pylist()) <= {fingerprint}, f"{name} has rows of another fingerprint")
+    transcripts, dead = tables["transcripts"], tables["dead_letters"]
+    demand(transcripts["text"].null_count == 0, "null text is a dead letter, no transcript")
+    rows = Counter(zip(transcripts["recording_id"].to_pylist(), transcripts["segment_index"].to_pylist(), strict=True))
+    demand(all(count == 1 for count in rows.values()), "a segment is there twice")
+    found = Counter({recording for recording, _ in rows}) + Counter(dead["recording_id"].to_pylist())
+    wanted = Counter(ref.recording_id for ref in unit.refs)
+    demand(found == wanted, f"missing {list(wanted - found)[:3]}, not asked for {list(found - wanted)[:3]}")
+    demand(set(dead["reason"].to_pylist()) <= set(REASONS), "a dead letter has an unknown reason")
+    demand(set(samples) == set(SAMPLES), f"samples are {sorted(samples)}")
+    demand(all(isinstance(count, int) and count >= 0 for count in samples.values()), f"samples are {dict(samples)}")
+    demand(samples["in"] == sum(samples[name] for name in SAMPLES[1:]), f"samples do not close: {dict(samples)}")
+    in_letters = sum(dead_samples(seconds) for seconds in dead["seconds"].to_pylist())
+    demand(samples["dead"] == in_letters, f"{samples['dead']} dead samples, {in_letters} in the dead letters")
+
+
+def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    body = sink.getvalue()
+    storage.put(key, body)
+    return {"key": key, "rows": table.num_rows, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
+
+
+def _verified(storage: Storage, entry: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
+    if entry is None:
+        return schema.empty_table()
+    name = f"{storage.uri}/{entry['key']}"
+    repair = "; delete its commit to transcribe the unit again"
+    try:
+        body = storage.get(entry["key"])
+    except FileNotFoundError:
+        raise OutputError(f"{name}: committed but missing{repair}") from None
+    if hashlib.sha256(body).hexdigest() != entry["sha256"]:
+        raise OutputError(f"{name}: damaged, its checksum is not the committed one{repair}")
+    table = pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
+    if not table.schema.equals(schema) or table.num_rows != entry["rows"]:
+        raise OutputError(f"{name}: {table.num_rows} rows, {entry['rows']} committed, or another schema{repair}")
+    return table
+
+
+def _receipt(commit: Mapping[str, Any], *, won: bool) -> Receipt:
+    names = ("unit_id", "recordings", "transcribed", "rows", "dead", "samples")
+    return Receipt(won=won, **{name: commit[name] for name in names})
+
+
+def _load(storage: Storage, key: str) -> dict[str, Any]:
+    try:
+        commit: dict[str, Any] = json.loads(storage.get(key))
+        if commit["unit_id"] == _unit_of(key):
+            return commit
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise OutputError(f"{storage.uri}/{key}: not a commit of this unit; delete it to transcribe the unit again")
+
+
+def _list_by_unit(storage: Storage, prefix: str, separator: str) -> Iterator[str]:
+    """Keys `<prefix><2 hex><separator>...` in order; from the third thousand on, prefixes are listed in parallel."""
+    head = list(islice(storage.list(prefix), SEQUENTIAL_KEYS))
+    if len(head) < SEQUENTIAL_KEYS:
+        yield from head
+        return
+    prefixes = [f"{prefix}{digits}{separator}" for digits in HEX]
+    yield from chain.from_iterable(in_order(lambda start: list(storage.list(start)), prefixes, storage.parallel))
+
+
+def _unit_of(key: str) -> str:
+    return key.rpartition("/")[2][:UNIT_DIGITS]
+
+
+def _attempt_of(key: str) -> str:
+    return key.rpartition("/")[2][UNIT_DIGITS + 1 :].partition(".")[0]

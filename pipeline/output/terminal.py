@@ -1,0 +1,141 @@
+"""What a person at the terminal sees: progress on stderr, then the table of transcripts and the summary on stdout."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from pipeline.output.tables import Line
+from pipeline.schemas import SAMPLE_RATE
+
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+TABLE_ROWS = 40
+NAME_WIDTH, TEXT_WIDTH = 32, 62
+
+
+class RunProgress:
+    """Units done of all, audio hours, RTFx and ETA: a bar on a terminal, otherwise a line every ten seconds.
+
+    `total`: units of the plan; `done`: those that were committed before. Updates come from one thread.
+    """
+
+    def __init__(self, total: int, done: int, *, every_seconds: float = LINE_SECONDS) -> None:
+        self.total, self.done, self.before = total, done, done
+        self.samples = self.dead = 0
+        self._started = time.monotonic()
+        self._every = every_seconds
+        self._ended = threading.Event()
+        self._bar: Progress | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        self._started = time.monotonic()
+        if sys.stderr.isatty():
+            columns = (
+                SpinnerColumn(),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TextColumn("{task.description}"),
+                TimeElapsedColumn(),
+            )
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(self._figures(), total=self.total, completed=self.done)
+            self._bar.start()
+        else:
+            self._thread = threading.Thread(target=self._lines, daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        if self._bar:
+            self._bar.stop()
+        if self._thread:
+            self._thread.join()
+            if kind is None:
+                print(self.text(), file=sys.stderr, flush=True)
+
+    def add(self, samples: int, dead: int, *, done: bool = True) -> None:
+        """One more unit is committed, or (`done` False) a part of one is heard: samples at 16 kHz, dead letters."""
+        self.done += done
+        self.samples += samples
+        self.dead += dead
+        if self._bar:
+            self._bar.update(self._task, completed=self.done, description=self._figures())
+
+    def text(self) -> str:
+        """The line of progress as it stands now."""
+        return f"{self.done} of {self.total} units · {self._figures()}"
+
+    def _figures(self) -> str:
+        seconds = max(1e-9, time.monotonic() - self._started)
+        audio = self.samples / SAMPLE_RATE
+        parts = [f"{audio / 3600:.2f} h of audio", f"RTFx {audio / seconds:.1f}", f"{self.dead} dead letters"]
+        here = self.done - self.before
+        if here > 0 and self.done < self.total:
+            parts.append(f"ETA {clock(seconds / here * (self.total - self.done))}")
+        return " · ".join(parts)
+
+    def _lines(self) -> None:
+        while not self._ended.wait(self._every):
+            print(self.text(), file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """ "1:02:03" or "2:03"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def print_table(lines: Sequence[Line], recordings: int) -> None:
+    """Recording, language, text and confidence of up to TABLE_ROWS recordings, long texts cut."""
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    longest = max((len(plain(line.recording_id)) for line in lines[:TABLE_ROWS]), default=0)
+    name_width = min(
+        max(longest, len("recording")), NAME_WIDTH
+    )  # on a narrow terminal the text gives way, not the name
+    table.add_column("recording", overflow="ellipsis", no_wrap=True, min_width=name_width, max_width=name_width)
+    table.add_column("language", no_wrap=True, min_width=8)
+    text_width = max(10, min(TEXT_WIDTH, console.width - name_width - 8 - 10 - 3 * 2))
+    table.add_column("text", overflow="ellipsis", no_wrap=True, max_width=text_width)
+    table.add_column("confidence", justify="right", no_wrap=True, min_width=10)
+    for line in lines[:TABLE_ROWS]:
+        confidence = "" if line.confidence is None else f"{line.confidence:.2f}"
+        table.add_row(plain(line.recording_id), line.language or "?", plain(line.text) or "(silence)", confidence)
+    console.print(table, markup=False)
+    shown = min(len(lines), TABLE_ROWS)
+    if recordings > shown:
+        console.print(f"... and {recordings - shown} more", markup=False)
+
+
+def summary_line(summary: Mapping[str, Any]) -> str:
+    """Recordings, segments, audio hours, dead letters by reason and pipeline_rtfx of a published output."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in summary["dead_letters"].items())
+    rtfx = summary.get("pipeline_rtfx")
+    parts = [
+        f"{summary['recordings']} recordings",
+        f"{summary['segments']} segments",
+        f"{summary['audio_hours']:.3f} audio hours",
+        f"{summary['recordings_dead_lettered']} dead letters" + (f" ({reasons})" if reasons else ""),
+        f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "pipeline_rtfx unknown",
+        "" if summary["complete"] else f"{summary['units_committed']} of {summary['units_planned']} units so far",
+    ]
+    return ", ".join(part for part in parts if part)
+
+
+def plain(text: str) -> str:
+    """Text from outside for a table cell: one line without control characters."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return " ".join(shown.split())

@@ -1,0 +1,1 @@
+"""What is to be done: bounded units with ids from their content."""

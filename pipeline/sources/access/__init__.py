@@ -1,0 +1,1 @@
+"""What several formats need to reach and read files."""

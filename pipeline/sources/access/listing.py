@@ -1,0 +1,254 @@
+"""`source.uri` as files, lazily: one file, all below a folder, or those of a glob, on any file system."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain
+from stat import S_ISDIR, S_ISREG
+from typing import Any
+
+from pipeline.config import ConfigError
+from pipeline.schemas import BadRecording
+from pipeline.sources.access import names, remote
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of the source. `name`: its path below the root (the part of source.uri without wildcards), unique in it.
+
+    `named`: source.uri names this very file, so that its extension does not matter. `size` is 0 where it is unknown.
+    """
+
+    uri: str
+    name: str
+    size: int
+    version: str
+    named: bool = False
+
+
+def list_files(uri: str) -> Iterator[File]:
+    """Files in a stable order, folder by folder; hidden ones are left out, links are followed.
+
+    Memory: one local folder or one page of an object store. Raises ConfigError, at the first file or where it happens,
+    where nothing is there, nothing matches or something cannot be listed.
+    """
+    fs, path = remote.open_fs(uri)
+    try:
+        yield from _list(fs, path, uri)
+    except remote.network_errors(ValueError, LookupError) as err:
+        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+    except BadRecording as err:
+        raise ConfigError(f"source.uri: {err.detail}") from None
+
+
+def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
+    """What lies right in a folder, by name and without the hidden: its files, and the URIs of its folders.
+
+    None where `uri` is no folder. Raises ConfigError where it cannot be listed.
+    """
+    fs, path = remote.open_fs(uri)
+    try:
+        info = _info(fs, path)
+        if info is None or info["type"] != "directory":
+            return None
+        found = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
+    except remote.network_errors(ValueError, LookupError) as err:
+        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+    except BadRecording as err:
+        raise ConfigError(f"source.uri: {err.detail}") from None
+    files = [
+        File(remote.uri_of(fs, place, uri), place.rpartition("/")[2], size, version)
+        for place, is_folder, size, version in found
+        if not is_folder
+    ]
+    return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in found if is_folder]
+
+
+def version_now(uri: str) -> str:
+    """What `File.version` would be if it were listed again; "" where it is gone."""
+    fs, path = remote.open_fs(uri)
+    info = remote.patiently(lambda: _info(fs, path), uri)
+    return remote.version_of(info) if info else ""
+
+
+def local_size(uri: str) -> tuple[int, str]:
+    """Size and version of a local file; (0, "") where it is elsewhere or cannot be told: reading it says why."""
+    if not uri.startswith("/"):
+        return 0, ""
+    try:
+        status = os.stat(uri)  # noqa: PTH116
+    except (OSError, ValueError):
+        return 0, ""
+    if not S_ISREG(status.st_mode):
+        return 0, ""
+    return status.st_size, remote.version_of({"mtime": status.st_mtime_ns, "size": status.st_size})
+
+
+def _list(fs: Any, path: str, uri: str) -> Iterator[File]:
+    info = _info(fs, path)
+    if info is not None:
+        if info["type"] not in ("file", "directory"):
+            raise ConfigError(f"source.uri: {uri}: neither a file nor a folder")
+        return _walk(fs, path, uri) if info["type"] == "directory" else iter([_named(fs, path, info, uri)])
+    if not names.has_magic(path):
+        raise ConfigError(f"source.uri: {uri}: no such file or folder")
+    if not names.has_magic(names.BRACES.sub("", path)):
+        return _brace_list(fs, path, uri)
+    return _glob(fs, path, uri)
+
+
+def _brace_list(fs: Any, path: str, uri: str) -> Iterator[File]:
+    expanded = dict.fromkeys(names.expand_braces(path))
+    root = names.literal_prefix(path).rpartition("/")[0]
+    for one in expanded:
+        info = _info(fs, one)
+        if info is None or info["type"] == "directory":
+            raise ConfigError(f"source.uri: {remote.uri_of(fs, one, uri)}: no such file")
+        yield _named(fs, one, info, uri, root)
+
+
+def _glob(fs: Any, path: str, uri: str) -> Iterator[File]:
+    literal = names.literal_prefix(path)
+    root = literal.rpartition("/")[0]
+    matches = names.glob_regex(path).fullmatch
+    depth = None if "**" in path else path.count("/") - root.count("/") - 1
+    if remote.is_local(fs) and _info(fs, root or "/") is None:
+        raise ConfigError(f"source.uri: {uri}: no such file: nothing matches")
+    found = (file for file, full in _walk_below(fs, root or "/", uri, prefix=literal, depth=depth) if matches(full))
+    first = next(found, None)
+    if first is None:
+        raise ConfigError(f"source.uri: {uri}: no such file: nothing matches")
+    return chain([first], found)
+
+
+def _walk(fs: Any, root: str, uri: str) -> Iterator[File]:
+    return (file for file, _ in _walk_below(fs, root, uri, prefix=f"{root.rstrip('/')}/", depth=None))
+
+
+def _walk_below(fs: Any, root: str, uri: str, *, prefix: str, depth: int | None) -> Iterator[tuple[File, str]]:
+    """Files below `root` whose path begins with `prefix`, at most `depth` folders down, each with its path on `fs`."""
+    if remote.is_local(fs):
+        found = _walk_local(root, depth)
+    elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
+        found = _walk_s3(fs, prefix, uri, flat=depth == 0)
+    else:
+        found = _walk_any(fs, root, depth)
+    for path, size, version in found:
+        name = path.removeprefix(root).lstrip("/")
+        if path.startswith(prefix) and not names.is_hidden(name):
+            yield File(remote.uri_of(fs, path, uri), name, size, version), path
+
+
+def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
+    """A folder's files, then its folders; a link to a folder above is not followed again."""
+    stack: list[tuple[str, int, tuple[tuple[int, int], ...]]] = [(root, 0, ())]
+    while stack:
+        folder, level, above = stack.pop()
+        try:
+            stat = os.stat(folder)  # noqa: PTH116
+            if (stat.st_dev, stat.st_ino) in above:
+                continue
+            with os.scandir(folder) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as err:
+            raise ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(err)}") from None
+        folders = []
+        for entry in found:
+            if _is_folder(entry):
+                if not entry.name.startswith("."):
+                    folders.append((entry.path, level + 1, (*above, (stat.st_dev, stat.st_ino))))
+            elif entry.is_symlink() and not os.path.isfile(entry.path):  # noqa: PTH113
+                yield _text(entry.path), 0, ""  # broken: a recording that is missing, not one that never was
+            elif entry.is_file():
+                yield _text(entry.path), *_stat(entry)
+        if depth is None or level < depth:
+            stack.extend(reversed(folders))
+
+
+def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
+    for bucket, page in _pages_s3(fs, prefix, uri, flat=flat):
+        for entry in page.get("Contents", ()):
+            if not entry["Key"].endswith("/"):
+                yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
+
+
+def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The bucket and each page of the keys that begin with `prefix`; flat: without those in folders below it."""
+    bucket, _, key = prefix.partition("/")
+    if not bucket or names.has_magic(bucket):
+        raise ConfigError(f"source.uri: {uri}: no bucket is named")
+    options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
+    while True:
+        page = remote.patiently(lambda: fs.call_s3("list_objects_v2", **options), uri)
+        yield bucket, page
+        if not page.get("IsTruncated"):
+            return
+        options["ContinuationToken"] = page["NextContinuationToken"]
+
+
+def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str]]:
+    """Path, whether it is a folder, size and version of what lies right in a folder."""
+    if remote.is_local(fs):
+        with os.scandir(root) as entries:
+            for entry in entries:
+                if _is_folder(entry):
+                    yield _text(entry.path), True, 0, ""
+                elif entry.is_file():
+                    yield _text(entry.path), False, *_stat(entry)
+    elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
+        for bucket, page in _pages_s3(fs, f"{root.rstrip('/')}/", uri, flat=True):
+            for folder in page.get("CommonPrefixes", ()):
+                yield f"{bucket}/{folder['Prefix'].rstrip('/')}", True, 0, ""
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):
+                    version = remote.version_of(found | {"size": found["Size"]})
+                    yield f"{bucket}/{found['Key']}", False, found["Size"], version
+    else:
+        for info in fs.ls(root, detail=True):
+            yield info["name"].rstrip("/"), info["type"] == "directory", info.get("size") or 0, remote.version_of(info)
+
+
+def _walk_any(fs: Any, root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
+    levels = None if depth is None else depth + 1
+    for _, _, files in fs.walk(root, maxdepth=levels, detail=True, on_error="raise"):
+        for _, info in sorted(files.items()):
+            yield info["name"], info.get("size") or 0, remote.version_of(info)
+
+
+def _named(fs: Any, path: str, info: dict[str, Any], uri: str, root: str | None = None) -> File:
+    name = path.rpartition("/")[2] if root is None else path.removeprefix(root).lstrip("/")
+    return File(remote.uri_of(fs, path, uri), name, info.get("size") or 0, remote.version_of(info), named=True)
+
+
+def _info(fs: Any, path: str) -> dict[str, Any] | None:
+    """What is at `path`, None where there is nothing."""
+    try:
+        if remote.is_local(fs):
+            status = os.stat(path)  # noqa: PTH116
+            kind = "directory" if S_ISDIR(status.st_mode) else "file" if S_ISREG(status.st_mode) else "other"
+            return {"type": kind, "size": status.st_size, "mtime": status.st_mtime_ns}
+        return dict(fs.info(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _stat(entry: os.DirEntry[str]) -> tuple[int, str]:
+    try:
+        status = entry.stat()
+    except OSError:  # gone since: reading it says so
+        return 0, ""
+    return status.st_size, remote.version_of({"mtime": status.st_mtime_ns, "size": status.st_size})
+
+
+def _text(path: str) -> str:
+    """A path that Parquet can keep: bytes that are no UTF-8 are written as \\xff (such a file is then not found)."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""Corpora in the layout in which they are published."""

@@ -1,0 +1,205 @@
+"""What pipeline.audio.track promises."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio.track import AudioTrack
+from pipeline.schemas import BadAudio
+from tests.support.audio_files import (
+    KINDS,
+    LOSSLESS,
+    encoded,
+    flac_without_length,
+    id3,
+    patched,
+    sndfile,
+    tone,
+    with_gap,
+)
+from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
+
+
+def frames_of(data: bytes) -> np.ndarray:
+    """All samples [channels, frames] in their own type."""
+    with AudioTrack(io.BytesIO(data), "x") as track:
+        return np.concatenate([planes for _, _, planes in track.planes()], axis=1)
+
+
+def reason_of(data: bytes) -> str:
+    with pytest.raises(BadAudio) as caught:
+        frames_of(data)
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_is_decoded_to_its_end(kind: str) -> None:
+    with AudioTrack(io.BytesIO(encoded(kind)), "x") as track:
+        parts = [(position, rate, planes.shape) for position, rate, planes in track.planes()]
+    position, rate, (channels, frames) = parts[-1]
+    assert channels in (1, 2)
+    assert 2.0 <= (position + frames) / rate < 2.1  # encoders add up to three frames of silence
+    assert [at for at, _, _ in parts] == np.cumsum([0, *(shape[1] for _, _, shape in parts[:-1])]).tolist()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in LOSSLESS if kind != "wav_24"])
+def test_lossless_kinds_are_bit_exact(kind: str) -> None:
+    dtype = {"wav_float": "float32", "wav_double": "float64", "wav_32": "int32", "flac_24": "int32"}.get(kind, "int16")
+    expected, _ = soundfile.read(io.BytesIO(encoded(kind)), dtype=dtype, always_2d=True)
+    assert np.array_equal(frames_of(encoded(kind)), expected.T)
+
+
+def test_playlists_open_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret.wav").write_bytes(encoded("wav"))
+    monkeypatch.chdir(tmp_path)
+    playlist = b"ffconcat version 1.0\nfile secret.wav\n"
+    with av.open(io.BytesIO(playlist)) as unfenced:  # what FFmpeg does by itself
+        assert sum(frame.samples for frame in unfenced.decode(audio=0)) == 32_000
+    assert reason_of(playlist) == "not_audio"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nfile:///etc/passwd\n#EXT-X-ENDLIST\n",
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"></MPD>',
+        "[playlist]\nFile1=http://127.0.0.1/a.mp3\n",
+        "plain text that somebody named speech.wav\n" * 40,
+    ],
+    ids=["hls", "sdp", "dash", "pls", "text"],
+)
+def test_text_is_not_audio(text: str) -> None:
+    assert reason_of(text.encode()) == "not_audio"
+
+
+def test_video_without_sound_is_not_audio() -> None:
+    file = io.BytesIO()
+    with av.open(file, "w", format="avi") as out:
+        stream = out.add_stream("mjpeg", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuvj420p"
+        out.mux(stream.encode(av.VideoFrame(32, 32, "yuvj420p")))
+        out.mux(stream.encode(None))
+    assert reason_of(file.getvalue()) == "not_audio"
+
+
+def test_broken_text_in_tags_is_no_reason_to_fail() -> None:
+    assert frames_of(id3() + encoded("mp3")).shape == frames_of(encoded("mp3")).shape
+
+
+@pytest.mark.parametrize("kind", ["mp3", "aac", "vorbis", "opus"])
+def test_joined_files_are_decoded_whole(kind: str) -> None:
+    one = frames_of(encoded(kind)).shape[1]
+    tag = id3() if kind in ("mp3", "aac") else b""
+    assert frames_of(encoded(kind) + tag + encoded(kind)).shape[1] == pytest.approx(2 * one, abs=2400)
+
+
+@pytest.mark.parametrize(("kind", "container"), [("m4a", "ipod"), ("webm", "webm"), ("mkv", "matroska")])
+def test_gaps_between_time_stamps_become_silence(kind: str, container: str) -> None:
+    with AudioTrack(io.BytesIO(with_gap(encoded(kind), container, 1.0, 3.0)), "x") as track:
+        parts = [(rate, planes) for _, rate, planes in track.planes()]
+    rate, sound = parts[0][0], np.concatenate([planes for _, planes in parts], axis=1)[0]
+    quiet = np.abs(sound[: sound.size // rate * rate]).reshape(-1, rate // 10).max(axis=1) < 0.01  # per 0.1 s
+    assert frames_of(encoded(kind)).shape[1] + 3 * rate == pytest.approx(sound.size, abs=0.05 * rate)
+    assert not quiet[1:10].any()
+    assert quiet[11:39].all()
+    assert not quiet[41:49].any()
+
+
+def test_jitter_of_time_stamps_is_no_gap() -> None:
+    jitter = with_gap(encoded("webm"), "webm", 1.0, 0.06)
+    assert np.array_equal(frames_of(jitter), frames_of(encoded("webm")))
+
+
+def test_a_time_stamp_in_the_far_future_takes_no_memory() -> None:
+    data = with_gap(encoded("webm"), "webm", 1.0, 500_000.0)
+    before = reset_peak_kilobytes()
+    with AudioTrack(io.BytesIO(data), "x") as track:
+        for position, _rate, _planes in track.planes():
+            if position > 48_000 * 3600:
+                break
+    assert peak_kilobytes() - before < 50_000
+
+
+def test_flac_of_unknown_length_is_decoded_whole() -> None:
+    assert np.array_equal(frames_of(flac_without_length(encoded("flac"))), frames_of(encoded("flac")))
+
+
+@pytest.mark.parametrize("kind", ["flac", "flac_24", "aiff", "au", "mp3", "mp3_plain", "aac", "amr", "flv"])
+@pytest.mark.parametrize("share", [0.9, 0.6, 0.3])
+def test_files_cut_in_the_middle_are_truncated(kind: str, share: float) -> None:
+    data = encoded(kind)
+    assert reason_of(data[: int(len(data) * share)]) == "truncated_audio"
+
+
+@pytest.mark.parametrize("kind", ["webm", "mkv"])
+def test_matroska_with_less_than_its_declared_duration_is_truncated(kind: str) -> None:
+    assert reason_of(encoded(kind)[: int(len(encoded(kind)) * 0.6)]) == "truncated_audio"
+
+
+@pytest.mark.parametrize("kind", ["flac", "mp3", "mp3_plain", "aac"])
+def test_one_missing_byte_is_truncated(kind: str) -> None:
+    assert reason_of(encoded(kind)[:-1]) == "truncated_audio"
+
+
+def test_mp3_may_end_with_tags_and_padding() -> None:
+    whole = frames_of(encoded("mp3_plain")).shape
+    assert frames_of(encoded("mp3_plain") + b"TAG".ljust(128, b"x")).shape == whole
+    assert frames_of(encoded("mp3_plain") + b"\0" * 5000).shape == whole
+
+
+@pytest.mark.parametrize("kind", ["flac", "flac_24", "m4a", "opus", "vorbis", "aac"])
+def test_damage_in_the_middle_is_corrupt(kind: str) -> None:
+    data = encoded(kind, 8.0)
+    assert reason_of(patched(data, len(data) // 2, b"a" * 60)) == "corrupt_audio"
+
+
+def test_one_flipped_bit_in_flac_is_found() -> None:
+    data = encoded("flac")
+    middle = len(data) // 2
+    assert reason_of(patched(data, middle, bytes([data[middle] ^ 4]))) == "corrupt_audio"
+
+
+@pytest.mark.parametrize(("rate", "form"), [(44_100, "FLAC"), (48_000, "WAV"), (16_000, "FLAC"), (11_025, "WAV")])
+def test_seeking_gives_the_same_frames(rate: int, form: str) -> None:
+    data = sndfile(tone(rate, 20.0), rate, form, "PCM_16")
+    whole = frames_of(data)
+    with AudioTrack(io.BytesIO(data), "x") as track:
+        frame = track.seek(12 * 16_000)
+        position, _, planes = next(track.planes())
+    assert 11.7 * rate - rate / 16_000 * 441 < frame <= 11.75 * rate
+    assert frame * 16_000 % rate == 0  # the resampler's phase is that of the start
+    assert frame - rate < position <= frame
+    assert np.array_equal(planes, whole[:, position : position + planes.shape[1]])
+
+
+@pytest.mark.parametrize("kind", ["mp3", "m4a", "opus", "wav_adpcm"])
+def test_kinds_that_cannot_seek_exactly_begin_at_the_start(kind: str) -> None:
+    with AudioTrack(io.BytesIO(encoded(kind)), "x") as track:
+        assert track.seek(16_000) == 0
+        assert next(track.planes())[0] == 0
+
+
+class FailingFile(io.BytesIO):
+    """Whose storage breaks down after a few reads."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        self.reads += 1
+        if self.reads > 6:
+            raise OSError("storage is gone")
+        return super().read(size)
+
+
+def test_errors_of_the_file_object_pass_through() -> None:
+    with pytest.raises(OSError, match="storage is gone"), AudioTrack(FailingFile(encoded("wav_float")), "x") as track:
+        for _ in track.planes():
+            pass

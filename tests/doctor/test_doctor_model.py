@@ -1,0 +1,177 @@
+"""The doctor on the model: files, hashes, hub, memory; every fault is one row, and the token stays unseen."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import pytest
+
+from pipeline.config import ComputeConfig, ModelConfig
+from pipeline.doctor import model_check
+from pipeline.doctor.rows import Row, guarded
+from pipeline.doctor.settings import DoctorConfig
+from pipeline.model.files import hub
+from tests.model.test_hub import REVISION, folder, model, saved, server
+from tests.support.hub_server import TOKEN, Hub
+
+__all__ = ["folder", "model", "saved", "server"]  # fixtures
+CHECKS = {"model": model_check.files, "present": model_check.present, "hub": model_check.hub_access}
+
+
+def settings(path: Path | str, revision: str | None = None, **compute: Any) -> DoctorConfig:
+    return DoctorConfig(model=ModelConfig(name=str(path), revision=revision), compute=ComputeConfig(**compute))
+
+
+def rows(check: str, config: DoctorConfig) -> list[Row]:
+    return guarded(check, lambda: CHECKS[check](config), seconds=60)
+
+
+@pytest.fixture
+def copy(saved: Path, tmp_path: Path) -> Path:
+    """A whole model with its manifest, to be damaged."""
+    return Path(shutil.copytree(saved, tmp_path / "copy"))
+
+
+def test_a_whole_model_is_described_and_its_hashes_are_compared(copy: Path) -> None:
+    described, compared = rows("model", settings(copy))
+    assert (described.state, compared.state) == ("ok", "ok")
+    assert f"{len(hub.manifest(copy))} files have the SHA-256" in compared.found
+    (there,) = rows("present", settings(copy))
+    assert there.state == "ok"
+    (copy / hub.MANIFEST).unlink()
+    assert "nothing to compare with" in rows("model", settings(copy))[1].found
+
+
+def _missing(copy: Path) -> None:
+    (copy / hub.PARTS["adapter"]).unlink()
+
+
+def _format(copy: Path) -> None:
+    tree = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(tree | {"format": "fullcanvas/9"}))
+
+
+@pytest.mark.parametrize(("damage", "says"), [(_missing, "adapter.safetensors"), (_format, "'fullcanvas/9'")])
+def test_a_missing_file_and_a_wrong_format_fail_here_and_on_a_node(copy: Path, damage: Any, says: str) -> None:
+    damage(copy)
+    for check in ("model", "present"):
+        last = rows(check, settings(copy))[-1]
+        assert last.state == "FAIL"
+        assert says in last.found
+    assert rows("present", settings(copy))[-1].advice == model_check.ON_EVERY_NODE
+
+
+def test_a_file_with_another_hash_fails(copy: Path) -> None:
+    path = copy / hub.PARTS["encoder"]
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    described, compared = rows("model", settings(copy))
+    assert described.state == "ok"
+    assert compared.state == "FAIL"
+    assert "encoder.safetensors: its SHA-256 is" in compared.found
+
+
+def test_a_model_that_is_nowhere_fails() -> None:
+    (row,) = rows("model", settings("/no/such/model"))
+    assert row == Row("model", "FAIL", "model.name: /no/such/model: no config.json in /no/such/model")
+
+
+def test_each_missing_part_is_told_with_its_size_and_a_gated_one_fails(folder: Path, server: Hub) -> None:
+    reached, *parts = rows("hub", settings(folder, REVISION))
+    assert reached.state == "ok"
+    assert "no token; the model lacks encoder, adapter, backbone" in reached.found
+    states = {row.found.split(":")[0]: row.state for row in parts}
+    assert states == {"encoder": "ok", "adapter": "ok", "backbone": "FAIL"}
+    assert "to fetch" in parts[0].found
+    assert f"accept its terms on {server.address}/google/backbone" in parts[2].advice
+
+
+def test_with_a_token_all_parts_are_open_and_the_token_is_not_shown(
+    folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    found = rows("hub", settings(folder, REVISION))
+    assert {row.state for row in found} == {"ok"}
+    assert "a token is there" in found[0].found
+    assert TOKEN not in str(found)
+    assert not [request for request in server.requests if "resolve" in request]  # nothing is fetched
+
+
+def test_an_unknown_commit_fails(folder: Path, server: Hub) -> None:
+    found = rows("hub", settings(folder, REVISION.replace("e" * 40, "f" * 40)))
+    assert "encoder: openai/whisper@ffffffffffff: no such commit" in [row.found for row in found if row.state == "FAIL"]
+
+
+def test_a_hub_that_is_not_reached_fails_only_where_it_is_needed(
+    folder: Path, copy: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    (needed,) = rows("hub", settings(folder, REVISION))
+    (idle,) = rows("hub", settings(copy))
+    assert (needed.state, idle.state) == ("FAIL", "warn")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    (needed,) = rows("hub", settings(folder, REVISION))
+    (idle,) = rows("hub", settings(copy))
+    assert (needed.state, idle.state) == ("FAIL", "ok")
+    assert "offline" in needed.found
+
+
+GPU = {"name": "a GPU", "free": 80e9, "total": 85e9}
+
+
+def test_memory_is_computed_beforehand_against_the_gpu_or_the_machine(copy: Path) -> None:
+    (here,) = model_check.memory(settings(copy), [])
+    assert here.state == "ok"
+    assert "free main memory" in here.found
+    (fits,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU])
+    assert fits.state == "ok"
+    (small,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU | {"free": 1e9}])
+    assert small.state == "FAIL"
+    assert "4 canvases need" in small.found
+    halves = settings(copy, gpus_per_replica=2, canvases=4)
+    halves = halves.model_copy(update={"model": halves.model.model_copy(update={"device_map": "auto"})})
+    (cut,) = model_check.memory(halves, [GPU, GPU])
+    assert cut.state == "ok"
+    assert "GPU 0: " in cut.found
+    (narrow,) = model_check.memory(halves, [GPU | {"free": 1e9}, GPU | {"free": 1e9}, GPU | {"free": 1e8}])
+    assert narrow.state == "FAIL"
+    assert "do not fit into 0.9 + 0.9 GiB, cut into layers" in narrow.found
+    (shared,) = model_check.memory(settings(copy, gpus_per_replica=0.01, canvases=4), [GPU])
+    assert shared.state == "FAIL"
+    assert list(model_check.memory(settings("/no/such/model"), [GPU])) == []
+
+
+def test_memory_of_a_model_that_is_still_on_the_hub_is_bounded_before_anything_is_fetched(
+    folder: Path, copy: Path, server: Hub
+) -> None:
+    wanted = {"gpus_per_replica": 1, "canvases": 4}
+    (bound,) = model_check.memory(settings(folder, REVISION, **wanted), [GPU])
+    assert bound.state == "ok"
+    assert bound.found.startswith("at most ")
+    _, known = model_check._estimated(settings(copy, **wanted), missing=False)
+    _, most = model_check._estimated(settings(folder, REVISION, **wanted), missing=True)
+    assert most.weights == known.weights
+    assert known.kv < most.kv
+    (small,) = model_check.memory(settings(folder, REVISION, **wanted), [GPU | {"free": 1e9}])
+    assert small.state == "FAIL"
+    assert not server.requests
+
+
+def test_the_full_size_model_is_refused_on_a_small_gpu_before_51_gb_are_fetched(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pins = ",".join(f"{part}@{'a' * 40}" for part in ("backbone", "encoder", "adapter"))
+    wanted = settings("diffusion-gemma-asr-small", pins, gpus_per_replica=1, canvases=16)
+    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"dtype": "bfloat16"})})
+    (fits,) = model_check.memory(wanted, [GPU])
+    assert fits.state == "ok"
+    assert 51 < float(fits.found.split()[2]) < 52  # the card says 51.2 GiB with the tokenizer
+    (small,) = model_check.memory(wanted, [GPU | {"free": 42e9}])
+    assert small.state == "FAIL"
+    assert "16 canvases need" in small.found
+    assert not server.requests

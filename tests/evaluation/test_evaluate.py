@@ -1,0 +1,222 @@
+"""Tests of a whole evaluation over outputs that are there: history, baselines, gate, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.dataset
+import pytest
+
+from jobs import cli
+from jobs.evaluate import run as job
+from pipeline.config import ConfigError, load
+from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.history import read_rows
+from pipeline.evaluation.settings import EvaluateConfig
+from pipeline.output.commit import commit_unit, new_attempt
+from pipeline.output.publish import publish
+from pipeline.planning.plan import todo
+from pipeline.schemas import DEAD_LETTER, EVALUATED, TRANSCRIPT, to_table
+from pipeline.storage.base import open_storage
+from tests.support.outputs import plan, ref, results
+
+REFERENCE = "the old cat sat on its mat today"  # eight words
+
+
+def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> str:
+    """A finished output: recording k was heard as texts[k]; four speakers. language: "en de": one after the other."""
+    codes = language.split()
+    storage = open_storage(str(folder))
+    speakers = [json.dumps({"speaker": f"s{number % 4}"}) for number in range(len(texts))]
+    refs = [
+        ref(n, reference=REFERENCE, metadata=speakers[n], language=codes[n * len(codes) // len(texts)])
+        for n in range(len(texts))
+    ]
+    mark = plan(storage, refs)
+    for unit in todo(storage):
+        rows, _, samples = results(unit, mark, segments=1)
+        heard = [row | {"text": texts[int(row["recording_id"][1:])]} for row in rows.to_pylist()]
+        commit_unit(storage, unit, new_attempt(), to_table(heard, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
+    publish(storage)
+    return str(folder)
+
+
+def config(tmp_path: Path, sets: dict[str, str], *overrides: str) -> EvaluateConfig:
+    chosen = [f"sets.{name}.output={uri}" for name, uri in sets.items()]
+    return load(EvaluateConfig, None, [f"output.uri={tmp_path / 'evaluated'}", *chosen, *overrides])
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("outputs")
+    good = [REFERENCE] * 40
+    worse = [REFERENCE.replace("old ", "") if number % 8 < 4 else REFERENCE for number in range(40)]
+    return {"good": finished(folder / "good", good), "worse": finished(folder / "worse", worse)}
+
+
+def test_rows_result_report_and_junit_are_written_and_written_again_replace_themselves(
+    tmp_path: Path, outputs: dict[str, str]
+) -> None:
+    wanted = config(tmp_path, {"dev": outputs["worse"], "test": outputs["good"]}, "run=monday", "name=n")
+    first, second = evaluate(wanted), evaluate(wanted)
+    assert first.evaluation == second.evaluation
+    assert first.evaluation.startswith("n-monday-")
+    assert first.evaluated_at == second.evaluated_at
+    root = tmp_path / "evaluated"
+    held = pyarrow.dataset.dataset(root / "evaluations", partitioning="hive").to_table()
+    assert held.num_rows == 80
+    assert set(held.schema.names) == set(EVALUATED.names)
+    assert held.filter(pyarrow.compute.field("set") == "dev")["word_deletions"].to_pylist().count(1) == 20
+    rows = read_rows(open_storage(str(root)), first.evaluation)
+    assert rows.schema == EVALUATED
+    assert set(rows["normaliser"].to_pylist()) <= {f"english/{n}" for n in range(1, 100)}
+    assert "monday" in (root / "report.html").read_text(encoding="utf-8")
+    assert (root / "junit.xml").read_text(encoding="utf-8").startswith("<?xml")
+    result = json.loads((root / f"results/{first.evaluation}.json").read_text(encoding="utf-8"))
+    assert result["about"]["config_hash"]
+    assert len(second.history) == 1
+
+
+def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
+    tmp_path: Path, outputs: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    night = {"run=1": "good", "run=2": "good", "run=3": "worse"}
+    codes, printed = [], []
+    for run, which in night.items():
+        codes.append(job(config(tmp_path, {"dev": outputs[which]}, run, "baseline=previous")))
+        printed.append(capsys.readouterr().out)
+    assert codes == [0, 0, 1]
+    assert "no earlier evaluation is called nightly: nothing to compare with yet" in printed[0]
+    assert "passed" in printed[1]
+    failed = [line for line in printed[2].splitlines() if "FAILED" in line]
+    assert 1 <= len(failed) <= 3
+    assert "WER rose from 0.00 % to 6.25 %" in failed[0]
+
+
+def test_a_night_without_a_language_of_the_night_before_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = finished(tmp_path / "both", [REFERENCE] * 40, language="en de")
+    one = finished(tmp_path / "one", [REFERENCE] * 20)
+    nights = [config(tmp_path, {"dev": uri}, f"run={n}", "baseline=previous") for n, uri in enumerate((both, one))]
+    assert [job(night) for night in nights] == [0, 1]
+    assert "de: none of the 20 recordings of the baseline is here with the same reference" in capsys.readouterr().out
+
+
+def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
+    """Somebody looks whether the gate closes, and the next night is compared with the night before."""
+    damage = "corrupt.delete_words=0.5"
+    first = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1"))
+    damaged = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1", damage))
+    assert damaged.evaluation != first.evaluation
+    for baseline in ("previous", str(tmp_path / "evaluated")):
+        night = evaluate(config(tmp_path, {"dev": outputs["worse"]}, "run=2", f"baseline={baseline}"))
+        assert night.baseline in (first.evaluation, night.evaluation)
+        assert {point.evaluation for point in night.history} == {first.evaluation, night.evaluation}
+    with pytest.raises(ConfigError, match=r"keep_as: golden: damaged on purpose \(corrupt: delete_words 0.5\)"):
+        config(tmp_path, {"dev": outputs["good"]}, damage, "keep_as=golden")
+
+
+def test_a_named_baseline_that_names_nothing_is_told_in_one_line(tmp_path: Path, outputs: dict[str, str]) -> None:
+    kept = tmp_path / "evaluated/baselines/golden.json"
+    kept.parent.mkdir(parents=True)
+    for content in ("{}", "no JSON"):
+        kept.write_text(content)
+        with pytest.raises(ConfigError, match=r"^baseline: golden: .*baselines/golden.json names no evaluation$"):
+            evaluate(config(tmp_path, {"dev": outputs["good"]}, "baseline=golden"))
+
+
+def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
+    tmp_path: Path, outputs: dict[str, str]
+) -> None:
+    folder = str(tmp_path / "kept")
+    evaluate(config(tmp_path / "old", {"dev": outputs["worse"]}, "run=0", f"keep_as={folder}"))  # replaced by the next
+    kept = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", f"keep_as={folder}"))
+    evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", "keep_as=release-1"))
+    elsewhere = tmp_path / "elsewhere"
+    for baseline, here in (
+        (str(tmp_path / "evaluated"), elsewhere),
+        (folder, elsewhere),
+        ("release-1", tmp_path),
+    ):
+        compared = evaluate(config(here, {"dev": outputs["worse"]}, "run=b", f"baseline={baseline}"))
+        assert compared.baseline == kept.evaluation
+        assert [one.regressed for one in compared.comparisons if one.language == "en"] == [True]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["baseline=golden"], r"baseline: golden: not kept in .* \(kept there: none\)"),
+        (["baseline=/nowhere/at/all"], "/nowhere/at/all"),
+    ],
+)
+def test_a_baseline_that_is_not_there_is_told_before_anything_is_done(
+    tmp_path: Path, outputs: dict[str, str], overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        evaluate(config(tmp_path, {"dev": outputs["good"]}, *overrides))
+    assert not (tmp_path / "evaluated/evaluations").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "sets: "),
+        (["sets.dev.source.uri=a", "sets.dev.output=b"], "sets.dev: either a source"),
+        (["sets.dev.normaliser=x", "sets.dev.output=b"], "sets.dev.normaliser"),
+        (["sets.d/e.output=b"], "sets: letters, digits"),
+        (["sets.dev.output=b", "sweep={denoise.max_steps: [4]}"], "sweep: dev is an output that is there already"),
+        (["sets.dev.source.uri=b", "sweep={denoise.max_step: [4]}"], "sweep: denoise.max_step is no setting"),
+        (["sets.dev.source.uri=b", "sweep={compute.canvases: [4]}"], "sweep: compute.canvases is no setting"),
+        (["sets.dev.source.uri=b", "sweep={denoise.max_steps: []}"], "sweep: denoise.max_steps: nothing to choose"),
+        (["sets.dev.source.uri=b", "gate.ceilings={xx: 0.1}"], "gate.ceilings: xx is no language"),
+        (["sets.dev.output=b", "name=a/b"], "name: letters, digits"),
+    ],
+)
+def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(
+    overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["output.uri=out", *overrides]
+    assert cli.main(EvaluateConfig, job, "doc", words) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1
+    assert message in said[0]
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        ("{denoise.max_steps: [4, 0]}", "sweep: denoise.max_steps: .* (given: 0)"),
+        ("{model.name: [tiny, /no/such/model]}", "model.name: /no/such/model"),
+    ],
+)
+def test_a_value_of_a_sweep_that_cannot_be_is_told_before_anything_is_done(
+    tmp_path: Path, sweep: str, message: str
+) -> None:
+    words = [f"output.uri={tmp_path / 'out'}", "sets.dev.source.uri=/nowhere", f"sweep={sweep}"]
+    with pytest.raises(ConfigError, match=re.escape(message).replace("\\.\\*", ".*")):
+        evaluate(load(EvaluateConfig, None, words))
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_help_names_settings_of_sets(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(EvaluateConfig, job, "doc", ["--help"])
+    assert "sets.NAME.source.uri" in capsys.readouterr().out
+
+
+def test_coverage_below_the_gate_closes_it(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "half"))
+    mark = plan(storage, [ref(number, reference=REFERENCE) for number in range(6)])
+    (unit, *_) = todo(storage)
+    rows: list[dict[str, Any]] = results(unit, mark, segments=1)[0].to_pylist()
+    table = to_table([row | {"text": REFERENCE} for row in rows], TRANSCRIPT)
+    commit_unit(storage, unit, new_attempt(), table, to_table([], DEAD_LETTER), results(unit, mark)[2], mark)
+    publish(storage)
+    verdict = evaluate(config(tmp_path, {"dev": str(tmp_path / "half")})).verdict
+    assert not verdict.passed
+    assert any("coverage" in failure or "50" in failure for failure in verdict.failures)

@@ -1,0 +1,65 @@
+"""The local Ray: protected by a token, quiet, our signal handlers kept, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ComputeConfig
+from pipeline.flow.cluster import local_cpus, pin_authentication
+
+ROOT = Path(__file__).parents[2]
+SCRIPT = """
+import os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, lambda *_: print("ours", flush=True))
+from pipeline.flow.cluster import ray_cluster
+from pipeline.config import ComputeConfig
+with ray_cluster(ComputeConfig(decode_actors=3)):
+    import ray
+    assert ray.cluster_resources()["CPU"] >= 5
+    os.kill(os.getpid(), signal.SIGTERM)
+    other = "import ray; ray.init(address=sys.argv[1]); print('inside')"
+    code = "import sys; " + other
+    command = [sys.executable, "-c", code, ray.get_runtime_context().gcs_address]
+    stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, env=stranger, capture_output=True, text=True)
+    print("refused" if "inside" not in done.stdout and "InvalidAuthToken" in done.stderr else done, flush=True)
+    with ray_cluster(ComputeConfig()):
+        pass
+    print("still there" if ray.is_initialized() else "gone", flush=True)
+print("gone" if not ray.is_initialized() else "still there", flush=True)
+"""
+
+
+@pytest.mark.timeout(240)
+def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=ROOT,
+        env=clean | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split("\n")[:-1] == ["ours", "refused", "still there", "gone"], done.stderr
+    assert [line for line in done.stderr.splitlines() if "did not start" not in line] == []
+    assert not (tmp_path / ".ray").exists()
+
+
+def test_there_is_a_cpu_for_every_actor() -> None:
+    compute = ComputeConfig(decode_actors=40, replicas_max=7, cpus_per_replica=2)
+    assert local_cpus(compute) >= 40 + 14
+    assert local_cpus(ComputeConfig(replicas_max=50, cpus_per_replica=0)) >= 51
+
+
+def test_a_mode_of_authentication_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
+    pin_authentication()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    assert "RAY_AUTH_TOKEN" not in os.environ

@@ -1,0 +1,160 @@
+"""The chain on a real local Ray with a small model: complete, repeatable, resumable, and what breaks it is found."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import ConfigError, RunConfig
+from pipeline.flow.suspects import users_error
+from pipeline.output.commit import committed_units
+from pipeline.run import prepare, transcribe
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.storage.base import OutputError, open_storage
+from tests.support.archives import archive, settings, wav
+
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("local_ray")]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = archive(tmp_path_factory.mktemp("archive") / "in", 9)
+    (root / "r003b.wav").write_bytes(b"")
+    (root / "r007b.wav").write_text("no audio " * 99)
+    return root
+
+
+def table(config: RunConfig, name: str) -> list[dict[str, Any]]:
+    return pq.read_table(Path(config.output.uri) / name).to_pylist()
+
+
+def books(config: RunConfig) -> dict[str, Any]:
+    return dict(json.loads((Path(config.output.uri) / "_run/accounting.json").read_text()))
+
+
+def heard(config: RunConfig) -> list[tuple[Any, ...]]:
+    columns = ("recording_id", "segment_index", "start_ms", "end_ms", "text", "confidence", "steps")
+    return [tuple(row[name] for name in columns) for row in table(config, "transcripts")]
+
+
+@pytest.fixture(scope="module")
+def done(source: Path, small_model_dir: Path, local_ray: None) -> RunConfig:
+    """Planned with one more recording, which is gone when it is read."""
+    config = settings(source, source.parent / "out", small_model_dir)
+    wav(source / "r009b.wav", 2.0, 9)
+    prepare(config)
+    (source / "r009b.wav").unlink()
+    transcribe(config)
+    return config
+
+
+def test_every_recording_is_there_once_and_the_books_close(done: RunConfig) -> None:
+    rows, letters = table(done, "transcripts"), table(done, "dead_letters")
+    assert sorted({row["recording_id"] for row in rows}) == [f"r{number:03d}.wav" for number in range(9)]
+    assert {row["recording_id"]: row["reason"] for row in letters} == {
+        "r003b.wav": "empty_file",
+        "r007b.wav": "not_audio",
+        "r009b.wav": "missing_file",
+    }
+    assert len({(row["recording_id"], row["segment_index"]) for row in rows}) == len(rows)
+    report = books(done)
+    assert report["closed"]
+    assert report["samples_in"] == sum(round((2.5 + number / 100) * 16_000) for number in range(9))
+
+
+def test_published_tables_have_the_schema(done: RunConfig) -> None:
+    assert pq.read_schema(Path(done.output.uri) / "transcripts/part-00000.parquet").equals(TRANSCRIPT)
+    assert pq.read_schema(Path(done.output.uri) / "dead_letters/part-00000.parquet").equals(DEAD_LETTER)
+    assert all(row["text"] is not None for row in table(done, "transcripts"))
+
+
+def test_the_text_does_not_depend_on_units_canvases_or_replicas(
+    done: RunConfig, source: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.flow.chain.MAX_BLOCKS", 2)  # several units in one block, as in an archive of many
+    other = settings(
+        source,
+        source.parent / "other",
+        small_model_dir,
+        "plan.unit_recordings=2",
+        "compute.canvases=3",
+        "compute.units_in_flight=1",
+        "compute.replicas_min=2",
+        "compute.replicas_max=2",
+        "compute.decode_actors=2",
+    )
+    transcribe(other)
+    assert [row[:5] + row[6:] for row in heard(other)] == [row[:5] + row[6:] for row in heard(done)]
+    for one, two in zip(heard(other), heard(done), strict=True):
+        assert one[5] == pytest.approx(two[5], abs=1e-4)
+
+
+def copy_of(done: RunConfig, folder: Path) -> RunConfig:
+    """The same run in an output of its own, as far as it has come."""
+    shutil.copytree(done.output.uri, folder)
+    return done.model_copy(update={"output": done.output.model_copy(update={"uri": str(folder)})})
+
+
+def test_a_resume_does_what_is_missing_and_nothing_else(done: RunConfig, tmp_path: Path) -> None:
+    config = copy_of(done, tmp_path / "resumed")
+    whole, storage = heard(config), open_storage(config.output.uri)
+    commits = sorted(storage.list("commits/"))
+    for key in commits[:2]:
+        storage.delete(key)
+    untouched = {key: storage.get(key) for key in commits[2:]}
+    summary = transcribe(config)
+    assert summary["pipeline_units"] == 2
+    assert heard(config) == whole
+    assert {key: storage.get(key) for key in commits[2:]} == untouched
+    assert len(committed_units(storage)) == len(commits)
+    assert books(config)["closed"]
+
+
+@pytest.fixture
+def returned(source: Path) -> Iterator[str]:
+    """A file that was listed and missing is back, for one test."""
+    wav(source / "r009b.wav", 2.0, 9)
+    yield "r009b.wav"
+    (source / "r009b.wav").unlink()
+
+
+def test_dead_letters_are_taken_up_again(done: RunConfig, returned: str, tmp_path: Path) -> None:
+    config = copy_of(done, tmp_path / "retried")
+    first = transcribe(config)
+    assert first["dead_letters"] == {"empty_file": 1, "missing_file": 1, "not_audio": 1}
+    summary = transcribe(config.model_copy(update={"retry": "dead_letters"}))
+    assert (summary["dead_letters"], summary["recordings_transcribed"]) == ({"empty_file": 1, "not_audio": 1}, 10)
+    letters = {row["recording_id"] for row in table(config, "dead_letters")}
+    assert letters == {"r003b.wav", "r007b.wav"}
+    names = [*(f"r{number:03d}.wav" for number in range(9)), returned]
+    assert sorted({row["recording_id"] for row in table(config, "transcripts")}) == names
+    assert books(config)["closed"]
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, small_model_dir: Path) -> None:
+    broken = tmp_path / "model"
+    shutil.copytree(small_model_dir, broken)
+    path = broken / "backbone" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    wav(tmp_path / "in" / "a.wav", 1)
+    with pytest.raises(ConfigError, match=f"^model.name: {path}: ") as caught:
+        transcribe(settings(tmp_path / "in", tmp_path / "out", broken))
+    assert "\n" not in str(caught.value)
+
+
+def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
+    assert str(users_error("Traceback\n  File x\npipeline.config.ConfigError: model.name: a\n")) == "model.name: a"
+    assert type(users_error("pipeline.storage.base.OutputError: out: b")) is OutputError
+    silent = users_error("pipeline.sources.access.remote.UnreachableError: s3://b/x: slow down")
+    assert (type(silent), str(silent)) == (ConfigError, "source.uri: s3://b/x: slow down")
+    full = users_error("Traceback\n  File y\nOSError: [Errno 28] No space left on device: '/out/data/x'\n")
+    assert isinstance(full, OSError)
+    assert (full.errno, full.filename) == (28, "/out/data/x")
+    assert users_error("Traceback\nFileNotFoundError: [Errno 2] No such file or directory: 'x'") is None
+    assert users_error("Traceback\n  raise ConfigError\nValueError: pipeline.config.ConfigError: no") is None

@@ -1,0 +1,148 @@
+"""The stages with their marks: what is begun is ended, suspects are not touched, a unit that hangs is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import multiprocessing
+import os
+import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import soundfile
+
+from pipeline.audio.stage import START, Position, idle_row
+from pipeline.config import RunConfig, SourceConfig
+from pipeline.flow.guard import GuardedDecoder, GuardedReplica
+from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts
+from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
+from pipeline.sources.access.remote import retries
+from pipeline.sources.formats import list_recordings
+from pipeline.storage.base import Storage, open_storage
+from tests.support.archives import archive, settings
+
+UNIT = "5" * 16
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_model_dir: Path) -> RunConfig:
+    return settings(archive(tmp_path / "in", 2, seconds=1.5), tmp_path / "out", small_model_dir)
+
+
+@pytest.fixture
+def storage(config: RunConfig) -> Storage:
+    return open_storage(config.output.uri)
+
+
+def unit(config: RunConfig) -> pa.Table:
+    refs = list_recordings(SourceConfig(uri=config.source.uri, format="files"))
+    return pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+
+
+def decoder(config: RunConfig) -> GuardedDecoder:
+    return GuardedDecoder(config.model_dump(mode="json"), window_seconds=1.0, languages=("en",))
+
+
+def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: Storage) -> None:
+    (decoded,) = decoder(config)(unit(config))
+    assert decoded.schema.equals(UNIT_DECODED)
+    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
+    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert len(transcribed["results"][0]) == len(decoded["segments"][0]) == 4
+    assert [result["text"] is not None for result in transcribed["results"][0].as_py()] == [True] * 4
+    assert not transcribed["suspect"][0].as_py()
+    assert list(storage.list(PREFIX)) == []
+
+
+def test_repeated_requests_of_both_stages_are_counted_once(config: RunConfig, storage: Storage) -> None:
+    first, replica = decoder(config), GuardedReplica(config.model_dump(mode="json"))
+    first.storage.counters["SlowDown"] += 2
+    replica.storage.counters["SlowDown"] += 1
+    retries["TimeoutError"] += 3
+    tables = [asyncio.run(replica(table)) for _ in range(2) for table in first(unit(config))]
+    assert [json.loads(table["retries"][0].as_py()) for table in tables] == [{"SlowDown": 3, "TimeoutError": 3}, {}]
+
+
+def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:
+    for _ in range(MAX_ATTEMPTS):
+        Attempts(storage, "decode").begin(f"{UNIT}.0")
+    table = unit(config)
+    (decoded,) = decoder(config)(table)
+    assert decoded.schema.equals(UNIT_DECODED)
+    assert decoded.to_pylist() == [idle_row(table["unit"][0].as_py(), UNIT, 0, START, None, suspect=True)]
+    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
+    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert transcribed["suspect"][0].as_py()
+    assert transcribed["unit"][0].as_py() == table["unit"][0].as_py()
+    assert len(list(storage.list(PREFIX))) == MAX_ATTEMPTS
+
+
+def test_a_unit_that_broke_replicas_is_not_given_to_another(config: RunConfig, storage: Storage) -> None:
+    (decoded,) = decoder(config)(unit(config))
+    for _ in range(MAX_ATTEMPTS):
+        Attempts(storage, "model").begin(f"{UNIT}.0")
+    assert asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))["suspect"][0].as_py()
+
+
+def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
+    (decoded,) = decoder(config)(unit(config))
+    plain = config.model_dump(mode="json")
+    plain["compute"]["unit_timeout_seconds"] = 1e-3
+    transcribed = asyncio.run(GuardedReplica(plain)(decoded))
+    assert transcribed["suspect"][0].as_py()
+    assert list(storage.list(PREFIX)) == []
+
+
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+def test_a_part_that_breaks_its_process_is_the_suspect_whatever_was_decoded_before_it(
+    config: RunConfig, storage: Storage, end: str
+) -> None:
+    """Row k is part k in every life of the decoder, of which the earlier parts are decoded again each time."""
+    audio = np.random.default_rng(0).normal(size=16_000 * 150) * 0.1
+    soundfile.write(Path(config.source.uri) / "long.wav", audio, 16_000)
+    refs = [
+        ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if "long" in ref.source_uri
+    ]
+    table = pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+    limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 2.0 if end == "hangs" else 60.0})}
+    short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"part_seconds": 60})})
+
+    def life(rows: Connection) -> None:
+        made = decoder(short)
+        real = made.decoder.parts
+
+        def parts(text: str, start: Position, number: int) -> Iterator[dict[str, Any]]:
+            for row in real(text, start, number):
+                if row["part"] == 1:
+                    if end == "dies":
+                        os._exit(9)
+                    time.sleep(600)
+                yield row
+
+        made.decoder.parts = parts  # type: ignore[method-assign]
+        for answer in made(table):
+            rows.send([answer["part"][0].as_py(), answer["suspect"][0].as_py()])
+        rows.close()
+
+    lives = []
+    for _ in range(MAX_ATTEMPTS + 1):
+        ours, theirs = multiprocessing.Pipe(duplex=False)
+        process = multiprocessing.get_context("fork").Process(target=life, args=(theirs,))
+        process.start()
+        theirs.close()
+        found = []
+        with contextlib.suppress(EOFError):
+            while True:
+                found.append(ours.recv())
+        process.join()
+        lives.append(found)
+    before = MAX_ATTEMPTS if end == "dies" else 1
+    assert lives[:before] == [[[0, False]]] * before
+    assert lives[before:] == [[[0, False], [1, True]]] * (MAX_ATTEMPTS + 1 - before)

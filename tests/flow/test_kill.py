@@ -1,0 +1,140 @@
+"""kill -9 at random moments, the same command again: every recording once, the books closed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.audio.stage import Decoder
+from pipeline.output.attempts import PREFIX as ATTEMPTS
+from pipeline.output.pieces import PREFIX
+from pipeline.schemas import WorkUnit, unit_to_json
+from pipeline.sources.formats import list_recordings
+from tests.support.archives import archive, arguments, settings, wav
+
+RECORDINGS = 120  # 30 units of 4
+LIVES = 2  # of the driver that end with its own kill
+KILLS = ("GuardedDecoder",) * 2 + ("GuardedReplica",) * 2 + ("driver",)  # in each life; 10 in all
+SEED = 20
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("ab") as stream:
+        command = [sys.executable, "-m", "jobs.transcribe", *words]
+        return subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+
+def kill(driver: int, stage: str) -> bool:
+    """kill -9 a living process of `stage` below the driver, or the driver itself. False: there is none now."""
+    root = psutil.Process(driver)
+    for process in [root] if stage == "driver" else root.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if stage == "driver" or (stage in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE):
+                process.kill()
+                return True
+    return False
+
+
+def check(driver: subprocess.Popen[bytes], stage: str, deadline: float) -> None:
+    assert driver.poll() is None, f"the driver ended before the kill of {stage}"
+    assert time.monotonic() < deadline
+    time.sleep(0.05)
+
+
+def committed(output: Path) -> int:
+    return sum(1 for _ in (output / "commits").glob("*/*.json"))
+
+
+@pytest.mark.timeout(600)
+def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_dir: Path) -> None:
+    chance = random.Random(SEED)
+    source = archive(tmp_path / "in", RECORDINGS)
+    (source / "r010b.wav").write_bytes(b"")
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    log = tmp_path / "log"
+    kills: Counter[str] = Counter()
+    deadline = time.monotonic() + 540
+    for _ in range(LIVES):
+        driver = start(words, log)
+        try:
+            for stage in KILLS:
+                # Decode actors run ahead and end early: they come first, at any time. The others wait for some commits.
+                wanted = 0 if stage == "GuardedDecoder" else committed(tmp_path / "out") + chance.randrange(4)
+                while committed(tmp_path / "out") < wanted:
+                    check(driver, stage, deadline)
+                time.sleep(chance.uniform(0, 1.5))
+                while not kill(driver.pid, stage):
+                    check(driver, stage, deadline)
+                kills[stage] += 1
+        finally:
+            driver.kill()
+            driver.wait()
+    assert kills == {"GuardedDecoder": 4, "GuardedReplica": 4, "driver": 2}
+    last = start(words, log)
+    try:
+        assert last.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
+    finally:
+        last.kill()
+    rows = pq.read_table(tmp_path / "out/transcripts", columns=["recording_id", "segment_index"]).to_pylist()
+    letters = pq.read_table(tmp_path / "out/dead_letters", columns=["recording_id", "reason"]).to_pylist()
+    assert max(Counter((row["recording_id"], row["segment_index"]) for row in rows).values()) == 1
+    assert {row["recording_id"] for row in rows} == {f"r{number:03d}.wav" for number in range(RECORDINGS)}
+    assert letters == [{"recording_id": "r010b.wav", "reason": "empty_file"}]
+    assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
+
+
+@pytest.mark.timeout(400)
+def test_a_long_recording_is_whole_after_kills_between_its_parts(tmp_path: Path, small_model_dir: Path) -> None:
+    """Decode actor, replica and driver die while parts are saved; what was saved is not heard again."""
+    chance = random.Random(SEED)
+    source, output = tmp_path / "in", tmp_path / "out"
+    wav(source / "a.wav", 5.0, seed=1)
+    wav(source / "b.wav", 200.0, seed=2)
+    words = [*arguments(source, output, small_model_dir), "segment.part_seconds=60"]
+    config = settings(source, output, small_model_dir, "segment.part_seconds=60")
+    unit = WorkUnit("0" * 16, tuple(list_recordings(config.source)))
+    parts = list(Decoder(config, window_seconds=1.0, languages=("en",)).parts(unit_to_json(unit)))
+    wanted = {(s["key"].partition("#")[0], s["segment_index"], s["start_sample"]) for p in parts for s in p["segments"]}
+    log = tmp_path / "log"
+    deadline = time.monotonic() + 360
+    saved: set[str] = set()
+    for stages in (("GuardedDecoder", "GuardedReplica", "driver"), ()):
+        driver = start(words, log)
+        try:
+            for stage in stages:
+                if stage == "GuardedDecoder":  # it runs ahead of the model: killed while it is at its second part
+                    marks: set[Path] = set()
+                    while len(marks) < 2:
+                        marks |= set((output / ATTEMPTS).glob("*/decode-*"))
+                        assert time.monotonic() < deadline
+                else:
+                    before = len(saved)
+                    while len(saved) <= before:
+                        saved = {str(path) for path in (output / PREFIX).glob("*/*")}
+                        check(driver, stage, deadline)
+                    time.sleep(chance.uniform(0, 0.3))
+                while not kill(driver.pid, stage):
+                    check(driver, stage, deadline)
+            if not stages:
+                assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
+        finally:
+            driver.kill()
+            driver.wait()
+    assert len(saved) >= 2
+    rows = pq.read_table(output / "transcripts", columns=["recording_id", "segment_index", "start_ms"]).to_pylist()
+    assert {(row["recording_id"], row["segment_index"], row["start_ms"] * 16) for row in rows} == wanted
+    assert len(rows) == len(wanted)
+    assert json.loads((output / "_run/accounting.json").read_text())["closed"]
+    assert json.loads((output / "_run/summary.json").read_text())["pipeline_audio_seconds"] < 205 - 50
+    assert not list((output / PREFIX).glob("*/*"))

@@ -1,0 +1,112 @@
+"""Recordings that kill their process or hang in it: they are dead letters, their neighbours are not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.audio.stage import START, Heard, idle_row
+from pipeline.config import ComputeConfig
+from pipeline.flow.cluster import ray_cluster
+from pipeline.flow.suspects import Broke, alone
+from pipeline.output.attempts import PREFIX
+from pipeline.run import transcribe
+from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
+from pipeline.storage.base import open_storage
+from tests.support.archives import archive, settings
+from tests.support.outputs import ref
+
+POISON = Path(__file__).parents[1] / "support/poison"
+
+
+@pytest.fixture
+def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A local Ray whose processes are poisoned as long as this file is there."""
+    flag = tmp_path / "poison"
+    flag.touch()
+    monkeypatch.setenv("FULLCANVAS_POISON", str(flag))
+    monkeypatch.setenv("PYTHONPATH", str(POISON))
+    with ray_cluster(ComputeConfig()):
+        yield flag
+
+
+@pytest.mark.timeout(600)
+def test_who_breaks_the_process_is_found_among_its_neighbours(
+    poison: Path, tmp_path: Path, small_model_dir: Path
+) -> None:
+    source = archive(tmp_path / "in", 10)
+    for name, word in (("r001", b"POISON"), ("r005", b"HANG")):  # units of 4
+        with (source / f"{name}.wav").open("ab") as stream:
+            stream.write(word)
+    for name in ("r001", "r005", "r009"):
+        (source / f"{name}.txt").write_text(f"text of {name}")
+    with (source / "r009.wav").open("r+b") as stream:  # among its samples, which the model is given
+        stream.seek(20_000)
+        stream.write(b"VENOM")
+    config = settings(source, tmp_path / "out", small_model_dir, "compute.unit_timeout_seconds=12")
+    transcribe(config)
+    letters = pq.read_table(tmp_path / "out/dead_letters").to_pylist()
+    assert {(row["recording_id"], row["reason"], row["stage"]) for row in letters} == {
+        ("r001.wav", "crashed", "decode"),
+        ("r005.wav", "timeout", "decode"),
+        ("r009.wav", "crashed", "model"),
+    }
+    assert len(letters) == 3
+    assert {row["reference"] for row in letters} == {None, "text of r009"}  # who breaks the decoder is not read again
+    everybody = {f"r{number:03d}.wav" for number in range(10)}
+    assert heard(tmp_path / "out") == everybody - {"r001.wav", "r005.wav", "r009.wav"}
+    assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
+    assert list(open_storage(str(tmp_path / "out")).list(PREFIX)) == []
+
+    poison.unlink()
+    transcribe(config.model_copy(update={"retry": "dead_letters"}))
+    assert pq.read_table(tmp_path / "out/dead_letters").num_rows == 0
+    assert heard(tmp_path / "out") == everybody
+    assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
+
+
+class Shaky:
+    """A cell whose process dies so many times before it works."""
+
+    def __init__(self, deaths: int, answer: pa.Table) -> None:
+        self.deaths, self.answer, self.calls = deaths, answer, 0
+
+    def call(self, _table: pa.Table) -> pa.Table:
+        self.calls += 1
+        if self.calls <= self.deaths:
+            raise Broke("crashed", "the process died")
+        return self.answer
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("deaths", "reason"), [((0, 0), None), ((1, 0), None), ((0, 1), None), ((2, 0), "crashed")])
+def test_who_dies_once_alone_of_whatever_the_machine_had_is_no_culprit(
+    deaths: tuple[int, int], reason: str | None
+) -> None:
+    unit = WorkUnit("ab" * 8, (ref(0),))
+    text = unit_to_json(unit)
+    row = idle_row(text, unit.unit_id, 0, START, None) | {"recordings": json.dumps({0: asdict(Heard(samples=5))})}
+    answered = {name: value for name, value in row.items() if name != "segments"} | {"results": []}
+    decoder: Any = Shaky(deaths[0], to_table([row], UNIT_DECODED))
+    model: Any = Shaky(deaths[1], to_table([answered], UNIT_TRANSCRIBED))
+    ((_, (recording,), results),) = alone([text], decoder, model)
+    assert results == []
+    assert (recording.problem and recording.problem.reason) == reason
+    assert recording.samples == (None if reason else 5)
+
+
+def heard(output: Path) -> set[str]:
+    """Ids in the transcripts, none of whose segments is there twice."""
+    table = pq.read_table(output / "transcripts", columns=["recording_id", "segment_index"])
+    rows = [tuple(row.values()) for row in table.to_pylist()]
+    assert len(set(rows)) == len(rows)
+    return {name for name, _ in rows}

@@ -1,0 +1,56 @@
+"""The commands of the documentation exist: jobs, settings, files, make targets, links."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config import RunConfig, load
+from pipeline.doctor.settings import DoctorConfig
+
+ROOT = Path(__file__).parents[2]
+SCHEMAS: dict[str, Any] = {"doctor": DoctorConfig, "plan": RunConfig, "transcribe": RunConfig}
+PAGE = (ROOT / "docs/first-gpu-run.md").read_text()
+
+
+def commands() -> list[str]:
+    """Lines of the fenced blocks of the page, those that go on in the next one joined."""
+    blocks = re.findall(r"^```\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+JOBS = [line for line in commands() if "-m jobs." in line]
+
+
+@pytest.mark.parametrize("line", JOBS)
+def test_every_job_takes_its_settings(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    words = shlex.split(line)
+    words = words[words.index("-m") + 1 :]
+    assert importlib.import_module(words[0])
+    assert words[1] == "--config"
+    load(SCHEMAS[words[0].removeprefix("jobs.")], words[2], words[3:])
+
+
+def test_the_page_has_the_whole_way_and_its_make_targets_and_links_exist() -> None:
+    assert {line.split("jobs.")[1].split()[0] for line in JOBS} == {"doctor", "plan", "transcribe"}
+    targets = re.findall(r"^make ([\w-]+)", "\n".join(commands()), re.MULTILINE)
+    assert set(targets) == {"setup", "demo", "bench-gpu"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+    for page in ("README.md", "infra/README.md"):
+        for link in re.findall(r"\]\(([\w./-]+)\)", (ROOT / page).read_text()):
+            assert (ROOT / page).parent.joinpath(link).exists(), link
+
+
+def test_keys_named_in_the_text_are_settings() -> None:
+    named = {text.split("=")[0] for text in re.findall(r"`((?:model|compute|plan)\.[a-z_]+=[^`]+)`", PAGE)}
+    assert len(named) > 4
+    for key in named:
+        section, name = key.split(".")
+        assert name in RunConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]

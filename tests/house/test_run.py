@@ -1,0 +1,95 @@
+"""A run from its plan to its report, without Ray where nothing is to transcribe."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from pipeline.config import ConfigError, RunConfig
+from pipeline.planning.plan import plan_size, todo
+from pipeline.run import dead_fraction, prepare, transcribe
+from pipeline.storage.base import Storage, open_storage
+from tests.support.archives import archive, settings
+from tests.support.outputs import commit
+
+
+@pytest.fixture
+def config(tmp_path: Path, small_model_dir: Path) -> RunConfig:
+    return settings(archive(tmp_path / "in", 10), tmp_path / "out", small_model_dir)
+
+
+def commit_units(storage: Storage, mark: str, count: int) -> None:
+    for unit in list(todo(storage))[:count]:
+        commit(storage, unit, mark)
+
+
+def fingerprint_of(storage: Storage) -> str:
+    from pipeline.planning.fingerprint import fingerprint_id
+    from pipeline.planning.plan import read_fingerprint
+
+    return fingerprint_id(read_fingerprint(storage))
+
+
+def rows(config: RunConfig) -> set[str]:
+    table = pq.read_table(Path(config.output.uri) / "transcripts", columns=["recording_id"])
+    return set(table["recording_id"].to_pylist())
+
+
+def test_preparing_plans_and_transcribes_nothing(config: RunConfig) -> None:
+    storage = prepare(config)
+    assert plan_size(storage).units == 3
+    assert plan_size(storage).recordings == 10
+    assert list(storage.list("commits/")) == []
+
+
+def test_the_resolved_config_is_beside_the_output(config: RunConfig) -> None:
+    storage = prepare(config)
+    assert RunConfig.model_validate(yaml.safe_load(storage.get("_run/config.yaml"))) == config
+
+
+def test_publishing_alone_shows_what_is_committed_so_far(config: RunConfig) -> None:
+    storage = prepare(config)
+    commit_units(storage, fingerprint_of(storage), 2)
+    summary = transcribe(config.model_copy(update={"publish": True}))
+    assert (summary["units_committed"], summary["units_planned"], summary["complete"]) == (2, 3, False)
+    assert rows(config) == {f"r{number:03d}.wav" for number in range(8)}
+    assert storage.exists("report.html")
+
+
+def test_publishing_where_nothing_is_planned_is_refused(config: RunConfig) -> None:
+    open_storage(config.output.uri)
+    with pytest.raises(ConfigError, match="nothing is planned"):
+        transcribe(config.model_copy(update={"publish": True}))
+
+
+def test_a_run_that_finds_everything_committed_publishes_without_ray(
+    config: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would raise
+    storage = prepare(config)
+    commit_units(storage, fingerprint_of(storage), 3)
+    assert transcribe(config)["complete"]
+    assert len(rows(config)) == 10
+    part = Path(config.output.uri) / "transcripts" / "part-00000.parquet"
+    before = part.stat().st_ino
+    assert transcribe(config)["complete"]
+    assert part.stat().st_ino == before, "an output that is published already is left alone"
+
+
+@pytest.mark.parametrize("gone", ["transcripts/part-00000.parquet", "report.html", "_run/summary.json"])
+def test_what_is_missing_of_a_publication_is_made_again(config: RunConfig, gone: str) -> None:
+    storage = prepare(config)
+    commit_units(storage, fingerprint_of(storage), 3)
+    transcribe(config)
+    storage.delete(gone)
+    transcribe(config)
+    assert storage.exists(gone)
+
+
+@pytest.mark.parametrize(("heard", "dead", "fraction"), [(9, 1, 0.1), (0, 2, 1.0), (5, 0, 0.0), (0, 0, 0.0)])
+def test_dead_fraction(heard: int, dead: int, fraction: float) -> None:
+    assert dead_fraction({"recordings_transcribed": heard, "recordings_dead_lettered": dead}) == fraction

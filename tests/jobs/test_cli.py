@@ -1,0 +1,233 @@
+"""The jobs' command line: help that lists every key, one line per mistake, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from pipeline.config import ConfigError, RunConfig, keys
+from pipeline.storage.base import OutputError
+
+ROOT = Path(__file__).parents[2]
+NEEDED = ["source.uri=/in", "output.uri=/out"]
+
+
+def run_with(outcome: int | BaseException, words: list[str]) -> int:
+    def job(config: RunConfig) -> int:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    return cli.main(RunConfig, job, "A job", words)
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_the_exit_code_is_the_jobs(code: int) -> None:
+    assert run_with(code, NEEDED) == code
+
+
+@pytest.mark.parametrize("error", [ConfigError("source.uri: nothing there"), OutputError("out/x: damaged")])
+def test_a_users_error_is_its_line_and_exit_code_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(error, NEEDED) == 2
+    assert capsys.readouterr().err == f"{error}\n"
+
+
+def test_a_typo_is_told_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(0, [*NEEDED, "denoise.max_stpes=3", "modle.name=x"]) == 2
+    lines = sorted(capsys.readouterr().err.splitlines())
+    assert lines == [
+        "denoise.max_stpes: no such key; did you mean denoise.max_steps?",
+        "modle: no such key; did you mean model?",
+    ]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x")])
+def test_a_programs_error_is_not_hidden(error: Exception) -> None:
+    with pytest.raises(type(error)):
+        run_with(error, NEEDED)
+
+
+def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 1
+    assert capsys.readouterr().err == "/out/data/x: No space left on device\n"
+
+
+def test_the_file_and_the_overrides_are_read_in_any_order(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("denoise: {max_steps: 3}\n")
+    seen: list[RunConfig] = []
+
+    def job(config: RunConfig) -> int:
+        seen.append(config)
+        return 0
+
+    for words in (["--config", str(path), *NEEDED], [*NEEDED, "--config", str(path)]):
+        cli.main(RunConfig, job, "A job", words)
+    assert [config.denoise.max_steps for config in seen] == [3, 3]
+
+
+def test_help_lists_every_key_with_its_default() -> None:
+    text = cli.parser(RunConfig, "A job").format_help()
+    lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
+    for key, field in keys(RunConfig):
+        assert key in lines
+        assert field.description is None or field.description.split("`")[0] in lines[key]
+    assert "(required)" in lines["source.uri"]
+    assert "16" in lines["denoise.max_steps"]
+
+
+@pytest.mark.parametrize("job", ["transcribe", "plan", "train", "import_model"])
+def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
+    code = f"import sys; sys.argv = ['x', '--help']; import runpy; runpy.run_module('jobs.{job}', run_name='__main__')"
+    check = (
+        f"import atexit, sys; atexit.register(lambda: print([m for m in ('ray', 'torch') if m in sys.modules])); {code}"
+    )
+    done = subprocess.run([sys.executable, "-c", check], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "  --config FILE" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+SLEEPER = """
+import sys, time
+from jobs import cli
+from pipeline.config import RunConfig
+
+def job(config):
+    print("ready", flush=True)
+    while True:
+        try:
+            time.sleep(60)
+        except {caught}:
+            pass
+
+sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(
+    "caught", ["Exception", "BaseException"]
+)  # a library that swallows everything does not hold it
+def test_a_signal_ends_the_job_within_three_seconds(number: str, code: int, caught: str) -> None:
+    import signal
+    import time
+
+    command = [sys.executable, "-c", SLEEPER.format(caught=caught), *NEEDED]
+    job = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    sent = time.monotonic()
+    job.send_signal(getattr(signal, number))
+    _, err = job.communicate(timeout=20)
+    assert time.monotonic() - sent < 3
+    assert job.returncode == code
+    assert "run the same command again" in err
+    assert "source.uri=/in output.uri=/out" in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("words", [["--confg", "x"], ["--config"]])
+def test_a_mistyped_option_is_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_with(0, words)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words[0] in line
+    assert "--help" in line
+
+
+SCRIPT = """
+import multiprocessing, signal, sys, threading, time
+from concurrent.futures import ProcessPoolExecutor
+from jobs import cli
+from pipeline.config import RunConfig
+
+%s
+
+if __name__ == "__main__":
+    sys.exit(cli.main(RunConfig, job, "A job"))
+"""
+
+
+def started(folder: Path, job: str) -> subprocess.Popen[str]:
+    """A process of its own that runs `job` as the jobs of the command line run theirs."""
+    script = folder / "script.py"
+    script.write_text(SCRIPT % job.strip())
+    environment, pipe = os.environ | {"PYTHONPATH": str(ROOT)}, subprocess.PIPE
+    return subprocess.Popen([sys.executable, script, *NEEDED], stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+POOL = """
+def job(config):
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        work = pool.submit(time.sleep, 600)
+        while not work.running():
+            time.sleep(0.05)
+        print("ready", flush=True)
+        work.result()
+"""
+
+
+def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
+    import signal
+
+    import psutil
+
+    job = started(tmp_path, POOL)
+    assert job.stdout
+    assert job.stdout.readline() == "ready\n"
+    below = psutil.Process(job.pid).children(recursive=True)
+    assert len(below) >= 1
+    job.send_signal(signal.SIGTERM)
+    assert job.wait(timeout=20) == 143
+    assert psutil.wait_procs(below, timeout=20)[1] == []
+
+
+UNHEARD = """
+def signal_itself():
+    time.sleep(0.5)
+    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+def job(config):
+    threading.Thread(target=signal_itself, daemon=True).start()
+    lock = threading.Lock()
+    lock.acquire()
+    try:
+        lock.acquire()
+    finally:
+        print("left through the stack", flush=True)
+"""
+
+
+def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
+    """The wait does not end by itself: the signal came just before it, or, as here, to another thread."""
+    job = started(tmp_path, UNHEARD)
+    out, err = job.communicate(timeout=60)
+    assert job.returncode == 143
+    assert out == "left through the stack\n"
+    assert err.count("stopped; everything committed stays") == 1
+
+
+FORKS = """
+def job(config):
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+    child.start()
+    time.sleep(0.5)
+    child.terminate()
+    child.join()
+    time.sleep(4)
+    return 0
+"""
+
+
+def test_the_end_of_a_forked_child_is_not_the_end_of_the_job(tmp_path: Path) -> None:
+    job = started(tmp_path, FORKS)
+    out, err = job.communicate(timeout=60)
+    assert (job.returncode, out) == (0, ""), err

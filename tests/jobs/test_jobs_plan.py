@@ -1,0 +1,154 @@
+"""jobs.plan and jobs.transcribe --dry-run: the table, the forecast, and an output that a dry run leaves as it was."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs import cli
+from jobs import plan as job
+from jobs import transcribe as transcribe_job
+from pipeline.config import RunConfig
+from pipeline.forecast.forecast import Estimate, Forecast
+from pipeline.planning.plan import todo
+from pipeline.run import prepare
+from tests.storage.test_storage_overlay import contents
+from tests.support.archives import archive, arguments, settings
+from tests.support.outputs import commit
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return archive(tmp_path_factory.mktemp("plan") / "in", 6)
+
+
+def dry(words: list[str]) -> int:
+    return cli.main(RunConfig, transcribe_job.run, "A job", [*words, "--dry-run"], dry_run=job.dry_run)
+
+
+def test_a_dry_run_shows_plan_and_forecast_and_touches_nothing(
+    source: Path, small_model_dir: Path, tmp_path: Path
+) -> None:
+    """As a process: exit code 0, no Ray, no output."""
+    command = [sys.executable, "-X", "importtime", "-m", "jobs.transcribe", "--dry-run"]
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    done = subprocess.run([*command, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"\| +jobs\.plan$", done.stderr, re.MULTILINE)
+    assert not re.search(r"\| +ray$", done.stderr, re.MULTILINE)
+    lines = done.stdout.splitlines()
+    assert lines[1].split()[:3] == ["plan", "2", "6"]
+    assert lines[2] == "0 units are committed"
+    shown = {line[:28].strip(): line[28:].split() for line in lines}
+    assert shown["left: 2 units"] == ["forecast", "90%", "interval"]
+    assert shown["audio hours"] == ["0.00421", "0.00421", "to", "0.00421"]
+    for name in ("decoding, core hours", "replica hours", "wall time"):
+        assert len(shown[name]) == 4
+    assert "from 6 of 6 recordings, heard on this machine" in done.stdout
+    assert lines[-1] == str(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_that_is_half_done_is_forecast_to_its_end_and_left_as_it_is(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    storage = prepare(settings(source, tmp_path / "out", small_model_dir))
+    commit(storage, next(todo(storage)), "mark")
+    before = contents(tmp_path / "out")
+    assert dry(words) == 0
+    shown = capsys.readouterr().out
+    assert "1 units are committed" in shown
+    assert "left: 1 units" in shown
+    assert "from 2 of 2 recordings" in shown
+    assert contents(tmp_path / "out") == before
+
+
+def test_a_dry_run_with_a_mistake_fails_as_the_run_would(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    prepare(settings(source, tmp_path / "out", small_model_dir))
+    (tmp_path / "file").write_text("in the way")
+    for wrong, says in {
+        "source.uri=/not/there": "source.uri",
+        "denoise.seed=1": "denoise.seed was 0, now 1",
+        f"output.uri={tmp_path / 'file'}": "output.uri",
+    }.items():
+        assert dry([*words, wrong]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert says in lines[-1]
+        assert "Traceback" not in lines[-1]
+
+
+def test_a_retry_is_planned_aside(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    storage = prepare(settings(source, tmp_path / "out", small_model_dir))
+    for unit in todo(storage):
+        commit(storage, unit, "mark", dead=["r001.wav"])
+    before = contents(tmp_path / "out")
+    assert dry([*words, "retry=dead_letters"]) == 0
+    table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:3]]
+    assert table == [["plan", "2", "6"], ["retry-1", "1", "1"]]
+    assert contents(tmp_path / "out") == before
+
+
+def test_jobs_plan_writes_the_plan_and_the_forecast(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.probe_recordings=2"]
+    assert cli.main(RunConfig, job.run, "A job", words) == 0
+    stored = json.loads((tmp_path / "out" / "_run" / "forecast.json").read_text())
+    assert (stored["units"], stored["recordings"], stored["probed"]) == (2, 6, 2)
+    assert stored["audio_hours"]["low"] < stored["audio_hours"]["value"] < stored["audio_hours"]["high"]
+    assert (tmp_path / "out" / "_run" / "plan.parquet").is_file()
+    assert "note: 2 recordings are few" in capsys.readouterr().out
+
+
+def test_only_a_job_with_a_dry_run_takes_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        cli.main(RunConfig, job.run, "A job", ["--dry-run"])
+    assert error.value.code == 2
+    with pytest.raises(SystemExit) as help_shown:
+        cli.main(RunConfig, transcribe_job.run, "A job", ["--help"], dry_run=job.dry_run)
+    assert help_shown.value.code == 0
+    assert "nothing is written to output.uri" in " ".join(capsys.readouterr().out.split())
+
+
+HOURS = Estimate(1234.5, 0.01234, 99_999)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "usd", "names"),
+    [
+        (0, None, ["replica hours"]),
+        (0, 2.0, ["replica hours"]),
+        (1, None, ["GPU hours"]),
+        (1, 2.0, ["GPU hours", "cost, USD"]),
+    ],
+)
+def test_gpus_and_cost_are_shown_where_there_are_some(gpus: float, usd: float | None, names: list[str]) -> None:
+    config = settings(Path("in"), Path("out"), Path("model"), f"compute.gpus_per_replica={gpus}")
+    config = config.model_copy(update={"plan": config.plan.model_copy(update={"usd_per_gpu_hour": usd})})
+    figures = dict.fromkeys(("audio_hours", "decode_hours", "replica_hours", "gpu_hours", "usd", "wall_hours"), HOURS)
+    lines = list(job.forecast_lines(Forecast(5, 60, 7, notes=["a remark"], **figures), config))
+    shown = {line[:28].strip(): line[28:].split() for line in lines}
+    assert [name for name in ("replica hours", "GPU hours", "cost, USD") if name in shown] == names
+    assert shown["audio hours"] == ["1,234", "0.0123", "to", "99,999"]
+    assert shown["wall time"] == ["1234:30:00", "0:44", "to", "99999:00:00"]
+    assert lines[-1] == "note: a remark"
+
+
+def test_what_is_not_known_is_said_to_be_unknown() -> None:
+    lines = list(job.forecast_lines(Forecast(5, 60, 0), settings(Path("in"), Path("out"), Path("model"))))
+    unknown = [line[:28].strip() for line in lines if line.endswith(" unknown")]
+    assert unknown == ["audio hours", "decoding, core hours", "replica hours", "wall time"]

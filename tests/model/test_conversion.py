@@ -1,0 +1,137 @@
+"""jobs.import_model: parts of other programs become one folder that says the same; a failure leaves nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from jobs import import_model
+from pipeline.config import ConfigError
+from pipeline.model.files import checkpoint, conversion, hub, layout
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.files.import_config import ImportConfig
+from tests.model.test_checkpoint import texts
+from tests.model.test_importer import foreign, write_peft
+from tests.model.test_lora import SPEC, passes
+from tests.model.test_whisper_import import as_openai
+from tests.support.small_model import hearing_model
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return hearing_model(5, lora=SPEC)
+
+
+@pytest.fixture
+def parts(model: AsrModel, tmp_path: Path) -> ImportConfig:
+    """A folder in our format without weights, and its parts as others write them."""
+    whole = tmp_path / "whole"
+    checkpoint.save(model, whole, dtype=torch.float32)
+    base, google = tmp_path / "base", tmp_path / "google"
+    base.mkdir()
+    google.mkdir()
+    (whole / "config.json").rename(base / "config.json")
+    (whole / "tokenizer.json").rename(google / "tokenizer.json")
+    (whole / "backbone" / "model.safetensors").rename(google / "model.safetensors")
+    save_file(foreign(checkpoint.adapter_state(model), "peft"), tmp_path / "theirs.safetensors")
+    return ImportConfig(
+        output=str(tmp_path / "made"),
+        base=str(base),
+        adapter=[str(tmp_path / "theirs.safetensors")],
+        encoder=str(whole / "encoder.safetensors"),
+        encoder_heads=2,
+        backbone=str(google),
+    )
+
+
+def test_the_parts_become_a_folder_that_says_the_same(model: AsrModel, parts: ImportConfig) -> None:
+    said: list[str] = []
+    folder = conversion.convert(parts, said.append)
+    loaded = checkpoint.load(str(folder), verify=True)
+    state = loaded.state_dict()
+    assert all(torch.equal(weight, state[name]) for name, weight in model.state_dict().items())
+    assert texts(loaded) == texts(model)
+    assert len([line for line in said if line.startswith("matched")]) == len(checkpoint.adapter_state(model))
+    assert layout.describe(str(folder)).name == "made"
+    assert (folder / "backbone" / "model.safetensors").is_symlink()
+    assert len(hub.manifest(folder)) == 5
+
+
+def test_a_peft_folder_beside_a_projector_and_openais_encoder_become_one_folder(
+    parts: ImportConfig, tmp_path: Path
+) -> None:
+    reference = write_peft(tmp_path / "peft")
+    plain = hearing_model(5)
+    config = layout.read_config(Path(parts.base))
+    layout.write_config(Path(parts.base), config.model_copy(update={"lora": None}))
+    save_file(checkpoint.adapter_state(plain), tmp_path / "projector.safetensors")
+    torch.save({"model_state_dict": as_openai(plain.encoder.whisper.state_dict())}, tmp_path / "openai.pt")
+    given = {
+        "adapter": [str(tmp_path / "peft"), str(tmp_path / "projector.safetensors")],
+        "encoder": str(tmp_path / "openai.pt"),
+    }
+    loaded = checkpoint.load(str(conversion.convert(parts.model_copy(update=given), lambda _: None)), verify=True)
+    assert loaded.config.lora == SPEC
+    assert all(torch.equal(w, loaded.encoder.state_dict()[name]) for name, w in plain.encoder.state_dict().items())
+    assert all(torch.equal(w, loaded.projector.state_dict()[name]) for name, w in plain.projector.state_dict().items())
+    (own, decoded), (theirs, theirs_decoded) = passes(loaded), passes(reference)
+    for a, b in zip([*own, decoded], [*theirs, theirs_decoded], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_the_shapes_of_an_adapter_follow_from_the_config(model: AsrModel) -> None:
+    expected = {name: tuple(weight.shape) for name, weight in checkpoint.adapter_state(model).items()}
+    assert conversion.adapter_shapes(model.config) == expected
+
+
+def test_parts_that_are_not_given_stay_with_the_hub(parts: ImportConfig, tmp_path: Path) -> None:
+    base = Path(parts.base)
+    config = layout.read_config(base)
+    part = {name: {"repo": f"somebody/{name}"} for name in hub.PARTS}
+    config = layout.AsrConfig.model_validate(config.model_dump() | {"hub": part})
+    layout.write_config(base, config)
+    folder = conversion.convert(parts.model_copy(update={"backbone": None}), lambda _: None)
+    kept = layout.read_config(folder).hub
+    assert kept is not None
+    assert (kept.encoder, kept.adapter) == (None, None)
+    assert kept.backbone == hub.HubPart(repo="somebody/backbone")
+    with pytest.raises(ConfigError, match=r"backbone \(somebody/backbone\)"):
+        layout.describe(str(folder))
+
+
+def test_a_partial_match_is_refused_and_leaves_nothing(
+    parts: ImportConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(parts.adapter[0])
+    state = load_file(path)
+    state["what.is.this"] = state.pop("audio_projector.in_proj.weight")
+    save_file(state, path)
+    words = [f"{key}={getattr(parts, key)}" for key in ("output", "base", "encoder", "encoder_heads", "backbone")]
+    words.append(f"adapter=[{path}]")
+    assert import_model.cli.main(ImportConfig, import_model.run, import_model.__doc__, words) == 2
+    captured = capsys.readouterr()
+    assert "unmatched  what.is.this" in captured.out
+    assert captured.err.startswith("adapter: ")
+    assert not Path(parts.output).exists()
+    named = [*words, "names={what.is.this: input.weight}"]
+    assert import_model.cli.main(ImportConfig, import_model.run, import_model.__doc__, named) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == f"{parts.output}: give it as model.name"
+
+
+@pytest.mark.parametrize("key", ["adapter", "encoder", "backbone"])
+def test_a_part_that_is_not_there_is_named(parts: ImportConfig, key: str) -> None:
+    value: object = ["/not/there"] if key == "adapter" else "/not/there"
+    with pytest.raises(ConfigError, match=rf"{key}: /not/there"):
+        conversion.convert(parts.model_copy(update={key: value}), lambda _: None)
+
+
+def test_an_output_that_is_in_use_is_kept(parts: ImportConfig) -> None:
+    path = Path(parts.output)
+    path.mkdir()
+    (path / "mine").write_text("mine")
+    with pytest.raises(ConfigError, match="is there already"):
+        conversion.convert(parts, lambda _: None)
+    assert (path / "mine").read_text() == "mine"

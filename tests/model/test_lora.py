@@ -1,0 +1,169 @@
+"""LoRA: one adapter per phase over shared weights, equal to PEFT's, compiled or not, and saved with the projector."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.engine import Engine
+from pipeline.model.files import checkpoint
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.files.layout import LoraSpec
+from pipeline.model.network import backbone, lora
+from tests.model.test_engine import DENOISE
+from tests.support.small_model import hearing_model, noise_segment, random_model
+
+SPEC = LoraSpec(rank=4, alpha=8, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return hearing_model(5, lora=SPEC)
+
+
+@pytest.fixture(scope="module")
+def plain() -> AsrModel:
+    """The same weights without adapters."""
+    return hearing_model(5)
+
+
+@torch.inference_mode()
+def passes(model: AsrModel, calls: Calls | None = None) -> tuple[list[Tensor], Tensor]:
+    """Keys, values and hidden states of a prompt pass, and hidden states of a denoising pass over its cache."""
+    calls = calls or Calls.make(compile=False)
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randn(2, 9, 64, generator=generator)
+    canvas = torch.randint(400, (2, 8), generator=generator)
+    soft = torch.randn(2, 8, 64, generator=generator) * 0.05
+    kv, hidden = calls.prefill(model.backbone, prompt)
+    decoded = calls.decode(model.backbone, canvas, soft, kv)
+    return [hidden, *(t for layer in kv.layers for t in (layer.keys, layer.values))], decoded
+
+
+def without(model: AsrModel, phase: str) -> AsrModel:
+    """The model's copy whose adapters of one phase add nothing."""
+    copy = hearing_model(5, lora=SPEC)
+    copy.backbone.load_state_dict(model.backbone.state_dict())
+    for name, weight in lora.state(copy.backbone).items():
+        if name.startswith(f"lora.{phase}.") and name.endswith(".up"):
+            weight.zero_()
+    return copy
+
+
+def with_peft(plain: AsrModel, model: AsrModel) -> Any:
+    """PEFT around the same backbone, with the same adapter weights: it wraps the modules of both phases."""
+    config = peft.LoraConfig(
+        r=SPEC.rank,
+        lora_alpha=SPEC.alpha,
+        lora_dropout=0.0,
+        target_modules=r"model\.(encoder\.language_model|decoder)\.layers\.\d+\.self_attn\.[qkvo]_proj",
+    )
+    wrapped = peft.get_peft_model(hearing_model(5).backbone, config).eval().requires_grad_(False)
+    modules = dict(wrapped.base_model.model.named_modules())
+    for name, ours in lora.adapters(model.backbone):
+        phase, rest = name.removeprefix("lora.").split(".", 1)
+        part = {"encoder": "model.encoder.language_model", "decoder": "model.decoder"}[phase]
+        _, index, target = rest.split(".")
+        theirs = modules[f"{part}.layers.{index}.self_attn.{target}"]
+        theirs.lora_A["default"].weight.copy_(ours.lora_down)
+        theirs.lora_B["default"].weight.copy_(ours.lora_up)
+    return wrapped.base_model.model
+
+
+def test_both_passes_are_equal_to_pefts(model: AsrModel, plain: AsrModel) -> None:
+    reference = hearing_model(5)
+    reference.backbone = with_peft(plain, model)
+    (own, own_decoded), (theirs, decoded) = passes(model), passes(reference)
+    for ours, other in zip([*own, own_decoded], [*theirs, decoded], strict=True):
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
+    assert (decoded - passes(plain)[1]).abs().max() > 0.1  # the adapters do something
+
+
+def test_new_adapters_add_nothing(plain: AsrModel) -> None:
+    fresh = hearing_model(5)
+    lora.attach(fresh.backbone, SPEC)
+    (own, decoded), (expected, expected_decoded) = passes(fresh), passes(plain)
+    assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*expected, expected_decoded], strict=True))
+    assert all(weight.abs().max() > 0 for name, weight in lora.state(fresh.backbone).items() if name.endswith("down"))
+
+
+def test_each_phase_has_its_own(model: AsrModel, plain: AsrModel) -> None:
+    """The prompt pass ignores the decoder's adapter; denoising uses its own on the same cache."""
+    own, decoded = passes(model)
+    prompt_only, other_decoded = passes(without(model, "decoder"))
+    assert all(torch.equal(a, b) for a, b in zip(own, prompt_only, strict=True))
+    assert not torch.allclose(decoded, other_decoded, atol=1e-2)
+    bare = passes(without(model, "encoder"))[0]
+    assert all(torch.equal(a, b) for a, b in zip(bare, passes(plain)[0], strict=True))
+    assert not torch.allclose(own[0], bare[0], atol=1e-2)
+
+
+def test_the_weights_below_stay_shared_and_untouched(model: AsrModel, plain: AsrModel) -> None:
+    encoder, decoder = model.backbone.model.encoder.language_model, model.backbone.model.decoder
+    for own, other in zip(encoder.layers, decoder.layers, strict=True):
+        for target in SPEC.targets:
+            one, two = getattr(own.self_attn, target), getattr(other.self_attn, target)
+            if one is not None:
+                assert one.base.weight is two.base.weight
+                assert one.lora_up.data_ptr() != two.lora_up.data_ptr()
+    assert decoder.layers[-1].self_attn.v_proj is None
+    base, tied = checkpoint.backbone_state(model.backbone)
+    expected, expected_tied = checkpoint.backbone_state(plain.backbone)
+    assert base.keys() == expected.keys()
+    assert tied == expected_tied
+    assert all(torch.equal(base[name], expected[name]) for name in base)
+
+
+def test_adapters_are_saved_with_the_projector_and_loaded(model: AsrModel, tmp_path: Path) -> None:
+    checkpoint.save(model, tmp_path, dtype=torch.float32)
+    stored = load_file(tmp_path / "adapter.safetensors")
+    assert stored["lora.encoder.layers.0.q_proj.down"].shape == (4, 64)
+    assert stored["lora.decoder.layers.2.k_proj.up"].shape == (32, 4)
+    assert {"input.weight", "output.bias"} <= stored.keys()
+    assert not [name for name in load_file(tmp_path / "backbone/model.safetensors") if "lora" in name]
+    loaded = checkpoint.load(str(tmp_path))
+    assert loaded.config == model.config
+    (own, decoded), (read, read_decoded) = passes(model), passes(loaded)
+    assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))
+
+
+def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
+    """As the engine calls them; one layer, since compiling takes its time."""
+    model = random_model(5, lora=SPEC, layers=1, experts=2)
+    fast = Calls.make(compile=True)
+    calls = replace(Calls.make(compile=False), prefill=fast.prefill, decode=fast.decode)
+    (own, decoded), (compiled, compiled_decoded) = passes(model), passes(model, calls)
+    for a, b in zip([*own, decoded], [*compiled, compiled_decoded], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
+
+
+def test_the_engine_uses_them(model: AsrModel, plain: AsrModel) -> None:
+    segments = [noise_segment(n, "en") for n in range(6)]
+    texts = []
+    for of in (model, plain, without(model, "encoder"), without(model, "decoder")):
+        engine = Engine(of, DENOISE, slots=3)
+        texts.append([result.text for result in engine.transcribe(segments)])
+        engine.close()
+    assert len({tuple(text or "" for text in row) for row in texts}) == 4
+
+
+def test_training_reaches_both_adapters_and_no_base_weight() -> None:
+    trained = hearing_model(5, lora=SPEC)
+    adapters = lora.state(trained.backbone)
+    for weight in adapters.values():
+        weight.requires_grad_(True)
+    generator = torch.Generator().manual_seed(2)
+    cache, hidden = backbone.prefill(trained.backbone, torch.randn(2, 6, 64, generator=generator))
+    canvas = torch.randint(400, (2, 8), generator=generator)
+    decoded = backbone.decode(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
+    (decoded.abs().sum() + hidden.abs().sum()).backward()
+    assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in adapters.values())
+    assert all(weight.grad is None for weight in checkpoint.backbone_state(trained.backbone)[0].values())

@@ -1,0 +1,70 @@
+"""Memory computed beforehand: exact where it is allocated once; one line where it is too much."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.model import memory
+from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.lane import Lane
+from pipeline.model.files import layout
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.memory import GIB
+from tests.model.test_full_size import tokenizer
+from tests.support.small_model import hearing_model
+
+DENOISE = DenoiseConfig()
+
+
+@pytest.fixture(scope="module")
+def full() -> AsrModel:
+    with torch.device("meta"):
+        return AsrModel(layout.read_config(layout.ASSETS / layout.FULL_SIZE), tokenizer())
+
+
+def test_weights_kv_and_canvases_are_what_is_allocated() -> None:
+    model = hearing_model(3)
+    slots = 4
+    found = memory.estimate(model, DENOISE, slots=slots, dtype=torch.float32)
+    assert found.weights == sum(weight.nbytes for weight in model.parameters())
+    lane = Lane(model, slots=slots, canvas_length=8, denoise=DENOISE, calls=Calls.make(compile=False))
+    kv = sum(layer.keys.nbytes + layer.values.nbytes for layer in lane.kv.layers)
+    assert found.kv == kv * (slots + 2) // slots  # and two batches of one prompt
+    state = (lane.soft, lane.canvas, lane.argmax, lane.stable_since, lane.revisions)
+    assert sum(tensor.nbytes for tensor in state) <= found.canvases <= 1.2 * sum(tensor.nbytes for tensor in state)
+
+
+def test_the_full_size_in_bfloat16_is_51_gigabytes_and_fits_an_80_gb_gpu_with_64_canvases(full: AsrModel) -> None:
+    """As measured on one H100 (79.1 GiB): canvas 256 ran with 64 slots."""
+    found = memory.estimate(full, DenoiseConfig(canvas_length=256), slots=64, dtype=torch.bfloat16)
+    assert 50.5e9 < found.weights < 52.5e9
+    # 25 layers of 8 x 256 and 5 of 2 x 512, keys and values, 2 bytes
+    prompt = full.prompt_length
+    assert found.kv == (64 + 2 * 16) * prompt * 2 * 2 * (25 * 2048 + 5 * 1024)
+    assert found.total < 79.1 * GIB
+    memory.require(found, int(79.1 * GIB), slots=64)
+
+
+def test_more_slots_take_more(full: AsrModel) -> None:
+    totals = [memory.estimate(full, DENOISE, slots=n, dtype=torch.bfloat16).total for n in (1, 16, 64, 256)]
+    assert totals == sorted(totals)
+    lanes = memory.estimate(full, DenoiseConfig(canvas_length="auto"), slots=64, dtype=torch.bfloat16)
+    assert lanes.kv > memory.estimate(full, DENOISE, slots=64, dtype=torch.bfloat16).kv
+
+
+def test_too_little_memory_is_one_line_with_its_parts_and_a_number_that_fits(full: AsrModel) -> None:
+    free = int(70 * GIB)
+    with pytest.raises(ConfigError) as raised:
+        memory.require(memory.estimate(full, DENOISE, slots=1024, dtype=torch.bfloat16), free, slots=1024)
+    message = str(raised.value)
+    assert "\n" not in message
+    assert all(word in message for word in ("compute.canvases: 1024", "weights", "kv", "head", "70.0 GiB are free"))
+    fit = int(message.split("compute.canvases=")[1].split()[0])
+    memory.require(memory.estimate(full, DENOISE, slots=fit, dtype=torch.bfloat16), free, slots=fit)
+
+
+def test_weights_that_do_not_fit_at_all_are_told_so(full: AsrModel) -> None:
+    with pytest.raises(ConfigError, match="no number of canvases fits"):
+        memory.require(memory.estimate(full, DENOISE, slots=8, dtype=torch.bfloat16), 40 * GIB, slots=8)

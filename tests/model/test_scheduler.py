@@ -1,0 +1,142 @@
+"""The order of the engine's work: no lane waits for ever, prompts are ready before slots are free."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import DenoiseConfig
+from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.scheduler import PATIENCE, Job, Scheduler
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.schemas import Segment
+from tests.support.small_model import noise_segment, random_model
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return random_model(0, canvas_length=24)
+
+
+def scheduler(
+    model: AsrModel, *, slots: int, canvas: Any = "auto", calls: Calls | None = None, **more: Any
+) -> Scheduler:
+    denoise = DenoiseConfig(max_steps=STEPS, canvas_length=canvas, early_stop=False)
+    made = Scheduler(model, denoise, slots=slots, calls=calls or Calls.make(compile=False), **more)
+    made.make_lanes()
+    return made
+
+
+def job(number: int, length: int) -> Job:
+    return Job(noise_segment(number), number, length)
+
+
+def turns_until(made: Scheduler, number: int, keep_full: list[int]) -> int:
+    """Turns until the job ends, while the lanes of `keep_full` never run dry."""
+    for turn in range(1, 200):
+        for length in keep_full:
+            while len(made._pending[length]) < 2 * made.slots:
+                made.add(job(1000 + turn, length))
+        if any(finished.job.future == number for finished in made.turn()):
+            return turn
+    raise AssertionError("it waits for ever")
+
+
+@pytest.mark.parametrize("short", [8, 16, 24])
+def test_a_segment_waits_a_bounded_number_of_turns_beside_full_lanes(model: AsrModel, short: int) -> None:
+    made = scheduler(model, slots=3)
+    assert made.lengths == (8, 16, 24)
+    others = [length for length in made.lengths if length != short]
+    for length in others:
+        for number in range(100, 106):
+            made.add(job(number, length))
+    made.turn()
+    made.add(job(7, short))
+    assert turns_until(made, 7, others) <= STEPS * (PATIENCE + len(made.lengths) - 1)
+
+
+def test_equally_full_lanes_take_turns(model: AsrModel) -> None:
+    made = scheduler(model, slots=2)
+    for number in range(12):
+        made.add(job(number, (8, 16, 24)[number % 3]))
+    for _ in range(3):
+        made.turn()
+    assert [lane.row_steps_computed for lane in made.lanes.values()] == [2, 2, 2]
+
+
+def test_a_segment_that_is_run_again_does_not_queue_behind_the_others(model: AsrModel) -> None:
+    made = scheduler(model, slots=1, canvas=24)
+    for number in range(4):
+        made.add(job(number, 24))
+    made.add(job(9, 24), first=True)
+    assert turns_until(made, 9, []) == STEPS
+
+
+def test_prompts_of_waiting_segments_are_ready_while_all_slots_are_busy(model: AsrModel) -> None:
+    """Features, encoder, projector and prefill have run for them; a slot that falls free is filled in the next turn."""
+    heard: list[int] = []
+    plain = Calls.make(compile=False)
+
+    def hear(own: AsrModel, mel: torch.Tensor) -> torch.Tensor:
+        heard.append(len(mel))
+        return plain.hear(own, mel)
+
+    made = scheduler(model, slots=4, canvas=24, prefill_batch=2, calls=replace(plain, hear=hear))
+    for number in range(12):
+        made.add(job(number, 24))
+    made.turn()
+    lane, ready = made.lanes[24], made._ready[24]
+    assert (lane.free, len(ready), len(made._pending[24])) == (0, 2, 6)
+    assert heard == [2, 2, 2]
+    assert [prepared.job.future for prepared in ready] == [4, 5]
+    for prepared in ready:
+        alone, _ = made._prompt_kv([prepared.job.segment])
+        for own, expected in zip(prepared.kv.layers, alone.layers, strict=True):
+            torch.testing.assert_close(own.keys[prepared.row], expected.keys[0], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(own.values[prepared.row], expected.values[0], atol=1e-4, rtol=1e-4)
+    while not made.idle:
+        made.turn()
+        assert len(ready) <= 3  # a batch and the half that may be left of one
+
+
+def test_what_is_ahead_runs_after_the_step_has_started_and_before_its_result_is_awaited(model: AsrModel) -> None:
+    order: list[str] = []
+    plain = Calls.make(compile=False)
+
+    def noted(name: str) -> Any:
+        def call(*arguments: Any) -> Any:
+            order.append(name)
+            return getattr(plain, name)(*arguments)
+
+        return call
+
+    calls = replace(plain, decode=noted("decode"), prefill=noted("prefill"))
+    made = scheduler(model, slots=2, canvas=24, prefill_batch=2, calls=calls)
+    for number in range(4):
+        made.add(job(number, 24))
+    made.turn()
+    assert order == ["prefill", "decode", "prefill"]
+
+
+def test_one_turn_prefills_at_most_the_slots_and_one_batch(model: AsrModel) -> None:
+    """However much waits, in however many lanes: a step is never further away."""
+    made = scheduler(model, slots=5, prefill_batch=2)
+    for number in range(60):
+        made.add(job(number, (8, 16, 24)[number % 3]))
+    made.turn()
+    waiting = sum(len(pending) for pending in made._pending.values())
+    assert 60 - waiting == 3 * 2 + 2
+
+
+def test_a_prefill_batch_is_a_quarter_of_the_slots_where_none_is_given(model: AsrModel) -> None:
+    assert [scheduler(model, slots=slots, canvas=8).prefill_batch for slots in (1, 4, 6, 64)] == [1, 1, 2, 16]
+
+
+def test_silent_and_long_segments_choose_their_lanes(model: AsrModel) -> None:
+    made = scheduler(model, slots=1)
+    assert [made.length_for(Segment("a", None, bytes(32 * ms))) for ms in (0, 900)] == [8, 24]

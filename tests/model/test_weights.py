@@ -1,0 +1,147 @@
+"""Weights from safetensors: straight into place, shard by shard, without a second copy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipeline.config import ConfigError
+from pipeline.model.files import checkpoint, weights
+from pipeline.model.files.checkpoint import AsrModel
+from tests.support.small_model import hearing_model
+
+# The peak that a model in many shards adds to what the process takes anyway (another one was loaded before).
+LOAD = """
+import sys, torch
+from pipeline.model.files import checkpoint
+from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
+torch.set_num_threads(1)
+checkpoint.load("tiny")
+before = reset_peak_kilobytes()
+model = checkpoint.load(sys.argv[1], dtype=torch.bfloat16)
+size = sum(weight.nbytes for weight in model.parameters())
+print(size, (peak_kilobytes() - before) * 1024)
+"""
+
+
+def shard(folder: Path, megabytes: float) -> int:
+    """Cut the backbone's file into shards with an index, as transformers writes large models. Returns their number."""
+    path = folder / "backbone" / "model.safetensors"
+    stored, parts = load_file(path), [[]]
+    size = 0
+    for name, tensor in stored.items():
+        if size and size + tensor.nbytes > megabytes * 2**20:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += tensor.nbytes
+    index = {}
+    for number, names in enumerate(parts, 1):
+        shard = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        save_file({name: stored[name] for name in names}, path.with_name(shard), metadata={"format": "pt"})
+        index |= dict.fromkeys(names, shard)
+    path.with_name("model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    path.unlink()
+    return len(parts)
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return hearing_model(3)
+
+
+@pytest.fixture
+def saved(model: AsrModel, tmp_path: Path) -> Path:
+    checkpoint.save(model, tmp_path, dtype=torch.float32)
+    return tmp_path
+
+
+def test_a_sharded_backbone_loads_equal(model: AsrModel, saved: Path) -> None:
+    assert shard(saved, 0.05) > 5
+    loaded = checkpoint.load(str(saved)).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_shard_that_is_missing_is_named(saved: Path) -> None:
+    shard(saved, 0.05)
+    lost = sorted((saved / "backbone").glob("model-*-of-*.safetensors"))[1]
+    lost.unlink()
+    with pytest.raises(ConfigError, match=lost.name):
+        checkpoint.load(str(saved))
+
+
+def test_encoder_decoder_and_head_share_their_storage(saved: Path) -> None:
+    loaded = checkpoint.load(str(saved), dtype=torch.bfloat16).backbone
+    encoder, decoder = loaded.model.encoder.language_model, loaded.model.decoder
+    assert loaded.lm_head.weight.data_ptr() == decoder.embed_tokens.weight.data_ptr()
+    assert encoder.embed_tokens.weight.data_ptr() == decoder.embed_tokens.weight.data_ptr()
+    assert encoder.norm.weight.data_ptr() == decoder.norm.weight.data_ptr()
+    own = dict(encoder.layers.named_parameters())
+    shared = dict(decoder.layers.named_parameters())
+    assert own.keys() == shared.keys()
+    assert all(own[name].data_ptr() == shared[name].data_ptr() for name in own)
+    assert len({weight.data_ptr() for weight in shared.values()}) == len(shared)
+
+
+def test_loading_takes_no_second_copy(tmp_path: Path) -> None:
+    """At most 1.1 times the weights: one copy, and the pages of the shard that is being read."""
+    from infra.tiny.recipe import SizeSection, asr_config
+    from tests.support.small_model import small_tokenizer
+
+    tokenizer = small_tokenizer()
+    size = SizeSection(window_seconds=1.0, canvas_length=8, hidden=384, heads=4, layers=4, mlp=768, experts=16,
+                       experts_per_token=2, expert_mlp=640)  # fmt: skip
+    with torch.device("meta"):
+        made = AsrModel(asr_config(size, tokenizer.get_vocab_size()), tokenizer)
+    checkpoint.materialise(made, device="cpu", dtype=torch.bfloat16)
+    for weight in made.parameters():
+        weight.fill_(0.01)
+    checkpoint.save(made, tmp_path, dtype=torch.bfloat16)
+    shard(tmp_path, 4)
+    run = [sys.executable, "-c", LOAD, str(tmp_path)]
+    done = subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
+    taken, peak = map(int, done.stdout.split())
+    assert 100e6 < taken < 200e6
+    assert peak <= 1.1 * taken
+
+
+def test_a_tied_weight_that_is_stored_twice_must_be_equal(saved: Path) -> None:
+    """Some writers store lm_head beside the embeddings."""
+    path = saved / "backbone" / "model.safetensors"
+    stored = load_file(path)
+    head = stored["model.decoder.embed_tokens.weight"].clone()
+    save_file(stored | {"lm_head.weight": head}, path)
+    checkpoint.load(str(saved))
+    head[0] += 1
+    save_file(stored | {"lm_head.weight": head}, path)
+    with pytest.raises(ConfigError, match=r"lm_head\.weight differs|embed_tokens\.weight differs"):
+        checkpoint.load(str(saved))
+
+
+def test_a_real_image_tower_is_passed_over(model: AsrModel, saved: Path) -> None:
+    """DiffusionGemma's files have one; ours is a stand-in that is never used."""
+    path = saved / "backbone" / "model.safetensors"
+    stored = {name: w for name, w in load_file(path).items() if not name.startswith(checkpoint.VISION)}
+    stored["model.encoder.vision_tower.encoder.layers.7.mlp.up_proj.linear.weight"] = torch.ones(3, 3)
+    stored["model.encoder.embed_vision.embedding_projection.weight"] = torch.ones(3, 3)
+    save_file(stored, path)
+    loaded = checkpoint.load(str(saved)).state_dict()
+    for name, weight in model.state_dict().items():
+        if "vision" not in name:
+            assert torch.equal(weight, loaded[name])
+
+
+def test_the_encoder_of_a_whole_whisper_checkpoint_is_taken(model: AsrModel, saved: Path) -> None:
+    path = saved / "encoder.safetensors"
+    whole = {f"model.encoder.{name}": weight for name, weight in load_file(path).items()}
+    whole |= {"model.decoder.embed_tokens.weight": torch.ones(2, 2), "proj_out.weight": torch.ones(2, 2)}
+    save_file(whole, path)
+    loaded = checkpoint.encoder_state(checkpoint.load(str(saved)))
+    assert all(torch.equal(weight, loaded[name]) for name, weight in checkpoint.encoder_state(model).items())
+    assert weights.whisper_name("layers.0.fc1.weight") == "layers.0.fc1.weight"

@@ -1,0 +1,141 @@
+"""Whisper encoders of OpenAI and CTranslate2 become the same weights.
+
+The files in tests/ctranslate2 were written by ctranslate2 4.8.5 from a small encoder whose weights are `weight(name)`.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import WhisperConfig
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from pipeline.config import ConfigError
+from pipeline.model.files import whisper_import
+from pipeline.model.files.layout import EncoderSpec
+
+FIXTURES = Path(__file__).parent / "ctranslate2"
+SPEC = EncoderSpec(d_model=16, layers=2, heads=2, ffn=24, mels=4)
+OPENAI_NAMES = (("query", "q_proj"), ("key", "k_proj"), ("value", "v_proj"), ("out", "out_proj"))
+
+
+@pytest.fixture(scope="module")
+def encoder() -> dict[str, Tensor]:
+    config = WhisperConfig(
+        d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, num_mel_bins=4,
+        max_source_positions=6,
+    )  # fmt: skip
+    return {name: weight(name, w.shape) for name, w in WhisperEncoder(config).state_dict().items()}
+
+
+def weight(name: str, shape: torch.Size) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+
+
+def as_openai(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same under the names of openai/whisper, written down here a second time."""
+    renamed = {}
+    for name, value in encoder.items():
+        new = name.replace("layers.", "blocks.").replace("embed_positions.weight", "positional_embedding")
+        for theirs, ours in OPENAI_NAMES:
+            new = new.replace(f"self_attn.{ours}", f"attn.{theirs}")
+        new = new.replace("self_attn_layer_norm", "attn_ln").replace("final_layer_norm", "mlp_ln")
+        new = new.replace("fc1", "mlp.0").replace("fc2", "mlp.2")
+        new = new.replace("layer_norm", "ln_post") if new.startswith("layer_norm") else new
+        renamed[f"encoder.{new}"] = value
+    return renamed | {"decoder.token_embedding.weight": torch.ones(2, 2)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"), [("float32", 0.0), ("float16", 1e-3), ("bfloat16", 4e-3), ("int16", 1e-3), ("int8", 5e-3)]
+)
+def test_ctranslate2s_own_files_hold_the_same_encoder(encoder: dict[str, Tensor], kind: str, error: float) -> None:
+    state, spec = whisper_import.read_encoder(FIXTURES / f"{kind}.bin", heads=2)
+    assert spec == SPEC
+    assert state.keys() == encoder.keys()
+    for name, value in encoder.items():
+        assert (state[name] - value).abs().max() <= error * value.abs().max(), name
+
+
+def test_openais_file_holds_the_same_encoder(encoder: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "small.pt"
+    torch.save({"dims": {"n_mels": 4}, "model_state_dict": as_openai(encoder)}, path)
+    state, spec = whisper_import.read_encoder(path, heads=2)
+    assert spec == SPEC
+    assert state.keys() == encoder.keys()
+    assert all(torch.equal(state[name], value) for name, value in encoder.items())
+
+
+@pytest.mark.parametrize("prefix", ["", "encoder.", "model.encoder."])
+def test_files_of_transformers_are_taken_as_they_are(encoder: dict[str, Tensor], tmp_path: Path, prefix: str) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({f"{prefix}{name}": value for name, value in encoder.items()}, path)
+    state, spec = whisper_import.read_encoder(tmp_path, heads=2)
+    assert spec == SPEC
+    assert all(torch.equal(state[name], value) for name, value in encoder.items())
+
+
+def test_heads_are_64_wide_unless_told() -> None:
+    assert whisper_import.read_encoder(FIXTURES / "float32.bin")[1].heads == 1  # 16 wide
+    assert whisper_import.read_encoder(FIXTURES / "float32.bin", heads=4)[1].heads == 4
+
+
+@pytest.mark.parametrize("lost", ["encoder.ln_post.weight", "encoder.blocks.1.attn.query.bias"])
+def test_a_weight_that_is_missing_is_named(encoder: dict[str, Tensor], tmp_path: Path, lost: str) -> None:
+    state = as_openai(encoder)
+    del state[lost]
+    torch.save({"model_state_dict": state}, tmp_path / "small.pt")
+    with pytest.raises(ConfigError, match=r"small\.pt: no Whisper encoder: 1 weights are missing"):
+        whisper_import.read_encoder(tmp_path / "small.pt")
+
+
+def test_an_encoder_without_layers_is_none(encoder: dict[str, Tensor], tmp_path: Path) -> None:
+    state = {name: weight for name, weight in as_openai(encoder).items() if ".blocks." not in name}
+    torch.save({"model_state_dict": state}, tmp_path / "small.pt")
+    with pytest.raises(ConfigError, match=r"small\.pt: no Whisper encoder: 15 weights are missing"):
+        whisper_import.read_encoder(tmp_path / "small.pt")
+
+
+def test_a_weight_that_is_unknown_is_named(encoder: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save({"model_state_dict": as_openai(encoder) | {"encoder.gate": torch.ones(1)}}, tmp_path / "small.pt")
+    with pytest.raises(ConfigError, match="gate is unknown"):
+        whisper_import.read_encoder(tmp_path / "small.pt")
+
+
+def test_another_format_or_kind_of_ctranslate2_is_told(tmp_path: Path) -> None:
+    content = (FIXTURES / "int8.bin").read_bytes()
+    path = tmp_path / "model.bin"
+    path.write_bytes(struct.pack("<I", 7) + content[4:])
+    with pytest.raises(ConfigError, match="CTranslate2 format 7"):
+        whisper_import.read_encoder(tmp_path)
+    path.write_bytes(content.replace(b"WhisperSpec", b"MarianaSpec", 1))
+    with pytest.raises(ConfigError, match="MarianaSpec, not WhisperSpec"):
+        whisper_import.read_encoder(tmp_path)
+
+
+def refusal(path: Path) -> str | None:
+    try:
+        whisper_import.read_encoder(path)
+    except ConfigError as err:
+        return str(err)
+    return None
+
+
+@given(cut=st.integers(0, 10_000), flip=st.integers(0, 10_000), bits=st.integers(1, 255))
+def test_a_damaged_model_bin_is_one_line_or_still_an_encoder(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, bits: int
+) -> None:
+    content = bytearray((FIXTURES / "int8.bin").read_bytes())
+    content[flip % len(content)] ^= bits
+    path = tmp_path_factory.mktemp("damaged") / "model.bin"
+    path.write_bytes(content[: len(content) - cut % (len(content) // 2)])
+    message = refusal(path)
+    assert message is None or ("\n" not in message and "model.bin" in message)

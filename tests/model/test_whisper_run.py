@@ -1,0 +1,107 @@
+"""A Whisper checkpoint through the replica, the probe and one whole run: the same tables, the same books."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline import schemas
+from pipeline.config import ConfigError, RunConfig, load
+from pipeline.forecast.probe import probe
+from pipeline.model.files.layout import describe
+from pipeline.model.stage import Replica
+from pipeline.model.whisper import recogniser as whisper
+from pipeline.model.whisper.engine import WhisperEngine
+from pipeline.planning.fingerprint import check_fingerprint
+from pipeline.planning.plan import read_fingerprint
+from pipeline.run import prepare, transcribe
+from pipeline.schemas import RecordingRef
+from pipeline.storage.base import open_storage
+from tests.model.test_replica import config as settings_for
+from tests.model.test_replica import units
+from tests.support.archives import archive, arguments, wav
+from tests.support.small_model import noise_segment
+from tests.support.small_whisper import edit, save_whisper
+
+RECORDINGS = 5
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_whisper(tmp_path_factory.mktemp("whisper") / "whisper-small")
+
+
+def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
+    replica = Replica(settings_for(folder))
+    assert isinstance(replica.engine, WhisperEngine)
+    got = asyncio.run(replica(units({"a": [1, 2, 3, 4], "b": [], "c": [5]})))
+    assert got.schema == schemas.UNIT_TRANSCRIBED
+    alone = whisper.load(str(folder))
+    answers = [[row["text"] for row in of_unit] for of_unit in got["results"].to_pylist()]
+    wanted = {n: alone.hear([noise_segment(n)])[0] for n in range(1, 6)}
+    assert answers == [[wanted[n].text for n in of_unit if wanted[n]] for of_unit in ([1, 2, 3, 4], [], [5])]  # type: ignore[union-attr]
+    row = got["results"].to_pylist()[0][0]
+    assert row["signals"]["revisions"] is None
+    assert row["signals"]["token_probability_min"] > 0
+    replica.engine.close()
+
+
+def test_the_probe_hears_with_it(folder: Path, tmp_path: Path) -> None:
+    wav(tmp_path / "a.wav", 2.0)
+    ref = RecordingRef("a", "files", str(tmp_path / "a.wav"), size=(tmp_path / "a.wav").stat().st_size)
+    (heard,), notes = probe(load(RunConfig, None, arguments(tmp_path, tmp_path / "out", folder)), [ref])
+    assert heard.audio_seconds == 2.0
+    assert heard.replica_seconds
+    assert notes == []
+
+
+def test_a_checkpoint_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> None:
+    broken = save_whisper(tmp_path / "broken")
+    edit(broken / "config.json", architectures=["WhisperModel"])
+    with pytest.raises(ConfigError, match=r'architecture \["WhisperModel"\]'):
+        Replica(settings_for(broken))
+
+
+@pytest.fixture(scope="module")
+def done(folder: Path, local_ray: None) -> RunConfig:
+    root = folder.parent
+    archive(root / "in", RECORDINGS)
+    (root / "in/bad.wav").write_text("no audio " * 99)
+    words = arguments(root / "in", root / "out", folder)
+    config = load(RunConfig, None, [*words, "source.language=null", "compute.canvases=3"])
+    transcribe(config)
+    return config
+
+
+@pytest.mark.timeout(300)
+def test_a_whole_run_ends_in_the_same_tables_and_its_books_close(done: RunConfig, folder: Path) -> None:
+    out = Path(done.output.uri)
+    assert pq.read_schema(out / "transcripts/part-00000.parquet").equals(schemas.TRANSCRIPT)
+    rows = pq.read_table(out / "transcripts").to_pylist()
+    assert {row["recording_id"] for row in rows} == {f"r00{n}.wav" for n in range(RECORDINGS)}
+    assert {row["model"] for row in rows} == {f"whisper-small@{describe(str(folder)).weights_hash}"}
+    for row in rows:
+        assert row["text"] is not None
+        assert row["language"] is None
+        assert row["canvas_length"] == 16
+        assert 1 <= row["steps"] <= 16
+        assert 0 < row["confidence"] <= 1
+    letters = pq.read_table(out / "dead_letters").to_pylist()
+    assert [(row["recording_id"], row["reason"]) for row in letters] == [("bad.wav", "not_audio")]
+    assert json.loads((out / "_run/accounting.json").read_text())["closed"]
+
+
+@pytest.mark.timeout(300)
+def test_a_run_with_other_weights_is_another_run(done: RunConfig, folder: Path, tmp_path: Path) -> None:
+    other = save_whisper(tmp_path / "whisper-small", seed=7)
+    prepare(done)  # the same again is accepted
+    changed = done.model_copy(update={"model": done.model.model_copy(update={"name": str(other)})})
+    with pytest.raises(ConfigError, match=r"model\.weights was"):
+        prepare(changed)
+    stored = read_fingerprint(open_storage(done.output.uri))
+    assert stored["denoise.seed"] == 0  # it is kept, though it decides nothing here
+    check_fingerprint(done.output.uri, stored, stored)

@@ -1,0 +1,151 @@
+"""Tests of the books: sums in whole samples, closing, retries moved once, what is missing named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import PlanConfig
+from pipeline.output.accounting import Tally, accounting
+from pipeline.output.commit import commit_key
+from pipeline.output.retry import plan_retry
+from pipeline.planning.plan import todo
+from pipeline.schemas import REASONS, SAMPLE_RATE
+from pipeline.storage.base import Storage, open_storage
+from tests.support.outputs import plan, ref, run
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return open_storage(str(tmp_path / "out"))
+
+
+# One recording: its length in samples, how much of it is silence, and the reason for which it failed or None.
+RECORDINGS = st.tuples(st.integers(0, 10**9), st.floats(0, 1), st.none() | st.sampled_from(sorted(REASONS)[:4])).map(
+    lambda item: (item[0], int(item[0] * item[1]), item[2])
+)
+UNITS = st.lists(st.lists(RECORDINGS, min_size=1, max_size=5), max_size=20)
+
+
+def _commit(recordings: Sequence[tuple[int, int, str | None]]) -> dict[str, Any]:
+    dead = [reason for _, _, reason in recordings if reason]
+    return {
+        "transcribed": len(recordings) - len(dead),
+        "rows": 2 * (len(recordings) - len(dead)),
+        "dead": {reason: dead.count(reason) for reason in dead},
+        "samples": {
+            "in": sum(total for total, _, _ in recordings),
+            "transcribed": sum(total - silence for total, silence, reason in recordings if not reason),
+            "silence": sum(silence for _, silence, reason in recordings if not reason),
+            "dead": sum(total for total, _, reason in recordings if reason),
+        },
+    }
+
+
+@settings(deadline=None, max_examples=50)
+@given(UNITS, st.data())
+def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, int, str | None]]], data: Any) -> None:
+    count = sum(len(unit) for unit in units)
+    tally = Tally(len(units), count)
+    for unit in units:
+        tally.add(_commit(unit))
+    final = [recording for unit in units for recording in unit]
+    for _ in range(data.draw(st.integers(0, 3))):
+        failed = [index for index, recording in enumerate(final) if recording[2]]
+        if not failed:
+            break
+        chosen = data.draw(st.lists(st.sampled_from(failed), unique=True, min_size=1))
+        again = [(final[index][0], 0, data.draw(st.none() | st.just("timeout"))) for index in chosen]
+        tally.units_planned += 1
+        tally.add(_commit(again), [(final[index][2] or "", final[index][0]) for index in chosen])
+        for index, recording in zip(chosen, again, strict=True):
+            final[index] = recording
+    report = tally.report()
+    assert report["complaints"] == []
+    assert report["closed"]
+    assert report["complete"]
+    assert report["recordings_transcribed"] == sum(1 for *_, reason in final if not reason)
+    reasons = [reason for *_, reason in final if reason]
+    assert report["dead_letters"] == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    assert report["samples_in"] == sum(total for total, _, _ in final)
+    assert report["samples_dead_lettered"] == sum(total for total, _, reason in final if reason)
+    parts = ("transcribed", "silence", "dead_lettered")
+    assert report["samples_in"] == sum(report[f"samples_{part}"] for part in parts)
+    for part in ("in", *parts):  # seconds are the samples to the last digit
+        assert round(report[f"seconds_{part}"] * SAMPLE_RATE) == report[f"samples_{part}"]
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"samples": {"in": 10, "transcribed": 5, "silence": 4, "dead": 0}}, "samples do not close"),
+        ({"transcribed": 3}, "2 recordings planned, 3 transcribed"),
+        ({"transcribed": 1}, "2 recordings planned, 1 transcribed"),
+        ({"dead": {"timeout": -1}, "transcribed": 3}, "negative"),
+    ],
+)
+def test_books_that_do_not_close_say_why(change: dict[str, Any], complaint: str) -> None:
+    tally = Tally(1, 2)
+    tally.add(_commit([(16, 1, None), (32, 2, None)]) | change)
+    report = tally.report()
+    assert not report["closed"]
+    assert complaint in report["complaints"][0]
+
+
+def test_a_run_that_is_half_done_is_not_closed_but_has_no_complaint(storage: Storage) -> None:
+    mark = plan(storage, [ref(number) for number in range(10)])
+    run(storage, mark, only=lambda number: number < 2)
+    report = accounting(storage)
+    assert (report["closed"], report["complete"], report["complaints"]) == (False, False, [])
+    assert (report["units_planned"], report["units_committed"]) == (4, 2)
+    assert (report["recordings_planned"], report["recordings_pending"]) == (10, 4)
+    assert report["seconds_in"] == 24
+
+
+def test_a_whole_run_closes(storage: Storage) -> None:
+    refs = [*(ref(number) for number in range(9)), ref("empty", problem="empty_file"), ref(4)]
+    mark = plan(storage, refs)
+    run(storage, mark, dead=["r2", "r3"])
+    report = accounting(storage)
+    assert report["closed"]
+    assert report["recordings_planned"] == 11
+    assert report["recordings_transcribed"] == 7
+    assert report["dead_letters"] == {"duplicate_id": 1, "empty_file": 1, "model_error": 2}
+    assert (report["seconds_in"], report["seconds_transcribed"]) == (36, 21)
+    assert (report["seconds_silence"], report["seconds_dead_lettered"]) == (7, 8)
+    assert report["segments"] == 14
+
+
+def test_a_retried_recording_is_counted_once(storage: Storage) -> None:
+    mark = plan(storage, [ref(number) for number in range(9)])
+    run(storage, mark, dead=["r2", "r3", "r8"])
+    before = accounting(storage)
+    plan_retry(storage, PlanConfig(unit_recordings=2))
+    planned = accounting(storage)
+    assert planned["closed"]  # nobody has answered yet: the dead letters stand
+    assert not planned["complete"]
+    run(storage, mark, dead=["r8"])
+    report = accounting(storage)
+    assert report["closed"]
+    assert report["complete"]
+    assert report["recordings_transcribed"] == before["recordings_transcribed"] + 2 == 8
+    assert report["dead_letters"] == {"model_error": 1}
+    assert report["seconds_in"] == before["seconds_in"] == 36
+    assert report["seconds_dead_lettered"] == 4
+
+
+def test_commits_of_no_plan_are_named(storage: Storage) -> None:
+    mark = plan(storage, [ref(1)])
+    run(storage, mark)
+    stored = storage.get(next(storage.list("commits/")))
+    unit_id = next(storage.list("commits/"))[-21:-5]
+    storage.put(commit_key("f" * 16), stored.replace(unit_id.encode(), b"f" * 16))
+    report = accounting(storage)
+    assert report["complaints"] == ["1 commits belong to no plan"]
+    assert not report["closed"]
+    assert list(todo(storage)) == []

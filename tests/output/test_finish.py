@@ -1,0 +1,178 @@
+"""The commit stage: from answers to transcripts, dead letters and sums that close."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.audio.stage import START, Heard, Problem
+from pipeline.output.commit import read_commit, read_unit
+from pipeline.output.stage import RECEIPT, Finisher, chars_per_second, covered, milliseconds
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_TRANSCRIBED, RecordingRef, WorkUnit, to_table, unit_to_json
+from pipeline.storage.base import open_storage
+from tests.support.outputs import ref
+
+MARK = "f" * 16
+UNIT = WorkUnit("ab" * 8, (ref(0), ref(1), ref(2), ref(3)))
+
+
+def answer(recording: int, segment: int, start: int, end: int, text: str | None, **changes: Any) -> dict[str, Any]:
+    blank = {
+        "recording_index": recording,
+        "segment_index": segment,
+        "channel": None,
+        "start_sample": start,
+        "end_sample": end,
+        "overlaps_previous": False,
+        "text": text,
+        "error": None if text is not None else "logits are not finite",
+        "confidence": 0.5,
+        "words": [{"text": word, "confidence": 0.5} for word in (text or "").split()],
+        "signals": None,
+        "steps": 4,
+        "canvas_length": 16,
+        "canvas_fill": 0.25,
+        "overflow": False,
+    }
+    return blank | changes
+
+
+def finish(
+    output: Path,
+    recordings: list[Heard],
+    results: list[dict[str, Any]],
+    *,
+    suspect: bool = False,
+    refs: tuple[RecordingRef, ...] = UNIT.refs,
+) -> dict[str, Any]:
+    open_storage(str(output))
+    row = {
+        "unit_id": UNIT.unit_id,
+        "unit": unit_to_json(WorkUnit(UNIT.unit_id, refs)),
+        "part": 0,
+        "start": START.to_json(),
+        "next": None,
+        "samples": sum(recording.samples or 0 for recording in recordings),
+        "recordings": json.dumps({index: asdict(recording) for index, recording in enumerate(recordings)}),
+        "retries": '{"SlowDown": 2}',
+        "suspect": suspect,
+        "saved": False,
+        "results": results,
+    }
+    table = Finisher(str(output), model="tiny@1", fingerprint=MARK)(to_table([row], UNIT_TRANSCRIBED))
+    assert table.schema.equals(RECEIPT)
+    return dict(table.to_pylist()[0])
+
+
+def committed(output: Path) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+    storage = open_storage(str(output))
+    commit = read_commit(storage, UNIT.unit_id)
+    tables = read_unit(storage, commit)
+    return tables["transcripts"], tables["dead_letters"], commit["samples"]
+
+
+HEARD = [
+    Heard(samples=48_000, language="de", reference="so", metadata="{}"),
+    Heard(samples=16_000, language="en"),  # silence
+    Heard(language="de", problem=Problem("not_audio", "decode", "text")),
+    Heard(samples=32_000),  # the model gives no answer to its second segment
+]
+RESULTS = [
+    answer(3, 1, 16_000, 32_000, None),
+    answer(0, 1, 20_000, 40_000, "drei vier"),
+    answer(0, 0, 1_600, 17_600, "eins zwei"),
+    answer(3, 0, 0, 16_000, "fünf"),
+]
+
+
+def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> None:
+    receipt = finish(tmp_path / "out", HEARD, RESULTS)
+    transcripts, letters, samples = committed(tmp_path / "out")
+    assert transcripts.schema.equals(TRANSCRIPT)
+    assert letters.schema.equals(DEAD_LETTER)
+    rows = transcripts.select(["recording_id", "segment_index", "start_ms", "end_ms", "text", "language"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("r0", 0, 100, 1100, "eins zwei", "de"),
+        ("r0", 1, 1250, 2500, "drei vier", "de"),
+        ("r1", 0, 0, 1000, "", "en"),
+    ]
+    dead = letters.select(["recording_id", "reason", "stage", "seconds"]).to_pylist()
+    assert [tuple(row.values()) for row in dead] == [
+        ("r2", "not_audio", "decode", None),
+        ("r3", "model_error", "model", 2.0),
+    ]
+    assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 28_000, "dead": 32_000}
+    assert (receipt["won"], receipt["recordings"], receipt["segments"], receipt["dead"]) == (True, 4, 3, 2)
+
+
+def test_a_row_of_silence_has_no_confidence_and_no_model_figures(tmp_path: Path) -> None:
+    finish(tmp_path / "out", HEARD, RESULTS)
+    row = committed(tmp_path / "out")[0].to_pylist()[2]
+    empty = {"confidence", "confidence_source", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow"}
+    assert {name for name in TRANSCRIPT.names if row[name] is None} >= empty
+    assert row["text"] == ""
+
+
+def test_what_the_source_said_is_passed_through(tmp_path: Path) -> None:
+    finish(tmp_path / "out", HEARD, RESULTS)
+    row = committed(tmp_path / "out")[0].to_pylist()[0]
+    assert (row["reference"], row["metadata"], row["source_member"]) == ("so", "{}", "0.flac")
+    assert (row["model"], row["fingerprint"], row["unit_id"]) == ("tiny@1", MARK, UNIT.unit_id)
+    assert row["confidence_source"] == "raw"
+    assert row["chars_per_second"] == pytest.approx(8.0)  # "eins zwei": 8 letters in 1 s
+
+
+def test_times_of_a_range_are_those_of_the_original_recording(tmp_path: Path) -> None:
+    ranges = (ref(0, start_ms=6000, end_ms=9000), ref(1, start_ms=2500), ref(2), ref(3))
+    finish(tmp_path / "out", HEARD, RESULTS, refs=ranges)
+    rows = committed(tmp_path / "out")[0].select(["recording_id", "start_ms", "end_ms", "text"]).to_pylist()
+    assert [tuple(row.values()) for row in rows] == [
+        ("r0", 6100, 7100, "eins zwei"),
+        ("r0", 7250, 8500, "drei vier"),
+        ("r1", 2500, 3500, ""),
+    ]
+
+
+def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:
+    finish(tmp_path / "out", HEARD, RESULTS)
+    before = committed(tmp_path / "out")
+    receipt = finish(tmp_path / "out", HEARD, [answer(0, 0, 0, 100, "anders"), answer(3, 0, 0, 5, "anders")])
+    assert not receipt["won"]
+    assert receipt["done"]
+    assert json.loads(receipt["retries"]) == {"SlowDown": 2}
+    assert committed(tmp_path / "out") == before
+
+
+def test_a_suspect_is_handed_back_and_not_committed(tmp_path: Path) -> None:
+    receipt = finish(tmp_path / "out", [], [], suspect=True)
+    assert receipt["suspect"]
+    assert receipt["unit"] == unit_to_json(UNIT)
+    with pytest.raises(FileNotFoundError):
+        committed(tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("spans", "samples"),
+    [([], 0), ([(0, 5)], 5), ([(0, 5), (5, 9)], 9), ([(0, 5), (3, 9)], 9), ([(0, 9), (2, 4), (6, 12)], 12)],
+)
+def test_overlaps_are_covered_once(spans: list[tuple[int, int]], samples: int) -> None:
+    one = [{"channel": 0, "start_sample": start, "end_sample": end} for start, end in spans]
+    assert covered(one) == samples
+    assert covered(one + [span | {"channel": 1} for span in one]) == 2 * samples
+
+
+@pytest.mark.parametrize(
+    ("text", "end_ms", "rate"), [("ab c", 1500, 2.0), ("", 1000, 0.0), ("你好", 500, 4.0), ("a", 0, None)]
+)
+def test_chars_per_second_counts_no_spaces(text: str, end_ms: int, rate: float | None) -> None:
+    assert chars_per_second(text, 0, end_ms) == rate
+
+
+@pytest.mark.parametrize(("samples", "expected"), [(0, 0), (15, 0), (16, 1), (16_000, 1000), (10**12, 62_500_000_000)])
+def test_milliseconds_are_whole_and_rounded_down(samples: int, expected: int) -> None:
+    assert milliseconds(samples) == expected

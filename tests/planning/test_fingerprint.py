@@ -1,0 +1,97 @@
+"""Tests of the fingerprint: what enters it, and the refusal to resume under another one."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pipeline.config import ConfigError, RunConfig, load
+from pipeline.planning.fingerprint import check_fingerprint, fingerprint, fingerprint_id, to_json
+
+
+def _fingerprint(*overrides: str, weights: str = "abc") -> dict[str, Any]:
+    config = load(RunConfig, None, ["source.uri=/in", "output.uri=/out", *overrides])
+    return fingerprint(config, weights=weights)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "source.uri=/other",
+        "source.format=files",
+        "source.include=a*",
+        "source.language=de",
+        "source.split=test",
+        "model.name=/my/model",
+        "model.revision=r2",
+        "model.dtype=bfloat16",
+        "denoise.max_steps=8",
+        "denoise.seed=1",
+        "segment.vad=false",
+        "segment.pad_ms=100",
+    ],
+)
+def test_what_decides_the_result_is_in_it(override: str) -> None:
+    key = override.partition("=")[0]
+    changed, base = _fingerprint(override), _fingerprint()
+    assert [name for name in base if base[name] != changed[name]] == [key]
+    assert fingerprint_id(base) != fingerprint_id(changed)
+
+
+def test_quantised_weights_are_in_it_and_others_leave_no_trace() -> None:
+    """Outputs from before there was a choice go on."""
+    base = _fingerprint()
+    assert "model.quantization" not in base
+    assert _fingerprint("model.quantization=int8") == base | {"model.quantization": "int8"}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "output.uri=/moved",
+        "output.part_rows=7",
+        "compute.canvases=64",
+        "compute.replicas_max=8",
+        "plan.unit_seconds=60",
+        "budget.max_dead_fraction=1",
+        "model.device=cpu",
+        "model.compile=true",
+        "model.head=torch",
+        "model.verify=false",
+        "publish=true",
+        "retry=dead_letters",
+    ],
+)
+def test_what_may_change_from_run_to_run_is_not(override: str) -> None:
+    assert _fingerprint(override) == _fingerprint()
+
+
+def test_other_weights_are_another_fingerprint() -> None:
+    assert fingerprint_id(_fingerprint(weights="abc")) != fingerprint_id(_fingerprint(weights="abd"))
+
+
+def test_a_resume_under_the_same_settings_goes_on() -> None:
+    check_fingerprint("/out", json.loads(to_json(_fingerprint())), _fingerprint("compute.canvases=2"))
+
+
+def test_a_resume_under_others_names_every_differing_key_with_both_values() -> None:
+    stored = _fingerprint() | {"model.quantised": True}
+    with pytest.raises(ConfigError) as error:
+        check_fingerprint("/out", stored, _fingerprint("denoise.max_steps=8", "model.revision=r2", weights="xyz"))
+    line = str(error.value)
+    assert line.startswith("output.uri: /out ")
+    assert "denoise.max_steps was 16, now 8" in line
+    assert 'model.revision was null, now "r2"' in line
+    assert 'model.weights was "abc", now "xyz"' in line
+    assert "model.quantised was true, now absent" in line
+    assert line.count(" was ") == 4
+    assert "\n" not in line
+
+
+def test_a_setting_that_came_later_and_is_left_alone_changes_nothing() -> None:
+    stored = {key: value for key, value in _fingerprint().items() if key != "source.split"}
+    check_fingerprint("/out", stored, _fingerprint())
+    with pytest.raises(ConfigError, match=r'source\.split was absent, now "test"'):
+        check_fingerprint("/out", stored, _fingerprint("source.split=test"))

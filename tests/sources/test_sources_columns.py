@@ -1,0 +1,68 @@
+"""Columns of typed tables: which is the audio, which are metadata, and what a cell holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.config import ConfigError, SourceConfig
+from pipeline.schemas import BadRecording, RecordingRef
+from pipeline.sources.access import remote
+from pipeline.sources.access.columns import audio_bytes, audio_column, plain_columns, with_row
+
+STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+SOURCE = SourceConfig(uri="x")
+
+
+@pytest.mark.parametrize(
+    ("columns", "found"),
+    [
+        ({"id": pa.int32(), "clip": STRUCT}, "clip"),
+        ({"thumbnail": pa.binary(), "audio": pa.binary()}, "audio"),
+        ({"picture": STRUCT, "speech": pa.large_binary(), "wav": pa.string()}, "speech"),
+        ({"audio": pa.string(), "data": pa.binary()}, "data"),
+    ],
+)
+def test_the_audio_is_known_by_type_then_by_name(columns: dict[str, pa.DataType], found: str) -> None:
+    assert audio_column(pa.schema(list(columns.items())), SOURCE, "f") == found
+
+
+@pytest.mark.parametrize("columns", [{"a": pa.binary(), "b": pa.binary()}, {"audio": pa.string()}, {}])
+def test_a_guess_is_refused(columns: dict[str, pa.DataType]) -> None:
+    with pytest.raises(ConfigError, match=r"^source\.audio_column: which column of f is the audio\?"):
+        audio_column(pa.schema(list(columns.items())), SOURCE, "f")
+
+
+def test_metadata_are_the_small_columns() -> None:
+    columns = {"a": STRUCT, "b": pa.binary(), "c": pa.list_(pa.float32()), "d": pa.string(), "e": pa.float64()}
+    columns |= {"f": pa.dictionary(pa.int8(), pa.string()), "g": pa.timestamp("us"), "h": pa.bool_(), "i": pa.null()}
+    assert plain_columns(pa.schema(list(columns.items())), SOURCE) == ["d", "e", "f", "g", "h", "i"]
+
+
+def test_a_cell_is_bytes_or_a_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.wav").write_bytes(b"file")
+    where = str(tmp_path / "t.parquet")
+    assert audio_bytes(b"x", where) == audio_bytes({"bytes": b"x", "path": "a.wav"}, where) == b"x"
+    assert audio_bytes({"bytes": None, "path": "a.wav"}, where) == b"file"
+    for nothing in (None, {}, {"bytes": None, "path": ""}):
+        with pytest.raises(BadRecording, match="missing_file"):
+            audio_bytes(nothing, where)
+    monkeypatch.setattr(remote, "MAX_RECORDING_BYTES", 3)
+    with pytest.raises(BadRecording, match="too_large"):
+        audio_bytes(b"four", where)
+
+
+def test_a_row_gives_its_id_or_its_problem() -> None:
+    source = SourceConfig(uri="x", id_column="key")
+    ref = RecordingRef("default", "parquet", "f")
+    assert with_row(ref, {"key": 7, "text": "t"}, source).recording_id == "7"
+    assert with_row(ref, {"key": None}, source).problem == "bad_metadata"
+    bad = with_row(ref, {"key": "k", "language": "nl"}, source)
+    assert (bad.recording_id, bad.problem, bad.problem_detail) == (
+        "k",
+        "unsupported_language",
+        "f: 'nl' is none of en, de, fr, es, hi, zh",
+    )
+    assert with_row(ref, BadRecording("corrupt_archive", "why"), source).problem_detail == "f: why"

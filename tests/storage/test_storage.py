@@ -1,0 +1,143 @@
+"""Tests of storage: choosing a storage by URI, the race probe, ordered parallel map."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, StorageConfig
+from pipeline.storage.base import Storage, apply, in_order, open_storage, race_probe
+from pipeline.storage.local import LocalStorage
+
+
+def test_plain_paths_and_file_uris_are_local(tmp_path: Path) -> None:
+    open_storage(str(tmp_path / "a")).put("x", b"1")
+    assert open_storage(f"file://{tmp_path}/a", create=False).get("x") == b"1"
+
+
+@pytest.mark.parametrize("uri", ["gs://bucket/out", "https://host/out", "/proc/fullcanvas", "/dev/null/out"])
+def test_an_output_that_cannot_be_written_is_one_line_naming_it(uri: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        open_storage(uri)
+    assert str(error.value).startswith(f"output.uri: {uri}: ")
+    assert "\n" not in str(error.value)
+
+
+def test_reading_creates_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"output\.uri"):
+        open_storage(str(tmp_path / "missing"), create=False)
+    assert not (tmp_path / "missing").exists()
+
+
+def test_race_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    race_probe(storage)
+    assert list(storage.list("")) == []
+
+
+class Careless(LocalStorage):
+    """A store that looks, then writes: what an S3 clone without conditional puts does."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        absent = not self.exists(key)
+        time.sleep(0.02)
+        self.put(key, data)
+        return absent
+
+
+class Deaf(LocalStorage):
+    """A store that ignores the condition altogether."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        self.put(key, data)
+        return True
+
+
+class Refusing(LocalStorage):
+    """A file system without hard links."""
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("kind", [Careless, Deaf, Refusing])
+def test_race_probe_refuses_a_store_that_cannot_keep_one_winner(tmp_path: Path, kind: type[LocalStorage]) -> None:
+    storage: Storage = kind(tmp_path)
+    with pytest.raises(ConfigError) as error:
+        race_probe(storage)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_in_order_keeps_order_and_bounds_what_is_ahead(workers: int) -> None:
+    taken: list[int] = []
+    ahead: list[int] = []
+
+    def items() -> object:
+        for index in range(50):
+            taken.append(index)
+            yield index
+
+    def slow_first(index: int) -> int:
+        time.sleep(0.02 if index % 7 == 0 else 0)
+        return index * 2
+
+    results = []
+    for result in in_order(slow_first, items(), workers):  # type: ignore[arg-type]
+        results.append(result)
+        ahead.append(len(taken) - len(results))
+    assert results == [index * 2 for index in range(50)]
+    assert max(ahead) <= 2 * workers
+
+
+def test_in_order_runs_workers_at_once() -> None:
+    barrier = threading.Barrier(4, timeout=10)
+    assert list(in_order(lambda index: (barrier.wait(), index)[1], range(4), 4)) == [0, 1, 2, 3]
+
+
+def test_in_order_passes_on_the_first_error() -> None:
+    with pytest.raises(ZeroDivisionError):
+        list(in_order(lambda index: 1 // (3 - index), range(10), 2))
+
+
+def test_a_single_writer_needs_no_condition_of_the_store(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path), config=StorageConfig(single_writer=True))
+    race_probe(storage)
+    storage.put("a/there", b"old")
+    assert not storage.put_if_absent("a/there", b"new")
+    assert storage.put_if_absent("a/absent", b"new")
+    assert (storage.get("a/there"), storage.get("a/absent")) == (b"old", b"new")
+    with storage.scratch() as scratch:
+        (scratch / "x").write_bytes(b"file")
+        assert not storage.put_if_absent("a/there", scratch / "x")
+        assert not (scratch / "x").exists()
+
+
+def test_the_refusal_of_the_race_probe_names_the_way_round(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"storage\.single_writer=true"):
+        race_probe(Deaf(tmp_path))
+
+
+def test_the_storage_section_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_PROFILE",
+    ):
+        monkeypatch.setenv(name, "theirs")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "theirs")
+    monkeypatch.setenv("AWS_REGION", "theirs")
+    apply(StorageConfig())
+    assert os.environ["AWS_ACCESS_KEY_ID"] == os.environ["AWS_ENDPOINT_URL"] == "theirs"
+    apply(StorageConfig(endpoint="http://here:1", region="eu-1", profile="ours"))
+    assert os.environ["AWS_ENDPOINT_URL"] == os.environ["AWS_ENDPOINT_URL_S3"] == "http://here:1"
+    assert os.environ["AWS_DEFAULT_REGION"] == os.environ["AWS_REGION"] == "eu-1"
+    assert os.environ["AWS_PROFILE"] == "ours"
+    assert "AWS_ACCESS_KEY_ID" not in os.environ

@@ -1,0 +1,317 @@
+"""Tests of the bucket storage on a real Ceph gateway: one winner, ranges, pages, faults survived and counted."""
+
+from __future__ import annotations
+
+import multiprocessing.pool
+import os
+import pickle
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, StorageConfig
+from pipeline.storage import s3 as storage_s3
+from pipeline.storage.base import Storage, open_storage, race_probe
+from pipeline.storage.s3 import S3Storage
+from tests.support.ceph import ACCESS_KEY, SECRET_KEY, Ceph
+from tests.support.faults import Faults, faults_before
+from tests.support.outputs import in_environment
+from tests.support.replacing import check_versions, fill
+
+ROUNDS = 20
+pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the gateway
+
+
+@pytest.fixture
+def storage(bucket: str) -> Storage:
+    return open_storage(bucket)
+
+
+@pytest.fixture
+def shaky(ceph: Ceph, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[S3Storage, Faults]]:
+    """Storage behind a proxy; nothing has been requested yet."""
+    monkeypatch.setattr(storage_s3, "FIRST_DELAY", 0.01)
+    with faults_before(ceph.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        yield S3Storage(bucket), proxy
+
+
+def _race(uri: str, name: int, barrier: object, wins: object) -> None:
+    storage = open_storage(uri, create=False)
+    for index in range(ROUNDS):
+        barrier.wait(120)  # type: ignore[attr-defined]
+        if storage.put_if_absent(f"commits/{index:02d}/unit.json", f"writer {name}".encode()):
+            wins.put((index, name))  # type: ignore[attr-defined]
+
+
+def test_of_eight_racing_processes_exactly_one_wins(storage: Storage) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # the imports happen once
+    barrier, wins = context.Barrier(8), context.Queue()
+    given = [(dict(os.environ), _race, storage.uri, name, barrier, wins) for name in range(8)]
+    processes = [context.Process(target=in_environment, args=arguments) for arguments in given]
+    for process in processes:
+        process.start()
+    won = dict(wins.get(timeout=200) for _ in range(ROUNDS))
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert sorted(won) == list(range(ROUNDS))
+    assert wins.empty()
+    for index, name in won.items():
+        assert storage.get(f"commits/{index:02d}/unit.json") == f"writer {name}".encode()
+
+
+def test_ceph_passes_the_race_probe(storage: Storage) -> None:
+    race_probe(storage)
+    assert list(storage.list("")) == []
+
+
+def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
+    assert storage.put_if_absent("k", b"first")
+    assert not storage.put_if_absent("k", b"second")
+    assert storage.get("k") == b"first"
+    storage.put("k", b"third")
+    assert storage.get("k") == b"third"
+    assert storage.counters == {}
+
+
+def test_missing_keys_raise_file_not_found(storage: Storage) -> None:
+    for read in (storage.get, storage.open):
+        with pytest.raises(FileNotFoundError):
+            read("missing/key")
+    assert not storage.exists("missing/key")
+    storage.delete("missing/key")
+    storage.put("k", b"1")
+    assert storage.exists("k")
+    storage.delete("k")
+    assert not storage.exists("k")
+
+
+def test_open_reads_ranges_and_notices_a_replaced_object(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_s3, "READ_AHEAD", 16)
+    body = bytes(range(256)) * 40
+    storage.put("k", body)
+    with storage.open("k") as stream:
+        assert stream.seek(-100, 2) == len(body) - 100
+        assert stream.read() == body[-100:]
+        stream.seek(1000)
+        assert stream.read(7) == body[1000:1007]
+        assert stream.read(5000) == body[1007:6007]
+        storage.put("k", b"other")
+        stream.seek(8000)
+        with pytest.raises(OSError, match="PreconditionFailed"):
+            stream.read(100)
+
+
+def test_list_goes_through_all_pages_in_order(storage: Storage) -> None:
+    names = sorted(
+        [f"data/{number:05d}.parquet" for number in range(1_100)] + ["data/ä ö+%2F.json", "data2/x", "a.txt"]
+    )
+    with multiprocessing.pool.ThreadPool(16) as pool:
+        pool.map(lambda name: storage.put(name, b""), names)
+    assert list(storage.list("")) == sorted(names, key=lambda name: name.encode())
+    assert len(list(storage.list("data/"))) == 1_101
+    assert list(storage.list("data2")) == ["data2/x"]
+    assert next(storage.list("data/00500")) == "data/00500.parquet"
+    assert list(storage.list("nothing")) == []
+
+
+@pytest.mark.parametrize("key", ["../x", "/x", "a//b", "", "a/./b"])
+def test_a_key_cannot_leave_the_prefix(bucket: str, key: str) -> None:
+    with pytest.raises(ValueError, match="no key"):
+        S3Storage(bucket).put(key, b"")
+
+
+def test_files_are_put_and_consumed(storage: Storage) -> None:
+    with storage.scratch() as directory:
+        for name, put in (("one", storage.put), ("two", storage.put_if_absent)):
+            (directory / name).write_bytes(name.encode() * 1_000_000)
+            put(name, directory / name)
+        assert list(directory.iterdir()) == []
+    assert storage.get("one") == b"one" * 1_000_000
+    assert storage.get("two") == b"two" * 1_000_000
+
+
+def test_what_one_request_cannot_carry_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_s3, "LARGEST_PUT", 10)
+    with pytest.raises(OSError, match="11 bytes are more than one request may carry"):
+        storage.put("k", b"x" * 11)
+
+
+def test_versions_tell_what_was_written_again(storage: Storage) -> None:
+    check_versions(storage)
+
+
+def test_replace_puts_in_order_then_deletes_the_rest(storage: Storage) -> None:
+    fill(storage, "old", 3)
+    fill(storage, "new", 2)
+    assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
+    with pytest.raises(FileNotFoundError):
+        fill(storage, "newer", 2, missing="part-1")
+    assert [storage.get(key) for key in storage.list("transcripts/")] == [b"newer", b"new"]
+
+
+@pytest.mark.parametrize("fault", [500, 502, 503, 504, 429, "reset", "lose", "cut"])
+def test_transient_faults_are_retried_and_counted(shaky: tuple[S3Storage, Faults], fault: int | str) -> None:
+    through_proxy, faults = shaky
+    through_proxy.put("k", b"0123456789")
+    faults.plan = [fault, fault]
+    assert through_proxy.get("k") == b"0123456789"
+    assert through_proxy.counters.total() == 2
+    if isinstance(fault, int):
+        assert set(through_proxy.counters) <= {str(fault), "SlowDown", "ServiceUnavailable"}
+
+
+@pytest.mark.parametrize("fault", [400, 403, 404, 405])
+def test_a_refusal_is_not_retried(shaky: tuple[S3Storage, Faults], fault: int) -> None:
+    through_proxy, faults = shaky
+    faults.plan = [fault, fault]
+    with pytest.raises(OSError, match=str(fault)):
+        through_proxy.get("k")
+    assert len(faults.seen) == 1
+    assert through_proxy.counters == {}
+
+
+def test_a_store_that_stays_down_is_given_up(shaky: tuple[S3Storage, Faults], monkeypatch: pytest.MonkeyPatch) -> None:
+    through_proxy, faults = shaky
+    monkeypatch.setattr(storage_s3, "LONGEST_DELAY", 0.01)
+    faults.plan = [503] * 100
+    with pytest.raises(OSError, match="503"):
+        through_proxy.put("k", b"1")
+    assert len(faults.seen) == storage_s3.ATTEMPTS
+    assert through_proxy.counters.total() == storage_s3.ATTEMPTS - 1
+
+
+def test_a_conditional_put_whose_answer_was_lost_has_won(shaky: tuple[S3Storage, Faults]) -> None:
+    through_proxy, faults = shaky
+    faults.plan = ["lose"]
+    assert through_proxy.put_if_absent("k", b"mine")
+    assert through_proxy.get("k") == b"mine"
+    assert faults.seen.count(faults.seen[0]) >= 2
+
+
+def test_a_conditional_put_that_failed_before_somebody_else_wrote_has_lost(
+    shaky: tuple[S3Storage, Faults], storage: Storage
+) -> None:
+    through_proxy, faults = shaky
+    storage.put("k", b"theirs")
+    faults.plan = ["reset", 503, 409]
+    assert not through_proxy.put_if_absent("k", b"mine..")
+    faults.plan = ["reset"]
+    assert not through_proxy.put_if_absent("k", b"theirs and more")
+    assert storage.get("k") == b"theirs"
+
+
+def test_a_list_survives_faults_between_pages(shaky: tuple[S3Storage, Faults], storage: Storage) -> None:
+    through_proxy, faults = shaky
+    with multiprocessing.pool.ThreadPool(16) as pool:
+        pool.map(lambda number: storage.put(f"k{number:05d}", b""), range(1_050))
+    faults.plan = ["reset", "pass", 503, "cut"]
+    assert list(through_proxy.list("")) == [f"k{number:05d}" for number in range(1_050)]
+
+
+def test_a_gateway_that_dies_and_comes_back_loses_nothing(ceph: Ceph, storage: Storage) -> None:
+    wins: list[bool] = []
+
+    def work() -> None:
+        for number in range(150):
+            storage.put(f"data/{number:03d}", b"x" * 10_000)
+            wins.append(storage.put_if_absent(f"commits/{number:03d}", f"{number}".encode()))
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    for _ in range(2):
+        while len(wins) < 20:
+            time.sleep(0.01)
+        ceph.kill_gateway()
+        time.sleep(1)
+        ceph.start_gateway()
+    worker.join(200)
+    assert not worker.is_alive()
+    assert wins == [True] * 150
+    assert len(list(storage.list("data/"))) == 150
+    assert [storage.get(key) for key in storage.list("commits/")] == [f"{number}".encode() for number in range(150)]
+    assert storage.counters.total() > 0
+
+
+def test_output_errors_are_one_line_without_secrets(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage_s3, "FIRST_DELAY", 0.001)
+
+    def message(uri: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            open_storage(uri)
+        text = str(error.value)
+        assert text.startswith(f"output.uri: {uri}: ")
+        assert "\n" not in text
+        assert SECRET_KEY not in text
+        return text
+
+    assert "no bucket" in message("s3:///out")
+    assert "NoSuchBucket" in message("s3://no-such-bucket-here/out")
+    assert "Invalid bucket name" in message("s3://not a bucket/out")
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" + SECRET_KEY)
+        assert "SignatureDoesNotMatch" in message(bucket)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+        assert "no answer from 127.0.0.1:1" in message(bucket)
+    with monkeypatch.context() as patch:
+        patch.delenv("AWS_ACCESS_KEY_ID")
+        patch.delenv("AWS_SECRET_ACCESS_KEY")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        assert "credentials" in message(bucket)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_PROFILE", "nobody")
+        assert "nobody" in message(bucket)
+
+
+def test_keys_of_a_profile_are_used(ceph: Ceph, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "credentials").write_text(
+        f"[lab]\naws_access_key_id=fullcanvas-test\naws_secret_access_key={SECRET_KEY}\n"
+    )
+    (tmp_path / "config").write_text(f"[profile lab]\nendpoint_url = {ceph.endpoint}\n")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    monkeypatch.setenv("AWS_PROFILE", "lab")
+    open_storage(bucket).put("k", b"1")
+    assert open_storage(bucket, create=False).get("k") == b"1"
+
+
+def test_storage_travels_without_its_keys(storage: Storage) -> None:
+    storage.put("k", b"1")
+    sent = pickle.dumps(storage)
+    assert SECRET_KEY.encode() not in sent
+    assert pickle.loads(sent).get("k") == b"1"
+
+
+def test_endpoint_and_profile_of_the_config_reach_the_store(
+    ceph: Ceph, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the environment says something else; no key appears in what a run writes about itself."""
+    credentials = tmp_path / "credentials"
+    credentials.write_text(f"[ours]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_PROFILE", "theirs")
+    config = StorageConfig(endpoint=ceph.endpoint, profile="ours")
+    storage = open_storage(bucket, config=config)
+    storage.put("a", b"1")
+    assert storage.get("a") == b"1"
+    assert SECRET_KEY not in repr(config.model_dump())
+
+
+def test_a_single_writer_of_a_bucket_looks_and_writes(bucket: str) -> None:
+    storage = open_storage(bucket, config=StorageConfig(single_writer=True))
+    again: Storage = pickle.loads(pickle.dumps(storage))
+    assert again.single_writer
+    assert again.put_if_absent("a", b"1")
+    assert not again.put_if_absent("a", b"2")
+    assert storage.get("a") == b"1"

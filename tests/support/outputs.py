@@ -1,0 +1,128 @@
+"""Builders for tests of the output tree: refs, results of a unit, a whole run without a model."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.config import PlanConfig
+from pipeline.output.commit import Receipt, commit_unit, new_attempt
+from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning.pack import mark_duplicates, pack, with_parts
+from pipeline.planning.plan import BASE, plan_key, todo, write_plan
+from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
+from pipeline.storage.base import Storage
+
+FINGERPRINT = {"model.name": "tiny", "denoise.max_steps": 16}
+SECONDS = 4  # of every recording that is heard
+UNITS = PlanConfig(unit_recordings=3)
+
+
+@contextlib.contextmanager
+def killable(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
+    """A process that runs `target(*arguments, connection)`, and the other end of the connection."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([target.__module__])  # the imports happen once
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=in_environment, args=(dict(os.environ), target, *arguments, theirs))
+    process.start()
+    theirs.close()
+    try:
+        yield process, ours
+    finally:
+        process.kill()
+        process.join()
+        ours.close()
+
+
+def in_environment(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
+    """The fork server keeps the environment of its own start: a store's keys may have come since."""
+    os.environ.update(environment)
+    target(*arguments)
+
+
+def ref(number: int | str, **changes: Any) -> RecordingRef:
+    """A recording of 4 declared seconds named r<number>."""
+    values = {
+        "source_uri": "/in/a.tar",
+        "source_member": f"{number}.flac",
+        "offset": 512,
+        "size": 1000,
+        "version": "v1",
+    }
+    values |= {"language": "de", "seconds": float(SECONDS), "sidecars": ((".json", 2048, 17), (".txt", 4096, 3))}
+    return RecordingRef(f"r{number}", "webdataset", **values | changes)  # type: ignore[arg-type]
+
+
+def plan(storage: Storage, refs: Iterable[RecordingRef], *, config: PlanConfig = UNITS, part_rows: int = 8) -> str:
+    """Write the plan and the fingerprint; returns the fingerprint's id."""
+    if not storage.exists(plan_key(BASE)):
+        write_plan(storage, BASE, with_parts(pack(mark_duplicates(refs), config), part_rows), FINGERPRINT)
+    return fingerprint_id(FINGERPRINT)
+
+
+def results(
+    unit: WorkUnit, mark: str, *, dead: Collection[str] = (), segments: int = 2, text: str = "hallo"
+) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+    """Transcripts, dead letters and samples of a unit as the pipeline would hand them to the commit.
+
+    `dead`: ids that fail with model_error; listing problems fail as well. A recording has one silent second.
+    """
+    rows, letters = [], []
+    for item in unit.refs:
+        common = {
+            "recording_id": item.recording_id,
+            "source_uri": item.source_uri,
+            "source_member": item.source_member,
+            "language": item.language,
+            "reference": item.reference,
+            "metadata": item.metadata,
+            "unit_id": unit.unit_id,
+            "fingerprint": mark,
+        }
+        if item.problem or item.recording_id in dead:
+            seconds = None if item.problem else float(SECONDS)
+            letter = {
+                "reason": item.problem or "model_error",
+                "stage": "model",
+                "error": "no answer",
+                "seconds": seconds,
+            }
+            letters.append(common | letter)
+            continue
+        for index in reversed(range(segments)):
+            segment = dict.fromkeys(TRANSCRIPT.names) | common
+            segment |= {"segment_index": index, "start_ms": index * 1000, "end_ms": index * 1000 + 900, "text": text}
+            segment |= {"confidence": 0.5, "confidence_source": "raw", "words": [{"text": text, "confidence": 0.5}]}
+            segment |= {"steps": 3, "canvas_length": 32, "canvas_fill": 0.5, "overflow": False, "model": "tiny"}
+            rows.append(segment)
+    heard = len(unit.refs) - len(letters)
+    failed = sum(letter["seconds"] is not None for letter in letters)
+    samples = {
+        "in": (heard + failed) * SECONDS * SAMPLE_RATE,
+        "transcribed": heard * (SECONDS - 1) * SAMPLE_RATE,
+        "silence": heard * SAMPLE_RATE,
+        "dead": failed * SECONDS * SAMPLE_RATE,
+    }
+    return to_table(rows, TRANSCRIPT), to_table(letters, DEAD_LETTER), samples
+
+
+def commit(storage: Storage, unit: WorkUnit, mark: str, **options: Any) -> Receipt:
+    """Commit made-up results of a unit."""
+    transcripts, letters, samples = results(unit, mark, **options)
+    return commit_unit(storage, unit, new_attempt(), transcripts, letters, samples, mark)
+
+
+def run(
+    storage: Storage, mark: str, *, dead: Collection[str] = (), only: Callable[[int], bool] = lambda _: True
+) -> list[Receipt]:
+    """Commit every unit that is to do and whose number `only` accepts."""
+    units = list(enumerate(todo(storage)))
+    return [commit(storage, unit, mark, dead=dead) for number, unit in units if only(number)]

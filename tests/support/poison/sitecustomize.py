@@ -1,0 +1,80 @@
+"""Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
+
+The model kills its process on samples with VENOM in them. All of it while the file FULLCANVAS_POISON is there.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+
+def poisonous_now() -> bool:
+    return os.path.exists(os.environ["FULLCANVAS_POISON"])  # noqa: PTH110 pathlib would be imported into every process
+
+
+def _poison_decoder(module: Any) -> None:
+    stream = module.stream
+
+    def poisonous(data: bytes, **options: Any) -> Any:
+        if b"POISON" in data and poisonous_now():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if b"HANG" in data and poisonous_now():
+            time.sleep(1e6)
+        return stream(data, **options)
+
+    module.stream = poisonous
+
+
+def _poison_model(module: Any) -> None:
+    call = module.Replica.__call__
+
+    @functools.wraps(call)
+    async def poisonous(self: Any, units: Any) -> Any:
+        pcm = [segment["pcm"] for segments in units["segments"].to_pylist() for segment in segments]
+        if any(b"VENOM" in samples for samples in pcm) and poisonous_now():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return await call(self, units)
+
+    module.Replica.__call__ = poisonous
+
+
+_POISON = {"pipeline.audio.decode": _poison_decoder, "pipeline.model.stage": _poison_model}
+
+
+class _Loader(importlib.abc.Loader):
+    def __init__(self, real: importlib.abc.Loader) -> None:
+        self._real = real
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType | None:
+        return self._real.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._real.exec_module(module)
+        _POISON[module.__name__](module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
+        if name not in _POISON:
+            return None
+        sys.meta_path.remove(self)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec and spec.loader:
+            spec.loader = _Loader(spec.loader)
+        return spec
+
+
+sys.meta_path.insert(0, _Finder())

@@ -1,0 +1,63 @@
+"""Fixtures of tests that run the whole chain: a small model on disk, a running Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RunConfig
+from pipeline.flow.cluster import pin_authentication
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+pin_authentication()  # some test files import ray before any cluster starts
+
+
+@pytest.fixture(scope="session")
+def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recogniser with random weights as a fullcanvas/1 directory: window 1 s, canvas 16."""
+    from pipeline.model.files.checkpoint import save
+    from tests.support.small_model import random_model
+
+    folder = tmp_path_factory.mktemp("model") / "small"
+    save(random_model(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """A local Ray for the tests of one module; runs inside it use it instead of starting their own."""
+    from pipeline.config import ComputeConfig
+    from pipeline.flow.cluster import ray_cluster
+
+    with ray_cluster(ComputeConfig()):
+        yield
+
+
+def in_this_process(config: RunConfig) -> None:
+    """From the plan to the tables through the same stages one after the other, without Ray."""
+    from pipeline.audio.stage import Decoder
+    from pipeline.model.files.layout import describe
+    from pipeline.model.stage import Replica
+    from pipeline.output.publish import publish
+    from pipeline.output.stage import Finisher
+    from pipeline.planning.fingerprint import fingerprint_id
+    from pipeline.planning.plan import read_fingerprint, todo
+    from pipeline.run import prepare
+    from pipeline.schemas import UNIT_DECODED, to_table, unit_to_json
+
+    storage, info = prepare(config), describe(config.model.name, config.model.revision)
+    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    replica = Replica(config.model_dump(mode="json"))
+    mark = fingerprint_id(read_fingerprint(storage))
+    finisher = Finisher(config.output.uri, model=f"{info.name}@{info.weights_hash}", fingerprint=mark)
+    try:
+        for unit in todo(storage):
+            for row in decoder.parts(unit_to_json(unit)):
+                finisher(asyncio.run(replica(to_table([row | {"retries": "{}"}], UNIT_DECODED))))
+    finally:
+        replica.engine.close()
+    publish(storage)

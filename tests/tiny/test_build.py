@@ -1,0 +1,115 @@
+"""Building the embedded model: a run may start from the weights of an earlier one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from infra.tiny import build
+from infra.tiny.recipe import TrainConfig
+from pipeline.config import ConfigError
+from pipeline.model.files import checkpoint
+
+
+def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig:
+    """A run over cached features of these texts, from the embedded model unless told otherwise."""
+    cache = folder / "features"
+    cache.mkdir(parents=True, exist_ok=True)
+    np.save(cache / "part-00000.npy", np.zeros((len(texts), 256, 512), np.float16))
+    columns: dict[str, object] = {
+        "texts": texts,
+        "languages": ["en"] * len(texts),
+        "voices": ["espeak:en-us"] * len(texts),
+    }
+    (cache / "part-00000.json").write_text(json.dumps(columns))
+    return TrainConfig.model_validate({"folder": str(folder), "start": "tiny", **settings})
+
+
+def test_training_starts_from_the_named_weights_and_tokenizer(tmp_path: Path) -> None:
+    run = build.trainer(config(tmp_path, texts=["yes", "no", "hello"]))
+    tiny = checkpoint.load("tiny")
+    weights = run.model.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in tiny.state_dict().items())
+    assert run.model.tokenizer.to_str() == tiny.tokenizer.to_str()
+    assert all(parameter.requires_grad for parameter in run.parameters)
+
+
+def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(tmp_path: Path) -> None:
+    config(tmp_path / "earlier", texts=["good night", "yes"])
+    more = {"retokenise": True, "also": [str(tmp_path / "earlier")], "size": {"vocab_size": 400}}
+    settings = config(tmp_path / "run", texts=["a zebra", "hello"], **more)
+    run = build.trainer(settings)
+    assert run.batches.cache.texts == ["a zebra", "hello", "good night", "yes"]
+    assert run.model.tokenizer.token_to_id("\u2581zebra") is not None
+    tiny = checkpoint.load("tiny")
+    assert torch.equal(run.model.state_dict()["projector.output.weight"], tiny.state_dict()["projector.output.weight"])
+    again = build.trainer(settings)
+    assert again.model.tokenizer.to_str() == run.model.tokenizer.to_str()
+    assert torch.equal(again.model.backbone.lm_head.weight, run.model.backbone.lm_head.weight)
+
+
+def test_a_folder_without_features_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(ConfigError, match=f"^folder: {tmp_path}/none/features: no cached features"):
+        build.trainer(TrainConfig(folder=str(tmp_path / "none")))
+
+
+def test_features_of_an_earlier_run_that_are_of_no_use_are_told_before_hours_of_work(tmp_path: Path) -> None:
+    earlier, run = tmp_path / "earlier", str(tmp_path / "run")
+    cases = {
+        f"^also: {earlier}/features: no cached features": [str(earlier)],
+        "^also: a folder named twice": [str(tmp_path / "other" / ".." / "run")],
+    }
+    for says, also in cases.items():
+        with pytest.raises(ConfigError, match=says):
+            build.check(TrainConfig(folder=run, export=run, also=also))
+    config(earlier, texts=["yes"])
+    build.check(TrainConfig(folder=run, export=run, also=[str(earlier)]))
+    longer = {"folder": run, "export": run, "also": [str(earlier)], "size": {"window_seconds": 10.24}}
+    with pytest.raises(ConfigError, match=r"^also: .* of windows of 256 frames, this run's have 512"):
+        build.check(TrainConfig.model_validate(longer))
+    with pytest.raises(ConfigError, match=r"^retokenise: needs `start`"):
+        build.check(TrainConfig(folder=run, export=run, retokenise=True))
+
+
+def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) -> None:
+    settings = config(tmp_path, texts=["yes", "no"], phases={"diffusion_steps": 3, "batch": 2})
+    with pytest.raises(ConfigError, match=r"^stage: trained for 0 of 3003 steps; go on"):
+        build.evaluate(build.trainer(settings), settings)
+
+
+def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_were_overwritten(tmp_path: Path) -> None:
+    given = tmp_path / "given"
+    checkpoint.save(checkpoint.load("tiny"), given)
+    settings = config(tmp_path / "run", texts=["yes", "no"], start=str(given))
+    first = build.trainer(settings).model.projector.state_dict()
+    changed = checkpoint.load(str(given))
+    torch.nn.init.zeros_(next(changed.projector.parameters()))
+    checkpoint.save(changed, given)
+    again = build.trainer(settings).model.projector.state_dict()
+    assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
+
+
+def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as told:
+        build.trainer(config(tmp_path, texts=["yes"], size={"hidden": 96}))
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("start", "/not/there"), ("folder", "/proc/x"), ("encoder", "/not/there"), ("export", "/proc/x")],
+)
+def test_what_is_of_no_use_is_told_before_hours_of_work(tmp_path: Path, key: str, value: str) -> None:
+    settings = {"folder": str(tmp_path), "export": str(tmp_path), key: value}
+    with pytest.raises(ConfigError, match=f"^{key}: {value}") as told:
+        build.check(TrainConfig.model_validate(settings))
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_that_can_be_done_passes_the_check(tmp_path: Path) -> None:
+    build.check(TrainConfig(folder=str(tmp_path / "new"), export=str(tmp_path / "out"), start="tiny"))

@@ -1,0 +1,188 @@
+"""The feature cache resumes to the same bytes, and a batch is a function of the seed and its number."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from infra.tiny import data
+from infra.tiny.data import Batch, Batches, FeatureCache
+from pipeline.model.network.encoder import AudioEncoder
+from tests.support.small_model import LANGUAGES, WORDS, noise_segment, small_tokenizer
+
+SAMPLES = 16_000  # a window of one second
+PER_SHARD = 10
+TOKENIZER = small_tokenizer()
+EOS = 1
+
+
+@pytest.fixture(scope="module")
+def encoder() -> AudioEncoder:
+    torch.manual_seed(0)
+    return AudioEncoder(d_model=16, layers=1, heads=2, ffn=32, mels=80, window_seconds=1.0).eval()
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three shards of ten utterances of 0.3 to 0.9 s; the texts have 1 to 6 words."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for shard in range(3):
+        numbers = range(shard * PER_SHARD, (shard + 1) * PER_SHARD)
+        table = pa.table(
+            {
+                "language": [LANGUAGES[n % 6] for n in numbers],
+                "voice": [f"voice {n}" for n in numbers],
+                "text": [" ".join(WORDS[n : n + 1 + n % 6]) for n in numbers],
+                "pcm": [noise_segment(n, seconds=0.3 + 0.02 * n).pcm for n in numbers],
+            }
+        )
+        pq.write_table(table, folder / f"part-{shard:05d}.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cached(corpus: Path, encoder: AudioEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("features")
+    assert data.cache_features(corpus, folder, encoder, window_samples=SAMPLES, batch=4) == 3 * PER_SHARD
+    return folder
+
+
+def batches(cached: Path, *, seed: int = 0, canvas_length: int = 16, batch: int = 4) -> Batches:
+    cache = FeatureCache(cached)
+    return Batches(cache, TOKENIZER, canvas_length=canvas_length, batch=batch, seed=seed, eos=EOS)
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return (
+        torch.equal(one.features_BFD, other.features_BFD)
+        and torch.equal(one.targets_BC, other.targets_BC)
+        and torch.equal(one.text_lengths, other.text_lengths)
+        and one.languages == other.languages
+    )
+
+
+def test_cached_features_are_the_encoders_in_float16(cached: Path, corpus: Path, encoder: AudioEncoder) -> None:
+    cache = FeatureCache(cached)
+    rows = pa.concat_tables([pq.read_table(path) for path in sorted(corpus.iterdir())]).to_pylist()
+    assert len(cache) == len(rows)
+    for name in ("text", "language", "voice"):
+        assert getattr(cache, f"{name}s") == [row[name] for row in rows]
+    for n in (0, 13, 29):  # one of every shard
+        window = torch.from_numpy(data.pad_window(rows[n]["pcm"], SAMPLES))
+        torch.testing.assert_close(cache.features([n])[0], encoder(window[None])[0], atol=5e-3, rtol=1e-3)
+    both = cache.features([29, 0])
+    assert both.dtype == torch.float32
+    assert torch.equal(both, torch.cat([cache.features([29]), cache.features([0])]))
+
+
+def test_a_resumed_cache_is_equal_and_computes_only_what_is_missing(
+    cached: Path, corpus: Path, encoder: AudioEncoder, tmp_path: Path
+) -> None:
+    """Killed between a shard's features and its texts, which mark it as done, with files half written."""
+    data.cache_features(corpus, tmp_path, encoder, window_samples=SAMPLES, batch=4)
+    (tmp_path / "part-00001.json").unlink()
+    (tmp_path / "part-00001.npy").write_bytes(b"half")
+    (tmp_path / "part-00001.json.tmp").write_text('{"texts": ["ha')
+    assert len(FeatureCache(tmp_path)) == 2 * PER_SHARD  # what is not done is not there
+    kept = (tmp_path / "part-00002.npy").stat().st_mtime_ns
+    assert data.cache_features(corpus, tmp_path, encoder, window_samples=SAMPLES, batch=4) == 3 * PER_SHARD
+    assert (tmp_path / "part-00002.npy").stat().st_mtime_ns == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in cached.iterdir())
+    for path in cached.iterdir():
+        assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_lengthened_shard_is_cached_again(corpus: Path, encoder: AudioEncoder, tmp_path: Path) -> None:
+    grown = tmp_path / "corpus"
+    grown.mkdir()
+    table = pq.read_table(corpus / "part-00000.parquet")
+    pq.write_table(table.slice(0, 4), grown / "part-00000.parquet")
+    assert data.cache_features(grown, tmp_path / "features", encoder, window_samples=SAMPLES) == 4
+    pq.write_table(table, grown / "part-00000.parquet")
+    assert data.cache_features(grown, tmp_path / "features", encoder, window_samples=SAMPLES) == PER_SHARD
+    assert FeatureCache(tmp_path / "features").texts == table["text"].to_pylist()
+
+
+def test_utterances_longer_than_the_window_are_left_out(corpus: Path, encoder: AudioEncoder, tmp_path: Path) -> None:
+    long = tmp_path / "corpus"
+    long.mkdir()
+    table = pq.read_table(corpus / "part-00000.parquet")
+    pcm = table["pcm"].to_pylist()
+    pcm[3], pcm[5] = b"\1\0" * (SAMPLES + 1), b"\1\0" * SAMPLES
+    pq.write_table(table.set_column(3, "pcm", pa.array(pcm)), long / "part-00000.parquet")
+    assert data.cache_features(long, tmp_path / "features", encoder, window_samples=SAMPLES) == PER_SHARD - 1
+    texts = table["text"].to_pylist()
+    assert FeatureCache(tmp_path / "features").texts == texts[:3] + texts[4:]
+
+
+def test_windows_are_padded_at_the_end_and_cut() -> None:
+    pcm = np.array([-32768, 16384, 1], "<i2").tobytes()
+    assert data.pad_window(pcm, 5).tolist() == [-1.0, 0.5, 1 / 32768, 0.0, 0.0]
+    assert data.pad_window(pcm, 2).tolist() == [-1.0, 0.5]
+    assert data.pad_window(b"", 2).tolist() == [0.0, 0.0]
+
+
+def test_batch_n_is_a_function_of_seed_and_n(cached: Path) -> None:
+    """Whatever was asked for before: a resumed run goes on with the same batches."""
+    one, other = batches(cached), batches(cached)
+    forward = [one.at(step) for step in range(20)]
+    assert all(equal(other.at(step), forward[step]) for step in (19, 3, 7, 12, 0, 12))
+    assert not equal(forward[0], batches(cached, seed=1).at(0))
+
+
+def test_an_epoch_has_every_phrase_at_most_once_and_the_next_another_order(cached: Path) -> None:
+    run = batches(cached)
+    per_epoch = len(run.rows) // 4
+    targets = [tuple(row.tolist()) for step in range(per_epoch) for row in run.at(step).targets_BC]
+    texts = {tuple(run.of([row]).targets_BC[0].tolist()) for row in run.rows}
+    assert len(set(targets)) == len(targets) == 4 * per_epoch
+    assert set(targets) <= texts
+    assert [tuple(row.tolist()) for row in run.at(per_epoch).targets_BC] != targets[:4]
+
+
+def test_targets_are_the_text_and_end_tokens_to_the_end_of_the_canvas(cached: Path) -> None:
+    run = batches(cached)
+    batch = run.of([0, 5, 11])
+    for row, n in enumerate([0, 5, 11]):
+        ids = TOKENIZER.encode(run.cache.texts[n], add_special_tokens=False).ids
+        assert batch.targets_BC[row].tolist() == ids + [EOS] * (16 - len(ids))
+        assert int(batch.text_lengths[row]) == len(ids)
+        assert batch.languages[row] == run.cache.languages[n]
+        assert torch.equal(batch.features_BFD[row], run.cache.features([n])[0])
+
+
+def test_phrases_that_do_not_fit_the_canvas_with_their_end_token_are_counted(cached: Path) -> None:
+    lengths = [len(TOKENIZER.encode(text, add_special_tokens=False).ids) for text in FeatureCache(cached).texts]
+    run = batches(cached, canvas_length=4)
+    assert run.too_long == sum(length >= 4 for length in lengths) > 0
+    assert len(run.rows) == sum(length <= 3 for length in lengths) > 0
+    assert all(int(run.at(step).text_lengths.max()) <= 3 for step in range(8))
+
+
+def test_masking_is_bounded_reproducible_and_leaves_its_input() -> None:
+    features = torch.ones(200, 300, 64)
+    masked = data.mask_features(features, torch.Generator().manual_seed(0))
+    assert torch.equal(masked, data.mask_features(features, torch.Generator().manual_seed(0)))
+    assert bool((features == 1).all())
+    frames = (masked == 0).all(2).sum(1)  # masked in every channel
+    channels = (masked == 0).all(1).sum(1)
+    assert 10 < int(frames.max()) <= 20  # two spans of at most 10 frames of 20 ms
+    assert 0 < int(channels.max()) <= 4  # 64 / 16
+    assert len(set(frames.tolist())) > 5  # every row its own
+
+
+def test_texts_survive_in_every_script(tmp_path: Path, encoder: AudioEncoder) -> None:
+    corpus = tmp_path / "corpus"
+    corpus.mkdir()
+    texts = ["grüß gott", "नमस्ते", "你好"]
+    columns = {"language": ["de", "hi", "zh"], "voice": ["v"] * 3, "text": texts, "pcm": [b"\1\0" * 800] * 3}
+    pq.write_table(pa.table(columns), corpus / "part-00000.parquet")
+    data.cache_features(corpus, tmp_path / "features", encoder, window_samples=SAMPLES)
+    assert FeatureCache(tmp_path / "features").texts == texts
+    assert json.loads((tmp_path / "features" / "part-00000.json").read_text())["languages"] == ["de", "hi", "zh"]

@@ -1,0 +1,122 @@
+"""Error rates are ratios of sums, per language and over all, and the model card tells them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from infra.tiny import measure
+from infra.tiny.measure import Measurement, Rate
+from infra.tiny.recipe import TrainConfig
+from pipeline.config import DenoiseConfig
+from pipeline.model.denoise.confidence import SegmentResult
+from pipeline.model.denoise.engine import Engine
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.schemas import Segment
+from tests.support.small_model import hearing_model, noise_segment
+
+#       id, language, text, what the engine answers
+ROWS = [
+    ("a", "en", "one two three", "one two three"),
+    ("b", "zh", "你 好 世 界", "你好 世"),
+    ("c", "en", "red", "red blue green"),
+    ("d", "de", "ja", ""),
+    ("e", "en", "yes no", "yes"),
+    ("f", "zh", "一", "二"),
+    ("g", "de", "guten morgen", None),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return hearing_model(3)
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Two shards."""
+    for number, rows in enumerate((ROWS[:4], ROWS[4:])):
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(("id", "language", "text"))}
+        table = pa.table({**columns, "pcm": [noise_segment(ord(row[0]), seconds=1.4).pcm for row in rows]})
+        pq.write_table(table, tmp_path / f"part-{number}.parquet")
+    return tmp_path
+
+
+def answering(self: Engine, segments: list[Segment]) -> list[SegmentResult]:
+    """The answers of ROWS, for segments that fit the window."""
+    assert all(len(segment.pcm) == 2 * self.model.config.window_samples for segment in segments)
+    answers = {row[0]: row[3] for row in ROWS}
+    languages = {row[0]: row[1] for row in ROWS}
+    assert all(segment.language == languages[segment.key] for segment in segments)
+    return [SegmentResult(text=answers[segment.key], steps=4 + i % 2) for i, segment in enumerate(segments)]
+
+
+def test_rates_by_hand() -> None:
+    english = measure.rate(["a b c", "d"], ["a x c y", "d"], "en")  # one substituted, one inserted
+    assert english == Rate(errors=2, units=4, utterances=2)
+    assert english.percent == 50.0
+    assert measure.rate(["a b"], [""], "fr") == Rate(errors=2, units=2, utterances=1)
+    assert measure.rate(["a"], ["a b c d"], "de").percent == 300.0
+
+
+def test_mandarin_counts_characters_whatever_the_spaces() -> None:
+    assert measure.rate(["你 好 世 界"], ["你好世间"], "zh") == Rate(errors=1, units=4, utterances=1)
+    assert measure.rate(["你好"], ["你 好"], "zh").errors == 0
+
+
+def test_measure_sums_over_utterances_and_languages(model: AsrModel, corpus: Path) -> None:
+    with mock.patch.object(Engine, "transcribe", answering):
+        got = measure.measure(model, corpus, DenoiseConfig())
+    assert got.languages == {
+        "en": Rate(0 + 2 + 1, 3 + 1 + 2, 3),
+        "de": Rate(1 + 2, 1 + 2, 2),  # no answer counts as none of its words
+        "zh": Rate(1 + 1, 4 + 1, 2),
+    }
+    assert got.overall == Rate(3 + 3 + 2, 6 + 3 + 5, 7)
+    # every text against the answer to the next of its language, the last against the first:
+    # en: 3 against "red blue green" 3, 1 against "yes" 1, 2 against "one two three" 3; de: 1 and 2; zh: 4 and 3
+    assert got.shuffled == Rate((3 + 1 + 3) + (1 + 2) + (4 + 3), 14, 7)
+    assert got.steps_mean == pytest.approx((4 * 4 + 3 * 5) / 7)
+
+
+def test_measure_uses_the_production_engine(model: AsrModel, corpus: Path) -> None:
+    """An untrained model: nothing is right, and shuffling the audio makes it no worse."""
+    denoise = DenoiseConfig(max_steps=5, entropy_bound=2.0)
+    got = measure.measure(model, corpus, denoise, slots=3)
+    assert got.overall.units == 14
+    assert got.overall.percent > 80
+    assert 1 <= got.steps_mean <= 5
+    assert got == measure.measure(model, corpus, denoise, slots=2)
+
+
+def test_an_empty_corpus_is_an_error(model: AsrModel, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no utterances"):
+        measure.measure(model, tmp_path, DenoiseConfig())
+
+
+def test_the_card_tells_figures_steps_and_the_command() -> None:
+    languages = {"en": Rate(3, 24, 10), "zh": Rate(1, 8, 5)}
+    measurement = Measurement(languages, Rate(4, 32, 15), Rate(30, 32, 15), steps_mean=7.25)
+    table = measure.table(measurement)
+    assert "| English | WER | 12.5 % | 3 / 24 | 10 |" in table
+    assert "| Mandarin | CER | 12.5 % | 1 / 8 | 5 |" in table
+    assert "| all | WER and CER | 12.5 % | 4 / 32 | 15 |" in table
+    assert "| all, audio shuffled | WER and CER | 93.8 % | 30 / 32 | 15 |" in table
+    config = TrainConfig(seed=7)
+    text = measure.card(measurement, config, 1234, [[1000, 1100]], "python -m jobs.train --config x.yaml")
+    assert table in text
+    assert "\n    python -m jobs.train --config x.yaml\n" in text
+    for fact in (
+        "1234 steps",
+        "At step 1000 of 1100 its number of steps was changed",
+        "15 synthesised utterances",
+        "Seed 7",
+        "used: 7.2",
+        "whisper-base",
+        "MIT",
+    ):
+        assert fact in text, fact

@@ -1,0 +1,133 @@
+"""Batches for the adapter: every recording once an epoch, short canvases for short texts, noise from the seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.training.adapter_batches import AudioBatches, mask_sizes, noisy
+from pipeline.training.adapter_config import AudioAugment
+from tests.support.small_model import WORDS, small_tokenizer
+
+TOKENIZER = small_tokenizer()
+EOS = 1
+TEXTS = [" ".join(WORDS[i : i + 1 + i % 5]) for i in range(30)]  # one to five words
+CLEAN = AudioAugment(noise_share=0.0)
+
+
+class Held:
+    """Recordings of 0.5 s, as `examples.Examples` has them."""
+
+    texts = TEXTS
+    languages = ["en", None] * 15
+
+    def pcm(self, row: int) -> bytes:
+        rng = np.random.default_rng(row)
+        return (rng.normal(size=8000) * 2000).astype("<i2").tobytes()
+
+
+def batches(**changes: Any) -> AudioBatches:
+    settings: dict[str, Any] = {
+        "canvas_length": 16,
+        "window_samples": 16_000,
+        "batch": 4,
+        "seed": 0,
+        "eos": EOS,
+        "canvas_step": 4,
+    }
+    held: Any = Held()
+    return AudioBatches(held, TOKENIZER, **(settings | changes))
+
+
+def test_an_epoch_has_every_recording_once_but_for_fewer_than_a_batch() -> None:
+    made = batches()
+    counts = Counter(row for number in range(7) for row in made.at(number)[0])  # 30 rows: 7 batches of 4
+    assert set(counts.values()) == {1}
+    assert len(counts) == 28
+    assert made.at(7) != made.at(0)  # another order in the next epoch
+
+
+def test_a_batch_is_the_same_whenever_it_is_asked_for() -> None:
+    one, other = batches(), batches()
+    expected = [one.at(number) for number in range(20)]
+    assert [other.at(number) for number in reversed(range(20))] == expected[::-1]
+    assert [batches(seed=1).at(number) for number in range(20)] != expected
+
+
+def test_a_canvas_is_the_longest_text_and_its_end_rounded_up() -> None:
+    made = batches()
+    canvases = set()
+    for number in range(7):
+        rows, canvas = made.at(number)
+        longest = max(len(made.tokens[row]) for row in rows)
+        assert canvas == min(16, -(-(longest + 1) // 4) * 4)
+        canvases.add(canvas)
+    assert len(canvases) > 1
+
+
+def test_texts_of_like_length_share_a_batch() -> None:
+    made = batches()
+    mixed = sum(len({made.canvas_of(row) for row in made.at(number)[0]}) > 1 for number in range(7))
+    assert mixed <= 3  # only where one length ends and the next begins
+
+
+@pytest.mark.parametrize("changes", [{"canvas_step": None}, {"full_canvas_share": 1.0}])
+def test_canvases_are_full_where_that_is_asked_for(changes: dict[str, Any]) -> None:
+    made = batches(**changes)
+    assert {made.at(number)[1] for number in range(7)} == {16}
+
+
+def test_texts_that_do_not_fit_the_canvas_with_their_end_are_counted() -> None:
+    made = batches(canvas_length=4)
+    fitting = [row for row, text in enumerate(TEXTS) if len(TOKENIZER.encode(text).ids) < 4]
+    assert made.rows == fitting
+    assert made.too_long == 30 - len(fitting) > 0
+
+
+def test_fewer_recordings_than_a_batch_come_several_times() -> None:
+    rows, _ = batches(batch=70).at(0)
+    assert len(rows) == 70
+    assert set(Counter(rows).values()) == {2, 3}
+
+
+def test_targets_are_text_then_end_tokens() -> None:
+    made = batches()
+    batch = made.of([3, 0], 12, 0, CLEAN)
+    assert batch.text_lengths.tolist() == [len(made.tokens[3]), len(made.tokens[0])]
+    for targets, row in zip(batch.targets_BC.tolist(), (3, 0), strict=True):
+        assert targets == made.tokens[row] + [EOS] * (12 - len(made.tokens[row]))
+    assert batch.languages == [None, "en"]
+    assert batch.samples_BT.shape == (2, 16_000)
+    assert not bool(batch.samples_BT[:, 8000:].any())
+
+
+def test_noise_depends_on_seed_batch_and_recording_alone() -> None:
+    made, loud = batches(), AudioAugment(noise_share=1.0)
+    one = made.of([3, 4], 12, 5, loud).samples_BT
+    assert torch.equal(made.of([4, 9], 12, 5, loud).samples_BT[0], one[1])  # whoever stands beside it
+    assert not torch.equal(made.of([3], 12, 6, loud).samples_BT[0], one[0])
+    assert not torch.equal(made.of([3], 12, 5, CLEAN).samples_BT[0], one[0])
+
+
+def test_noise_is_as_far_below_the_speech_as_asked_and_ends_with_it() -> None:
+    rng = np.random.default_rng(0)
+    window = np.zeros(16_000, np.float32)
+    window[:8000] = rng.normal(size=8000) * 0.05
+    made = noisy(window, 8000, AudioAugment(noise_share=1.0, snr_db_min=10.0, snr_db_max=10.0), rng)
+    added = made[:8000] - window[:8000]
+    assert 10 * np.log10(np.mean(window[:8000] ** 2) / np.mean(added**2)) == pytest.approx(10.0, abs=0.1)
+    assert not made[8000:].any()
+    assert made.dtype == np.float32
+
+
+def test_mask_sizes_are_frames_of_ten_milliseconds() -> None:
+    assert mask_sizes(AudioAugment(time_mask_ms=150, mel_mask_bins=7)) == {
+        "time_masks": 2,
+        "time_frames": 15,
+        "mel_masks": 1,
+        "mel_bins": 7,
+    }

@@ -1,0 +1,83 @@
+"""Rates of the model in training: words, characters of Mandarin, and the same with the audio shuffled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import DenoiseConfig
+from pipeline.evaluation.result import Counts
+from pipeline.model.denoise.engine import Engine
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.training.adapter_evaluation import Evaluated, SetRates, evaluate, score
+from pipeline.training.parallel import Group
+from tests.support.small_model import hearing_model, noise_segment
+
+TEXTS = ["ein roter Hund", "zwei", "我要茶", "drei Katzen"]
+LANGUAGES: list[str | None] = ["de", "de", "zh", None]
+
+
+def test_words_and_characters_are_counted_by_language() -> None:
+    found = score(TEXTS, {0: "Ein roter Hut!", 1: "zwei", 2: "我要水", 3: "drei"}, LANGUAGES)
+    assert found.languages == {"unknown": Counts(1, 0, 1, 0), "de": Counts(3, 1, 0, 0), "zh": Counts(2, 1, 0, 0)}
+    assert found.counts == Counts(6, 2, 1, 0)
+
+
+def test_shuffled_is_what_was_heard_in_the_next_recording_of_the_language() -> None:
+    found = score(["eins", "zwei", "drei", "one"], {0: "eins", 1: "zwei", 2: "drei", 3: "one"}, ["de"] * 3 + ["en"])
+    assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 3, 3)  # English has no other
+
+
+def test_shuffled_is_never_what_was_heard_of_the_same_text() -> None:
+    """One sentence by many voices, or digits: a good model is right about the next recording too."""
+    texts = ["eins", "eins", "zwei", "eins"]
+    found = score(texts, dict(enumerate(texts)), ["de"] * 4)
+    assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 4, 4)
+
+
+@pytest.mark.parametrize(("shuffled", "grounded"), [(8, True), (3, True), (2, False), (0, False)])
+def test_a_model_is_grounded_where_shuffled_audio_is_worse_by_the_margin(shuffled: int, grounded: bool) -> None:
+    rates = SetRates(Counts(10, 0, 0, 0), Counts(10 - shuffled, shuffled, 0, 0), {})
+    assert Evaluated({"a": rates}).grounded(0.3) == grounded
+
+
+def test_the_rate_of_all_sets_is_errors_over_units() -> None:
+    sets = {"a": SetRates(Counts(1, 1), Counts(), {}), "b": SetRates(Counts(97, 1), Counts(), {})}
+    assert Evaluated(sets).rate == pytest.approx(0.02)
+
+
+class Held:
+    """Recordings as `examples.Examples` has them."""
+
+    def __init__(self, numbers: range, texts: list[str]) -> None:
+        self.segments = [noise_segment(number) for number in numbers]
+        self.keys, self.texts = [segment.key for segment in self.segments], texts
+        self.languages: list[str | None] = [None] * len(texts)
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pcm(self, row: int) -> bytes:
+        return self.segments[row].pcm
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return hearing_model(5)
+
+
+def test_rates_are_of_what_the_production_engine_hears(model: AsrModel) -> None:
+    """References are its own answers, but for one word in one of them."""
+    denoise = DenoiseConfig(max_steps=4)
+    segments = [noise_segment(number) for number in range(4)]
+    engine = Engine(model, denoise, slots=2)
+    texts = [result.text or "" for result in engine.transcribe(segments)]
+    engine.close()
+    sets: Any = {"right": Held(range(4), texts), "other": Held(range(2), ["qqq", texts[1]])}
+    found = evaluate(model, sets, denoise, slots=2, group=Group(torch.device("cpu")))
+    assert found.sets["right"].counts.errors == 0
+    assert found.sets["right"].counts.units > 4
+    assert found.sets["other"].counts.errors >= 1
+    assert found.grounded(0.2)

@@ -1,0 +1,55 @@
+"""Adapter training on Ray Train: killed without a warning, the same command gives what an uninterrupted run gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.training import adapter
+from tests.support.adapter_case import config, overrides, settings, write_case
+
+STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
+
+
+def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
+    """`jobs.train adapter` in a process group of its own, with paths as users write them: from where the job starts."""
+    arguments = overrides(settings(Path(os.path.relpath(root)), "killed", **(STEPS | sections)))
+    command = [sys.executable, "-m", "jobs.train", "adapter", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+
+
+@pytest.mark.timeout(300)
+def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """Killed while it trains in one process, it goes on in a worker of Ray Train: neither is seen in the weights."""
+    write_case(tmp_path)
+    work = tmp_path / "killed" / "work"
+    first = job(tmp_path)
+    try:
+        while first.poll() is None and not (work / "checkpoint.pt").exists():
+            time.sleep(0.005)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL, first.communicate()
+    assert not (tmp_path / "killed" / "model" / "config.json").exists()
+
+    second = job(tmp_path, compute={"workers": 1})
+    out, err = second.communicate(timeout=240)
+    assert second.returncode in (0, 1), err  # 1: random weights do not listen
+    assert "| held | all" in out
+    steps = [json.loads(line)["step"] for line in (work / "log.jsonl").read_text().splitlines()]
+    assert steps == [0, *range(2, 42, 2), 40]
+    assert (work / "ray").is_dir()  # Ray Train was there
+
+    adapter.train_adapter(config(tmp_path, "whole", **STEPS), "")
+    name = "adapter.safetensors"
+    assert (tmp_path / "killed" / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()

@@ -1,0 +1,247 @@
+"""The three losses: what they count, what they leave out, and that they reach the audio."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.network import backbone
+from pipeline.model.network.backbone import PromptKV
+from pipeline.training import losses
+from pipeline.training.losses import DiffusionKnobs
+from tests.support.small_model import random_model
+
+CANVAS = 8
+EOS = 1
+KNOBS = DiffusionKnobs(draws=2, all_noise_share=0.35, self_conditioning_share=0.5, eos_weight=0.2)
+
+
+@pytest.fixture(scope="module")
+def model() -> AsrModel:
+    return random_model(0, canvas_length=CANVAS)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def targets_of(*texts: list[int]) -> tuple[Tensor, Tensor]:
+    """Canvases and text lengths."""
+    canvases = [text + [EOS] * (CANVAS - len(text)) for text in texts]
+    return torch.tensor(canvases), torch.tensor([len(text) for text in texts])
+
+
+TARGETS, LENGTHS = targets_of([30, 31, 32], [40], [50, 51, 52, 53, 54])
+
+
+def audio_of(model: AsrModel, rows: int, slots: int = 7, seed: int = 0) -> Tensor:
+    return torch.randn(rows, slots, model.config.hidden_size, generator=generator(seed))
+
+
+def prompt_cache(model: AsrModel, audio: Tensor) -> PromptKV:
+    return backbone.prefill(model.backbone, model.prompt_embeds(audio, [None] * len(audio)))[0]
+
+
+def test_ctc_counts_infeasible_rows_and_gives_them_no_loss(model: AsrModel) -> None:
+    """Four slots: tokens plus adjacent repeats may be at most four."""
+    texts = [[30, 31, 32, 33], [30, 31, 32, 33, 34], [30, 30, 31], [30, 30, 31, 31], [30, 30, 30, 31], [30]]
+    targets, lengths = targets_of(*texts)  # 4, 5, 3 + 1, 4 + 2, 4 + 2, 1
+    audio = audio_of(model, 6, slots=4).requires_grad_()
+    loss, infeasible = losses.ctc_loss(model, audio, targets, lengths)
+    assert infeasible == 3
+    loss.backward()
+    assert audio.grad is not None
+    assert bool(audio.grad.isfinite().all())
+    assert (audio.grad.abs().amax((1, 2)) > 0).tolist() == [True, False, True, False, False, True]
+
+
+def test_ctc_does_not_take_end_tokens_for_repeats_of_the_text(model: AsrModel) -> None:
+    targets, lengths = targets_of([30, EOS, 31])  # an end token inside is a token like others
+    assert losses.ctc_loss(model, audio_of(model, 1, slots=3), targets, lengths)[1] == 0
+
+
+def test_ctc_is_small_where_the_vectors_spell_the_text(model: AsrModel) -> None:
+    """Through the backbone's own output head; a token may take several slots."""
+    weight = model.backbone.lm_head.weight
+    spelled = [30, 30, 30, 31, 32, 32, 32]
+    vectors = (weight[spelled] / weight[spelled].norm(dim=1, keepdim=True) ** 2 * 60)[None]
+    right, _ = losses.ctc_loss(model, vectors, *targets_of([30, 31, 32]))
+    wrong, _ = losses.ctc_loss(model, vectors, *targets_of([30, 32, 31]))
+    assert float(right) < 0.1
+    assert float(wrong) > 1.0
+
+
+def test_autoregressive_cache_cut_equals_prompt_only_prefill(model: AsrModel) -> None:
+    audio = audio_of(model, 3)
+    prompt = model.prompt_embeds(audio, ["en", None, "zh"])
+    _, cache = losses.autoregressive_loss(model, prompt, TARGETS, LENGTHS)
+    alone, _ = backbone.prefill(model.backbone, prompt)
+    assert cache.length == alone.length == model.prompt_length
+    for cut, own in zip(cache.layers, alone.layers, strict=True):
+        torch.testing.assert_close(cut.keys, own.keys, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(cut.values, own.values, atol=1e-5, rtol=1e-5)
+
+
+def test_autoregressive_loss_equals_feeding_one_token_at_a_time(model: AsrModel) -> None:
+    """Over the text and its first end token: 4 + 2 + 6 predictions, each from what stands before it."""
+    audio = audio_of(model, 3)
+    prompt = model.prompt_embeds(audio, [None] * 3)
+    expected = []
+    for row, length in enumerate(LENGTHS.tolist()):
+        for position in range(length + 1):
+            before = backbone.embed(model.backbone, TARGETS[row : row + 1, :position])
+            _, hidden = backbone.prefill(model.backbone, torch.cat([prompt[row : row + 1], before], dim=1))
+            logits = backbone.softcapped_logits(model.backbone, hidden[:, -1])
+            expected.append(F.cross_entropy(logits, TARGETS[row, position : position + 1]))
+    assert len(expected) == 12
+    loss, _ = losses.autoregressive_loss(model, prompt, TARGETS, LENGTHS)
+    torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("t", [0.0, 0.25, 0.8, 1.0])
+def test_corrupt_replaces_at_the_rate_t(t: float) -> None:
+    targets = torch.full((400, 100), 7)
+    corrupted = losses.corrupt(targets, torch.full((400,), t), 500, generator())
+    rate = float((corrupted != targets).float().mean())
+    expected = t * (1 - 1 / 500)  # a random token may be the token itself
+    assert abs(rate - expected) <= 5 * (expected * (1 - expected) / 40_000) ** 0.5
+    assert bool((targets == 7).all())
+
+
+def test_corrupt_has_one_rate_per_row_and_uniform_tokens() -> None:
+    targets = torch.full((2, 50_000), 7)
+    corrupted = losses.corrupt(targets, torch.tensor([0.0, 1.0]), 100, generator())
+    assert torch.equal(corrupted[0], targets[0])
+    counts = torch.bincount(corrupted[1], minlength=100).double()
+    statistic = float(((counts - 500) ** 2 / 500).sum())
+    assert abs(statistic - 99) < 5 * (2 * 99) ** 0.5
+
+
+def diffusion(model: AsrModel, logits: Tensor | None, knobs: DiffusionKnobs) -> float:
+    """The loss where the head gives `logits`, or what it gives."""
+    cache = prompt_cache(model, audio_of(model, 3))
+    if logits is None:
+        return float(losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator())[0])
+    with mock.patch.object(backbone, "softcapped_logits", lambda _, hidden: logits[-len(hidden) :]):
+        return float(losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator())[0])
+
+
+def sure_of(targets: Tensor, vocab: int) -> Tensor:
+    """Logits of a head that is sure of these targets, for two draws of each row."""
+    return F.one_hot(targets, vocab).float().repeat_interleave(2, 0) * 30.0
+
+
+def test_diffusion_loss_is_zero_where_the_clean_canvas_is_predicted(model: AsrModel) -> None:
+    """For every draw of every row, so targets and canvases belong together."""
+    knobs = DiffusionKnobs(draws=2, all_noise_share=0.5, self_conditioning_share=0.0, eos_weight=0.2)
+    vocab = model.config.vocab_size
+    assert diffusion(model, sure_of(TARGETS, vocab), knobs) < 1e-6
+    assert diffusion(model, sure_of(TARGETS.roll(1, dims=0), vocab), knobs) > 10
+    assert 3 < diffusion(model, None, knobs) < 40  # an untrained model
+
+
+def test_diffusion_loss_weighs_the_fill_after_the_first_end_token(model: AsrModel) -> None:
+    wrong_fill = TARGETS.clone()
+    for row, length in enumerate(LENGTHS.tolist()):
+        wrong_fill[row, length + 1 :] = 99
+    logits = sure_of(wrong_fill, model.config.vocab_size)
+    losses_of = {
+        weight: diffusion(model, logits, DiffusionKnobs(2, 0.5, 0.0, eos_weight=weight)) for weight in (0.0, 0.2, 1.0)
+    }
+    fill = int((CANVAS - 1 - LENGTHS).sum())  # 4 + 6 + 2 of 24 positions; each costs 30
+    assert losses_of[0.0] < 1e-6
+    assert losses_of[0.2] == pytest.approx(30 * 0.2 * fill / (24 - fill + 0.2 * fill), rel=1e-3)
+    assert losses_of[1.0] == pytest.approx(30 * fill / 24, rel=1e-3)
+    wrong_end = TARGETS.clone()
+    wrong_end[0, int(LENGTHS[0])] = 99  # the first end token itself counts fully
+    assert diffusion(model, sure_of(wrong_end, model.config.vocab_size), DiffusionKnobs(2, 0.5, 0.0, 0.0)) == (
+        pytest.approx(30 / 12, rel=1e-3)
+    )
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_self_conditioning_takes_a_first_pass_without_gradient(model: AsrModel, share: float) -> None:
+    calls: list[tuple[Tensor, Tensor, bool]] = []
+    decode = backbone.decode
+
+    def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
+        calls.append((canvas, soft.clone(), torch.is_grad_enabled()))
+        return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
+
+    knobs = DiffusionKnobs(draws=8, all_noise_share=0.3, self_conditioning_share=share, eos_weight=0.2)
+    cache = prompt_cache(model, audio_of(model, 3))
+    with mock.patch.object(backbone, "decode", spy):
+        losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator())
+    canvas, soft, with_gradient = calls[-1]
+    conditioned = int(soft.abs().amax((1, 2)).gt(0).sum())
+    assert with_gradient
+    assert len(canvas) == 24
+    assert conditioned == {0.0: 0, 1.0: 24}.get(share, conditioned)
+    if share == 0.5:
+        assert 4 < conditioned < 20
+    if not share:
+        assert len(calls) == 1
+        return
+    first_canvas, first_soft, first_gradient = calls[0]
+    assert (len(calls), len(first_canvas), first_gradient) == (2, conditioned, False)
+    assert not bool(first_soft.any())  # the first step of decoding knows nothing either
+    if share == 1.0:
+        clean = TARGETS.repeat_interleave(8, 0)
+        assert (first_canvas != clean).sum() > (canvas != clean).sum()  # at least as noisy
+
+
+def test_every_draw_of_a_row_hears_its_own_audio(model: AsrModel) -> None:
+    """In both passes, the first of which takes some of the rows only."""
+    calls: list[tuple[Tensor, Tensor]] = []
+    decode = backbone.decode
+
+    def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
+        calls.append((soft.clone(), cache.layers[1].keys))
+        return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
+
+    cache = prompt_cache(model, audio_of(model, 3))
+    with mock.patch.object(backbone, "decode", spy):
+        losses.diffusion_loss(model, cache, TARGETS, LENGTHS, DiffusionKnobs(4, 0.3, 0.5, 0.2), generator())
+    (_, first_keys), (soft, keys) = calls
+    row_of_draw = torch.arange(12) // 4  # as the targets: the draws of a row are neighbours
+    assert torch.equal(keys, cache.layers[1].keys[row_of_draw])
+    conditioned = soft.abs().amax((1, 2)) > 0
+    assert 0 < int(conditioned.sum()) < 12
+    assert torch.equal(first_keys, cache.layers[1].keys[row_of_draw[conditioned]])
+
+
+def test_all_noise_examples_keep_nothing_of_the_target(model: AsrModel) -> None:
+    calls: list[Tensor] = []
+    decode = backbone.decode
+
+    def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
+        calls.append(canvas)
+        return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
+
+    cache = prompt_cache(model, audio_of(model, 3))
+    with mock.patch.object(backbone, "decode", spy):
+        losses.diffusion_loss(model, cache, TARGETS, LENGTHS, DiffusionKnobs(8, 1.0, 0.0, 0.2), generator())
+    kept = (calls[0] == TARGETS.repeat_interleave(8, 0)).float().mean()
+    assert float(kept) < 0.03
+
+
+def test_the_diffusion_loss_reaches_the_audio(model: AsrModel) -> None:
+    """Through the prompt's cache: without it the model could not learn to listen."""
+    audio = audio_of(model, 3).requires_grad_()
+    loss, _ = losses.diffusion_loss(model, prompt_cache(model, audio), TARGETS, LENGTHS, KNOBS, generator())
+    loss.backward()
+    assert audio.grad is not None
+    assert bool((audio.grad.abs().amax((1, 2)) > 0).all())
+
+
+def test_the_same_generator_gives_the_same_loss(model: AsrModel) -> None:
+    cache = prompt_cache(model, audio_of(model, 3))
+    one, other, third = (
+        float(losses.diffusion_loss(model, cache, TARGETS, LENGTHS, KNOBS, generator(seed))[0]) for seed in (5, 5, 6)
+    )
+    assert one == other != third
