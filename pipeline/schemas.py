@@ -53,6 +53,10 @@ class BadAudio(BadRecording):
     """The bytes are there but are no usable audio."""
 
 
+class UnreachableError(OSError):
+    """A store gave no answer to repeated requests: one line naming the object. No recording is to blame."""
+
+
 @dataclass(frozen=True, slots=True)
 class RecordingRef:
     """Pointer to one recording, made at listing time without reading its audio.

@@ -17,8 +17,8 @@ from pipeline.audio.stage import START, Decoder, Position, idle_row, position_fr
 from pipeline.config import ConfigError, RunConfig
 from pipeline.output.attempts import Attempts
 from pipeline.output.pieces import saved_parts
-from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, to_table
-from pipeline.sources.access.remote import UnreachableError, retries
+from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, UnreachableError, to_table
+from pipeline.sources.access.remote import retries
 from pipeline.storage.base import OutputError, open_storage
 
 log = logging.getLogger(__name__)

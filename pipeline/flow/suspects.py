@@ -16,8 +16,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 from pipeline.audio.stage import START, Heard, Problem
 from pipeline.config import ConfigError
 from pipeline.output.stage import recordings_of
-from pipeline.schemas import RecordingRef, WorkUnit, unit_from_json, unit_to_json
-from pipeline.sources.access.remote import UnreachableError
+from pipeline.schemas import RecordingRef, UnreachableError, WorkUnit, unit_from_json, unit_to_json
 from pipeline.sources.formats import read_recording
 from pipeline.storage.base import BROKEN, FULL, OutputError
 

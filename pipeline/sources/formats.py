@@ -9,9 +9,9 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
-from pipeline.sources.access import names, remote
+from pipeline.sources.access import names
 from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
@@ -137,7 +137,7 @@ def _one_line(refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:
     """The same refs; a store that does not answer ends them with a ConfigError: a plan with holes is none."""
     try:
         yield from refs
-    except remote.UnreachableError as err:
+    except UnreachableError as err:
         raise ConfigError(f"source.uri: {err}") from None
 
 

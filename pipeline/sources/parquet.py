@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources.access import columns, remote
 from pipeline.sources.access.listing import File, list_files
 
@@ -96,7 +96,7 @@ def _rows(parquet: pq.ParquetFile, group: int, count: int, plain: list[str]) -> 
             for row in columns.rows_of(batch):
                 done += 1
                 yield row
-    except remote.UnreachableError:
+    except UnreachableError:
         raise
     except _ERRORS as err:
         problem = BadRecording("corrupt_archive", f"row group {group}: {remote.one_line(err)}")
@@ -120,7 +120,7 @@ def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
             at.first += len(at.rows) if at.rows is not None else 0
             at.rows = next(at.batches).column(0)
         cell = at.rows[row - at.first].as_py()
-    except remote.UnreachableError:
+    except UnreachableError:
         raise
     except (*_ERRORS, StopIteration, IndexError) as err:
         at.file.close()
@@ -133,7 +133,7 @@ def _open(uri: str) -> pq.ParquetFile:
     stream = remote.open_stream(uri, AHEAD_BYTES)
     try:
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=AHEAD_BYTES)
-    except remote.UnreachableError:
+    except UnreachableError:
         raise
     except _ERRORS as err:
         stream.close()

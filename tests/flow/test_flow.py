@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, 
 def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
     assert str(users_error("Traceback\n  File x\npipeline.config.ConfigError: model.name: a\n")) == "model.name: a"
     assert type(users_error("pipeline.storage.base.OutputError: out: b")) is OutputError
-    silent = users_error("pipeline.sources.access.remote.UnreachableError: s3://b/x: slow down")
+    silent = users_error("pipeline.schemas.UnreachableError: s3://b/x: slow down")
     assert (type(silent), str(silent)) == (ConfigError, "source.uri: s3://b/x: slow down")
     full = users_error("Traceback\n  File y\nOSError: [Errno 28] No space left on device: '/out/data/x'\n")
     assert isinstance(full, OSError)

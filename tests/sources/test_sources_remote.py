@@ -21,7 +21,7 @@ import pytest
 import s3fs
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.schemas import BadRecording, RecordingRef
+from pipeline.schemas import BadRecording, RecordingRef, UnreachableError
 from pipeline.sources import parquet
 from pipeline.sources.access import remote, streams
 from pipeline.sources.access.listing import list_files
@@ -236,7 +236,7 @@ def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPa
     assert remote.patiently(call, "x") == "done"
     assert remote.retries["ConnectionResetError"] == before + 1
     errors.extend(ConnectionResetError(104, "reset by peer") for _ in range(remote.ATTEMPTS))
-    with pytest.raises(remote.UnreachableError, match=r"^x: reset by peer$"):
+    with pytest.raises(UnreachableError, match=r"^x: reset by peer$"):
         remote.patiently(call, "x")
 
 
@@ -261,7 +261,7 @@ def test_a_dead_web_server_costs_its_own_recordings_not_the_run(monkeypatch: pyt
 
     with pytest.raises(BadRecording, match=r"missing_file: https://example\.org/a\.wav: no answer, 6 times"):
         remote.patiently(call, "https://example.org/a.wav")
-    with pytest.raises(remote.UnreachableError):
+    with pytest.raises(UnreachableError):
         remote.patiently(call, "s3://bucket/a.wav")
 
 
@@ -271,7 +271,7 @@ def test_a_disk_that_fails_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch
     def call() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    with pytest.raises(remote.UnreachableError, match="Input/output error"):
+    with pytest.raises(UnreachableError, match="Input/output error"):
         remote.patiently(call, "/mnt/nfs/a.wav")
 
 

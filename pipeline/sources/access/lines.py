@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.config import ConfigError
-from pipeline.schemas import BadRecording
+from pipeline.schemas import BadRecording, UnreachableError
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.listing import File
 
@@ -164,7 +164,7 @@ def _lines(file: File) -> Iterator[Line]:
                     yield line, _bad(file, line, f"not UTF-8 at byte {err.start}")
     except BadRecording as err:
         yield line + 1, err
-    except remote.UnreachableError:
+    except UnreachableError:
         raise
     except EOFError:
         yield line + 1, BadRecording("truncated_archive", f"{file.uri}:{line + 1}: the gzip stream ends here")

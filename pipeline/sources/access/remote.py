@@ -15,7 +15,7 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ConfigError
-from pipeline.schemas import BadRecording
+from pipeline.schemas import BadRecording, UnreachableError
 
 MAX_RECORDING_BYTES = 512 << 20  # of what must be read whole; more is dead-lettered as too_large
 WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request, more of it by range while it is decoded
@@ -34,10 +34,6 @@ _NETWORK = (
     ("botocore.exceptions", "ClientError"),
 )
 _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "NoRegionError")
-
-
-class UnreachableError(OSError):
-    """A store did not answer although it was asked repeatedly: one line naming the object."""
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
