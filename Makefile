@@ -7,7 +7,7 @@ BIN := .venv/bin
 TORCH := $(shell grep '^torch==' requirements.lock)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-gpu train
+.PHONY: help setup demo test check format bench bench-gpu test-tiny train-tiny
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,5 +56,8 @@ bench-gpu: setup ## the same on a CUDA GPU of 80 GB, full-size random weights, f
 	@$(BIN)/python -m jobs.bench engine --size full --device cuda --dtype bfloat16 --compile \
 		--json out/bench/full.json --markdown out/bench/full.md
 
-train: setup ## train the embedded model again (hours)
-	@$(BIN)/python -m jobs.train --config configs/train-tiny.yaml
+test-tiny: setup ## tests of the factory of the embedded model (infra/tiny), which `make test` leaves out
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tiny
+
+train-tiny: setup ## train the embedded model again (hours)
+	@$(BIN)/python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
-SAMPLE_RATE = 16_000
+from pipeline.schemas import SAMPLE_RATE
+from pipeline.training.augment import add_noise
+
 SPEECH_DBFS = -22.0  # RMS of clean speech
 LEVEL_DBFS = (-36.0, -14.0)  # range of the augmented RMS
 PEAK = 0.98
@@ -50,26 +52,12 @@ def augment(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndar
     return to_level(signal, rng.uniform(*LEVEL_DBFS))
 
 
-def add_noise(samples: np.ndarray, power: float, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise between white and brown, so far below speech of mean square `power`. float32 in, float64 [samples] out."""
-    level = np.sqrt(power / 10 ** (snr_db / 10))
-    return samples + level * coloured_noise(len(samples), rng.uniform(-0.5, 2.0), rng)
-
-
 def to_level(samples: np.ndarray, dbfs: float) -> np.ndarray:
     """Scales to an RMS in dB below full scale, or to PEAK where that would clip. Silence stays silence."""
     rms, peak = float(np.sqrt(np.mean(samples**2))), float(np.abs(samples).max())
     if rms == 0.0:
         return samples.astype(np.float32)
     return (samples * min(10 ** (dbfs / 20) / rms, PEAK / peak)).astype(np.float32)
-
-
-def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """float32 [length] of mean square 1 and power 1/f^exponent: 0 white, 1 pink, 2 brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(length))
-    frequencies = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0)  # flat below 50 Hz
-    noise = np.fft.irfft(spectrum * frequencies ** (-exponent / 2), length)
-    return (noise / np.sqrt(np.mean(noise**2))).astype(np.float32)
 
 
 def reverberate(samples: np.ndarray, rt60_seconds: float, rng: np.random.Generator) -> np.ndarray:

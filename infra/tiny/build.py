@@ -12,14 +12,14 @@ from tokenizers import Tokenizer
 
 from infra.tiny import data, measure
 from infra.tiny.loop import Trainer
-from infra.tiny.recipe import EOS, TrainConfig, asr_config
+from infra.tiny.recipe import TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
-from infra.tiny.tokenizer import train_tokenizer
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.files import checkpoint
 from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network.encoder import AudioEncoder
+from pipeline.model.new_model import EOS, asr_config, train_tokenizer
 
 
 def check(config: TrainConfig) -> None:

@@ -13,6 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.network.encoder import AudioEncoder
 
 
@@ -24,14 +25,6 @@ class Batch:
     targets_BC: Tensor
     text_lengths: Tensor
     languages: list[str]
-
-
-def pad_window(pcm: bytes, samples: int) -> np.ndarray:
-    """int16 bytes as float32 [samples], cut or zero-padded at the end."""
-    audio = np.frombuffer(pcm, "<i2").astype(np.float32) / 32768.0
-    window = np.zeros(samples, np.float32)
-    window[: min(len(audio), samples)] = audio[:samples]
-    return window
 
 
 @torch.inference_mode()
@@ -54,7 +47,7 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
         pcm = table["pcm"].to_pylist()
         features = []
         for start in range(0, len(pcm), batch):
-            windows = np.stack([pad_window(p, window_samples) for p in pcm[start : start + batch]])
+            windows = np.stack([window_of(p, window_samples) for p in pcm[start : start + batch]])
             features.append(encoder(torch.from_numpy(windows)).half().numpy())
         temporary = cache / f"{shard.stem}.tmp.npy"
         np.save(temporary, np.concatenate(features))

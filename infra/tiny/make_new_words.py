@@ -25,11 +25,12 @@ import soundfile
 import yaml
 from tokenizers import Tokenizer
 
-from infra.tiny.augment import SAMPLE_RATE, augment, clean
+from infra.tiny.augment import augment, clean
 from infra.tiny.phrases import is_evaluation, phrase, vocabulary
 from infra.tiny.voices import ENGINES, EngineError, check_engines, pick_voice, speak
 from pipeline.config import LANGUAGES
 from pipeline.model.files.layout import ASSETS, read_config
+from pipeline.schemas import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 

@@ -18,10 +18,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.tiny.augment import SAMPLE_RATE, augment, clean
+from infra.tiny.augment import augment, clean
 from infra.tiny.phrases import is_evaluation, phrase
 from infra.tiny.voices import ENGINES, EngineError, check_engines, pick_voice, speak
 from pipeline.config import LANGUAGES, ConfigError
+from pipeline.schemas import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from infra.tiny.recipe import SizeSection, asr_config
-from infra.tiny.tokenizer import train_tokenizer
 from pipeline.model.files import checkpoint
 from pipeline.model.files.checkpoint import AsrConfig, AsrModel
 from pipeline.model.files.materialise import materialise
+from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 
 PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
 END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow

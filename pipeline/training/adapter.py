@@ -1,4 +1,4 @@
-"""`jobs.train adapter` from beginning to end: check, decode the audio, train, write the best adapter as a model."""
+"""`jobs.train` from beginning to end: check, decode the audio, train, write the best adapter as a model."""
 
 from __future__ import annotations
 

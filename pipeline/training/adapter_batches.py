@@ -9,9 +9,9 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from infra.tiny.augment import add_noise
-from infra.tiny.data import pad_window
+from pipeline.model.denoise.scheduler import window_of
 from pipeline.training.adapter_config import AudioAugment
+from pipeline.training.augment import noisy
 from pipeline.training.examples import Examples
 
 
@@ -94,31 +94,10 @@ class AudioBatches:
             targets[i, : len(self.tokens[row])] = torch.tensor(self.tokens[row])
             pcm = self.examples.pcm(row)
             rng = np.random.default_rng([self.seed, number, row])
-            windows.append(noisy(pad_window(pcm, self.window_samples), len(pcm) // 2, augment, rng))
+            windows.append(noisy(window_of(pcm, self.window_samples), len(pcm) // 2, augment, rng))
         return AudioBatch(
             samples_BT=torch.from_numpy(np.stack(windows)),
             targets_BC=targets,
             text_lengths=torch.tensor([len(self.tokens[row]) for row in rows]),
             languages=[self.examples.languages[row] for row in rows],
         )
-
-
-def noisy(window: np.ndarray, length: int, augment: AudioAugment, rng: np.random.Generator) -> np.ndarray:
-    """A window, by chance with noise under its first `length` samples. float32 in [-1, 1] in and out."""
-    if rng.random() >= augment.noise_share or not length:
-        return window
-    snr_db = rng.uniform(augment.snr_db_min, augment.snr_db_max)
-    speech = window[:length]
-    mixed = window.copy()
-    mixed[:length] = np.clip(add_noise(speech, float(np.mean(speech**2)), snr_db, rng), -1.0, 1.0)
-    return mixed
-
-
-def mask_sizes(augment: AudioAugment) -> dict[str, int]:
-    """Arguments of `spec_augment.mask_mel`: 100 frames a second."""
-    return {
-        "time_masks": augment.time_masks,
-        "time_frames": augment.time_mask_ms // 10,
-        "mel_masks": augment.mel_masks,
-        "mel_bins": augment.mel_mask_bins,
-    }

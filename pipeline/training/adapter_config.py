@@ -1,4 +1,4 @@
-"""Settings of `jobs.train adapter`: from which model, on which audio, with which losses, on how many workers."""
+"""Settings of `jobs.train`: from which model, on which audio, with which losses, on how many workers."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class WorkerConfig(Section):
 
 
 class AdapterConfig(Section):
-    """The whole of `jobs.train adapter`."""
+    """The whole of `jobs.train`."""
 
     source: SourceConfig
     evaluation: dict[str, SourceConfig] = Field(

@@ -17,16 +17,16 @@ from pipeline.config import ConfigError
 from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.training import adapter_choice, checkpointing
-from pipeline.training.adapter_batches import AudioBatch, AudioBatches, mask_sizes
+from pipeline.training.adapter_batches import AudioBatch, AudioBatches
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_evaluation import Evaluated, evaluate
 from pipeline.training.adapter_model import for_inference, trainable
 from pipeline.training.adapter_settings import CHECKPOINT
+from pipeline.training.augment import mask_mel, mask_sizes
 from pipeline.training.examples import Examples
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
 from pipeline.training.parallel import Group, shard, whole
 from pipeline.training.schedule import learning_rate
-from pipeline.training.spec_augment import mask_mel
 
 LOG = "log.jsonl"
 Figures = dict[str, float]

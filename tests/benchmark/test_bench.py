@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from infra.tiny.recipe import SizeSection
-from infra.tiny.tokenizer import train_tokenizer
 from jobs import bench as job
 from pipeline.benchmark import compare, measure, sizes
 from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
+from pipeline.model.new_model import SizeSection, train_tokenizer
 from tests.support.allocations import Allocations
 
 

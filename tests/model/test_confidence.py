@@ -9,9 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from infra.tiny.recipe import EOS, PAD
-from infra.tiny.tokenizer import train_tokenizer
 from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, result, words_with_confidence
+from pipeline.model.new_model import EOS, PAD, train_tokenizer
 
 TOKENIZER = train_tokenizer(["guten morgen", "hello yes", "yes hello morgen"] * 5, 400)
 VOCAB = TOKENIZER.get_vocab_size()

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from infra.tiny.recipe import SizeSection, asr_config
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.model.files import layout
+from pipeline.model.new_model import SizeSection, asr_config
 
 FILES = ("config.json", "tokenizer.json", *layout.WEIGHTS)
 

@@ -91,7 +91,7 @@ def test_encoder_decoder_and_head_share_their_storage(saved: Path) -> None:
 
 def test_loading_takes_no_second_copy(tmp_path: Path) -> None:
     """At most 1.1 times the weights: one copy, and the pages of the shard that is being read."""
-    from infra.tiny.recipe import SizeSection, asr_config
+    from pipeline.model.new_model import SizeSection, asr_config
     from tests.support.small_model import small_tokenizer
 
     tokenizer = small_tokenizer()

@@ -6,12 +6,11 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from infra.tiny.recipe import SizeSection, asr_config
-from infra.tiny.tokenizer import train_tokenizer
 from pipeline.config import LANGUAGES
 from pipeline.model.files.checkpoint import AsrModel, EncoderSpec
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import lora as adapters
+from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "n", "s", "ra")]

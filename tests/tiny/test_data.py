@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -13,6 +12,7 @@ import torch
 
 from infra.tiny import data
 from infra.tiny.data import Batch, Batches, FeatureCache
+from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.network.encoder import AudioEncoder
 from tests.support.small_model import LANGUAGES, WORDS, noise_segment, small_tokenizer
 
@@ -74,7 +74,7 @@ def test_cached_features_are_the_encoders_in_float16(cached: Path, corpus: Path,
     for name in ("text", "language", "voice"):
         assert getattr(cache, f"{name}s") == [row[name] for row in rows]
     for n in (0, 13, 29):  # one of every shard
-        window = torch.from_numpy(data.pad_window(rows[n]["pcm"], SAMPLES))
+        window = torch.from_numpy(window_of(rows[n]["pcm"], SAMPLES))
         torch.testing.assert_close(cache.features([n])[0], encoder(window[None])[0], atol=5e-3, rtol=1e-3)
     both = cache.features([29, 0])
     assert both.dtype == torch.float32
@@ -119,13 +119,6 @@ def test_utterances_longer_than_the_window_are_left_out(corpus: Path, encoder: A
     assert data.cache_features(long, tmp_path / "features", encoder, window_samples=SAMPLES) == PER_SHARD - 1
     texts = table["text"].to_pylist()
     assert FeatureCache(tmp_path / "features").texts == texts[:3] + texts[4:]
-
-
-def test_windows_are_padded_at_the_end_and_cut() -> None:
-    pcm = np.array([-32768, 16384, 1], "<i2").tobytes()
-    assert data.pad_window(pcm, 5).tolist() == [-1.0, 0.5, 1 / 32768, 0.0, 0.0]
-    assert data.pad_window(pcm, 2).tolist() == [-1.0, 0.5]
-    assert data.pad_window(b"", 2).tolist() == [0.0, 0.0]
 
 
 def test_batch_n_is_a_function_of_seed_and_n(cached: Path) -> None:

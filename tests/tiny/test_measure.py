@@ -107,9 +107,9 @@ def test_the_card_tells_figures_steps_and_the_command() -> None:
     assert "| all | WER and CER | 12.5 % | 4 / 32 | 15 |" in table
     assert "| all, audio shuffled | WER and CER | 93.8 % | 30 / 32 | 15 |" in table
     config = TrainConfig(seed=7)
-    text = measure.card(measurement, config, 1234, [[1000, 1100]], "python -m jobs.train --config x.yaml")
+    text = measure.card(measurement, config, 1234, [[1000, 1100]], "python -m infra.tiny.train --config x.yaml")
     assert table in text
-    assert "\n    python -m jobs.train --config x.yaml\n" in text
+    assert "\n    python -m infra.tiny.train --config x.yaml\n" in text
     for fact in (
         "1234 steps",
         "At step 1000 of 1100 its number of steps was changed",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from infra.tiny.recipe import SizeSection, asr_config
 from infra.tiny.retokenise import embeddings, retokenised
-from infra.tiny.tokenizer import train_tokenizer
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
+from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from tests.support.small_model import noise_segment
 
 TEXTS = ["monday the third of may", "a zebra and a xylophone", "zebra zebra zebra", "蜜蜂蜜蜂", "twenty three"]

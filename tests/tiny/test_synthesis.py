@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.tiny.augment import SAMPLE_RATE
 from infra.tiny.phrases import is_evaluation
 from infra.tiny.synthesis import MAX_SECONDS, SCHEMA, SHARD_PER_LANGUAGE, ShardPlan, synthesise, write_shard
 from infra.tiny.voices import HELD_OUT_VARIANTS
 from pipeline.config import LANGUAGES, ConfigError
+from pipeline.schemas import SAMPLE_RATE
 from tests.support.speech_engines import install_espeak
 
 ESPEAK = ("espeak",)

@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def result(root: Path) -> dict[str, Any]:
-    return adapter.train_adapter(config(root), "python -m jobs.train adapter")
+    return adapter.train_adapter(config(root), "python -m jobs.train")
 
 
 def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: dict[str, Any]) -> None:

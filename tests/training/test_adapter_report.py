@@ -63,12 +63,12 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
     sets = {"new": {"uri": "new"}, "old": {"uri": "old"}}
     settings = config(tmp_path, evaluation=sets, output={"max_rise": {"new": 0.015}})
-    card = adapter_report.card(settings, result, held, [], "python -m jobs.train adapter x=y")
+    card = adapter_report.card(settings, result, held, [], "python -m jobs.train x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card
     assert "with new not more than 1.5 points worse than before" in card
-    assert "\n    python -m jobs.train adapter x=y\n" in card
+    assert "\n    python -m jobs.train x=y\n" in card
     assert ("Not grounded" in card) != grounded
     worse = result | {"best": evaluation(0.6, step=80)}
     card = adapter_report.card(settings, worse, held, [], "")

@@ -20,9 +20,9 @@ STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
 
 
 def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
-    """`jobs.train adapter` in a process group of its own, with paths as users write them: from where the job starts."""
+    """`jobs.train` in a process group of its own, with paths as users write them: from where the job starts."""
     arguments = overrides(settings(Path(os.path.relpath(root)), "killed", **(STEPS | sections)))
-    command = [sys.executable, "-m", "jobs.train", "adapter", *arguments]
+    command = [sys.executable, "-m", "jobs.train", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     pipe = subprocess.PIPE
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)

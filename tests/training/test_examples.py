@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from infra.tiny.recipe import SizeSection, asr_config
 from pipeline.audio import stage as decode
 from pipeline.config import ConfigError, SegmentConfig, SourceConfig, StorageConfig
 from pipeline.model.files import layout
 from pipeline.model.files.layout import AsrConfig
+from pipeline.model.new_model import SizeSection, asr_config
 from pipeline.training import examples
 from pipeline.training.examples import Examples
 from tests.support.archives import settings

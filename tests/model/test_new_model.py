@@ -1,4 +1,4 @@
-"""The tokenizer spells every text, deterministically, in few tokens and with the ids that the recipe names."""
+"""The tokenizer spells every text, deterministically, in few tokens and with the ids that new_model names."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from infra.tiny import recipe
-from infra.tiny.recipe import LANGUAGE_TOKENS, SPECIAL_TOKENS
-from infra.tiny.tokenizer import train_tokenizer
+from pipeline.model import new_model
+from pipeline.model.new_model import LANGUAGE_TOKENS, SPECIAL_TOKENS, train_tokenizer
 
 TEXTS = ["guten morgen", "buenos días", "नमस्ते दुनिया", "你好世界", "twenty one", "vingt et un", "ja", "yes"] * 4
 SMALL = train_tokenizer(TEXTS, 420)
@@ -42,10 +41,10 @@ def test_any_text_comes_back_by_way_of_bytes(words: list[str]) -> None:
     assert SMALL.decode(encoded(SMALL, text), skip_special_tokens=True) == text
 
 
-def test_special_tokens_have_the_ids_of_the_recipe(tokenizer: Tokenizer) -> None:
+def test_special_tokens_have_the_ids_that_are_named(tokenizer: Tokenizer) -> None:
     for number, token in enumerate((*SPECIAL_TOKENS, *LANGUAGE_TOKENS)):
         assert tokenizer.token_to_id(token) == number
-    named = [recipe.PAD, recipe.EOS, recipe.BOS, recipe.AUDIO]
+    named = [new_model.PAD, new_model.EOS, new_model.BOS, new_model.AUDIO]
     assert [tokenizer.id_to_token(number) for number in named] == ["<pad>", "<eos>", "<bos>", "<|audio|>"]
 
 
