@@ -7,7 +7,7 @@ recordings on this machine to tell the hours, the time and the cost of what is l
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from jobs import cli
 from pipeline.config import RunConfig
@@ -18,35 +18,33 @@ from pipeline.storage.base import Storage
 
 def run(config: RunConfig) -> int:
     """Make the plan, unless the output has one; say what it holds, how much of it is done and what is to come."""
+    from pipeline.output.commit import committed_units
     from pipeline.run import prepare
 
-    return show(config, prepare(config))
+    storage = prepare(config)
+    return show(config, storage, committed_units(storage))
 
 
 def dry_run(config: RunConfig) -> int:
     """plan and forecast only, and leave the output as it is: nothing is transcribed, nothing is written to output.uri
     (jobs.plan does the same and writes the plan)"""
-    from pipeline.run import prepare
-    from pipeline.storage.base import apply
-    from pipeline.storage.overlay import dry_storage
+    from pipeline.run import prepared_copy
 
-    apply(config.storage)
-    with dry_storage(config.output.uri) as storage:
-        return show(config, prepare(config, storage))
+    with prepared_copy(config) as (storage, committed):
+        return show(config, storage, committed)
 
 
-def show(config: RunConfig, storage: Storage) -> int:
-    """Print the plans of an output and the forecast of what is left; returns the exit code, 0."""
+def show(config: RunConfig, storage: Storage, committed: Set[str]) -> int:
+    """Print the plans of `storage` and the forecast of what the `committed` units leave; returns the exit code, 0."""
     from pipeline.forecast.probe import make_forecast
-    from pipeline.output.commit import committed_units
     from pipeline.planning.plan import plan_names, plan_size
 
     print(f"{'plan':<12}{'units':>10}{'recordings':>12}{'declared hours':>16}{'gigabytes':>11}")
     for name in plan_names(storage):
         size = plan_size(storage, name)
         print(f"{name:<12}{size.units:>10}{size.recordings:>12}{size.seconds / 3600:>16.2f}{size.bytes / 1e9:>11.3f}")
-    print(f"{len(committed_units(storage))} units are committed\n", flush=True)
-    for line in forecast_lines(make_forecast(config, storage), config):
+    print(f"{len(committed)} units are committed\n", flush=True)
+    for line in forecast_lines(make_forecast(config, storage, committed), config):
         print(line)
     print(config.output.uri)
     return 0

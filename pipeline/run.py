@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -23,9 +26,10 @@ from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning import fingerprint
-from pipeline.planning.plan import ensure_plan, plan_names, plan_size, todo
+from pipeline.planning.plan import ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.schemas import SAMPLE_RATE, unit_to_json
-from pipeline.storage.base import Storage, open_storage, race_probe, read_json
+from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
+from pipeline.storage.local import LocalStorage
 
 log = logging.getLogger(__name__)
 
@@ -49,16 +53,31 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     return _published(storage, notes)
 
 
-def prepare(config: RunConfig, storage: Storage | None = None) -> Storage:
-    """The output with its plan made and its fingerprint compared, nothing transcribed: for `jobs.plan`.
-
-    storage: another one than that of output.uri, for a dry run.
-    """
+def prepare(config: RunConfig) -> Storage:
+    """Make the plan and compare the fingerprint; transcribe nothing. Returns the output. For `jobs.plan`."""
     info = layout.describe(config.model.name, config.model.revision)
-    if storage is None:
-        storage = open_storage(config.output.uri, config=config.storage)
+    storage = open_storage(config.output.uri, config=config.storage)
     _planned(storage, config, info.weights_hash)
     return storage
+
+
+@contextlib.contextmanager
+def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
+    """Do what `prepare` does in a temporary folder, and write nothing to the output. For a dry run.
+
+    Yields the folder as storage, which has the plans, and the ids of the units that the output has committed.
+    Raises ConfigError where the output is there and cannot be read.
+    """
+    output = open_existing(config.output.uri, config=config.storage)
+    info = layout.describe(config.model.name, config.model.revision)
+    with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:
+        copy = LocalStorage(Path(folder))
+        copy.uri = config.output.uri  # error messages name the output
+        if output is not None:
+            for name in plan_names(output):
+                copy_object(output, copy, plan_key(name))
+        _planned(copy, config, info.weights_hash, results=output)
+        yield copy, committed_units(output) if output else frozenset()
 
 
 def dead_fraction(summary: dict[str, Any]) -> float:
@@ -68,13 +87,16 @@ def dead_fraction(summary: dict[str, Any]) -> float:
     return dead / answered if answered else 0.0
 
 
-def _planned(storage: Storage, config: RunConfig, weights_hash: str) -> str:
-    """Fingerprint, plan, resolved config and a round of retries where wanted. Returns the fingerprint's id."""
+def _planned(storage: Storage, config: RunConfig, weights_hash: str, results: Storage | None = None) -> str:
+    """Write the fingerprint, the plan, the resolved config and a wanted round of retries to `storage`.
+
+    results: where the committed results are, if not in `storage` too. Returns the fingerprint's id.
+    """
     wanted = fingerprint.fingerprint(config, weights=weights_hash)
     mark = ensure_plan(storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted)
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     if config.retry == "dead_letters":
-        plan_retry(storage, config.plan)
+        plan_retry(results or storage, config.plan, write_to=storage)
     return mark
 
 

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle
@@ -46,12 +46,12 @@ class _Heard:
     length: float = 0.0  # seconds of the whole recording, as far as the books will count them
 
 
-def make_forecast(config: RunConfig, storage: Storage) -> Forecast:
-    """Forecast what the plan of `storage` has left, hearing up to plan.probe_recordings; kept as _run/forecast.json.
+def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> Forecast:
+    """Forecast what the plan of `storage` has left beside the `committed` units; kept as _run/forecast.json.
 
-    Neither starts Ray. Raises ConfigError where the model cannot be loaded.
+    Up to plan.probe_recordings are decoded and transcribed. Neither starts Ray. Raises ConfigError where the model cannot be loaded.
     """
-    sample = draw(todo(storage), config.plan.probe_recordings)
+    sample = draw(todo(storage, committed), config.plan.probe_recordings)
     probed, notes = probe(config, sample.refs) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was heard, so there is no speed and no length but the declared")

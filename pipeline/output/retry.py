@@ -15,11 +15,12 @@ from pipeline.storage.base import Storage
 Failure = tuple[RecordingRef, str, int]  # reason and samples of the dead letter
 
 
-def plan_retry(storage: Storage, config: PlanConfig) -> str | None:
+def plan_retry(storage: Storage, config: PlanConfig, *, write_to: Storage | None = None) -> str | None:
     """Plan a round of retries of all committed dead letters and return its name; None where there is none to retry.
 
     A round that is not committed to its end is taken up again instead of adding another. Recordings whose problem was
     known at listing (duplicate ids, broken archives) are left out: the plan is immutable and reading them cannot help.
+    write_to: where the new plan is written, if not to `storage` (a dry run).
     """
     names = plan_names(storage)
     committed = committed_units(storage)
@@ -33,9 +34,8 @@ def plan_retry(storage: Storage, config: PlanConfig) -> str | None:
     if first is None:
         return None
     name = f"retry-{number}"
-    write_plan(
-        storage, name, _retry_units(chain([first], failures), config, number)
-    )  # a racing driver's plan serves as well
+    units = _retry_units(chain([first], failures), config, number)
+    write_plan(write_to or storage, name, units)  # a racing driver's plan serves as well
     return name
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +21,7 @@ from pipeline.storage.local import open_local
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more
 BROKEN = FULL | {errno.EIO, errno.ESTALE}  # a disk or a store, and no program
 WAY_ROUND = " (storage.single_writer=true goes on without, where you are sure that one job at a time writes there)"
+COPY_BYTES = 4 * 2**20  # of one read while an object is copied
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -103,6 +105,29 @@ def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None 
         opened = open_local(rest if separator else uri, create=create)
     opened.single_writer = config.single_writer
     return opened
+
+
+def open_existing(uri: str, *, config: StorageConfig) -> Storage | None:
+    """The storage at `uri` for reading; None for a local directory that does not exist yet and could be made.
+
+    Raises ConfigError as `open_storage` does.
+    """
+    scheme, separator, rest = uri.partition("://")
+    path = Path(rest if separator else uri).expanduser().absolute()
+    if (scheme == "file" or not separator) and not path.exists():
+        nearest = next(parent for parent in path.parents if parent.exists())
+        if nearest.is_dir():
+            return None
+    return open_storage(uri, create=False, config=config)
+
+
+def copy_object(source: Storage, target: Storage, key: str) -> None:
+    """Copy the object at `key` from one storage to another, with no more than a buffer of it in memory."""
+    with target.scratch() as folder, source.open(key) as stream:
+        path = folder / "copy"
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file, COPY_BYTES)
+        target.put(key, path)
 
 
 def apply(config: StorageConfig) -> None:

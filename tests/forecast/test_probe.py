@@ -123,7 +123,7 @@ def _config(tmp_path: Path, small_model_dir: Path, *overrides: str) -> RunConfig
 def test_the_forecast_is_kept_beside_the_plan(tmp_path: Path, small_model_dir: Path) -> None:
     config = _config(tmp_path, small_model_dir, "plan.probe_recordings=6", "plan.probe_seconds=600")
     storage = prepare(config)
-    made = make_forecast(config, storage)
+    made = make_forecast(config, storage, set())
     stored = json.loads(storage.get("_run/forecast.json"))
     assert (stored["units"], stored["recordings"], stored["probed"], stored["coverage"]) == (2, 6, 6, 0.9)
     exact = sum(2.5 + number / 100 for number in range(6)) / 3600
@@ -139,7 +139,7 @@ def test_without_a_probe_only_counts_are_told(
 ) -> None:
     config = _config(tmp_path, small_model_dir, "plan.probe_recordings=0")
     monkeypatch.delattr(probing, "Decoder")
-    made = make_forecast(config, prepare(config))
+    made = make_forecast(config, prepare(config), set())
     assert (made.recordings, made.probed, made.audio_hours, made.wall_hours) == (6, 0, None, None)
     assert made.notes[0].startswith("plan.probe_recordings=0: ")
 
@@ -149,7 +149,7 @@ def test_a_model_that_cannot_be_loaded_is_a_users_error(tmp_path: Path, small_mo
     storage = prepare(config)
     broken = config.model_copy(update={"model": config.model.model_copy(update={"name": "/not/there"})})
     with pytest.raises(ConfigError, match=r"model\.name"):
-        make_forecast(broken, storage)
+        make_forecast(broken, storage, set())
 
 
 def test_probed_figures_are_those_of_the_whole_recording() -> None:

@@ -15,13 +15,17 @@ from jobs import plan as job
 from jobs import transcribe as transcribe_job
 from pipeline.config import RunConfig
 from pipeline.forecast.forecast import Estimate, Forecast
+from pipeline.output.commit import committed_units
 from pipeline.planning.plan import todo
 from pipeline.run import prepare
-from tests.storage.test_storage_overlay import contents
 from tests.support.archives import archive, arguments, settings
 from tests.support.outputs import commit
 
 ROOT = Path(__file__).parents[2]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +65,7 @@ def test_a_plan_that_is_half_done_is_forecast_to_its_end_and_left_as_it_is(
 ) -> None:
     words = arguments(source, tmp_path / "out", small_model_dir)
     storage = prepare(settings(source, tmp_path / "out", small_model_dir))
-    commit(storage, next(todo(storage)), "mark")
+    commit(storage, next(todo(storage, set())), "mark")
     before = contents(tmp_path / "out")
     assert dry(words) == 0
     shown = capsys.readouterr().out
@@ -93,13 +97,44 @@ def test_a_retry_is_planned_aside(
 ) -> None:
     words = arguments(source, tmp_path / "out", small_model_dir)
     storage = prepare(settings(source, tmp_path / "out", small_model_dir))
-    for unit in todo(storage):
+    for unit in todo(storage, set()):
         commit(storage, unit, "mark", dead=["r001.wav"])
     before = contents(tmp_path / "out")
     assert dry([*words, "retry=dead_letters"]) == 0
     table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:3]]
     assert table == [["plan", "2", "6"], ["retry-1", "1", "1"]]
     assert contents(tmp_path / "out") == before
+
+
+def test_a_round_of_retries_that_is_half_done_is_shown_as_it_is(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(source, tmp_path / "out", small_model_dir, "plan.unit_recordings=1")
+    storage = prepare(config)
+    for unit in todo(storage, committed_units(storage)):
+        commit(storage, unit, "mark", dead=["r001.wav", "r003.wav"])
+    prepare(config.model_copy(update={"retry": "dead_letters"}))
+    commit(storage, next(todo(storage, committed_units(storage))), "mark")
+    before = contents(tmp_path / "out")
+    words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.unit_recordings=1"]
+    assert dry([*words, "retry=dead_letters"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["plan", "6", "6"], ["retry-1", "2", "2"]]
+    assert lines[3] == "7 units are committed"
+    assert "left: 1 units" in "\n".join(lines)
+    assert contents(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("uri", ["{file}", "{file}/below", "gs://bucket/out"])
+def test_an_output_that_cannot_be_one_is_a_mistake_in_a_dry_run_too(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], uri: str
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    words = arguments(source, tmp_path / "out", small_model_dir)
+    assert dry([*words, f"output.uri={uri.format(file=tmp_path / 'file')}"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith(f"output.uri: {uri.format(file=tmp_path / 'file')}: ")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_jobs_plan_writes_the_plan_and_the_forecast(
