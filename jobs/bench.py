@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from jobs import cli
+
 COLUMNS = {
     "what": "{}",
     "steps": "{}",
@@ -79,7 +81,7 @@ def main(arguments: list[str] | None = None) -> int:
         auto=not options.no_auto,
     )
     figures = bench.run()
-    figures["command"] = f"python -m jobs.bench {' '.join(arguments if arguments is not None else sys.argv[1:])}"
+    figures["command"] = cli.command("bench", sys.argv[1:] if arguments is None else arguments)
     text = markdown(figures)
     print(text)
     if options.json:
@@ -173,7 +175,9 @@ def _count(text: str) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m jobs.bench", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog=cli.program("bench"), description=(__doc__ or "").replace("python -m jobs.bench", cli.program("bench"))
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     engine = commands.add_parser("engine", help="transformers' generate beside the engine")
     engine.add_argument("--size", choices=["tiny", "cpu300m", "full"], default="tiny")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import logging
 import multiprocessing
 import os
@@ -13,7 +15,8 @@ import threading
 import time
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pipeline.config import ConfigError, Section, keys, load
@@ -21,6 +24,7 @@ from pipeline.storage.base import BROKEN, OutputError, reason
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
+SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_BROKEN, EXIT_USAGE = 1, 2
 STOPS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 2.0  # for a clean end after a signal; `ray job stop` kills after 3 s
@@ -35,6 +39,7 @@ class Stopped(BaseException):
 
 
 def main(
+    job: str,
     schema: type[ConfigT],
     run: Callable[[ConfigT], int],
     doc: str | None,
@@ -42,27 +47,30 @@ def main(
     *,
     dry_run: Callable[[ConfigT], int] | None = None,
 ) -> int:
-    """Parse, load the config, call `run` with it, or with `--dry-run` `dry_run`; returns the exit code.
+    """Parse the arguments, load the config, call `run` (or, with `--dry-run`, `dry_run`). Returns the exit code.
 
-    0 done, 1 the job's own verdict or a disk or store that failed, 2 usage or config (one line per error on stderr, no
-    traceback), 128 + n after signal n. `doc`: the job's docstring, its first line says what it does and how
-    it is called.
+    Args:
+        job: the name of the module below jobs/ ("plan"), or of another module, with its dots.
+        schema: the config that the job takes.
+        run: does the work; its result is the exit code.
+        doc: the job's docstring: what it does and how it is called.
+        arguments: words of the command line; None: those of this process.
+        dry_run: where the job has one; its docstring is the help of `--dry-run`.
+
+    Returns:
+        0 done; 1 the job's own verdict, or a disk or store failed; 2 usage or config, one line per error on stderr;
+        128 + n after signal n.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    made = parser(schema, doc)
+    made = parser(job, schema, doc)
     if dry_run:
         made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
-    options = made.parse_intermixed_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = made.parse_intermixed_args(words)
     chosen = dry_run if dry_run and options.dry_run else run
-    previous = {number: signal.getsignal(number) for number in STOPS}
-    heard, told = os.pipe()
-    os.set_blocking(told, False)
-    threading.Thread(target=_watch, args=(heard,), daemon=True, name="stop").start()
-    before = signal.set_wakeup_fd(told, warn_on_full_buffer=False)
     try:
-        for number in STOPS:
-            signal.signal(number, _stop)
-        return chosen(load(schema, options.config, options.overrides))
+        with _stoppable(command(job, words)):
+            return chosen(load(schema, options.config, options.overrides))
     except (ConfigError, OutputError) as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE
@@ -71,22 +79,28 @@ def main(
             raise
         print(f"{err.filename or 'here'}: {reason(err)}", file=sys.stderr)
         return EXIT_BROKEN
-    except Stopped as stop:
-        sys.stdout.flush()
-        _leave(128 + stop.signum)  # the end of native libraries may take longer than a stop is given
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(told)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
-def parser(schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
-    """The argument parser of a job, with every config key in its help."""
+def program(job: str) -> str:
+    """How this process was called: "fullcanvas plan" by the console script, else "python -m jobs.plan"."""
+    if "." in job:
+        return f"python -m {job}"
+    if Path(sys.argv[0]).name == SCRIPT:
+        return f"{SCRIPT} {job.replace('_', '-')}"
+    return f"python -m jobs.{job}"
+
+
+def command(job: str, arguments: Sequence[str]) -> str:
+    """The whole command, quoted for a shell: `program` with its arguments."""
+    return f"{program(job)} {shlex.join(arguments)}".rstrip()
+
+
+def parser(job: str, schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
+    """The argument parser of a job. Its help lists every config key."""
     lines = ["keys, their defaults and meaning:", *_key_lines(schema), "", _EXIT_CODES]
-    made = _Parser(
-        prog=f"python -m {_module()}",
-        description=(doc or "").strip(),
+    made = Parser(
+        prog=program(job),
+        description=(doc or "").strip().replace(f"python -m jobs.{job}", program(job)),
         epilog="\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -97,7 +111,7 @@ def parser(schema: type[Section], doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """Usage errors are one line, as all errors of a user are."""
 
     def error(self, message: str) -> NoReturn:
@@ -111,9 +125,9 @@ _EXIT_CODES = (
 
 
 def _key_lines(schema: type[Section]) -> Iterator[str]:
-    held = list(keys(schema))
-    width = max(len(key) for key, _ in held) + 2
-    for key, field in held:
+    fields = list(keys(schema))
+    width = max(len(key) for key, _ in fields) + 2
+    for key, field in fields:
         default = "(required)" if field.is_required() else _text(field.default)
         about = field.description or ""
         values = "|".join(_choices(field.annotation))
@@ -138,9 +152,26 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _module() -> str:
-    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
-    return spec.name if spec else "jobs"
+@contextlib.contextmanager
+def _stoppable(command: str) -> Iterator[None]:
+    """Within the block SIGINT and SIGTERM print how to go on, raise Stopped, and then end the process."""
+    previous = {number: signal.getsignal(number) for number in STOPS}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    threading.Thread(target=_watch, args=(reader,), daemon=True, name="stop").start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        for number in STOPS:
+            signal.signal(number, functools.partial(_stop, command))
+        yield
+    except Stopped as stop:
+        sys.stdout.flush()
+        _leave(128 + stop.signum)  # native libraries may take longer to end than a stopped job may
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 def _leave(code: int) -> NoReturn:
@@ -150,31 +181,30 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _stop(signum: int, _frame: types.FrameType | None) -> None:
-    """Say how to resume, then leave through the stack; where that takes too long, `_watch` ends the process."""
+def _stop(command: str, signum: int, _frame: types.FrameType | None) -> None:
+    """Say how to go on, then leave through the stack. Where that takes too long, `_watch` ends the process."""
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
-    command = shlex.join(["python", "-m", _module(), *sys.argv[1:]])
     note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
     os.write(sys.stderr.fileno(), note.encode())
     raise Stopped(signum)
 
 
-# A forked child shares the pipe: a signal to it alone would end its parent.
+# A forked child shares the pipe: without this, a signal to the child alone would end its parent.
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
-def _watch(heard: int) -> None:
-    """End the process `STOP_SECONDS` after the first stop, whatever the main thread does.
+def _watch(reader: int) -> None:
+    """End the process `STOP_SECONDS` after the first signal, whatever the main thread does.
 
-    Python runs handlers between two instructions of the main thread: a signal that comes just before a wait for a
-    lock would be handled after the wait, perhaps never. So it is sent once more, which ends the wait; after `_stop`
-    it is ignored.
+    Python runs signal handlers between two instructions of the main thread. A signal that arrives just before a wait
+    for a lock would be handled after the wait, perhaps never. So this thread sends it once more, which ends the wait.
+    After `_stop` the second signal is ignored.
     """
-    while byte := os.read(heard, 1):
+    while byte := os.read(reader, 1):
         if byte[0] in STOPS:
             time.sleep(0.1)
             signal.pthread_kill(threading.main_thread().ident or 0, byte[0])
             time.sleep(STOP_SECONDS)
             _leave(128 + byte[0])
-    os.close(heard)
+    os.close(reader)

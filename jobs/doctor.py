@@ -20,7 +20,7 @@ from pipeline.doctor.settings import DoctorConfig
 
 def main(arguments: list[str] | None = None) -> int:
     """Check all, print the table, write the rows where wanted; returns the exit code."""
-    made = cli.parser(DoctorConfig, __doc__)
+    made = cli.parser("doctor", DoctorConfig, __doc__)
     made.add_argument("--json", metavar="FILE", help="write the rows: check, state, found, advice, node")
     made.add_argument(
         "--limit", metavar="SECONDS", type=float, default=math.inf, help="of each check (default: its own)"
@@ -28,13 +28,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = made.parse_intermixed_args(arguments)
     try:
         config = load(DoctorConfig, options.config, options.overrides)
-        return run(config, options.json, options.limit)
+        code = run(config, options.json, options.limit)
     except ConfigError as err:
         print(err, file=sys.stderr)
         return cli.EXIT_USAGE
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return 130
+        code = 130
+    return _leave_where_a_check_hangs(code)
 
 
 def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) -> int:
@@ -51,16 +52,16 @@ def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) 
     return int(any(row.state == "FAIL" for row in rows))
 
 
-def leave(code: int) -> None:
-    """Exit, at once where a check hangs: its threads would be waited for."""
+def _leave_where_a_check_hangs(code: int) -> int:
+    """Returns the code, or ends the process with it where a check still runs: Python would wait for its threads."""
     from pipeline.doctor.rows import is_hung
 
-    sys.stdout.flush()
-    sys.stderr.flush()
     if is_hung():
+        sys.stdout.flush()
+        sys.stderr.flush()
         os._exit(code)
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":
-    leave(main())
+    sys.exit(main())

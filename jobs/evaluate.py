@@ -23,5 +23,10 @@ def run(config: EvaluateConfig) -> int:
     return 0 if evaluation.verdict.passed else 1
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The job as a command. Returns the exit code of `cli.main`."""
+    return cli.main("evaluate", EvaluateConfig, run, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(EvaluateConfig, run, __doc__))
+    sys.exit(main())

@@ -17,5 +17,10 @@ def run(config: ImportConfig) -> int:
     return 0
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The job as a command. Returns the exit code of `cli.main`."""
+    return cli.main("import_model", ImportConfig, run, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(ImportConfig, run, __doc__))
+    sys.exit(main())

@@ -84,5 +84,10 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The job as a command. Returns the exit code of `cli.main`."""
+    return cli.main("plan", RunConfig, run, __doc__, arguments)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, run, __doc__))
+    sys.exit(main())

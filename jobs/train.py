@@ -6,28 +6,30 @@ Exit code 1: the best model does not listen to the audio.
 
 from __future__ import annotations
 
-import shlex
+import functools
 import sys
 
 from jobs import cli
 from pipeline.training.adapter_config import AdapterConfig
 
 
-def run(config: AdapterConfig) -> int:
-    """Train, write the model, show the rates before and after. 1 where the best model is not grounded."""
+def run(config: AdapterConfig, command: str) -> int:
+    """Train, write the model (its card names `command`), show the rates. 1 where the best model is not grounded."""
     from pipeline.training.adapter import train_adapter
     from pipeline.training.adapter_report import place, table
 
-    result = train_adapter(config, shlex.join(["python", "-m", "jobs.train", *sys.argv[1:]]))
+    result = train_adapter(config, command)
     print(table(result))
     print(f"best: {place(result['best'])}; written to {config.output.uri}")
     return 0 if result["best"]["grounded"] else 1
 
 
-def main(arguments: list[str]) -> int:
-    """Returns the exit code of jobs.cli."""
-    return cli.main(AdapterConfig, run, __doc__, arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """The job as a command. Returns the exit code of `cli.main`."""
+    words = sys.argv[1:] if arguments is None else arguments
+    work = functools.partial(run, command=cli.command("train", words))
+    return cli.main("train", AdapterConfig, work, __doc__, words)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -36,5 +36,10 @@ def run(config: RunConfig) -> int:
     return 0
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """The job as a command. Returns the exit code of `cli.main`."""
+    return cli.main("transcribe", RunConfig, run, __doc__, arguments, dry_run=dry_run)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, run, __doc__, dry_run=dry_run))
+    sys.exit(main())

@@ -34,7 +34,7 @@ def run(config: TrainConfig) -> int:
 
 def main(arguments: list[str]) -> int:
     """Returns the exit code of jobs.cli."""
-    return cli.main(TrainConfig, run, __doc__, arguments)
+    return cli.main("infra.tiny.train", TrainConfig, run, __doc__, arguments)
 
 
 if __name__ == "__main__":

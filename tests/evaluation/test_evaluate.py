@@ -181,7 +181,7 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(
     overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["output.uri=out", *overrides]
-    assert cli.main(EvaluateConfig, job, "doc", words) == 2
+    assert cli.main("evaluate", EvaluateConfig, job, "doc", words) == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1
     assert message in said[0]
@@ -205,7 +205,7 @@ def test_a_value_of_a_sweep_that_cannot_be_is_told_before_anything_is_done(
 
 def test_the_help_names_settings_of_sets(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        cli.main(EvaluateConfig, job, "doc", ["--help"])
+        cli.main("evaluate", EvaluateConfig, job, "doc", ["--help"])
     assert "sets.NAME.source.uri" in capsys.readouterr().out
 
 

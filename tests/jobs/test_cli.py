@@ -24,7 +24,7 @@ def run_with(outcome: int | BaseException, words: list[str]) -> int:
             raise outcome
         return outcome
 
-    return cli.main(RunConfig, job, "A job", words)
+    return cli.main("plan", RunConfig, job, "A job", words)
 
 
 @pytest.mark.parametrize("code", [0, 1])
@@ -68,12 +68,12 @@ def test_the_file_and_the_overrides_are_read_in_any_order(tmp_path: Path) -> Non
         return 0
 
     for words in (["--config", str(path), *NEEDED], [*NEEDED, "--config", str(path)]):
-        cli.main(RunConfig, job, "A job", words)
+        cli.main("plan", RunConfig, job, "A job", words)
     assert [config.denoise.max_steps for config in seen] == [3, 3]
 
 
 def test_help_lists_every_key_with_its_default() -> None:
-    text = cli.parser(RunConfig, "A job").format_help()
+    text = cli.parser("plan", RunConfig, "A job").format_help()
     lines = {line.split()[0]: line for line in text.splitlines() if line.startswith("  ")}
     for key, field in keys(RunConfig):
         assert key in lines
@@ -107,7 +107,7 @@ def job(config):
         except {caught}:
             pass
 
-sys.exit(cli.main(RunConfig, job, "A job"))
+sys.exit(cli.main("plan", RunConfig, job, "A job"))
 """
 
 
@@ -152,7 +152,7 @@ from pipeline.config import RunConfig
 %s
 
 if __name__ == "__main__":
-    sys.exit(cli.main(RunConfig, job, "A job"))
+    sys.exit(cli.main("plan", RunConfig, job, "A job"))
 """
 
 

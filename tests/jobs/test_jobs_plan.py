@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs import cli
 from jobs import plan as job
 from jobs import transcribe as transcribe_job
-from pipeline.config import RunConfig
 from pipeline.forecast.forecast import Estimate, Forecast
 from pipeline.output.commit import committed_units
 from pipeline.planning.plan import todo
@@ -34,7 +32,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def dry(words: list[str]) -> int:
-    return cli.main(RunConfig, transcribe_job.run, "A job", [*words, "--dry-run"], dry_run=job.dry_run)
+    return transcribe_job.main([*words, "--dry-run"])
 
 
 def test_a_dry_run_shows_plan_and_forecast_and_touches_nothing(
@@ -141,7 +139,7 @@ def test_jobs_plan_writes_the_plan_and_the_forecast(
     source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.probe_recordings=2"]
-    assert cli.main(RunConfig, job.run, "A job", words) == 0
+    assert job.main(words) == 0
     stored = json.loads((tmp_path / "out" / "_run" / "forecast.json").read_text())
     assert (stored["units"], stored["recordings"], stored["probed"]) == (2, 6, 2)
     assert stored["audio_hours"]["low"] < stored["audio_hours"]["value"] < stored["audio_hours"]["high"]
@@ -151,10 +149,10 @@ def test_jobs_plan_writes_the_plan_and_the_forecast(
 
 def test_only_a_job_with_a_dry_run_takes_the_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
-        cli.main(RunConfig, job.run, "A job", ["--dry-run"])
+        job.main(["--dry-run"])
     assert error.value.code == 2
     with pytest.raises(SystemExit) as help_shown:
-        cli.main(RunConfig, transcribe_job.run, "A job", ["--help"], dry_run=job.dry_run)
+        transcribe_job.main(["--help"])
     assert help_shown.value.code == 0
     assert "nothing is written to output.uri" in " ".join(capsys.readouterr().out.split())
 

@@ -111,13 +111,13 @@ def test_a_partial_match_is_refused_and_leaves_nothing(
     save_file(state, path)
     words = [f"{key}={getattr(parts, key)}" for key in ("output", "base", "encoder", "encoder_heads", "backbone")]
     words.append(f"adapter=[{path}]")
-    assert import_model.cli.main(ImportConfig, import_model.run, import_model.__doc__, words) == 2
+    assert import_model.main(words) == 2
     captured = capsys.readouterr()
     assert "unmatched  what.is.this" in captured.out
     assert captured.err.startswith("adapter: ")
     assert not Path(parts.output).exists()
     named = [*words, "names={what.is.this: input.weight}"]
-    assert import_model.cli.main(ImportConfig, import_model.run, import_model.__doc__, named) == 0
+    assert import_model.main(named) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{parts.output}: give it as model.name"
 
 
