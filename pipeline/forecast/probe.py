@@ -49,7 +49,8 @@ class _Heard:
 def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> Forecast:
     """Forecast what the plan of `storage` has left beside the `committed` units; kept as _run/forecast.json.
 
-    Up to plan.probe_recordings are decoded and transcribed. Neither starts Ray. Raises ConfigError where the model cannot be loaded.
+    Up to plan.probe_recordings are decoded and transcribed in this process. Raises ConfigError where the model cannot
+    be loaded.
     """
     sample = draw(todo(storage, committed), config.plan.probe_recordings)
     probed, notes = probe(config, sample.refs) if sample.refs else ([], [])
