@@ -16,11 +16,11 @@ from pipeline.training.adapter_config import AdapterConfig
 def run(config: AdapterConfig, command: str) -> int:
     """Train, write the model (its card names `command`), show the rates. 1 where the best model is not grounded."""
     from pipeline.training.adapter import train_adapter
-    from pipeline.training.adapter_report import place, table
+    from pipeline.training.adapter_report import table
 
     result = train_adapter(config, command)
     print(table(result))
-    print(f"best: {place(result['best'])}; written to {config.output.uri}")
+    print(f"best: step {result['best']['step']}; written to {config.output.uri}")
     return 0 if result["best"]["grounded"] else 1
 
 

@@ -7,21 +7,21 @@ import json
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.config import ComputeConfig, ConfigError, SourceConfig
-from pipeline.flow.cluster import ray_cluster
+from pipeline.config import ConfigError
 from pipeline.model.files import layout
-from pipeline.training import adapter_choice, adapter_model, adapter_settings
-from pipeline.training.adapter_batches import AudioBatches
+from pipeline.training import adapter_model, adapter_settings
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.adapter_loop import LOG, AdapterTrainer
+from pipeline.training.adapter_loop import LOG
 from pipeline.training.adapter_report import card, line_of
-from pipeline.training.examples import Examples, prepare
+from pipeline.training.adapter_worker import examples, work
+from pipeline.training.distributed import launch
+from pipeline.training.examples import Examples
 from pipeline.training.parallel import Group
 
 log = logging.getLogger(__name__)
@@ -30,7 +30,7 @@ POLL_SECONDS = 0.5
 
 
 def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
-    """Train, and write the best model to output.uri (adapter_choice). The same call goes on where a killed one stopped.
+    """Train, and write the best model to output.uri. The same call goes on where a killed one stopped.
 
     command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (adapter_loop).
     Raises ConfigError, one line.
@@ -46,59 +46,17 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
     with shown(folder / LOG):
         if config.compute.workers:
-            c = config.compute
-            with ray_cluster(ComputeConfig(replicas_max=c.workers, cpus_per_replica=c.cpus_per_worker)):
-                from pipeline.training.distributed import launch  # Ray is imported when its environment is set
-
-                launch(config)
+            launch(config)
         else:
             work(config, Group(torch.device("cpu")))
     lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
     evaluations = [line for line in lines if line.get("evaluation")]
-    result = adapter_choice.choose(evaluations, config.output)
-    weights = adapter_choice.weights(folder, result["best"])
-    adapter_model.export(config, weights, card(config, result, data, rescheduled, command))
+    if not evaluations or evaluations[0]["step"]:
+        raise ConfigError("folder: its log.jsonl has no evaluation of step 0; use a new folder")
+    state = torch.load(folder / adapter_settings.CHECKPOINT, map_location="cpu", weights_only=True)
+    result = {"before": evaluations[0], "best": state["best"], "last": evaluations[-1]}
+    adapter_model.export(config, state["best_adapter"], card(config, result, data, rescheduled, command))
     return result
-
-
-def work(config: AdapterConfig, group: Group, report: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """One worker's part of the training."""
-    if group.device.type == "cpu":
-        torch.set_num_threads(config.compute.threads_per_worker)
-    data, sets = examples(config)
-    trainer(config, group, data, sets).run(report)
-
-
-def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str, Examples]) -> AdapterTrainer:
-    """Model, batches and optimiser, before the first step or the checkpoint. Raises ConfigError."""
-    model = adapter_model.build(Path(config.folder) / "start", config, group.device)
-    batches = AudioBatches(
-        data,
-        model.tokenizer,
-        canvas_length=model.config.canvas_length,
-        window_samples=model.config.window_samples,
-        batch=config.train.batch * group.world,
-        seed=config.seed,
-        eos=model.config.tokens.eos[0],
-        canvas_step=config.train.canvas_step,
-        full_canvas_share=config.train.full_canvas_share,
-    )
-    if not batches.rows:
-        raise ConfigError(f"source.uri: {config.source.uri}: no text fits the canvas of {model.config.canvas_length}")
-    if group.rank == 0 and batches.too_long:
-        log.warning("%d texts do not fit the canvas and are not trained on (too_many_tokens)", batches.too_long)
-    return AdapterTrainer(model, batches, sets, config, group)
-
-
-def examples(config: AdapterConfig) -> tuple[Examples, dict[str, Examples]]:
-    """Decoded audio of the source and of all evaluation sets: from `folder` where it is there already."""
-    model = layout.read_config(Path(config.folder) / "start")
-
-    def of(source: SourceConfig) -> Examples:
-        folder = Path(config.folder) / "examples"
-        return prepare(folder, source, model=model, segment=config.segment, storage=config.storage)
-
-    return of(config.source), {name: of(source) for name, source in config.evaluation.items()}
 
 
 def check(config: AdapterConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -16,12 +16,6 @@ class AdapterOutput(Section):
 
     uri: str = Field(min_length=1, description="a local folder; jobs.transcribe takes it as model.name")
     name: str | None = Field(None, min_length=1, description="of the model; null: the folder's")
-    between: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="weights between start (0) and last step (1) that take part at the end, such as [0.5, 0.75]"
-    )
-    max_rise: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(
-        {}, description="error rate that an evaluation set may lose against the start, such as {old: 0.01}"
-    )
 
 
 class StartConfig(Section):
@@ -92,9 +86,6 @@ class WorkerConfig(Section):
     gpus_per_worker: float = Field(0.0, ge=0, description="0: on the CPU")
     cpus_per_worker: float = Field(1.0, ge=0, description="logical CPUs of a worker")
     threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker on the CPU")
-    strategy: Literal["ddp", "fsdp"] = Field(
-        "ddp", description="ddp: every worker holds all weights; fsdp: a share of the experts and feed-forward layers"
-    )
     max_failures: int = Field(2, ge=0, description="deaths of a worker after which it goes on from the checkpoint")
     canvases: int = Field(16, ge=1, description="canvas slots of the engine that evaluates")
 
@@ -127,8 +118,6 @@ class AdapterConfig(Section):
             raise ValueError(
                 "train.precision: float32 needs model.dtype=float32; frozen bfloat16 weights need autocast"
             )
-        if unknown := [name for name in self.output.max_rise if name not in self.evaluation]:
-            raise ValueError(f"output.max_rise: {unknown[0]}: no such evaluation ({', '.join(self.evaluation)})")
         return self
 
     def deciding(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import time
@@ -16,7 +15,7 @@ from torch import Tensor
 from pipeline.config import ConfigError
 from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
-from pipeline.training import adapter_choice, checkpointing
+from pipeline.training import checkpointing
 from pipeline.training.adapter_batches import AudioBatch, AudioBatches
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_evaluation import Evaluated, evaluate
@@ -25,7 +24,7 @@ from pipeline.training.adapter_settings import CHECKPOINT
 from pipeline.training.augment import mask_mel, mask_sizes
 from pipeline.training.examples import Examples
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
-from pipeline.training.parallel import Group, shard, whole
+from pipeline.training.parallel import Group
 from pipeline.training.schedule import learning_rate
 
 LOG = "log.jsonl"
@@ -65,7 +64,6 @@ class AdapterTrainer:
         if t.gradient_checkpointing:
             checkpointing.enable(model.backbone)
             self.prefill = checkpointing.prefill
-        self.sharded = shard(model, group) if config.compute.strategy == "fsdp" and group.world > 1 else []
         self.done = 0
         self.best: dict[str, Any] | None = None
         self.best_adapter: dict[str, Tensor] = {}  # of that evaluation, on the CPU
@@ -142,28 +140,6 @@ class AdapterTrainer:
                 started += time.monotonic() - began
             if self.done % t.checkpoint_steps == 0 or last:
                 self.save()
-        self._between(report)
-
-    def _between(self, report: Callable[[dict[str, Any]], None]) -> None:
-        """Rates at the places of output.between, as far as the log has them not; the weights stay the last step's."""
-        (known, *_) = self.group.gather(self._places())
-        if not (missing := [place for place in dict.fromkeys(self.config.output.between) if place not in known]):
-            return
-        last = {name: parameter.detach().clone() for name, parameter in self.named.items()}
-        start = adapter_choice.start_weights(self.folder)
-        for place in missing:
-            self._set(adapter_choice.between(start, last, place))
-            line = {"step": self.done, "between": place, **self._rates(self._heard())}
-            self._log({"evaluation": True} | line)
-            report(line)
-        self._set(last)
-        self.group.gather(None)
-
-    def _places(self) -> list[float]:
-        """Of the last step, in the log."""
-        log = self.folder / LOG
-        lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-        return [line["between"] for line in lines if "between" in line and line["step"] == self.done]
 
     def _set(self, adapter: dict[str, Tensor]) -> None:
         with torch.no_grad():
@@ -193,7 +169,7 @@ class AdapterTrainer:
         return line
 
     def _heard(self) -> Evaluated:
-        with for_inference(self.model), whole(self.sharded) if self.sharded else contextlib.nullcontext():
+        with for_inference(self.model):
             return evaluate(
                 self.model, self.sets, self.config.denoise, slots=self.config.compute.canvases, group=self.group
             )

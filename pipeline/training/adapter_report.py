@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.training.adapter_choice import keeps
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
 from pipeline.training.schedule import Changes, told
@@ -16,19 +15,13 @@ def line_of(line: dict[str, Any]) -> str:
         sets = ", ".join(f"{name} {one['rate']:.1%}" for name, one in line["sets"].items())
         verdict = "" if line["grounded"] else ": NOT GROUNDED, the text does not follow from the audio"
         best = "; the best so far" if line.get("best") else ""
-        return f"{place(line)}: error rate {sets}; audio shuffled {line['shuffled']:.1%}{verdict}{best}"
+        return f"step {line['step']}: error rate {sets}; audio shuffled {line['shuffled']:.1%}{verdict}{best}"
     losses = ", ".join(f"{name} {line[name]:.3f}" for name in ("diffusion", "ar", "ctc", "ce_t>0.9") if name in line)
     infeasible = f", {line['infeasible']:.0f} infeasible for CTC" if line.get("infeasible") else ""
     return (
         f"step {line['step']}/{line['of']}: loss {line['loss']:.3f} ({losses}){infeasible}, "
         f"{line['seconds_per_step']:.2f} s a step"
     )
-
-
-def place(line: dict[str, Any]) -> str:
-    """Which weights an evaluation was of."""
-    step = f"step {line['step']}"
-    return f"{line['between']:g} of the way to {step}" if "between" in line else step
 
 
 def table(result: dict[str, Any]) -> str:
@@ -59,8 +52,8 @@ denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left
 ## Figures
 
 Word error rate (Mandarin: characters), normalised as in jobs.evaluate, production engine with
-{config.denoise.max_steps} steps, on recordings that were not trained on. After: {place(best)} of {t.steps}, the best
-of those evaluated{_allowed(config, result)}. It was chosen on these same recordings, so the figure flatters a little.
+{config.denoise.max_steps} steps, on recordings that were not trained on. After: step {best["step"]} of {t.steps}, the
+best of those evaluated. It was chosen on these same recordings, so the figure flatters a little.
 
 {table(result)}
 
@@ -72,10 +65,3 @@ two-pass self-conditioning ({t.self_conditioning_share:g}), {t.autoregressive_we
 
     {command}
 """
-
-
-def _allowed(config: AdapterConfig, result: dict[str, Any]) -> str:
-    if not keeps(result["best"], result["before"], config.output.max_rise):
-        return ", though it loses more than output.max_rise allows: nothing else was grounded"
-    rises = [f"{name} not more than {100 * rise:g} points worse" for name, rise in config.output.max_rise.items()]
-    return f" with {' and '.join(rises)} than before" if rises else ""

@@ -1,36 +1,49 @@
-"""The adapter's workers on Ray Train: as many processes as the config says, started again where one dies."""
+"""The adapter's workers on Ray Train: as many processes as the config says, started again where one dies.
+
+Ray is imported inside the functions: it reads its environment when it is imported, and `ray_cluster` sets that first.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import ray.train
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
-
-from pipeline.config import ConfigError
-from pipeline.flow.suspects import users_error
+from pipeline.config import ComputeConfig, ConfigError
+from pipeline.flow.cluster import ray_cluster
+from pipeline.storage.base import FULL, OutputError
 from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
+from pipeline.training.adapter_worker import work
 from pipeline.training.parallel import Group
 
 TIMEOUT_SECONDS = 7200  # for a message between workers: one may load 51 GB, or transcribe longer than the others
 
 
 def launch(config: AdapterConfig) -> None:
-    """Train on Ray Train until all steps are done; Ray must be running.
+    """Train on Ray Train until all steps are done, on the cluster that `ray_cluster` finds or starts.
 
     Raises ConfigError for what a user can mend, else Ray's error.
     """
     c = config.compute
-    _fits(c)
+    with ray_cluster(ComputeConfig(replicas_max=c.workers, cpus_per_replica=c.cpus_per_worker)):
+        _fit(config)
+
+
+def _fit(config: AdapterConfig) -> None:
+    import ray.train
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    c = config.compute
+    gpus = {"GPU": c.gpus_per_worker} if c.gpus_per_worker else {}
+    _require_gpus(c, ray.cluster_resources().get("GPU", 0.0))
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump(mode="json"), "folder": str(Path.cwd())},
         torch_config=TorchConfig(timeout_s=TIMEOUT_SECONDS),
         scaling_config=ScalingConfig(
-            num_workers=c.workers, use_gpu=c.gpus_per_worker > 0, resources_per_worker=_resources(c)
+            num_workers=c.workers, use_gpu=bool(gpus), resources_per_worker={"CPU": c.cpus_per_worker} | gpus
         ),
         run_config=RunConfig(
             name="ray",
@@ -41,14 +54,15 @@ def launch(config: AdapterConfig) -> None:
     try:
         trainer.fit()
     except ray.train.TrainingFailedError as err:
-        raise users_error(str(err)) or err from None
+        raise _users_error(getattr(err, "worker_failures", {}).values()) or err from None
 
 
 def _worker(settings: dict[str, Any]) -> None:
     """In a process of Ray: one worker from beginning to end, in the job's folder (Ray Train goes to one of its own)."""
-    from pipeline.training.adapter import work
+    import ray.train
+    from ray.train.torch import get_device
 
-    if Path(settings["folder"]).is_dir():  # another machine may not have it; then only absolute paths hold there
+    if Path(settings["folder"]).is_dir():  # another machine may not have it; then only absolute paths work there
         os.chdir(settings["folder"])
     config = AdapterConfig.model_validate(settings["config"])
     context = ray.train.get_context()
@@ -56,13 +70,15 @@ def _worker(settings: dict[str, Any]) -> None:
     work(config, group, ray.train.report)
 
 
-def _resources(c: WorkerConfig) -> dict[str, float]:
-    gpus = {"GPU": c.gpus_per_worker} if c.gpus_per_worker else {}
-    return {"CPU": c.cpus_per_worker} | gpus
-
-
-def _fits(c: WorkerConfig) -> None:
-    """Ray Train would wait for ever. Raises ConfigError."""
-    there = ray.cluster_resources().get("GPU", 0.0)
+def _require_gpus(c: WorkerConfig, there: float) -> None:
+    """Raises ConfigError where the cluster has too few GPUs: Ray Train would wait for ever."""
     if (wanted := c.workers * c.gpus_per_worker) > there:
         raise ConfigError(f"compute.gpus_per_worker: {wanted:g} GPUs are wanted, the cluster has {there:g}")
+
+
+def _users_error(failures: Iterable[Exception]) -> Exception | None:
+    """Of what the workers raised, the first that a user can mend: a wrong setting or a full disk."""
+    for failure in failures:
+        if isinstance(failure, ConfigError | OutputError) or (isinstance(failure, OSError) and failure.errno in FULL):
+            return failure
+    return None

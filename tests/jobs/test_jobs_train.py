@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
         ([], "source: required and not given\nevaluation: required and not given\noutput: required"),
         (["train.stepz=3"], "train.stepz: no such key; did you mean train.steps?"),
         (["train.batch=0"], "train.batch: Input should be greater than or equal to 1 (given: '0')"),
-        (["compute.strategy=both"], "compute.strategy: Input should be 'ddp' or 'fsdp' (given: 'both')"),
+        (["train.precision=half"], "train.precision: Input should be 'bfloat16' or 'float32' (given: 'half')"),
         (["augment.snr_db_min=50"], "augment: snr_db_min is above snr_db_max"),
         (["--config", "none.yaml"], "none.yaml: No such file or directory"),
         (["adapter"], "'adapter': an override reads section.key=value"),

@@ -17,7 +17,7 @@ from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import read_config
 from pipeline.model.network import lora
-from pipeline.training import adapter, adapter_choice, adapter_model
+from pipeline.training import adapter, adapter_model, adapter_worker
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import AdapterTrainer
 from pipeline.training.parallel import Group
@@ -41,7 +41,7 @@ def result(root: Path) -> dict[str, Any]:
 def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: dict[str, Any]) -> None:
     out = root / "run" / "model"
     model = checkpoint.load(str(out), verify=True)
-    trained = adapter_choice.weights(root / "run" / "work", result["best"])
+    trained = torch.load(root / "run/work/checkpoint.pt")["best_adapter"]
     for name, weight in checkpoint.adapter_state(model).items():
         assert torch.equal(weight, trained[name])
     engine = Engine(model, DenoiseConfig(max_steps=2), slots=2)
@@ -105,7 +105,9 @@ def test_a_kill_while_the_log_is_put_right_loses_none_of_it(root: Path, result: 
     whole = log.read_text()
     log.write_text(whole + '{"step": 7, "of')
     with mock.patch.object(Path, "replace", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
-        adapter.trainer(config(root), Group(torch.device("cpu")), *adapter.examples(config(root))).restore()
+        adapter_worker.trainer(
+            config(root), Group(torch.device("cpu")), *adapter_worker.examples(config(root))
+        ).restore()
     assert log.read_text().startswith(whole)
     assert adapter.train_adapter(config(root), "") == result
     assert log.read_text() == whole

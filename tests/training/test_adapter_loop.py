@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.training import adapter, adapter_model
+from pipeline.training import adapter_model, adapter_worker
 from pipeline.training.adapter_loop import AdapterTrainer
 from pipeline.training.parallel import Group
 from tests.support.adapter_case import config, write_case
@@ -26,7 +26,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trainer(root: Path, name: str, **sections: Any) -> AdapterTrainer:
     made = config(root, name, **sections)
     adapter_model.prepare_start(made)
-    return adapter.trainer(made, Group(torch.device("cpu")), *adapter.examples(made))
+    return adapter_worker.trainer(made, Group(torch.device("cpu")), *adapter_worker.examples(made))
 
 
 def weights(run: AdapterTrainer) -> dict[str, torch.Tensor]:

@@ -53,3 +53,15 @@ def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupt
     adapter.train_adapter(config(tmp_path, "whole", **STEPS), "")
     name = "adapter.safetensors"
     assert (tmp_path / "killed" / "model" / name).read_bytes() == (tmp_path / "whole" / "model" / name).read_bytes()
+
+
+def test_a_mistake_that_a_worker_of_ray_finds_is_one_line(tmp_path: Path) -> None:
+    write_case(tmp_path)
+    (tmp_path / "long").mkdir()
+    (tmp_path / "long/a.wav").write_bytes((tmp_path / "train/0.wav").read_bytes())
+    (tmp_path / "long/a.txt").write_text("qqqqqqqqqqqqqqqq")
+    run = job(tmp_path, source={"uri": str(tmp_path / "long")}, compute={"workers": 1, "max_failures": 0})
+    _, err = run.communicate(timeout=100)
+    assert run.returncode == 2
+    assert err.splitlines()[-1] == f"source.uri: {tmp_path}/long: no text fits the canvas of 8"
+    assert "Traceback" not in err

@@ -1,4 +1,4 @@
-"""Two workers: one adapter, whether or not they share out the frozen weights."""
+"""Two workers train one adapter."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 import torch
 from torch import distributed, multiprocessing, nn
-from torch.distributed.tensor import DTensor
 
-from pipeline.training import adapter, adapter_model
+from pipeline.training import adapter_model, adapter_worker
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.adapter_loop import AdapterTrainer
 from pipeline.training.parallel import Group
@@ -20,7 +19,7 @@ from tests.support.adapter_case import config, write_case
 
 
 def made(config: AdapterConfig, group: Group) -> AdapterTrainer:
-    return adapter.trainer(config, group, *adapter.examples(config))
+    return adapter_worker.trainer(config, group, *adapter_worker.examples(config))
 
 
 def _worker(rank: int, root: Path, port: int) -> None:
@@ -29,20 +28,15 @@ def _worker(rank: int, root: Path, port: int) -> None:
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     group = Group(torch.device("cpu"), rank, 2)
     found = {"average": averaged(group), "gathered": group.gather(f"of {rank}")}
-    for strategy in ("ddp", "fsdp"):
-        run = made(two(root, strategy), group)
-        weights = list(run.model.backbone.parameters())
-        shares = [weight.to_local().numel() for weight in weights if isinstance(weight, DTensor)]
-        figures = [run.step(0)]
-        line = run._evaluate()
-        figures.append(run.step(1))
-        found[strategy] = {
-            "adapter": {name: weight.detach().clone() for name, weight in run.named.items()},
-            "figures": figures,
-            "sets": line["sets"],
-            "whole": sum(weight.numel() for weight in weights if not isinstance(weight, DTensor)),
-            "shares": sum(shares),
-        }
+    run = made(two(root), group)
+    figures = [run.step(0)]
+    line = run._evaluate()
+    figures.append(run.step(1))
+    found["run"] = {
+        "adapter": {name: weight.detach().clone() for name, weight in run.named.items()},
+        "figures": figures,
+        "sets": line["sets"],
+    }
     torch.save(found, root / f"rank-{rank}.pt")
     distributed.destroy_process_group()
 
@@ -58,9 +52,9 @@ def averaged(group: Group) -> list[list[float]]:
     return [both.grad.tolist(), first.grad.tolist()]
 
 
-def two(root: Path, strategy: str) -> AdapterConfig:
+def two(root: Path) -> AdapterConfig:
     train = {"batch": 2, "gradient_checkpointing": True, "precision": "float32"}
-    return config(root, "two", train=train, compute={"workers": 2, "strategy": strategy})
+    return config(root, "two", train=train, compute={"workers": 2})
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +62,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What the two workers found, by rank."""
     root = tmp_path_factory.mktemp("parallel")
     write_case(root)
-    adapter_model.prepare_start(two(root, "ddp"))
-    adapter.examples(two(root, "ddp"))
+    adapter_model.prepare_start(two(root))
+    adapter_worker.examples(two(root))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -82,28 +76,8 @@ def test_gradients_become_their_mean_over_the_workers(runs: list[dict[str, Any]]
     assert [run["gathered"] for run in runs] == [["of 0", "of 1"]] * 2
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_workers_hear_different_recordings_and_hold_one_adapter(runs: list[dict[str, Any]], strategy: str) -> None:
-    one, other = (run[strategy] for run in runs)
+def test_workers_hear_different_recordings_and_hold_one_adapter(runs: list[dict[str, Any]]) -> None:
+    one, other = (run["run"] for run in runs)
     assert one["figures"][0]["loss"] != other["figures"][0]["loss"]
     assert all(torch.equal(one["adapter"][name], other["adapter"][name]) for name in one["adapter"])
     assert one["sets"] == other["sets"]  # each has transcribed half of it
-
-
-def test_shared_out_weights_train_the_same_adapter(runs: list[dict[str, Any]]) -> None:
-    """With gradient checkpointing, and through an evaluation in between."""
-    for run in runs:
-        ddp, fsdp = run["ddp"], run["fsdp"]
-        assert ddp["sets"] == fsdp["sets"]
-        assert ddp["figures"][1]["loss"] == pytest.approx(fsdp["figures"][1]["loss"], rel=1e-5)
-        for name, weight in ddp["adapter"].items():
-            torch.testing.assert_close(fsdp["adapter"][name], weight, atol=1e-6, rtol=1e-5)
-
-
-def test_a_worker_holds_half_of_the_experts_and_feed_forward_layers(runs: list[dict[str, Any]]) -> None:
-    """Tied weights once: hidden 64, per layer 2 experts of 48 and a feed-forward layer of 96, three matrices each."""
-    shared = 2 * (2 * 3 * 64 * 48 + 3 * 64 * 96)
-    for run in runs:
-        assert run["ddp"]["shares"] == 0
-        assert run["fsdp"]["shares"] == shared // 2
-        assert run["fsdp"]["whole"] == run["ddp"]["whole"] - shared
