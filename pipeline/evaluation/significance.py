@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy import stats
 
 from pipeline.evaluation.bootstrap import block_sums
 
 POWER = 0.8
-_NORMAL = NormalDist()
 
 
 def mapsswe(new: ArrayLike, old: ArrayLike) -> float | None:
@@ -24,16 +23,21 @@ def mapsswe(new: ArrayLike, old: ArrayLike) -> float | None:
     worse = np.asarray(new, float) - np.asarray(old, float)
     if len(worse) < 2 or not (spread := worse.std(ddof=1)):
         return None
-    return 2 * _NORMAL.cdf(-abs(float(worse.mean() / spread)) * len(worse) ** 0.5)
+    return float(2 * stats.norm.sf(abs(worse.mean() / spread) * len(worse) ** 0.5))
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Holm's step-down correction, in the order given: below alpha by chance is any of them with probability alpha."""
-    adjusted, reached = [0.0] * len(p), 0.0
-    for rank, place in enumerate(sorted(range(len(p)), key=p.__getitem__)):
-        reached = max(reached, min(1.0, (len(p) - rank) * p[place]))
-        adjusted[place] = reached
-    return adjusted
+    """Holm's step-down correction of several p, in the order given.
+
+    Where no system is worse, the chance that any of the results is below alpha is at most alpha. scipy has no such
+    function. That of statsmodels brings five more packages and takes 0.3 s a call beside PyTorch (measured, 0.15.0: it
+    collects all garbage each time), so the simulations of false alarms could not run it.
+    """
+    order = np.argsort(p)
+    steps = np.asarray(p, float)[order] * np.arange(len(p), 0, -1)
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(one) for one in adjusted]
 
 
 def detectable(
@@ -51,8 +55,6 @@ def detectable(
     rate = worse_B.sum() / units_B.sum()
     # linearised: a ratio of sums over blocks of unequal size
     variance = np.square(worse_B - rate * units_B).sum() * (1 + 1 / freedom) / units_B.sum() ** 2
-    z = -_NORMAL.inv_cdf(alpha)
-    student = z + (z**3 + z) / (4 * freedom)  # Student's t to the first order: 1.68 for 1.645 with 40 blocks
-    square = (student + _NORMAL.inv_cdf(power)) ** 2
+    square = (stats.t.isf(alpha, freedom) + stats.norm.ppf(power)) ** 2
     added = square / units_B.sum()
     return float(added + np.sqrt(added**2 + 4 * square * variance)) / 2  # d = sqrt(square * (variance + d / units))

@@ -1,4 +1,4 @@
-"""Tests of the bootstrap: false alarms and coverage as stated, equal to scipy without clusters, seeded, orderless."""
+"""Tests of the bootstrap: false alarms and coverage as stated, the normal interval where blocks are many, seeded."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_the_interval_of_a_rate_holds_the_truth_as_often_as_it_says(speakers: in
     assert 0.92 <= held / 1_500 <= 0.97
 
 
-def test_without_clusters_it_is_the_bootstrap_of_scipy() -> None:
+def test_with_many_blocks_it_is_the_plain_bootstrap_and_the_normal_interval() -> None:
     random = np.random.default_rng(5)
     words = random.integers(5, 40, 1_000)
     new, old = random.binomial(words, 0.12), random.binomial(words, 0.10)
@@ -78,6 +78,9 @@ def test_without_clusters_it_is_the_bootstrap_of_scipy() -> None:
     assert found.difference == pytest.approx((new.sum() - old.sum()) / words.sum())
     assert found.low == pytest.approx(reference.low, abs=0.04 * width)  # both are drawn: +- 1.5 % of the width
     assert found.high == pytest.approx(reference.high, abs=0.04 * width)
+    error = np.std(new - old - found.difference * words, ddof=1) * 1_000**0.5 / words.sum()
+    assert found.low == pytest.approx(found.difference - 1.645 * error, abs=0.04 * width)
+    assert found.high == pytest.approx(found.difference + 1.645 * error, abs=0.04 * width)
     rate = stats.bootstrap(
         (new, words), lambda n, w, axis=-1: n.sum(axis) / w.sum(axis), paired=True, n_resamples=5_000, rng=8
     ).confidence_interval
