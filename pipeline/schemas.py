@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from typing import Any, BinaryIO
 
@@ -118,6 +118,21 @@ class Segment:
     key: str  # "<recording id>#<segment index>#<start sample>": seeds the segment's random generator
     language: str | None
     pcm: bytes
+
+
+@dataclass(slots=True)
+class SegmentResult:
+    """What the model says about one segment. text None: no answer (`error` says why)."""
+
+    text: str | None
+    confidence: float | None = None
+    words: list[dict[str, str | float]] = field(default_factory=list)
+    signals: dict[str, float | None] | None = None
+    steps: int = 0
+    canvas_length: int = 0
+    canvas_fill: float = 0.0
+    overflow: bool = False
+    error: str | None = None
 
 
 WORD = pa.struct([("text", pa.string()), ("confidence", pa.float32())])

@@ -16,10 +16,10 @@ from infra.tiny.recipe import TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
 from pipeline.config import ConfigError, DenoiseConfig
-from pipeline.model.files import checkpoint
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.files import checkpoint, layout
 from pipeline.model.network.encoder import AudioEncoder
 from pipeline.model.new_model import EOS, asr_config, train_tokenizer
+from pipeline.model.recogniser import AsrModel
 
 
 def check(config: TrainConfig) -> None:
@@ -37,7 +37,7 @@ def check(config: TrainConfig) -> None:
     _check_also(config)
     if config.start:
         try:
-            checkpoint.describe(config.start)
+            layout.describe(config.start)
         except ConfigError as err:
             raise ConfigError(str(err).replace("model.name:", "start:", 1)) from None
 
@@ -144,7 +144,7 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
     kept = folder / "start"
     if not kept.exists():
         temporary = kept.with_suffix(".tmp")
-        shutil.copytree(checkpoint.directory(str(config.start)), temporary, dirs_exist_ok=True)
+        shutil.copytree(layout.directory(str(config.start)), temporary, dirs_exist_ok=True)
         temporary.replace(kept)
     model = checkpoint.load(str(kept))
     if model.config != asr_config(config.size, model.tokenizer.get_vocab_size()):

@@ -13,7 +13,7 @@ from torch import Tensor
 from infra.tiny.data import Batch, Batches, mask_features
 from infra.tiny.recipe import PhaseSection
 from pipeline.config import ConfigError
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, ctc_loss, diffusion_loss
 from pipeline.training.schedule import Changes, learning_rate
 

@@ -13,7 +13,7 @@ from infra.tiny.phrases import vocabulary
 from infra.tiny.recipe import TrainConfig
 from pipeline.config import LANGUAGES, DenoiseConfig
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from pipeline.training.schedule import Changes, told
 

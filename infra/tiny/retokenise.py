@@ -6,8 +6,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.layout import AsrConfig
+from pipeline.model.recogniser import AsrModel
 
 EMBEDDINGS = ("model.encoder.language_model.embed_tokens", "model.decoder.embed_tokens", "lm_head")  # tied: one tensor
 

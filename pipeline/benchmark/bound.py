@@ -21,8 +21,8 @@ from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Lane, Prepared
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
+from pipeline.model.recogniser import AsrModel
 
 TURNS = 9  # of engine and replay; the median counts
 STEPS = 4  # of the engine in a turn

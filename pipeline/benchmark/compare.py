@@ -19,8 +19,8 @@ from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.denoise.lane import Lane, Prepared
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 

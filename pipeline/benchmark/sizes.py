@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from pipeline.model.files import checkpoint
-from pipeline.model.files.checkpoint import AsrConfig, AsrModel
+from pipeline.model.files import checkpoint, layout
+from pipeline.model.files.layout import AsrConfig
 from pipeline.model.files.materialise import materialise
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
+from pipeline.model.recogniser import AsrModel
 
 PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
 END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow
@@ -68,13 +69,13 @@ def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
 
 def trained(name: str) -> bool:
     """Whether the repository has trained weights of this size; else they are random."""
-    folder = checkpoint.ASSETS / name
+    folder = layout.ASSETS / name
     return (folder / "config.json").is_file() and (folder / "backbone" / "model.safetensors").is_file()
 
 
 def _tiny() -> Size:
     if trained("tiny"):
-        config = checkpoint.read_config(checkpoint.directory("tiny"))
+        config = layout.read_config(layout.directory("tiny"))
     else:
         config = _named("tiny", SizeSection(), vocab=2048)
     return Size("tiny", config, steps=16, windows=128, stock_batches=(1, 8, 32, 64), slots=32)

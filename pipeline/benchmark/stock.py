@@ -13,7 +13,7 @@ from transformers.models.diffusion_gemma import generation_diffusion_gemma as st
 
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 
 
 def generate(model: AsrModel, prompts_BP: Tensor, denoise: DenoiseConfig) -> Tensor:

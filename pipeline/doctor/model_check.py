@@ -20,8 +20,8 @@ from pipeline.model.files import hub, layout, whisper_layout
 from pipeline.model.files.hub import HubPart
 
 if TYPE_CHECKING:
-    from pipeline.model.files.checkpoint import AsrModel
     from pipeline.model.memory import Memory
+    from pipeline.model.recogniser import AsrModel
 
 FETCH_AGAIN = "copy or fetch the model again"
 ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an image, or the hub"
@@ -190,9 +190,9 @@ def _estimated(config: RunConfig, *, missing: bool) -> tuple[AsrModel, Memory]:
     import torch
     from tokenizers import Tokenizer
 
-    from pipeline.model.files import checkpoint
     from pipeline.model.memory import estimate
     from pipeline.model.quantisation import quantise
+    from pipeline.model.recogniser import AsrModel
 
     name, revision = config.model.name, config.model.revision
     folder = layout.directory(name, revision)
@@ -201,7 +201,7 @@ def _estimated(config: RunConfig, *, missing: bool) -> tuple[AsrModel, Memory]:
     if not missing:
         tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
     with torch.device("meta"):
-        model = checkpoint.AsrModel(spec, tokenizer)
+        model = AsrModel(spec, tokenizer)
     if config.model.quantization == "int8":
         quantise(model.backbone)
     dtype = getattr(torch, config.model.dtype)

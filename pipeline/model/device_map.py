@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,7 @@ from transformers import DiffusionGemmaForBlockDiffusion
 
 from pipeline.config import ConfigError
 from pipeline.model.memory import CONTEXT, GIB, Memory
-
-if TYPE_CHECKING:
-    from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 
 
 @dataclass(frozen=True, slots=True)

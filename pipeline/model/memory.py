@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.denoise import canvas_policy
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
-
-if TYPE_CHECKING:
-    from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
 CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces and what the allocator cannot hand out

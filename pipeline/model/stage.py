@@ -16,14 +16,13 @@ import torch
 from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
 from pipeline.model import device_map, memory
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint, layout, whisper_layout
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.model.whisper import recogniser as whisper
 from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.model.worker import EngineDead, Worker
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 
-from pipeline.model.denoise.confidence import SegmentResult
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
 

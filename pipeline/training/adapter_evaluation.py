@@ -9,7 +9,7 @@ from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from pipeline.training.examples import Examples
 from pipeline.training.parallel import Group

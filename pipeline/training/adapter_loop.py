@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
+from pipeline.model.recogniser import AsrModel
 from pipeline.training import checkpointing
 from pipeline.training.adapter_batches import AudioBatch, AudioBatches
 from pipeline.training.adapter_config import AdapterConfig

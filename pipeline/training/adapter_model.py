@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from pipeline.config import ConfigError
 from pipeline.model import memory
 from pipeline.model.files import checkpoint, hub, layout, weights, whisper_layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
 from pipeline.model.network.projector import Projector
+from pipeline.model.recogniser import AsrModel
 from pipeline.training.adapter_config import AdapterConfig
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrC
     new = dict(projector.state_dict())
     with torch.device("meta"):
         bare = backbone.build(wanted.backbone)
-        lora.attach(bare, config.lora)
+        lora.attach(bare, **config.lora.model_dump())
     for name, weight in lora.state(bare).items():
         new[name] = torch.zeros(weight.shape)
         if name.endswith(".down"):

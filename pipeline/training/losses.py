@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import DiffusionGemmaForBlockDiffusion
 
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 
 Prefill = Callable[[DiffusionGemmaForBlockDiffusion, Tensor], tuple[PromptKV, Tensor]]
 

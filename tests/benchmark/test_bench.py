@@ -10,9 +10,9 @@ import torch
 
 from jobs import bench as job
 from pipeline.benchmark import compare, measure, sizes
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.new_model import SizeSection, train_tokenizer
+from pipeline.model.recogniser import AsrModel
 from tests.support.allocations import Allocations
 
 

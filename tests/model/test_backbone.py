@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 from tests.support.small_model import random_model
 
 BATCH, PROMPT = 3, 11

@@ -11,7 +11,7 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import canvas_policy
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from tests.support.small_model import random_model
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config import ConfigError
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_engine import DENOISE
 from tests.support.allocations import Allocations
 from tests.support.small_model import hearing_model, noise_segment

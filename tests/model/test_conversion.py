@@ -10,9 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from jobs import import_model
 from pipeline.config import ConfigError
+from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, conversion, hub, layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.import_config import ImportConfig
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_checkpoint import texts
 from tests.model.test_importer import foreign, write_peft
 from tests.model.test_lora import SPEC, passes
@@ -36,7 +37,7 @@ def parts(model: AsrModel, tmp_path: Path) -> ImportConfig:
     (whole / "config.json").rename(base / "config.json")
     (whole / "tokenizer.json").rename(google / "tokenizer.json")
     (whole / "backbone" / "model.safetensors").rename(google / "model.safetensors")
-    save_file(foreign(checkpoint.adapter_state(model), "peft"), tmp_path / "theirs.safetensors")
+    save_file(foreign(recogniser.adapter_state(model), "peft"), tmp_path / "theirs.safetensors")
     return ImportConfig(
         output=str(tmp_path / "made"),
         base=str(base),
@@ -54,7 +55,7 @@ def test_the_parts_become_a_folder_that_says_the_same(model: AsrModel, parts: Im
     state = loaded.state_dict()
     assert all(torch.equal(weight, state[name]) for name, weight in model.state_dict().items())
     assert texts(loaded) == texts(model)
-    assert len([line for line in said if line.startswith("matched")]) == len(checkpoint.adapter_state(model))
+    assert len([line for line in said if line.startswith("matched")]) == len(recogniser.adapter_state(model))
     assert layout.describe(str(folder)).name == "made"
     assert (folder / "backbone" / "model.safetensors").is_symlink()
     assert len(hub.manifest(folder)) == 5
@@ -67,7 +68,7 @@ def test_a_peft_folder_beside_a_projector_and_openais_encoder_become_one_folder(
     plain = hearing_model(5)
     config = layout.read_config(Path(parts.base))
     layout.write_config(Path(parts.base), config.model_copy(update={"lora": None}))
-    save_file(checkpoint.adapter_state(plain), tmp_path / "projector.safetensors")
+    save_file(recogniser.adapter_state(plain), tmp_path / "projector.safetensors")
     torch.save({"model_state_dict": as_openai(plain.encoder.whisper.state_dict())}, tmp_path / "openai.pt")
     given = {
         "adapter": [str(tmp_path / "peft"), str(tmp_path / "projector.safetensors")],
@@ -83,7 +84,7 @@ def test_a_peft_folder_beside_a_projector_and_openais_encoder_become_one_folder(
 
 
 def test_the_shapes_of_an_adapter_follow_from_the_config(model: AsrModel) -> None:
-    expected = {name: tuple(weight.shape) for name, weight in checkpoint.adapter_state(model).items()}
+    expected = {name: tuple(weight.shape) for name, weight in recogniser.adapter_state(model).items()}
     assert conversion.adapter_shapes(model.config) == expected
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from pipeline.config import ConfigError, DenoiseConfig, ModelConfig
 from pipeline.model import device_map, memory
 from pipeline.model.files import layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.memory import GIB
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_full_size import tokenizer
 from tests.model.test_lora import SPEC, passes
 from tests.support.small_model import hearing_model

@@ -14,11 +14,10 @@ import torch
 
 from pipeline.config import LANGUAGES, DenoiseConfig
 from pipeline.model.denoise import confidence
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.denoise.engine import REPEATED_NAN, Engine, EngineDead
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
-from pipeline.schemas import Segment
+from pipeline.model.recogniser import AsrModel
+from pipeline.schemas import Segment, SegmentResult
 from tests.support.small_model import hearing_model, noise_segment
 
 DENOISE = DenoiseConfig(max_steps=10, entropy_bound=2.0, confidence_threshold=0.2)

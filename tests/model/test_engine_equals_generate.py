@@ -11,8 +11,8 @@ from pipeline.benchmark.stock import generate_on_same_noise
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.lane import Lane, Prepared
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
+from pipeline.model.recogniser import AsrModel
 from tests.support.small_model import random_model
 
 

@@ -23,9 +23,9 @@ from pipeline.model.denoise import sampler
 from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets, slot_buckets
 from pipeline.model.denoise.engine import Engine, EngineDead
 from pipeline.model.denoise.vocabulary_head import State, vocabulary_head
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from tests.support.small_model import noise_segment, random_model
 

@@ -9,9 +9,10 @@ from tokenizers.models import WordLevel
 from torch import nn
 
 from pipeline.config import LANGUAGES
+from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import lora
+from pipeline.model.recogniser import AsrModel
 
 MARKS = {"<bos>": 2, "<|turn>": 105, "<turn|>": 106, "<|audio>": 256_000, "<|audio|>": 258_881, "<audio|>": 258_883}
 SLIDING = [layer for layer in range(30) if layer % 6 != 5]
@@ -68,7 +69,7 @@ def test_the_prompt_holds_the_audio_between_its_marks(model: AsrModel) -> None:
 
 
 def test_every_shape_of_the_backbone(model: AsrModel) -> None:
-    shapes = {name: tuple(weight.shape) for name, weight in checkpoint.backbone_state(model.backbone)[0].items()}
+    shapes = {name: tuple(weight.shape) for name, weight in recogniser.backbone_state(model.backbone)[0].items()}
     hidden, dense, expert, experts = 2816, 2112, 704, 128
     expected: dict[str, tuple[int, ...]] = {
         "model.decoder.embed_tokens.weight": (262_144, hidden),
@@ -111,10 +112,10 @@ def test_every_shape_of_the_backbone(model: AsrModel) -> None:
 
 
 def test_every_shape_of_encoder_and_adapter(model: AsrModel) -> None:
-    encoder = checkpoint.encoder_state(model)
+    encoder = recogniser.encoder_state(model)
     assert sum(weight.numel() for weight in encoder.values()) == 88_154_112  # whisper-small's encoder
     assert encoder["embed_positions.weight"].shape == (1500, 768)
-    adapter = {name: tuple(weight.shape) for name, weight in checkpoint.adapter_state(model).items()}
+    adapter = {name: tuple(weight.shape) for name, weight in recogniser.adapter_state(model).items()}
     assert adapter["input.weight"] == (1280, 768)
     assert [adapter[f"convs.{n}.weight"] for n in range(3)] == [(1280, 1280, 3)] * 3
     assert adapter["output.weight"] == (2816, 1280)

@@ -13,7 +13,7 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.model.files import checkpoint, hub, layout
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from tests.support.hub_server import TOKEN, Hub, serving
 from tests.support.small_model import hearing_model
 

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
+from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, importer
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import lora
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_lora import SPEC, passes
 from tests.support.small_model import hearing_model
 
@@ -54,7 +55,7 @@ def foreign(own: dict[str, Tensor], style: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("style", ["peft", "plain"])
 @pytest.mark.parametrize("wrapper", ["", "adapter.", "module.adapter."])
 def test_known_names_are_matched_under_every_wrapper(model: AsrModel, style: str, wrapper: str) -> None:
-    own = checkpoint.adapter_state(model)
+    own = recogniser.adapter_state(model)
     state = {wrapper + name: weight for name, weight in foreign(own, style).items()}
     matches = importer.match(shapes(state), shapes(own))
     assert matches.complete
@@ -63,7 +64,7 @@ def test_known_names_are_matched_under_every_wrapper(model: AsrModel, style: str
 
 
 def test_an_adapter_that_matches_in_part_is_refused_and_listed(model: AsrModel) -> None:
-    own = checkpoint.adapter_state(model)
+    own = recogniser.adapter_state(model)
     state = foreign(own, "plain")
     state["projector.mystery.weight"] = state.pop("projector.in_proj.weight")
     matches = importer.match(shapes(state), shapes(own))
@@ -82,7 +83,7 @@ def test_an_adapter_that_matches_in_part_is_refused_and_listed(model: AsrModel) 
 
 
 def test_a_name_with_another_shape_or_a_second_one_for_the_same_is_unmatched(model: AsrModel) -> None:
-    own = checkpoint.adapter_state(model)
+    own = recogniser.adapter_state(model)
     state = foreign(own, "plain")
     state["projector.out_proj.bias"] = torch.zeros(3)
     state["projector.linear_in.bias"] = state["projector.in_proj.bias"]
@@ -92,7 +93,7 @@ def test_a_name_with_another_shape_or_a_second_one_for_the_same_is_unmatched(mod
 
 
 def test_a_weight_can_be_left_out(model: AsrModel) -> None:
-    own = checkpoint.adapter_state(model)
+    own = recogniser.adapter_state(model)
     state = foreign(own, "plain") | {"ctc_head.weight": torch.ones(2)}
     assert importer.match(shapes(state), shapes(own)).unmatched == ["ctc_head.weight"]
     assert importer.match(shapes(state), shapes(own), {"ctc_head.weight": ""}).complete
@@ -102,7 +103,7 @@ def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Pa
     """As the hub's is, whose names nobody here has seen: by the same table."""
     checkpoint.save(model, tmp_path, dtype=torch.float32)
     path = tmp_path / "adapter.safetensors"
-    state = foreign(checkpoint.adapter_state(model), "peft")
+    state = foreign(recogniser.adapter_state(model), "peft")
     save_file(state, path)
     (own, decoded), (read, read_decoded) = passes(model), passes(checkpoint.load(str(tmp_path)))
     assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))

@@ -13,9 +13,9 @@ from pipeline.model.denoise import lane as lane_module
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 from tests.support.small_model import random_model
 
 DENOISE = DenoiseConfig(max_steps=10, entropy_bound=2.0, confidence_threshold=0.2)

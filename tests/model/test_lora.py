@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.model import recogniser
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import backbone, lora
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_engine import DENOISE
 from tests.support.small_model import hearing_model, noise_segment, random_model
 
@@ -89,7 +90,7 @@ def test_both_passes_are_equal_to_pefts(model: AsrModel, plain: AsrModel) -> Non
 
 def test_new_adapters_add_nothing(plain: AsrModel) -> None:
     fresh = hearing_model(5)
-    lora.attach(fresh.backbone, SPEC)
+    lora.attach(fresh.backbone, **SPEC.model_dump())
     (own, decoded), (expected, expected_decoded) = passes(fresh), passes(plain)
     assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*expected, expected_decoded], strict=True))
     assert all(weight.abs().max() > 0 for name, weight in lora.state(fresh.backbone).items() if name.endswith("down"))
@@ -115,8 +116,8 @@ def test_the_weights_below_stay_shared_and_untouched(model: AsrModel, plain: Asr
                 assert one.base.weight is two.base.weight
                 assert one.lora_up.data_ptr() != two.lora_up.data_ptr()
     assert decoder.layers[-1].self_attn.v_proj is None
-    base, tied = checkpoint.backbone_state(model.backbone)
-    expected, expected_tied = checkpoint.backbone_state(plain.backbone)
+    base, tied = recogniser.backbone_state(model.backbone)
+    expected, expected_tied = recogniser.backbone_state(plain.backbone)
     assert base.keys() == expected.keys()
     assert tied == expected_tied
     assert all(torch.equal(base[name], expected[name]) for name in base)
@@ -166,4 +167,4 @@ def test_training_reaches_both_adapters_and_no_base_weight() -> None:
     decoded = backbone.decode(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
     (decoded.abs().sum() + hidden.abs().sum()).backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in adapters.values())
-    assert all(weight.grad is None for weight in checkpoint.backbone_state(trained.backbone)[0].values())
+    assert all(weight.grad is None for weight in recogniser.backbone_state(trained.backbone)[0].values())

@@ -10,8 +10,8 @@ from pipeline.model import memory
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Lane
 from pipeline.model.files import layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.memory import GIB
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_full_size import tokenizer
 from tests.support.small_model import hearing_model
 

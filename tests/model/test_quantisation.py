@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipeline.config import DenoiseConfig
-from pipeline.model import memory, quantisation
+from pipeline.model import memory, quantisation, recogniser
 from pipeline.model.files import checkpoint, layout
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.quantisation import Int8Weight
+from pipeline.model.recogniser import AsrModel
 from tests.model.test_checkpoint import texts
 from tests.model.test_full_size import tokenizer
 from tests.model.test_lora import SPEC, passes
@@ -49,7 +49,7 @@ def test_a_quantised_model_says_nearly_the_same(saved: Path) -> None:
 
 def test_layers_are_int8_and_everything_else_is_not(saved: Path) -> None:
     loaded = checkpoint.load(str(saved), quantization="int8", dtype=torch.bfloat16)
-    state, tied = checkpoint.backbone_state(loaded.backbone)
+    state, tied = recogniser.backbone_state(loaded.backbone)
     packed = {name.split(".", 4)[-1] for name, weight in state.items() if isinstance(weight, Int8Weight)}
     assert packed == {
         *(f"self_attn.{kind}_proj.weight" for kind in "qkvo"),
@@ -58,7 +58,7 @@ def test_layers_are_int8_and_everything_else_is_not(saved: Path) -> None:
         "experts.down_proj",
     }
     assert isinstance(state["model.decoder.embed_tokens.weight"], torch.Tensor)
-    exact, exact_tied = checkpoint.backbone_state(hearing_model(5).backbone)
+    exact, exact_tied = recogniser.backbone_state(hearing_model(5).backbone)
     assert state.keys() == exact.keys()
     assert tied == exact_tied
     with pytest.raises(ValueError, match="quantised"):

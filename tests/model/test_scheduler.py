@@ -12,7 +12,7 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.scheduler import PATIENCE, Job, Scheduler, window_of
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from tests.support.small_model import noise_segment, random_model
 

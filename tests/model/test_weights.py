@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.config import ConfigError
+from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, weights
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from tests.support.small_model import hearing_model
 
 # The peak that a model in many shards adds to what the process takes anyway (another one was loaded before).
@@ -142,6 +143,6 @@ def test_the_encoder_of_a_whole_whisper_checkpoint_is_taken(model: AsrModel, sav
     whole = {f"model.encoder.{name}": weight for name, weight in load_file(path).items()}
     whole |= {"model.decoder.embed_tokens.weight": torch.ones(2, 2), "proj_out.weight": torch.ones(2, 2)}
     save_file(whole, path)
-    loaded = checkpoint.encoder_state(checkpoint.load(str(saved)))
-    assert all(torch.equal(weight, loaded[name]) for name, weight in checkpoint.encoder_state(model).items())
+    loaded = recogniser.encoder_state(checkpoint.load(str(saved)))
+    assert all(torch.equal(weight, loaded[name]) for name, weight in recogniser.encoder_state(model).items())
     assert weights.whisper_name("layers.0.fc1.weight") == "layers.0.fc1.weight"

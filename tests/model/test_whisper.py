@@ -14,10 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
 from pipeline.config import LANGUAGES, ConfigError
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.whisper import recogniser as whisper
 from pipeline.model.whisper.recogniser import Whisper
-from pipeline.schemas import SAMPLE_RATE, Segment
+from pipeline.schemas import SAMPLE_RATE, Segment, SegmentResult
 from tests.support.small_model import noise_segment
 from tests.support.small_whisper import edit, save_whisper
 

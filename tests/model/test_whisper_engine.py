@@ -10,12 +10,11 @@ import pytest
 import torch
 
 from pipeline.config import LANGUAGES
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.whisper import recogniser as whisper
 from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.model.whisper.recogniser import Whisper
 from pipeline.model.worker import REPEATED_NAN, EngineDead
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 from tests.support.small_model import noise_segment
 from tests.support.small_whisper import save_whisper
 

@@ -8,9 +8,8 @@ from concurrent.futures import Future
 
 import pytest
 
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.worker import NAN_WINDOW, REPEATED_NAN, EngineDead, Waiting, Worker
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 
 SECONDS = 60
 

@@ -7,10 +7,10 @@ import torch
 from tokenizers import Tokenizer
 
 from pipeline.config import LANGUAGES
-from pipeline.model.files.checkpoint import AsrModel, EncoderSpec
-from pipeline.model.files.layout import LoraSpec
+from pipeline.model.files.layout import EncoderSpec, LoraSpec
 from pipeline.model.network import lora as adapters
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 WORDS = [f"{a}{b}{c}" for a in "bdfgk" for b in "aeiou" for c in ("", "n", "s", "ra")]

@@ -13,10 +13,9 @@ from infra.tiny import measure
 from infra.tiny.measure import Measurement, Rate
 from infra.tiny.recipe import TrainConfig
 from pipeline.config import DenoiseConfig
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files.checkpoint import AsrModel
-from pipeline.schemas import Segment
+from pipeline.model.recogniser import AsrModel
+from pipeline.schemas import Segment, SegmentResult
 from tests.support.small_model import hearing_model, noise_segment
 
 #       id, language, text, what the engine answers

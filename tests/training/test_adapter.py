@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from pipeline.config import ConfigError, DenoiseConfig, load
+from pipeline.model import recogniser
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import read_config
@@ -42,7 +43,7 @@ def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: 
     out = root / "run" / "model"
     model = checkpoint.load(str(out), verify=True)
     trained = torch.load(root / "run/work/checkpoint.pt")["best_adapter"]
-    for name, weight in checkpoint.adapter_state(model).items():
+    for name, weight in recogniser.adapter_state(model).items():
         assert torch.equal(weight, trained[name])
     engine = Engine(model, DenoiseConfig(max_steps=2), slots=2)
     texts = [answer.text for answer in engine.transcribe([noise_segment(number) for number in range(3)])]
@@ -61,7 +62,7 @@ def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
         found = adapter.train_adapter(config(root, "best"), "")
     assert [found[name]["step"] for name in ("before", "best", "last")] == [0, 4, 6]
     last = torch.load(root / "best" / "work" / "checkpoint.pt")["adapter"]
-    written = checkpoint.adapter_state(checkpoint.load(str(root / "best" / "model")))
+    written = recogniser.adapter_state(checkpoint.load(str(root / "best" / "model")))
     assert any(not torch.equal(written[name], weight) for name, weight in last.items())
     assert any(bool(weight.any()) for name, weight in written.items() if name.endswith(".up"))  # nor of the start
 
@@ -87,7 +88,7 @@ def test_the_best_step_is_never_one_that_a_kill_took_back(root: Path) -> None:
         rates[6] = 0.7
         found = adapter.train_adapter(config(root, "back", train=steps | {"steps": 10}), "")
     assert (found["best"]["step"], found["last"]["step"]) == (2, 10)
-    for name, weight in checkpoint.adapter_state(checkpoint.load(str(root / "back/model"))).items():
+    for name, weight in recogniser.adapter_state(checkpoint.load(str(root / "back/model"))).items():
         assert torch.equal(weight, weights[2][name])
 
 

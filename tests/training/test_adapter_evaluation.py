@@ -10,7 +10,7 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.evaluation.result import Counts
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.training.adapter_evaluation import Evaluated, SetRates, evaluate, score
 from pipeline.training.parallel import Group
 from tests.support.small_model import hearing_model, noise_segment

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.config import ConfigError
+from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, hub, layout
 from pipeline.model.files.layout import LoraSpec
 from pipeline.training import adapter_model
@@ -93,7 +94,7 @@ def test_what_is_written_differs_from_the_start_in_the_adapter_alone(root: Path)
     assert not any(path.is_symlink() for path in out.rglob("*"))
     assert layout.describe(str(out)).name == "model"  # of the folder
     model = checkpoint.load(str(out), verify=True)
-    assert all(torch.equal(model_weight, state[name]) for name, model_weight in checkpoint.adapter_state(model).items())
+    assert all(torch.equal(model_weight, state[name]) for name, model_weight in recogniser.adapter_state(model).items())
     (out / "tokenizer.json").write_text("{}")
     with pytest.raises(ConfigError, match="SHA-256"):
         checkpoint.load(str(out), verify=True)
@@ -106,7 +107,7 @@ def test_a_model_that_was_half_written_again_is_not_held_against_old_hashes(root
     other = {name: tensor + 1 for name, tensor in state.items()}
     with mock.patch.object(hub, "write_manifest", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         adapter_model.export(settings, other, "")
-    taken = checkpoint.adapter_state(checkpoint.load(str(out), verify=True))
+    taken = recogniser.adapter_state(checkpoint.load(str(out), verify=True))
     assert all(torch.equal(taken[name], tensor) for name, tensor in other.items())
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import backbone, lora
+from pipeline.model.recogniser import AsrModel
 from pipeline.training import checkpointing
 from pipeline.training.losses import DiffusionKnobs, autoregressive_loss, diffusion_loss
 from tests.support.small_model import random_model

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 from pipeline.training import losses
 from pipeline.training.losses import DiffusionKnobs
 from tests.support.small_model import random_model

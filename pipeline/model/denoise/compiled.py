@@ -13,9 +13,9 @@ from torch._dynamo.utils import counters
 
 from pipeline.model.denoise.advance import Draws, Rows, advance, draw
 from pipeline.model.denoise.vocabulary_head import Settle, TileStep, settle_rows, tile_step
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 
 GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile width; torch's own limit is 8
 

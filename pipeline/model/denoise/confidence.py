@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from tokenizers import Tokenizer
 
-
-@dataclass(slots=True)
-class SegmentResult:
-    """What the model says about one segment. text None: no answer (`error` says why)."""
-
-    text: str | None
-    confidence: float | None = None
-    words: list[dict[str, str | float]] = field(default_factory=list)
-    signals: dict[str, float | None] | None = None
-    steps: int = 0
-    canvas_length: int = 0
-    canvas_fill: float = 0.0
-    overflow: bool = False
-    error: str | None = None
+from pipeline.schemas import SegmentResult
 
 
 @dataclass(frozen=True, slots=True)

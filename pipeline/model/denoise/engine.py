@@ -10,12 +10,11 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import confidence
 from pipeline.model.denoise.compiled import Calls
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.denoise.lane import Finished
 from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
-from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 
 __all__ = ["REPEATED_NAN", "Engine", "EngineDead"]
 

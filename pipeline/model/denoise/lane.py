@@ -16,8 +16,8 @@ from pipeline.model.denoise.advance import Rows
 from pipeline.model.denoise.compiled import Calls, slot_buckets
 from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.vocabulary_head import HeadOutput, vocabulary_head
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network.backbone import LayerKV, PromptKV
+from pipeline.model.recogniser import AsrModel
 
 # The T = 1 outputs make a step's head a third dearer for all rows; for those that end a pass of their own costs a whole
 # head. So they are part of the step where at least one row in RAW_COST is at its last.

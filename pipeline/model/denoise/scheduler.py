@@ -18,8 +18,8 @@ from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets
 from pipeline.model.denoise.head_choice import Choice
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
 from pipeline.model.exhaustion import memory_exhausted
-from pipeline.model.files.checkpoint import AsrModel
 from pipeline.model.network.backbone import PromptKV
+from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)

@@ -9,107 +9,18 @@ from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor, nn
-from transformers import DiffusionGemmaForBlockDiffusion
+from torch import Tensor
 
 from pipeline.model import device_map
 from pipeline.model.files import hub, importer, weights
-from pipeline.model.files.layout import (
-    ASSETS,
-    AsrConfig,
-    EncoderSpec,
-    ModelInfo,
-    ProjectorSpec,
-    PromptSpec,
-    TokensSpec,
-    describe,
-    directory,
-    read_config,
-    write_config,
-)
+from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
 from pipeline.model.files.materialise import materialise
 from pipeline.model.files.weights import unusable
-from pipeline.model.network import backbone, lora
-from pipeline.model.network.encoder import AudioEncoder
-from pipeline.model.network.projector import Projector
-from pipeline.model.quantisation import Int8Weight, int8_weights, quantise
-
-__all__ = [
-    "ASSETS",
-    "AsrConfig",
-    "AsrModel",
-    "EncoderSpec",
-    "ModelInfo",
-    "ProjectorSpec",
-    "PromptSpec",
-    "TokensSpec",
-    "describe",
-    "directory",
-    "load",
-    "read_config",
-    "save",
-]
-
+from pipeline.model.network import backbone
+from pipeline.model.quantisation import quantise
+from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
 
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower: never used
-
-
-class AsrModel(nn.Module):
-    """Encoder, projector and backbone with their tokenizer: everything between samples and the vocabulary head."""
-
-    def __init__(self, config: AsrConfig, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self.config = config
-        self.tokenizer = tokenizer
-        e = config.encoder
-        self.encoder = AudioEncoder(
-            d_model=e.d_model,
-            layers=e.layers,
-            heads=e.heads,
-            ffn=e.ffn,
-            mels=e.mels,
-            window_seconds=config.window_seconds,
-        )
-        self.projector = Projector(input_dim=e.d_model, output_dim=config.hidden_size, **config.projector.model_dump())
-        self.backbone: DiffusionGemmaForBlockDiffusion = backbone.build(config.backbone)
-        if config.lora is not None:
-            lora.attach(self.backbone, config.lora)
-        self.prompts = _prompts(config, tokenizer)
-
-    @property
-    def prompt_length(self) -> int:
-        return len(self.prompts[""]) + self.config.audio_slots - 1
-
-    def prompt_embeds(self, audio_BSH: Tensor, languages: list[str | None]) -> Tensor:
-        """Text embeddings with the audio vectors in the audio slot: [batch, prompt_length, hidden]. Raises KeyError."""
-        tokens = torch.tensor([self.prompts[language or ""] for language in languages], device=audio_BSH.device)
-        text = backbone.embed(self.backbone, tokens)
-        at = self.prompts[""].index(self.config.tokens.audio)
-        return torch.cat([text[:, :at], audio_BSH.to(text.dtype), text[:, at + 1 :]], dim=1)
-
-
-def _prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:
-    """Prompt token ids per language, with ONE audio token standing for all slots, at one place. All of one length."""
-    tokens = config.tokens.model_dump(include={"bos", "begin_audio", "audio", "end_audio"}, exclude_none=True)
-    for key, token in tokens.items():
-        if tokenizer.id_to_token(token) is None:
-            raise ValueError(f"tokens.{key}: the tokenizer has no token {token}")
-    audio = tokenizer.id_to_token(config.tokens.audio) or ""
-    prompts = {}
-    for language in ["", *config.languages]:
-        if language not in config.prompt.languages:
-            raise ValueError(f"prompt.languages: no text for {language!r}")
-        words = config.prompt.languages[language]
-        before, after = (part.replace("{language}", words) for part in (config.prompt.before, config.prompt.after))
-        prompts[language] = list(tokenizer.encode(before + audio + after, add_special_tokens=False).ids)
-        for key, token in tokens.items():
-            if prompts[language].count(token) != 1:
-                raise ValueError(f"prompt for {language!r} must hold tokens.{key} once: {prompts[language]}")
-    if len({(len(ids), ids.index(config.tokens.audio)) for ids in prompts.values()}) != 1:
-        raise ValueError(
-            "prompts of all languages must have one length and one audio position: there is no padding mask"
-        )
-    return prompts
 
 
 def load(
@@ -182,45 +93,6 @@ def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | 
     matches = importer.match(stored, {name: tuple(weight.shape) for name, weight in own.items()})
     importer.refuse_partial(matches, f"model.name: {path}")
     return matches.names.get
-
-
-def encoder_state(model: AsrModel) -> dict[str, Tensor]:
-    """The encoder's weights under their names in encoder.safetensors."""
-    return model.encoder.whisper.state_dict()
-
-
-def adapter_state(model: AsrModel) -> dict[str, Tensor]:
-    """Projector and LoRA weights under their names in adapter.safetensors; they share the model's storage."""
-    loras = {key: weight.detach() for key, weight in lora.state(model.backbone).items()}
-    return model.projector.state_dict() | loras
-
-
-def backbone_state(
-    model: DiffusionGemmaForBlockDiffusion,
-) -> tuple[dict[str, Tensor | Int8Weight], dict[str, str]]:
-    """Weights under their names in backbone/, and for each other name of a tied one that under which it is stored.
-
-    Tied weights are stored once, under the decoder's name. LoRA is not part of it.
-    """
-    everything = model.state_dict(keep_vars=True).items()
-    named = [(lora.base_name(name), tensor) for name, tensor in everything if not lora.is_own(name)]
-    named.sort(key=lambda item: not item[0].startswith("model.decoder."))
-    tensors = dict(named)
-    packed = {values: (weight, scale) for weight, values, scale in int8_weights(tensors)}
-    scales = {scale for _, scale in packed.values()}
-    owners: dict[int, str] = {}
-    state: dict[str, Tensor | Int8Weight] = {}
-    tied = {}
-    for name, tensor in tensors.items():
-        if name in scales:
-            continue
-        known, scale = packed.get(name, (name, None))
-        owner = owners.setdefault(id(tensor), known)
-        if owner != known:
-            tied[known] = owner
-        else:
-            state[known] = tensor.detach() if scale is None else Int8Weight(tensor.detach(), tensors[scale].detach())
-    return state, tied
 
 
 def save(

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from pipeline.model.network.features import LogMel
-
-if TYPE_CHECKING:
-    from pipeline.model.files.checkpoint import AsrModel
+from pipeline.model.recogniser import AsrModel
 
 
 def materialise(

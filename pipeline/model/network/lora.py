@@ -6,15 +6,13 @@ phase by sitting in that phase's module; nothing is switched, and compiled code 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
-
-from pipeline.model.files.layout import LoraSpec
 
 PREFIX = "lora."  # of the keys in adapter.safetensors
 PHASES = ("encoder", "decoder")
@@ -38,15 +36,17 @@ class LoraLinear(nn.Module):
         return base + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
 
 
-def attach(backbone: DiffusionGemmaForBlockDiffusion, spec: LoraSpec) -> None:
-    """Wrap the target projections of all layers of both phases; weights and their ties stay. Missing ones (the global
-    layers' v_proj) are left out."""
+def attach(backbone: DiffusionGemmaForBlockDiffusion, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
+    """Wrap the target projections of all layers of both phases; weights and their ties stay.
+
+    A projection that a layer does not have (the global layers' v_proj) is left out.
+    """
     for phase in PHASES:
         for layer in _layers(backbone, phase):
-            for target in spec.targets:
+            for target in targets:
                 linear = getattr(layer.self_attn, target)
                 if linear is not None:
-                    setattr(layer.self_attn, target, LoraLinear(linear, rank=spec.rank, alpha=spec.alpha))
+                    setattr(layer.self_attn, target, LoraLinear(linear, rank=rank, alpha=alpha))
 
 
 def adapters(backbone: DiffusionGemmaForBlockDiffusion) -> Iterator[tuple[str, LoraLinear]]:

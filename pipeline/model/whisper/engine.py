@@ -9,11 +9,10 @@ from itertools import islice
 
 import torch
 
-from pipeline.model.denoise.confidence import SegmentResult
 from pipeline.model.exhaustion import memory_exhausted
 from pipeline.model.whisper.recogniser import Whisper
 from pipeline.model.worker import Waiting, Worker
-from pipeline.schemas import Segment
+from pipeline.schemas import Segment, SegmentResult
 
 log = logging.getLogger(__name__)
 

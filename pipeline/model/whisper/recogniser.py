@@ -23,13 +23,13 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from pipeline.model.denoise import confidence
-from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult
+from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.files import layout, weights, whisper_layout
 from pipeline.model.files.weights import unusable
 from pipeline.model.files.whisper_layout import WhisperSpec
 from pipeline.model.network.features import LogMel
-from pipeline.schemas import SAMPLE_RATE, Segment
+from pipeline.schemas import SAMPLE_RATE, Segment, SegmentResult
 
 HEAD = "proj_out.weight"
 
