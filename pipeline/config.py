@@ -188,8 +188,8 @@ class PlanConfig(Section):
     unit_seconds: float = Field(600, gt=0, description="of audio, where the source declares it")
     unit_megabytes: float = Field(64, gt=0, description="of encoded audio")
     unit_recordings: int = Field(256, ge=1, description="more make another unit")
-    probe_recordings: int = Field(16, ge=0, description="heard for the forecast, by chance; 0: only counts, no speed")
-    probe_seconds: float = Field(30, gt=0, description="for that, about; half to decode, half to transcribe")
+    probe_recordings: int = Field(16, ge=0, description="recordings sampled at random for the forecast; 0: no timing")
+    probe_seconds: float = Field(30, gt=0, description="seconds for that, about: half to decode, half to transcribe")
     usd_per_gpu_hour: float | None = Field(None, ge=0, description="what a GPU costs, for the forecast")
 
 

@@ -1,18 +1,20 @@
 """The forecast of a run: audio, work, time and cost of what is left to do, each with an interval. Arithmetic only.
 
-Recordings are of three kinds by what the source says of their length: seconds, or only bytes, or nothing. Of each kind
-a random sample is heard (probe.py), and what was measured is scaled to the whole kind by seconds, by bytes or by
-number: ratio estimates. Intervals are those of a bootstrap over the sampled recordings, widened for small samples. They
-tell what another sample would have said, not what another machine or a busy one would do.
+Recordings are of three kinds by what the source says about their length: seconds, only bytes, or nothing. The probe
+(probe.py) measures a random sample of each kind. The measured seconds are scaled to the whole kind by declared seconds,
+by bytes or by number: these are ratio estimates. The intervals come from a bootstrap over the sampled recordings (drawn
+by scipy), widened for small samples. They say what another sample would have given. They say nothing about another
+machine or a busy one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+from scipy import stats
 
 from pipeline.config import ComputeConfig
 from pipeline.planning.pack import declared_seconds
@@ -22,14 +24,11 @@ Kind = Literal["seconds", "bytes", "number"]
 KINDS: tuple[Kind, ...] = ("seconds", "bytes", "number")
 
 COVERAGE = 0.9  # of the intervals
-FEW = 5  # recordings: with fewer, an interval holds the truth less often than it says (tests/forecast/test_forecast.py)
+FEW = 5  # recordings: with fewer, the truth is in an interval less often than it says (tests/forecast/test_forecast.py)
 DRAWS = 2_000  # resamples of the bootstrap
 SEED = 0
-# 95 % points of Student's t by degrees of freedom, against 1.645 of the normal distribution.
-T_95 = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833, 1.812, 1.796, 1.782, 1.771, 1.761, 1.753)
-Z_95 = 1.645
-SMALLEST = 1e-3  # of a resample: that of dead letters only has no logarithm
-ONE_FACTOR = 10.0  # a sample of one says nothing about its spread: an interval from a tenth to ten times
+SMALLEST = 1e-3  # the least a resample may be of the observed ratio: one of dead letters only has no logarithm
+ONE_FACTOR = 10.0  # a sample of one says nothing about its spread: the interval reaches from a tenth to ten times
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +39,13 @@ class Total:
     extent: float = 0.0
 
     def plus(self, extent: float) -> Total:
+        """One more recording of this extent."""
         return Total(self.recordings + 1, self.extent + extent)
 
 
 @dataclass(frozen=True, slots=True)
-class Probed:
-    """One recording that was heard. All seconds are of the whole recording, 0 where it is a dead letter."""
+class Measured:
+    """One recording of the sample. All seconds are for the whole recording; they are 0 where it is a dead letter."""
 
     kind: Kind
     extent: float  # declared seconds, or bytes, or 1
@@ -56,23 +56,24 @@ class Probed:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure and the interval that holds it nine times in ten. low <= value <= high, all finite."""
+    """A figure and the interval that contains the truth nine times in ten. low <= value <= high, all finite."""
 
     value: float
     low: float
     high: float
 
     def times(self, factor: float) -> Estimate:
+        """Value and bounds multiplied by a factor of at least 0."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What is left to do. None: not known. Hours of audio, of the work of one actor, of the clock."""
+    """What is left to do, in hours: of audio, of work of one actor, of the clock. None: not known."""
 
     units: int
-    recordings: int  # those known to be unreadable are left out
-    probed: int
+    recordings: int  # without those known to be unreadable
+    probed: int  # recordings of the sample that were measured
     audio_hours: Estimate | None = None
     decode_hours: Estimate | None = None
     replica_hours: Estimate | None = None
@@ -81,6 +82,22 @@ class Forecast:
     usd: Estimate | None = None  # None as well without a price or a GPU
     coverage: float = COVERAGE
     notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """Seconds of work of both stages: [1 + DRAWS], the estimate and then the resamples. None: unknown."""
+
+    decode: np.ndarray | None
+    replica: np.ndarray | None
+    decoders: int  # actors that decode at the same time
+    replicas: int
+
+    def wall(self) -> np.ndarray | None:
+        """[1 + DRAWS] seconds of the slower stage."""
+        if self.decode is None or self.replica is None:
+            return None
+        return np.maximum(self.decode / self.decoders, self.replica / self.replicas)
 
 
 def kind_of(ref: RecordingRef) -> tuple[Kind, float]:
@@ -93,93 +110,129 @@ def kind_of(ref: RecordingRef) -> tuple[Kind, float]:
 
 def forecast(
     totals: Mapping[Kind, Total],
-    probed: Sequence[Probed],
+    measured: Sequence[Measured],
     *,
     units: int,
     compute: ComputeConfig,
     usd_per_gpu_hour: float | None,
 ) -> Forecast:
-    """Scale what was heard of the sample to all that is left.
+    """Scale the measured sample to all that is left.
 
-    Declared seconds are summed as they are; everything else is estimated, and unknown where nothing of a kind was
-    heard, or none of a sample was of any length. The wall time is that of the slower of the
-    two stages, with as many actors as `compute` allows and `units` can keep busy.
+    Declared seconds are summed as they are. Everything else is estimated; it is unknown where no recording of a kind
+    was measured, or where all measured ones have a length of 0. The wall time is that of the slower stage, with as many
+    actors as `compute` allows and `units` can keep busy.
     """
-    held = {kind: total for kind, total in totals.items() if total.recordings}
-    counts = {"units": units, "recordings": sum(total.recordings for total in held.values()), "probed": len(probed)}
-    random = np.random.default_rng(SEED)
-    sample = {kind: [item for item in probed if item.kind == kind] for kind in held}
-    weights = {kind: random.multinomial(len(of), [1 / len(of)] * len(of), DRAWS) for kind, of in sample.items() if of}
-
-    def scaled(measure: Callable[[Probed], float | None], *, exact: bool = False) -> np.ndarray | None:
-        """[1 + DRAWS]: the estimate of a sum over all recordings, then what resamples say. None: unknown."""
-        whole = np.zeros(1 + DRAWS)
-        for kind, total in held.items():
-            if exact and kind == "seconds":
-                whole += total.extent
-                continue
-            values = [measure(item) for item in sample[kind]]
-            if not values or None in values:
-                return None
-            extents = np.array([item.extent for item in sample[kind]])
-            measured = np.array(values, float)
-            ratio = measured.sum() / extents.sum()
-            if ratio == 0 and len(values) < total.recordings:
-                return None
-            draws = weights[kind] @ measured / (weights[kind] @ extents)
-            heard = len(values) / total.recordings if exact else 0.0
-            whole += total.extent * np.append(ratio, widened(ratio, draws, len(values), heard))
-        return whole
-
-    audio = scaled(lambda item: item.audio_seconds, exact=True)
-    decode, replica = scaled(lambda item: item.decode_seconds), scaled(lambda item: item.replica_seconds)
-    decoders = max(1, min(compute.decode_actors, units))
-    replicas = max(1, min(max(compute.replicas_min, compute.replicas_max), units))
-    wall = None if decode is None or replica is None else np.maximum(decode / decoders, replica / replicas)
-    replica_hours = _hours(replica)
+    left = {kind: total for kind, total in totals.items() if total.recordings}
+    recordings = sum(total.recordings for total in left.values())
+    sample = {kind: [item for item in measured if item.kind == kind] for kind in left}
+    audio = _scaled(left, sample, "audio_seconds")
+    work = _Work(
+        decode=_scaled(left, sample, "decode_seconds"),
+        replica=_scaled(left, sample, "replica_seconds"),
+        decoders=max(1, min(compute.decode_actors, units)),
+        replicas=max(1, min(max(compute.replicas_min, compute.replicas_max), units)),
+    )
+    replica_hours = _hours(work.replica)
     gpu_hours = replica_hours.times(compute.gpus_per_replica) if replica_hours and compute.gpus_per_replica else None
     notes = []
-    if 0 < len(probed) < min(FEW, counts["recordings"]):
-        notes.append(f"{len(probed)} recordings are few: the intervals are rough")
-    if audio is None and probed:
-        notes.append("no length: it is not declared everywhere, and what was probed without it could not be heard")
-    if replica is None and probed and all(item.replica_seconds == 0 for item in probed):
-        notes.append("no speed of the model: there is no speech in what was probed")
-    if decode is not None and replica is not None and decode[0] / decoders > replica[0] / replicas > 0:
-        idle = 1 - replica[0] / replicas / (decode[0] / decoders)
-        enough = int(np.ceil(decode[0] / (replica[0] / replicas)))
-        notes.append(
-            f"decoding is slower than the model: replicas wait {idle:.0%} of the time"
-            f"{' (not in the GPU hours)' if gpu_hours else ''}; compute.decode_actors={enough} would keep up"
-        )
+    if 0 < len(measured) < min(FEW, recordings):
+        notes.append(f"{len(measured)} recordings are few: the intervals are rough")
+    if audio is None and measured:
+        notes.append("no audio hours: some recordings declare no length, and the sample of them gave none")
+    if work.replica is None and measured and all(item.replica_seconds == 0 for item in measured):
+        notes.append("no speed of the model: the sample contains no speech")
     return Forecast(
-        **counts,
+        units=units,
+        recordings=recordings,
+        probed=len(measured),
         audio_hours=_hours(audio),
-        decode_hours=_hours(decode),
+        decode_hours=_hours(work.decode),
         replica_hours=replica_hours,
         gpu_hours=gpu_hours,
-        wall_hours=_hours(wall),
+        wall_hours=_hours(work.wall()),
         usd=gpu_hours.times(usd_per_gpu_hour) if gpu_hours and usd_per_gpu_hour is not None else None,
-        notes=notes,
+        notes=[*notes, *_bottleneck(work, on_gpus=gpu_hours is not None)],
     )
 
 
-def widened(ratio: float, draws: np.ndarray, sample: int, heard: float) -> np.ndarray:
-    """Resampled ratios, moved away from `ratio` as far as a sample of this size and share of the whole demands.
+def widened(ratio: float, draws: np.ndarray, sample: int, known: float) -> np.ndarray:
+    """Resampled ratios, moved away from `ratio` as far as the size of the sample demands.
 
-    A bootstrap of few recordings is too sure of itself: by sqrt(n / (n - 1)), by Student's t, and because of what has
-    not been seen yet (the first dead letter, the first of another bit rate): of n + 1 recordings one may differ by a
-    factor e. What has been heard (the share `heard`) is not uncertain. All on a logarithmic scale: a ratio is never
+    ratio: the observed one. draws: [any], ratios of the resamples. sample: recordings in it, at least 1. known: share
+    of all recordings that the sample is, in [0, 1]; what is known is not uncertain.
+
+    A bootstrap of few recordings gives intervals that are too narrow. Three things widen them: sqrt(n / (n - 1)),
+    Student's t, and what the sample has not shown yet (the first dead letter, the first file of another bit rate): of
+    n + 1 recordings one may differ by a factor of e. All this happens on a logarithmic scale, because a ratio is never
     negative.
     """
-    if ratio <= 0 or heard >= 1:
+    if ratio <= 0 or known >= 1:
         return np.full_like(draws, ratio)
     if sample == 1:
         return ratio * ONE_FACTOR ** (np.linspace(-1, 1, len(draws)) / COVERAGE)
-    student = T_95[sample - 2] / Z_95 if sample - 2 < len(T_95) else 1 + 1.3 / sample
+    tail = (1 + COVERAGE) / 2
+    student = stats.t.ppf(tail, sample - 1) / stats.norm.ppf(tail)
     seen = np.log(np.maximum(draws / ratio, SMALLEST)) * student * np.sqrt(sample / (sample - 1))
     unseen = np.random.default_rng(SEED).normal(0, 1 / sample, len(draws))
-    return np.asarray(ratio * np.exp((seen + unseen) * np.sqrt(1 - heard)))
+    return np.asarray(ratio * np.exp((seen + unseen) * np.sqrt(1 - known)))
+
+
+def _scaled(
+    left: Mapping[Kind, Total],
+    sample: Mapping[Kind, Sequence[Measured]],
+    measure: Literal["audio_seconds", "decode_seconds", "replica_seconds"],
+) -> np.ndarray | None:
+    """[1 + DRAWS]: the estimate of a sum over all recordings, then what the resamples give. None: unknown."""
+    lengths = measure == "audio_seconds"  # those of the sample are exact; the time that work takes never is
+    whole = np.zeros(1 + DRAWS)
+    for kind, total in left.items():
+        if lengths and kind == "seconds":
+            whole += total.extent
+            continue
+        values = [getattr(item, measure) for item in sample[kind]]
+        if not values or None in values:
+            return None
+        seconds, extents = np.array(values, float), np.array([item.extent for item in sample[kind]])
+        ratio = float(_ratio(seconds, extents))
+        if ratio == 0 and len(values) < total.recordings:
+            return None
+        known = len(values) / total.recordings if lengths else 0.0
+        draws = widened(ratio, _resampled(seconds, extents, KINDS.index(kind)), len(values), known)
+        whole += total.extent * np.append(ratio, draws)
+    return whole
+
+
+def _resampled(seconds: np.ndarray, extents: np.ndarray, kind: int) -> np.ndarray:
+    """[DRAWS] ratios; for every measure of one kind the same recordings are drawn, as the wall time compares them."""
+    if len(seconds) == 1:
+        return np.full(DRAWS, _ratio(seconds, extents))
+    resampled = stats.bootstrap(
+        (seconds, extents),
+        _ratio,
+        paired=True,
+        vectorized=True,
+        n_resamples=DRAWS,
+        method="percentile",
+        rng=np.random.default_rng([SEED, kind]),
+    )
+    return np.asarray(resampled.bootstrap_distribution)
+
+
+def _ratio(seconds: np.ndarray, extents: np.ndarray, axis: int = -1) -> np.ndarray:
+    return np.asarray(seconds.sum(axis) / extents.sum(axis))
+
+
+def _bottleneck(work: _Work, *, on_gpus: bool) -> Iterator[str]:
+    """A note where decoding is slower than the model."""
+    if work.decode is None or work.replica is None:
+        return
+    decode, replica = work.decode[0] / work.decoders, work.replica[0] / work.replicas
+    if decode > replica > 0:
+        yield (
+            f"decoding is slower than the model: replicas wait {1 - replica / decode:.0%} of the time"
+            f"{' (not in the GPU hours)' if on_gpus else ''}; compute.decode_actors="
+            f"{int(np.ceil(work.decode[0] / replica))} would keep up"
+        )
 
 
 def _hours(seconds: np.ndarray | None) -> Estimate | None:

@@ -1,4 +1,4 @@
-"""A timed probe: a random sample of the recordings that are left is heard with the real stages, in this process."""
+"""The timed probe: decodes and transcribes a random sample of what is left, with the real stages, in this process."""
 
 from __future__ import annotations
 
@@ -14,51 +14,54 @@ from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle
 from typing import Any
 
+import torch
+
 from pipeline.audio.stage import Decoder
 from pipeline.audio.track import AudioTrack
 from pipeline.config import RunConfig
-from pipeline.forecast.forecast import SEED, Forecast, Kind, Probed, forecast, kind_of
+from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, forecast, kind_of
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
+from pipeline.model.stage import Replica
 from pipeline.planning.plan import todo
 from pipeline.schemas import SAMPLE_RATE, BadRecording, RecordingRef, Segment, WorkUnit, unit_to_json
 from pipeline.sources import formats as sources
 from pipeline.storage.base import Storage
 
 KEY = "_run/forecast.json"
-SEGMENTS_EACH = 8  # of one recording are transcribed at most: they are held in memory
-ROUNDS = 2  # the model is given this many segments for each of its slots, some of them again where there are fewer
+SEGMENTS_EACH = 8  # at most so many of one recording are transcribed: they stay in memory
+ROUNDS = 2  # the model gets so many segments for each of its slots; where there are fewer, some of them again
 WARM_UP = 2  # segments that are transcribed before the clock starts
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Heard:
-    """One recording as it was heard: up to its end, or to the end of its time."""
+class Sampled:
+    """One recording of the sample, decoded to its end or until its time was up."""
 
     ref: RecordingRef
     seconds: float = 0.0  # of audio that was decoded
-    decode_seconds: float = 0.0  # that it took
+    decode_seconds: float = 0.0  # that decoding took
     speech_seconds: float = 0.0  # in segments for the model
     segments: list[dict[str, Any]] = field(default_factory=list)  # a random sample of them
-    problem: str | None = None
-    length: float = 0.0  # seconds of the whole recording, as far as the books will count them
+    problem: str | None = None  # reason of a dead letter
+    length: float = 0.0  # seconds of the whole recording as the accounting will count them; -1: unknown
 
 
 def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> Forecast:
     """Forecast what the plan of `storage` has left beside the `committed` units; kept as _run/forecast.json.
 
-    Up to plan.probe_recordings are decoded and transcribed in this process. Raises ConfigError where the model cannot
-    be loaded.
+    A sample of plan.probe_recordings is decoded and transcribed in this process, without Ray. Raises ConfigError where
+    the model cannot be loaded.
     """
     sample = draw(todo(storage, committed), config.plan.probe_recordings)
-    probed, notes = probe(config, sample.refs) if sample.refs else ([], [])
+    measured, notes = probe(config, sample.refs) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
-        notes.append("plan.probe_recordings=0: nothing was heard, so there is no speed and no length but the declared")
+        notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")
     made = forecast(
         sample.totals,
-        probed,
+        measured,
         units=sample.units,
         compute=config.compute,
         usd_per_gpu_hour=config.plan.usd_per_gpu_hour,
@@ -68,33 +71,36 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     return made
 
 
-def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Probed], list[str]]:
-    """Decode and transcribe `refs`, in their order as far as plan.probe_seconds reach; and what is to be said of it.
+def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], list[str]]:
+    """Decode and transcribe `refs` in their order, as many as plan.probe_seconds allow. Returns figures and notes.
 
-    Half of the time is for decoding, half for the model. Loading the model and warming it up are not in any figure.
+    Half of the time is for decoding, half for the model. No figure includes loading the model or its first segments.
     """
     log.info("forecast: up to %d recordings are decoded and transcribed", len(refs))
     info = layout.describe(config.model.name, config.model.revision)
     decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
-    heard = list(_decoded(config, decoder, refs, config.plan.probe_seconds / 2))
-    notes = list(_remarks(heard, len(refs)))
-    heard = [item for item in heard if item.length >= 0]
+    sampled = list(decoded(config, decoder, refs, config.plan.probe_seconds / 2))
+    notes = list(_remarks(sampled, len(refs)))
+    sampled = [item for item in sampled if item.length >= 0]
     missing = _missing_device(config)
     if missing:
         notes.append(missing)
-        return [_probed(item, None) for item in heard], notes
-    rates = _transcribed(config, heard, config.plan.probe_seconds / 2)
-    return [_probed(item, rate) for item, rate in zip(heard, rates, strict=True)], notes
+        return [extrapolated(item, None) for item in sampled], notes
+    rates = _transcribed(config, sampled, config.plan.probe_seconds / 2)
+    return [extrapolated(item, rate) for item, rate in zip(sampled, rates, strict=True)], notes
 
 
 def parts_of(decoder: Decoder, ref: RecordingRef) -> Iterator[tuple[int, list[dict[str, Any]], dict[str, Any] | None]]:
-    """Samples and segments of every part of one recording; with the last one, what the decoder says of the whole."""
+    """Samples and segments of every piece of a recording; with the last piece, what the decoder knows of the whole."""
     for row in decoder.parts(unit_to_json(WorkUnit("probe", (ref,)))):
         yield row["samples"], row["segments"], json.loads(row["recordings"]).get("0")
 
 
 def declared_by_header(ref: RecordingRef, *, split: bool) -> float | None:
-    """Seconds of audio by the file's header, of all channels that are heard by themselves; None: it does not say."""
+    """Seconds of audio as the file's header states them, None where it does not.
+
+    split: whether every channel is transcribed by itself; then the seconds of all channels are added.
+    """
     try:
         read = sources.read_recording(ref)
         file = io.BytesIO(read.audio) if isinstance(read.audio, bytes) else read.audio
@@ -109,8 +115,12 @@ def declared_by_header(ref: RecordingRef, *, split: bool) -> float | None:
     return max(0.0, end - (ref.start_ms or 0) / 1000) * float(channels)
 
 
-def _decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], seconds: float) -> Iterator[_Heard]:
-    """Every recording may take its share of the time that is left; the first of each kind are always heard."""
+def decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], seconds: float) -> Iterator[Sampled]:
+    """Decode the sample within about `seconds`.
+
+    Every recording gets an equal share of the time that is left. At least one piece of the first recording of each kind
+    is decoded, even when the time is up.
+    """
     deadline = time.perf_counter() + seconds
     kinds: set[Kind] = set()
     dice = random.Random(SEED)
@@ -120,12 +130,12 @@ def _decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], seco
         if kind in kinds and now > deadline:
             return
         kinds.add(kind)
-        item, whole = _Heard(ref), None
+        item, whole = Sampled(ref), None
         seen = 0
-        for samples, segments, found in parts_of(decoder, ref):
+        for samples, segments, known in parts_of(decoder, ref):
             item.decode_seconds = time.perf_counter() - now
             item.seconds += samples / SAMPLE_RATE
-            whole = found
+            whole = known
             for segment in segments:
                 seen += 1
                 item.speech_seconds += (segment["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
@@ -139,8 +149,8 @@ def _decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], seco
         yield item
 
 
-def _length(item: _Heard, whole: dict[str, Any] | None, *, split: bool) -> float:
-    """Seconds of the whole recording, 0 for a dead letter; -1 where it was not heard to its end and does not say."""
+def _length(item: Sampled, whole: dict[str, Any] | None, *, split: bool) -> float:
+    """Seconds of the whole recording, 0 for a dead letter; -1 where only a part was decoded and no header says more."""
     if whole is not None:
         item.problem = whole["problem"]["reason"] if whole["problem"] else None
         return 0.0 if item.problem else (whole["samples"] or 0) / SAMPLE_RATE
@@ -149,46 +159,42 @@ def _length(item: _Heard, whole: dict[str, Any] | None, *, split: bool) -> float
     return -1.0 if declared is None else max(declared, item.seconds)
 
 
-def _remarks(heard: list[_Heard], wanted: int) -> Iterator[str]:
-    if len(heard) < wanted:
-        yield f"plan.probe_seconds: time for {len(heard)} of {wanted} recordings"
-    if dead := Counter(item.problem for item in heard if item.problem):
+def _remarks(sampled: list[Sampled], wanted: int) -> Iterator[str]:
+    if len(sampled) < wanted:
+        yield f"plan.probe_seconds: time for {len(sampled)} of {wanted} recordings"
+    if dead := Counter(item.problem for item in sampled if item.problem):
         reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(dead.items()))
-        yield f"{dead.total()} of {len(heard)} probed recordings are dead letters ({reasons})"
-    if unknown := sum(item.length < 0 for item in heard):
-        yield f"{unknown} probed recordings are too long to be heard whole and do not say their length: left out"
-    declared = [item for item in heard if kind_of(item.ref)[0] == "seconds" and item.length > 0]
+        yield f"{dead.total()} of {len(sampled)} sampled recordings are dead letters ({reasons})"
+    if unknown := sum(item.length < 0 for item in sampled):
+        yield f"{unknown} sampled recordings are too long to be decoded whole and declare no length: left out"
+    declared = [item for item in sampled if kind_of(item.ref)[0] == "seconds" and item.length > 0]
     if declared:
         factor = sum(item.length for item in declared) / sum(kind_of(item.ref)[1] for item in declared)
         if abs(factor - 1) > 0.02:
-            yield f"declared seconds are summed as they are; the probed recordings have {factor:.2f} times as many"
+            yield f"declared seconds are summed as they are; the sampled recordings last {factor:.2f} times as long"
 
 
 def _missing_device(config: RunConfig) -> str | None:
-    import torch
-
     if (config.compute.gpus_per_replica or config.model.device == "cuda") and not torch.cuda.is_available():
-        return "no speed of the model: replicas are to run on GPUs, and this machine has none"
+        return "no speed of the model: the replicas need GPUs, and this machine has none"
     return None
 
 
-def _transcribed(config: RunConfig, heard: list[_Heard], seconds: float) -> list[float]:
-    """Seconds of one replica that each whole second of speech takes, by recording.
+def _transcribed(config: RunConfig, sampled: list[Sampled], seconds: float) -> list[float]:
+    """For each recording, the seconds that one replica needs for a second of speech.
 
-    The time of all segments is shared out by the denoising steps that each took. The filling and the draining of the
-    slots are in it: where there are few segments for a GPU, it is rather slower than a long run.
+    The measured time is divided among the segments by their denoising steps times canvas positions. It includes filling
+    and draining the slots. So with few segments on a GPU the figure is somewhat slower than a long run.
     """
-    from pipeline.model.stage import Replica
-
-    segments = [(number, segment) for number, item in enumerate(heard) for segment in item.segments]
+    segments = [(number, segment) for number, item in enumerate(sampled) for segment in item.segments]
     if not segments:
-        return [0.0] * len(heard)
+        return [0.0] * len(sampled)
     random.Random(SEED).shuffle(segments)
-    if not config.compute.gpus_per_replica and config.model.device == "auto":  # Ray shows it no GPU
+    if not config.compute.gpus_per_replica and config.model.device == "auto":  # Ray hides the GPUs from such a replica
         config = config.model_copy(update={"model": config.model.model_copy(update={"device": "cpu"})})
     engine = Replica(config.model_dump(mode="json")).engine
     slots = config.compute.canvases
-    speech, work = [0.0] * len(heard), [0.0] * len(heard)
+    speech, work = [0.0] * len(sampled), [0.0] * len(sampled)
     try:
         engine.transcribe([_segment(segment) for _, segment in segments[:WARM_UP]])
         started = time.perf_counter()
@@ -220,9 +226,12 @@ def _segment(segment: dict[str, Any]) -> Segment:
     return Segment(segment["key"], segment["language"], segment["pcm"])
 
 
-def _probed(item: _Heard, rate: float | None) -> Probed:
-    """rate: seconds of a replica for a second of speech."""
+def extrapolated(item: Sampled, rate: float | None) -> Measured:
+    """The figures of the whole recording: in proportion, where only a part was decoded.
+
+    rate: seconds of a replica for a second of speech; None: unknown.
+    """
     kind, extent = kind_of(item.ref)
     whole = item.length / item.seconds if item.seconds and item.length > item.seconds else 1.0
     replica = None if rate is None else rate * item.speech_seconds * whole
-    return Probed(kind, extent, item.length, item.decode_seconds * whole, replica)
+    return Measured(kind, extent, item.length, item.decode_seconds * whole, replica)

@@ -14,7 +14,10 @@ AT_LEAST = 2  # recordings of each kind, where there are as many
 
 @dataclass(slots=True)
 class Sample:
-    """What is left to do, and a random sample of its recordings: of every kind about its share, each kind first."""
+    """What is left to do, and a random sample of its recordings.
+
+    refs: one of each kind first, then the rest in random order; of each kind about its share of all recordings.
+    """
 
     units: int
     totals: dict[Kind, Total]
@@ -22,9 +25,12 @@ class Sample:
 
 
 def draw(units: Iterable[WorkUnit], wanted: int) -> Sample:
-    """Sums over `units`, which are read once, and up to `wanted` recordings: the same for the same plan."""
+    """Read `units` once; sum their recordings and draw up to `wanted` of them. The same plan gives the same sample.
+
+    Recordings that the plan already knows to be unreadable are neither counted nor drawn.
+    """
     totals: dict[Kind, Total] = {kind: Total() for kind in KINDS}
-    held: dict[Kind, list[RecordingRef]] = {kind: [] for kind in KINDS}
+    drawn: dict[Kind, list[RecordingRef]] = {kind: [] for kind in KINDS}
     dice = random.Random(SEED)
     count = 0
     for unit in units:
@@ -34,13 +40,13 @@ def draw(units: Iterable[WorkUnit], wanted: int) -> Sample:
                 continue
             kind, extent = kind_of(ref)
             totals[kind] = totals[kind].plus(extent)
-            if len(held[kind]) < wanted:
-                held[kind].append(ref)
+            if len(drawn[kind]) < wanted:
+                drawn[kind].append(ref)
             elif (place := int(dice.random() * totals[kind].recordings)) < wanted:
-                held[kind][place] = ref
+                drawn[kind][place] = ref
     everything = sum(total.recordings for total in totals.values())
     firsts, rest = [], []
-    for kind, refs in held.items():
+    for kind, refs in drawn.items():
         share = max(AT_LEAST, round(wanted * totals[kind].recordings / everything)) if refs else 0
         chosen = dice.sample(refs, min(len(refs), wanted, share))
         firsts += chosen[:1]

@@ -1,4 +1,4 @@
-"""Tests of the forecast's arithmetic: sums, ratios, intervals that hold the truth, time of the slower stage, cost."""
+"""Tests of the forecast's arithmetic: sums, ratios, intervals that contain the truth, wall time, cost."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ComputeConfig
-from pipeline.forecast.forecast import Estimate, Forecast, Kind, Probed, Total, forecast, kind_of
+from pipeline.forecast.forecast import Estimate, Forecast, Kind, Measured, Total, forecast, kind_of
 from tests.support.outputs import ref
 
 
 def made(
     totals: dict[Kind, Total],
-    probed: Sequence[Probed] = (),
+    measured: Sequence[Measured] = (),
     *,
     units: int = 1_000,
     usd: float | None = None,
     **compute: float,
 ) -> Forecast:
-    return forecast(totals, probed, units=units, compute=ComputeConfig(**compute), usd_per_gpu_hour=usd)  # type: ignore[arg-type]
+    return forecast(totals, measured, units=units, compute=ComputeConfig(**compute), usd_per_gpu_hour=usd)  # type: ignore[arg-type]
 
 
-def steady(number: int, *, kind: Kind = "seconds", decode: float = 0.01, replica: float = 0.1) -> list[Probed]:
+def steady(number: int, *, kind: Kind = "seconds", decode: float = 0.01, replica: float = 0.1) -> list[Measured]:
     """Recordings of an hour; actors take these parts of its time."""
-    return [Probed(kind, 3600, 3600, 3600 * decode, 3600 * replica)] * number
+    return [Measured(kind, 3600, 3600, 3600 * decode, 3600 * replica)] * number
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,19 @@ def test_a_length_is_known_by_seconds_else_by_bytes_else_by_number(
     assert kind_of(ref(1, **changes)) == expected
 
 
-def test_declared_seconds_are_summed_without_any_doubt() -> None:
+def test_declared_seconds_are_summed_exactly() -> None:
     assert made({"seconds": Total(4, 7200.0)}).audio_hours == Estimate(2.0, 2.0, 2.0)
     assert made({"seconds": Total(4, 7200.0)}).replica_hours is None
 
 
 def test_undeclared_lengths_follow_bytes_or_number() -> None:
-    sized = [Probed("bytes", 1_000, 10, 1, 2), Probed("bytes", 3_000, 30, 3, 6)]  # 100 bytes a second
-    counted = [Probed("number", 1, 60, 6, 12), Probed("number", 1, 120, 12, 24)]  # 90 s each
+    sized = [Measured("bytes", 1_000, 10, 1, 2), Measured("bytes", 3_000, 30, 3, 6)]  # 100 bytes a second
+    counted = [Measured("number", 1, 60, 6, 12), Measured("number", 1, 120, 12, 24)]  # 90 s each
     found = made({"seconds": Total(9, 3600), "bytes": Total(50, 360_000), "number": Total(40, 40)}, sized + counted)
     assert found.audio_hours is not None
     assert found.audio_hours.value == pytest.approx(1 + 1 + 1)
     assert found.recordings == 99
-    assert found.decode_hours is None  # nothing with declared seconds was heard: its speed is unknown
+    assert found.decode_hours is None  # nothing with declared seconds was measured: its speed is unknown
 
 
 def test_work_scales_with_the_whole_by_hand() -> None:
@@ -115,8 +115,8 @@ def test_cost_is_the_gpu_hours_at_their_price() -> None:
     assert found.usd.value == pytest.approx(100 * 0.1 * 0.5 * 2.5)
 
 
-def test_what_has_been_heard_completely_is_no_longer_uncertain() -> None:
-    everything = [Probed("bytes", 100 + number, 60 * number, 1, 2) for number in range(1, 5)]
+def test_what_the_sample_contains_completely_is_not_uncertain() -> None:
+    everything = [Measured("bytes", 100 + number, 60 * number, 1, 2) for number in range(1, 5)]
     found = made({"bytes": Total(4, 410)}, everything)
     assert found.audio_hours is not None
     assert found.replica_hours is not None
@@ -125,12 +125,12 @@ def test_what_has_been_heard_completely_is_no_longer_uncertain() -> None:
 
 
 def test_a_sample_of_dead_letters_or_of_silence_forecasts_nothing_and_says_so() -> None:
-    dead = made({"bytes": Total(100, 1e6)}, [Probed("bytes", 10, 0, 0.1, 0)] * 5)
+    dead = made({"bytes": Total(100, 1e6)}, [Measured("bytes", 10, 0, 0.1, 0)] * 5)
     assert (dead.audio_hours, dead.replica_hours) == (None, None)
     assert len(dead.notes) == 2
-    silent = made({"seconds": Total(100, 1e6)}, [Probed("seconds", 10, 10, 0.1, 0)] * 5)
+    silent = made({"seconds": Total(100, 1e6)}, [Measured("seconds", 10, 10, 0.1, 0)] * 5)
     assert silent.audio_hours is not None
-    assert (silent.wall_hours, silent.notes) == (None, ["no speed of the model: there is no speech in what was probed"])
+    assert (silent.wall_hours, silent.notes) == (None, ["no speed of the model: the sample contains no speech"])
 
 
 def test_nothing_left_takes_no_time() -> None:
@@ -138,8 +138,8 @@ def test_nothing_left_takes_no_time() -> None:
     assert found.wall_hours == found.audio_hours == Estimate(0, 0, 0)
 
 
-PROBED = st.builds(
-    Probed,
+MEASURED = st.builds(
+    Measured,
     st.sampled_from(["seconds", "bytes", "number"]),
     st.floats(1e-3, 1e12),
     st.just(0.0) | st.floats(1e-3, 1e6),
@@ -148,16 +148,16 @@ PROBED = st.builds(
 )
 
 
-@given(st.lists(PROBED, min_size=1, max_size=20), st.integers(1, 10**9))
-def test_every_interval_is_finite_and_holds_its_value(probed: list[Probed], more: int) -> None:
-    kinds = {item.kind for item in probed}
-    totals = {kind: Total(sum(item.kind == kind for item in probed) + more, more * 10.0) for kind in kinds}
-    found = made(totals, probed, gpus_per_replica=1, usd=3)
+@given(st.lists(MEASURED, min_size=1, max_size=20), st.integers(1, 10**9))
+def test_every_interval_is_finite_and_contains_its_value(measured: list[Measured], more: int) -> None:
+    kinds = {item.kind for item in measured}
+    totals = {kind: Total(sum(item.kind == kind for item in measured) + more, more * 10.0) for kind in kinds}
+    found = made(totals, measured, gpus_per_replica=1, usd=3)
     figures = (found.audio_hours, found.decode_hours, found.replica_hours, found.gpu_hours, found.wall_hours, found.usd)
     for figure in figures:
         if figure is not None:
             assert 0 <= figure.low <= figure.value <= figure.high < math.inf
-    assert made(totals, probed, gpus_per_replica=1, usd=3) == found  # seeded
+    assert made(totals, measured, gpus_per_replica=1, usd=3) == found  # seeded
 
 
 def _population(name: str, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -172,17 +172,17 @@ def _population(name: str, random: np.random.Generator) -> tuple[np.ndarray, np.
 
 @pytest.mark.parametrize("name", ["no sizes", "two bit rates", "dead letters"])
 @pytest.mark.parametrize("sample", [5, 8, 16])
-def test_the_interval_holds_the_truth_about_as_often_as_it_says(name: str, sample: int) -> None:
+def test_the_interval_contains_the_truth_about_as_often_as_it_says(name: str, sample: int) -> None:
     random = np.random.default_rng(sample)
-    held = 0
+    contained = 0
     for _ in range(100):
         extents, seconds = _population(name, random)
         kind: Kind = "number" if name == "no sizes" else "bytes"
         drawn = random.choice(2_000, sample, replace=False)
-        probed = [Probed(kind, float(extents[i]), float(seconds[i]), 1, 1) for i in drawn]
-        found = made({kind: Total(2_000, float(extents.sum()))}, probed).audio_hours
-        held += found is None or found.low <= seconds.sum() / 3600 <= found.high
-    assert held >= 75
+        measured = [Measured(kind, float(extents[i]), float(seconds[i]), 1, 1) for i in drawn]
+        found = made({kind: Total(2_000, float(extents.sum()))}, measured).audio_hours
+        contained += found is None or found.low <= seconds.sum() / 3600 <= found.high
+    assert contained >= 75
 
 
 def test_a_sample_too_small_for_its_interval_is_named() -> None:
@@ -190,11 +190,11 @@ def test_a_sample_too_small_for_its_interval_is_named() -> None:
     assert made({"seconds": Total(4, 14_400)}, steady(4)).notes == []
 
 
-def test_a_larger_sample_is_surer() -> None:
+def test_a_larger_sample_gives_a_narrower_interval() -> None:
     def width(sample: int) -> float:
         random = np.random.default_rng(0)
-        probed = [Probed("bytes", 1_000, seconds, 1, 1) for seconds in random.uniform(5, 15, sample).tolist()]
-        found = made({"bytes": Total(10**6, 1e9)}, probed).audio_hours
+        measured = [Measured("bytes", 1_000, seconds, 1, 1) for seconds in random.uniform(5, 15, sample).tolist()]
+        found = made({"bytes": Total(10**6, 1e9)}, measured).audio_hours
         assert found is not None
         return found.high / found.low
 

@@ -1,4 +1,4 @@
-"""Tests of the timed probe: real stages, lengths of what is not heard whole, what is said of it, no Ray."""
+"""Tests of the timed probe: real stages, lengths of what is decoded in part, notes, no Ray."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import soundfile
 from pipeline.audio.stage import Decoder
 from pipeline.config import ConfigError, RunConfig
 from pipeline.forecast import probe as probing
-from pipeline.forecast.forecast import Probed
-from pipeline.forecast.probe import declared_by_header, make_forecast, parts_of, probe
+from pipeline.forecast.forecast import Measured
+from pipeline.forecast.probe import Sampled, declared_by_header, decoded, extrapolated, make_forecast, parts_of, probe
 from pipeline.run import prepare
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
 from tests.support.archives import archive, settings, wav
@@ -24,7 +24,7 @@ def file_ref(path: Path, **changes: object) -> RecordingRef:
     return RecordingRef(path.name, "files", str(path), size=path.stat().st_size, language="en", **changes)  # type: ignore[arg-type]
 
 
-def test_the_probe_hears_with_the_stages_of_a_run(tmp_path: Path, small_model_dir: Path) -> None:
+def test_the_probe_uses_the_stages_of_a_run(tmp_path: Path, small_model_dir: Path) -> None:
     lengths = {f"{number}.wav": wav(tmp_path / f"{number}.wav", 2 + number, number) for number in range(3)}
     (tmp_path / "bad.wav").write_bytes(b"RIFF, but no audio")
     refs = [file_ref(path) for path in sorted(tmp_path.glob("*.wav"))]
@@ -35,34 +35,32 @@ def test_the_probe_hears_with_the_stages_of_a_run(tmp_path: Path, small_model_di
     assert all(item.replica_seconds for item in probed[:3])
     assert probed[3].replica_seconds == 0
     assert len(notes) == 1
-    assert notes[0].startswith("1 of 4 probed recordings are dead letters (")
+    assert notes[0].startswith("1 of 4 sampled recordings are dead letters (")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_recording_too_long_for_its_time_is_heard_in_part_and_scaled(
+def test_a_recording_too_long_for_its_time_is_decoded_in_part_and_scaled(
     tmp_path: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A wav says how long it is; a part of a minute is heard of it, and the work for the rest is inferred."""
+    """A wav states its length. A piece of a minute is decoded; the work for the rest is inferred."""
     monkeypatch.setattr(probing, "SEGMENTS_EACH", 2)
     wav(tmp_path / "long.wav", 180)
     config = settings(
         tmp_path, tmp_path / "out", small_model_dir, "segment.part_seconds=60", "plan.probe_seconds=0.000001"
     )
     decoder = Decoder(config, window_seconds=1.0, languages=("en",))
-    item = next(probing._decoded(config, decoder, [file_ref(tmp_path / "long.wav")], 0.0))
+    item = next(decoded(config, decoder, [file_ref(tmp_path / "long.wav")], 0.0))
     assert 0 < item.seconds < 90
     assert item.length == 180
     assert len(item.segments) == 2
     assert item.speech_seconds >= item.seconds  # fixed windows overlap a little
-    whole = probing._probed(item, 0.5)
+    whole = extrapolated(item, 0.5)
     assert whole.audio_seconds == 180
     assert whole.decode_seconds == pytest.approx(item.decode_seconds * 180 / item.seconds)
     assert whole.replica_seconds == pytest.approx(0.5 * item.speech_seconds * 180 / item.seconds)
 
 
-def test_time_that_is_up_ends_the_probe_but_not_before_each_kind_was_heard(
-    tmp_path: Path, small_model_dir: Path
-) -> None:
+def test_time_that_is_up_ends_the_probe_but_only_after_one_of_each_kind(tmp_path: Path, small_model_dir: Path) -> None:
     archive(tmp_path, 4)
     refs = [file_ref(path) for path in sorted(tmp_path.glob("*.wav"))]
     refs[1] = file_ref(tmp_path / "r001.wav", seconds=2.5)
@@ -86,14 +84,14 @@ def test_replicas_on_gpus_are_not_timed_on_a_cpu(
     assert "this machine has none" in notes[0]
 
 
-def test_lengths_that_are_declared_wrongly_are_told(tmp_path: Path, small_model_dir: Path) -> None:
+def test_lengths_that_are_declared_wrongly_are_noted(tmp_path: Path, small_model_dir: Path) -> None:
     wav(tmp_path / "a.wav", 3)
     config = settings(tmp_path, tmp_path / "out", small_model_dir)
     _, notes = probe(config, [file_ref(tmp_path / "a.wav", seconds=2.0)])
-    assert notes == ["declared seconds are summed as they are; the probed recordings have 1.50 times as many"]
+    assert notes == ["declared seconds are summed as they are; the sampled recordings last 1.50 times as long"]
 
 
-def test_a_header_tells_the_length_of_what_will_be_heard(tmp_path: Path) -> None:
+def test_a_header_states_the_length_of_what_will_be_transcribed(tmp_path: Path) -> None:
     wav(tmp_path / "a.wav", 10)
     soundfile.write(tmp_path / "b.wav", [[0.1, 0.2]] * 80_000, 8_000)
     assert declared_by_header(file_ref(tmp_path / "a.wav"), split=False) == 10
@@ -104,7 +102,7 @@ def test_a_header_tells_the_length_of_what_will_be_heard(tmp_path: Path) -> None
     assert declared_by_header(file_ref(tmp_path / "c.wav"), split=False) is None
 
 
-def test_parts_of_a_recording_end_with_what_is_known_of_the_whole(tmp_path: Path, small_model_dir: Path) -> None:
+def test_pieces_of_a_recording_end_with_what_is_known_of_the_whole(tmp_path: Path, small_model_dir: Path) -> None:
     length = wav(tmp_path / "a.wav", 150)
     config = settings(tmp_path, tmp_path / "out", small_model_dir, "segment.part_seconds=60")
     parts = list(parts_of(Decoder(config, window_seconds=1.0, languages=("en",)), file_ref(tmp_path / "a.wav")))
@@ -134,7 +132,7 @@ def test_the_forecast_is_kept_beside_the_plan(tmp_path: Path, small_model_dir: P
     assert (made.gpu_hours, made.usd) == (None, None)
 
 
-def test_without_a_probe_only_counts_are_told(
+def test_without_a_probe_only_counts_are_known(
     tmp_path: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = _config(tmp_path, small_model_dir, "plan.probe_recordings=0")
@@ -152,7 +150,7 @@ def test_a_model_that_cannot_be_loaded_is_a_users_error(tmp_path: Path, small_mo
         make_forecast(broken, storage, set())
 
 
-def test_probed_figures_are_those_of_the_whole_recording() -> None:
-    item = probing._Heard(ref(1), seconds=100, decode_seconds=2, speech_seconds=60, length=300)
-    assert probing._probed(item, 0.25) == Probed("seconds", 4.0, 300, 6.0, 45.0)
-    assert probing._probed(item, None).replica_seconds is None
+def test_figures_of_a_part_are_scaled_to_the_whole_recording() -> None:
+    item = Sampled(ref(1), seconds=100, decode_seconds=2, speech_seconds=60, length=300)
+    assert extrapolated(item, 0.25) == Measured("seconds", 4.0, 300, 6.0, 45.0)
+    assert extrapolated(item, None).replica_seconds is None
