@@ -236,8 +236,7 @@ EVALUATED = pa.schema(  # one row per recording of an evaluated set; kept under 
         ("config_hash", pa.string()),  # of the settings that decide the figures
         ("code_version", pa.string()),
         ("hardware", pa.string()),
-        ("normaliser", pa.string()),  # name/version
-        ("normaliser_hash", pa.string()),
+        ("normaliser", pa.string()),  # name/version, then the library beneath and its version
         ("recording_id", pa.string()),
         ("speaker", pa.string()),  # null: unknown
         ("seconds", pa.float64()),  # of audio; null: unknown

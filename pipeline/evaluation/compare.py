@@ -21,7 +21,7 @@ KEY = ["set", "recording_id"]
 _COUNTS = [f"{prefix}_{name}" for prefix in ("word", "char") for name in ("substitutions", "deletions", "insertions")]
 _HITS = ["word_hits", "char_hits"]
 ALL = "all"  # every language at once: a small loss everywhere shows here first
-_COLUMNS = [*KEY, "language", "speaker", "normaliser_hash", "reference_normal", *_HITS, *_COUNTS]
+_COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HITS, *_COUNTS]
 
 
 def compare(
@@ -42,12 +42,12 @@ def compare(
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
     both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
-    changed = both.filter(pc.field("normaliser_hash_new") != pc.field("normaliser_hash_old"))
+    changed = both.filter(pc.field("normaliser_new") != pc.field("normaliser_old"))
     if changed.num_rows:
-        hashes = (changed[f"normaliser_hash_{name}"][0].as_py() for name in ("old", "new"))
+        old_name, new_name = (changed[f"normaliser_{name}"][0].as_py() for name in ("old", "new"))
         raise ConfigError(
-            f"baseline: {changed.num_rows:,} of {both.num_rows:,} recordings were normalised otherwise there "
-            f"(normaliser_hash {' and now '.join(hashes)}): the rates cannot be compared, score the baseline again"
+            f"baseline: {changed.num_rows:,} of {both.num_rows:,} recordings have another normaliser there "
+            f"({old_name}, here {new_name}): the rates cannot be compared, evaluate the baseline again"
         )
     pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
     if not pairs.num_rows:

@@ -81,7 +81,7 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
         lost = unpaired(table, old)
     about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
-    about["normaliser"] = ", ".join(sorted({f"{row['normaliser']} {row['normaliser_hash']}" for row in rows}))
+    about["normaliser"] = ", ".join(sorted({row["normaliser"] for row in rows}))
     evaluation = Evaluation(
         evaluation=identity,
         evaluated_at=at,

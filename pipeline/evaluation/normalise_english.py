@@ -52,13 +52,6 @@ def published_english(text: str) -> str:
     return _without_raising(_PUBLISHED, text)
 
 
-def english_probes() -> list[str]:
-    """Every contraction, title, number word and spelling that the rules know."""
-    contractions = [pattern.replace(r"\b", "") for pattern in _OURS.replacers]
-    numbers = " x ".join(sorted(_OURS.standardize_numbers.words))
-    return [*(f"{word} x{word} x" for word in contractions), numbers, " ".join(_OURS.standardize_spellings.mapping)]
-
-
 def _without_raising(rules: EnglishTextNormalizer, text: str) -> str:
     """A text with a number of more than 4,300 digits, which Python does not convert, keeps its numbers as they are."""
     try:

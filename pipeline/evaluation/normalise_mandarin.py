@@ -52,11 +52,6 @@ def mandarin(text: str) -> str:
     return _DECIMAL.sub(_decimal, _NUMBER.sub(lambda found: str(_value(found[0])), text))
 
 
-def mandarin_probes() -> list[str]:
-    """Every unified ideograph, alone."""
-    return ["\n".join(map(chr, range(0x4E00, 0xA000)))]
-
-
 def _value(number: str) -> int:
     """Of a match of _NUMBER, or of a part of one. A digit right after a unit counts tenths of it: 三百五 is 350."""
     for unit, size in UNITS.items():

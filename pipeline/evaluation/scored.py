@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from functools import lru_cache
 from typing import Any
 
 from pipeline.evaluation.corrupt import CorruptConfig, corrupt
-from pipeline.evaluation.normalise import Normaliser, normaliser
+from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Counts
 from pipeline.evaluation.rows import Heard
 from pipeline.evaluation.score import char_counts, merged_counts, word_counts
@@ -21,7 +20,7 @@ def scored(row: Heard, common: Mapping[str, Any], wanted: str, spoil: CorruptCon
     reference is empty has insertions only; one without a reference (null) has no counts but zeros. Text of languages
     written without spaces has the counts of its characters as merged counts, and as words what stands between spaces.
     """
-    normal = _normaliser(wanted, row.language)
+    normal = normaliser(wanted, row.language)
     hypothesis = corrupt(row.hypothesis, row.recording_id, **spoil.model_dump())
     known, heard = normal(row.reference or ""), normal(hypothesis)
     words, chars, merged = (
@@ -44,14 +43,8 @@ def scored(row: Heard, common: Mapping[str, Any], wanted: str, spoil: CorruptCon
         **common,
         **own,
         **counted,
-        "normaliser": f"{normal.name}/{normal.version}",
-        "normaliser_hash": normal.hash,
+        "normaliser": normal.identity,
         "hypothesis": hypothesis,
         "reference_normal": known,
         "hypothesis_normal": heard,
     }
-
-
-@lru_cache
-def _normaliser(name: str, language: str) -> Normaliser:
-    return normaliser(name, language)

@@ -212,8 +212,8 @@ def test_a_language_of_one_recording_is_told_and_not_compared(rows: Rows) -> Non
     ("change", "message"),
     [
         (
-            lambda rows: [one | {"normaliser_hash": "cd34"} if one["language"] == "en" else one for one in rows],
-            r"baseline: 60 of 240 recordings were normalised otherwise there \(normaliser_hash cd34 and now ab12\)",
+            lambda rows: [one | {"normaliser": "english/0"} if one["language"] == "en" else one for one in rows],
+            r"baseline: 60 of 240 recordings have another normaliser there \(english/0, here english/1\)",
         ),
         (
             lambda rows: [one | {"set": "other"} for one in rows],
