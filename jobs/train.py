@@ -16,7 +16,7 @@ from pipeline.training.adapter_config import AdapterConfig
 def run(config: AdapterConfig, command: str) -> int:
     """Train, write the model (its card names `command`), show the rates. 1 where the best model is not grounded."""
     from pipeline.training.adapter import train_adapter
-    from pipeline.training.adapter_report import table
+    from pipeline.training.report import table
 
     result = train_adapter(config, command)
     print(table(result))

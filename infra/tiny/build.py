@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,8 +12,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from infra.tiny import data, measure
-from infra.tiny.loop import Trainer
-from infra.tiny.recipe import TrainConfig
+from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
 from pipeline.config import ConfigError, DenoiseConfig
@@ -20,6 +20,12 @@ from pipeline.model.files import checkpoint, layout
 from pipeline.model.network.encoder import AudioEncoder
 from pipeline.model.new_model import EOS, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
+from pipeline.training import resume
+from pipeline.training.batches import Batches
+from pipeline.training.loop import Trainer
+from pipeline.training.parallel import Group
+
+log = logging.getLogger(__name__)
 
 
 def check(config: TrainConfig) -> None:
@@ -89,16 +95,47 @@ def trainer(config: TrainConfig) -> Trainer:
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
     model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
-    batches = data.Batches(
-        cache,
+    batches = Batches(
+        cache.texts,
+        cache.languages,
+        lambda rows, _: cache.features(rows),
         model.tokenizer,
         canvas_length=config.size.canvas_length,
         batch=config.phases.batch,
         seed=config.seed,
         eos=EOS,
     )
-    print(f"training on {len(batches.rows)} phrases, {batches.too_long} left out as longer than the canvas", flush=True)
-    return Trainer(model, batches, config.phases, config.seed, folder)
+    log.info("training on %d phrases, %d left out as longer than the canvas", len(batches.rows), batches.too_long)
+    settings = {"seed": config.seed, "utterances": len(batches.rows)} | config.phases.deciding()
+    resume.agree(folder, settings, steps="phases.diffusion_steps", earlier=config.phases.earlier_steps)
+    return made(model, batches, config.phases, seed=config.seed, folder=folder)
+
+
+def made(model: AsrModel, batches: Batches, phases: PhaseSection, *, seed: int, folder: Path) -> Trainer:
+    """The loop of pipeline.training in three phases, over everything but the encoder and the unused image tower."""
+    encoder = model.backbone.model.encoder
+    unused = {id(p) for part in (encoder.vision_tower, encoder.embed_vision) for p in part.parameters()}
+    return Trainer(
+        model,
+        batches,
+        phases,
+        phases={
+            "ctc": phases.ctc_steps,
+            "autoregressive": phases.autoregressive_steps,
+            "diffusion": phases.diffusion_steps,
+        },
+        parameters={
+            name: parameter
+            for name, parameter in model.named_parameters()
+            if not name.startswith("encoder.") and id(parameter) not in unused
+        },
+        features=data.mask_features,
+        folder=folder,
+        seed=seed,
+        group=Group(torch.device("cpu")),
+        beta2=0.98,
+        average_decay=phases.ema,
+    )
 
 
 def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
@@ -115,7 +152,7 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
     """Write the checkpoint folder with its model card."""
     folder = Path(config.export)
     checkpoint.save(run.model, folder, whisper=_whisper(config))
-    card = measure.card(measurement, config, run.done, run.rescheduled, command)
+    card = measure.card(measurement, config, run.done, resume.changes(run.folder), command)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
 

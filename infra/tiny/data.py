@@ -1,30 +1,18 @@
-"""Encoder features of a synthesised corpus, computed once and read back as reproducible batches."""
+"""Encoder features of a synthesised corpus: computed once, read back at random, masked."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.network.encoder import AudioEncoder
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """features_BFD float32; targets_BC int64, text then end tokens; text_lengths int64 without the end."""
-
-    features_BFD: Tensor
-    targets_BC: Tensor
-    text_lengths: Tensor
-    languages: list[str]
 
 
 @torch.inference_mode()
@@ -91,44 +79,6 @@ class FeatureCache:
         """float32 [rows, frames, d_model]."""
         picked = np.stack([self._shards[shard][row] for shard, row in (self._where[i] for i in rows)])
         return torch.from_numpy(picked).float()
-
-
-class Batches:
-    """Batch of step n is a function of (seed, n): a resumed run sees what an uninterrupted one would have seen.
-
-    Phrases that do not fit the canvas with their end token are left out and counted in `too_long`.
-    """
-
-    def __init__(
-        self, cache: FeatureCache, tokenizer: Tokenizer, *, canvas_length: int, batch: int, seed: int, eos: int
-    ) -> None:
-        self.cache, self.batch, self.seed, self.eos, self.canvas_length = cache, batch, seed, eos, canvas_length
-        encoded = [tokenizer.encode(text, add_special_tokens=False).ids for text in cache.texts]
-        self.rows = [row for row, ids in enumerate(encoded) if len(ids) < canvas_length]
-        self.tokens = encoded
-        self.too_long = len(encoded) - len(self.rows)
-        self._epoch = -1
-        self._order: np.ndarray = np.zeros(0, np.int64)
-
-    def at(self, step: int) -> Batch:
-        per_epoch = len(self.rows) // self.batch
-        epoch, index = divmod(step, per_epoch)
-        if epoch != self._epoch:
-            self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.rows))
-            self._epoch = epoch
-        picked = [self.rows[i] for i in self._order[index * self.batch : (index + 1) * self.batch]]
-        return self.of(picked)
-
-    def of(self, rows: list[int]) -> Batch:
-        targets = torch.full((len(rows), self.canvas_length), self.eos)
-        for i, row in enumerate(rows):
-            targets[i, : len(self.tokens[row])] = torch.tensor(self.tokens[row])
-        return Batch(
-            features_BFD=self.cache.features(rows),
-            targets_BC=targets,
-            text_lengths=torch.tensor([len(self.tokens[row]) for row in rows]),
-            languages=[self.cache.languages[row] for row in rows],
-        )
 
 
 def mask_features(features_BFD: Tensor, generator: torch.Generator) -> Tensor:

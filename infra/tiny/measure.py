@@ -2,104 +2,93 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import jiwer
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from infra.tiny.phrases import vocabulary
 from infra.tiny.recipe import TrainConfig
 from pipeline.config import LANGUAGES, DenoiseConfig
-from pipeline.model.denoise.engine import Engine
+from pipeline.evaluation.result import Counts, headline
 from pipeline.model.recogniser import AsrModel
-from pipeline.schemas import Segment
-from pipeline.training.schedule import Changes, told
+from pipeline.training.evaluation import SetRates, evaluate
+from pipeline.training.parallel import Group
+from pipeline.training.resume import Changes, told
 
 LANGUAGE_NAMES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "hi": "Hindi", "zh": "Mandarin"}
 
 
-@dataclass(frozen=True, slots=True)
-class Rate:
-    """Errors over reference units: words, for Mandarin characters."""
+class Corpus:
+    """A folder of synthesised utterances, as `pipeline.training.evaluation` takes recordings.
 
-    errors: int
-    units: int
-    utterances: int
+    Utterances that are longer than `window_samples` lose their end. Raises FileNotFoundError for an empty folder.
+    """
 
-    @property
-    def percent(self) -> float:
-        return 100.0 * self.errors / max(1, self.units)
+    def __init__(self, folder: Path, window_samples: int) -> None:
+        shards = sorted(folder.glob("*.parquet"))
+        if not shards:
+            raise FileNotFoundError(f"{folder}: no utterances")
+        table = pa.concat_tables(pq.read_table(shard, columns=["id", "language", "text", "pcm"]) for shard in shards)
+        self.keys: list[str] = table["id"].to_pylist()
+        self.languages: list[Any] = table["language"].to_pylist()
+        self.texts: list[str] = table["text"].to_pylist()
+        self._pcm, self._bytes = table["pcm"], 2 * window_samples
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def pcm(self, row: int) -> bytes:
+        return self._pcm[row].as_py()[: self._bytes]
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Rates per language, over all, and over all with the audio shuffled."""
+    """Rates of a corpus, and its utterances by language."""
 
-    languages: dict[str, Rate]
-    overall: Rate
-    shuffled: Rate
-    steps_mean: float
+    rates: SetRates
+    utterances: dict[str, int]
 
 
-def measure(model: AsrModel, corpus: Path, denoise: DenoiseConfig, *, slots: int = 16) -> Measurement:
-    """Transcribe every utterance of a synthesised corpus folder. Raises FileNotFoundError where it is empty.
-
-    Shuffled: each text is scored against the answer to the next utterance of the same language (grounding test).
-    """
-    shards = sorted(corpus.glob("*.parquet"))
-    if not shards:
-        raise FileNotFoundError(f"{corpus}: no utterances")
-    table = pa.concat_tables(pq.read_table(shard, columns=["id", "language", "text", "pcm"]) for shard in shards)
-    rows = table.to_pylist()
-    limit = model.config.window_samples * 2
-    engine = Engine(model, denoise, slots=slots)
-    results = engine.transcribe([Segment(row["id"], row["language"], row["pcm"][:limit]) for row in rows])
-    engine.close()
-    languages, shuffled = {}, Rate(0, 0, 0)
-    for language in [code for code in LANGUAGES if any(row["language"] == code for row in rows)]:
-        picked = [i for i, row in enumerate(rows) if row["language"] == language]
-        references = [rows[i]["text"] for i in picked]
-        answers = [results[i].text or "" for i in picked]
-        languages[language] = rate(references, answers, language)
-        moved = rate(references, [*answers[1:], answers[0]], language)
-        shuffled = Rate(
-            shuffled.errors + moved.errors, shuffled.units + moved.units, shuffled.utterances + moved.utterances
-        )
-    rates = languages.values()
-    overall = Rate(sum(r.errors for r in rates), sum(r.units for r in rates), sum(r.utterances for r in rates))
-    return Measurement(languages, overall, shuffled, sum(r.steps for r in results) / len(results))
+def measure(model: AsrModel, folder: Path, denoise: DenoiseConfig, *, slots: int = 16) -> Measurement:
+    """Transcribe and score every utterance of a corpus folder. Raises FileNotFoundError where it is empty."""
+    corpus = Corpus(folder, model.config.window_samples)
+    alone = Group(torch.device("cpu"))
+    found = evaluate(model, {"corpus": corpus}, denoise, slots=slots, group=alone, normal=as_spoken)
+    return Measurement(found.sets["corpus"], dict(Counter(corpus.languages)))
 
 
-def rate(references: list[str], hypotheses: list[str], language: str) -> Rate:
-    """Corpus-level WER; for Mandarin CER on text without spaces."""
-    if language == "zh":
-        references = [text.replace(" ", "") for text in references]
-        hypotheses = [text.replace(" ", "") for text in hypotheses]
-        counts: jiwer.WordOutput | jiwer.CharacterOutput = jiwer.process_characters(references, hypotheses)
-    else:
-        counts = jiwer.process_words(references, hypotheses)
-    errors = counts.substitutions + counts.deletions + counts.insertions
-    return Rate(errors, counts.hits + counts.substitutions + counts.deletions, len(references))
+def as_spoken(text: str, language: str) -> str:
+    """Texts are compared as the phrases are written, so that words are counted as they are spoken."""
+    return text.replace(" ", "") if language == "zh" else text
 
 
 def table(measurement: Measurement) -> str:
     """A Markdown table of the rates."""
+    rates, total = measurement.rates, sum(measurement.utterances.values())
     lines = ["| language | metric | error rate | errors / units | utterances |", "| --- | --- | --- | --- | --- |"]
-    for language, r in measurement.languages.items():
-        metric = "CER" if language == "zh" else "WER"
-        name = LANGUAGE_NAMES[language]
-        lines.append(f"| {name} | {metric} | {r.percent:.1f} % | {r.errors} / {r.units} | {r.utterances} |")
-    o, s = measurement.overall, measurement.shuffled
-    lines.append(f"| all | WER and CER | {o.percent:.1f} % | {o.errors} / {o.units} | {o.utterances} |")
-    lines.append(f"| all, audio shuffled | WER and CER | {s.percent:.1f} % | {s.errors} / {s.units} | {s.utterances} |")
+    for language in LANGUAGES:
+        if language in rates.languages:
+            name, count = LANGUAGE_NAMES[language], measurement.utterances[language]
+            lines.append(_row(name, headline(language), rates.languages[language], count))
+    lines.append(_row("all", "WER and CER", rates.counts, total))
+    lines.append(_row("all, audio shuffled", "WER and CER", rates.shuffled, total))
     return "\n".join(lines)
+
+
+def _row(name: str, metric: str, counts: Counts, utterances: int) -> str:
+    rate = 100 * (counts.rate or 0.0)
+    return f"| {name} | {metric} | {rate:.1f} % | {counts.errors} / {counts.units} | {utterances} |"
 
 
 def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled: Changes, command: str) -> str:
     """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it."""
     p, c, s = config.phases, config.corpus, config.size
+    rates, utterances = measurement.rates, sum(measurement.utterances.values())
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     changes = told(rescheduled)
@@ -114,14 +103,14 @@ and nothing else: other words come out as the nearest words it knows.
 
 ## Figures
 
-Measured with the production engine (16 steps) on {measurement.overall.utterances} synthesised utterances of phrases and
+Measured with the production engine (16 steps) on {utterances} synthesised utterances of phrases and
 VOICES that training never saw (espeak-ng Annie, Gene2, Hugo, Lee, Mario, klatt3, steph2, quincy; flite kal16; pico
 en-GB). The kept voices of German, French, Spanish, Hindi and Mandarin are all espeak-ng variants; only English has
 flite and pico ones.
 
 {table(measurement)}
 
-Mean denoising steps used: {measurement.steps_mean:.1f}. The last row is the grounding test: each text scored against
+Mean denoising steps used: {rates.steps_mean:.1f}. The last row is the grounding test: each text scored against
 the answer to another utterance's audio. `python -m infra.tiny.human_speech_card` measures recorded people and adds its
 table at the end of this card.
 

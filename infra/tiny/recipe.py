@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from pipeline.config import Section
 from pipeline.model.new_model import SizeSection
+from pipeline.training.schedule import TrainingSteps
 
 
 class CorpusSection(Section):
@@ -18,27 +19,30 @@ class CorpusSection(Section):
     workers: int = Field(2, ge=1, description="processes that synthesise")
 
 
-class PhaseSection(Section):
-    """Steps per phase and the optimiser. One cosine over all phases, to `lr_end_fraction` of `lr`."""
+class PhaseSection(TrainingSteps):
+    """Steps per phase, and what differs from an adapter's training. One cosine over all phases."""
 
     ctc_steps: int = Field(2000, ge=0, description="first phase: the projector alone")
     autoregressive_steps: int = Field(1000, ge=0, description="second phase: next tokens, on the same backbone")
     diffusion_steps: int = Field(6000, ge=0, description="third phase: uniform diffusion")
     batch: int = Field(64, ge=1, description="utterances of a step")
-    draws: int = Field(2, ge=1, description="noise draws per prompt pass")
     lr: float = Field(1.5e-3, gt=0, description="highest learning rate")
     lr_end_fraction: float = Field(0.05, ge=0, le=1, description="of it, at the end of the cosine")
     warmup_steps: int = Field(100, ge=0, description="over which the learning rate rises")
     weight_decay: float = Field(0.05, ge=0, description="of matrices")
-    ctc_weight: float = Field(0.3, ge=0, description="of the CTC loss after its phase")
-    autoregressive_weight: float = Field(0.3, ge=0, description="of the autoregressive loss after its phase")
-    all_noise_share: float = Field(0.35, ge=0, le=1, description="examples at t = 1, where decoding starts")
-    self_conditioning_share: float = Field(0.5, ge=0, le=1, description="examples with two passes")
-    eos_weight: float = Field(0.2, ge=0, le=1, description="weight of the fill after the first end token")
-    language_dropout: float = Field(0.15, ge=0, le=1, description="prompts that do not name the language")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, which is exported")
     checkpoint_steps: int = Field(250, ge=1, description="between checkpoints")
     log_steps: int = Field(50, ge=1, description="between lines of the log")
+
+    @property
+    def earlier_steps(self) -> int:
+        """Steps before the diffusion phase."""
+        return self.ctc_steps + self.autoregressive_steps
+
+    def deciding(self) -> dict[str, Any]:
+        """What the weights depend on, by key."""
+        tree = self.model_dump(exclude={"checkpoint_steps", "log_steps"})
+        return {f"phases.{name}": value for name, value in tree.items()}
 
 
 class TrainConfig(Section):

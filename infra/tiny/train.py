@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from infra.tiny.recipe import TrainConfig
 from jobs import cli
@@ -13,6 +14,8 @@ def run(config: TrainConfig) -> int:
     import torch
 
     from infra.tiny import build, measure
+    from pipeline.training.report import shown
+    from pipeline.training.resume import LOG
 
     torch.set_num_threads(config.threads)
     build.check(config)
@@ -21,7 +24,8 @@ def run(config: TrainConfig) -> int:
     if config.stage in ("all", "features"):
         build.make_features(config)
     if config.stage in ("all", "train"):
-        build.trainer(config).run()
+        with shown(Path(config.folder) / LOG):
+            build.trainer(config).run()
     if config.stage in ("all", "export"):
         finished = build.trainer(config)
         measurement = build.evaluate(finished, config)

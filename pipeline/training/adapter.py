@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import shutil
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,47 +12,46 @@ import torch
 
 from pipeline.config import ConfigError
 from pipeline.model.files import layout
-from pipeline.training import adapter_model, adapter_settings
+from pipeline.training import adapter_model, resume
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.adapter_loop import LOG
-from pipeline.training.adapter_report import card, line_of
 from pipeline.training.adapter_worker import examples, work
 from pipeline.training.distributed import launch
 from pipeline.training.examples import Examples
 from pipeline.training.parallel import Group
+from pipeline.training.report import card, shown
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.5
 
 
 def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     """Train, and write the best model to output.uri. The same call goes on where a killed one stopped.
 
-    command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (adapter_loop).
+    command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (loop.Trainer).
     Raises ConfigError, one line.
     """
     check(config)
     folder = Path(config.folder)
-    if not adapter_settings.exist(folder):  # a start without them is of a run killed here, perhaps of other settings
+    if not resume.has_settings(folder):  # a start without them is of a run killed here, perhaps of other settings
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
-    rescheduled = adapter_settings.agree(config, layout.describe(str(start)).weights_hash)
+    weights = {"model.weights": layout.describe(str(start)).weights_hash}
+    resume.agree(folder, weights | config.deciding(), steps="train.steps")
     data, sets = examples(config)
     held = sum(len(one) for one in sets.values())
     log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
-    with shown(folder / LOG):
+    with shown(folder / resume.LOG):
         if config.compute.workers:
             launch(config)
         else:
             work(config, Group(torch.device("cpu")))
-    lines = [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / resume.LOG).read_text().splitlines()]
     evaluations = [line for line in lines if line.get("evaluation")]
     if not evaluations or evaluations[0]["step"]:
         raise ConfigError("folder: its log.jsonl has no evaluation of step 0; use a new folder")
-    state = torch.load(folder / adapter_settings.CHECKPOINT, map_location="cpu", weights_only=True)
+    state = resume.load(folder, torch.device("cpu"))
+    assert state is not None  # every training ends with a checkpoint
     result = {"before": evaluations[0], "best": state["best"], "last": evaluations[-1]}
-    adapter_model.export(config, state["best_adapter"], card(config, result, data, rescheduled, command))
+    adapter_model.export(config, state["best_weights"], card(config, result, data, resume.changes(folder), command))
     return result
 
 
@@ -71,41 +67,13 @@ def check(config: AdapterConfig) -> None:
     out = Path(config.output.uri).resolve()
     if out in (layout.directory(config.model.name, config.model.revision).resolve(), Path(config.folder).resolve()):
         raise ConfigError(f"output.uri: {config.output.uri}: the start and the checkpoints must not be overwritten")
-    if not adapter_settings.exist(Path(config.folder)) and adapter_model.is_foreign(Path(config.folder) / "start"):
+    if not resume.has_settings(Path(config.folder)) and adapter_model.is_foreign(Path(config.folder) / "start"):
         raise ConfigError(f"folder: {config.folder}: its `start` is not of a training; use another folder")
     for name, source in config.evaluation.items():
         if source == config.source:
             raise ConfigError(f"evaluation.{name}.uri: {source.uri}: this is what is trained on; hold something out")
     if config.compute.gpus_per_worker and not config.compute.workers:
         raise ConfigError("compute.workers: 0 trains in this process on the CPU; GPUs need at least 1")
-
-
-@contextlib.contextmanager
-def shown(path: Path) -> Iterator[None]:
-    """New lines of a growing log.jsonl are told while the block lasts: workers of Ray write nowhere else."""
-    ended = threading.Event()
-    begin = len(path.read_text().splitlines()) if path.exists() else 0
-
-    def follow() -> None:
-        told = begin
-        while True:
-            over = ended.wait(POLL_SECONDS)
-            lines = path.read_text().splitlines() if path.exists() else []
-            told = min(told, len(lines))  # a resume drops lines after its checkpoint
-            for line in lines[told:]:
-                with contextlib.suppress(ValueError):  # half a line
-                    log.info("%s", line_of(json.loads(line)))
-                    told += 1
-            if over:
-                return
-
-    thread = threading.Thread(target=follow, name="log", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def _left_out(data: Examples) -> str:

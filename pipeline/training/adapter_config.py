@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline.config import DenoiseConfig, Section, SegmentConfig, SourceConfig, StorageConfig
 from pipeline.model.files.layout import LoraSpec
+from pipeline.training.schedule import TrainingSteps
 
 
 class AdapterOutput(Section):
@@ -30,35 +31,18 @@ class StartConfig(Section):
     )
 
 
-class AdapterSteps(Section):
-    """Optimiser, losses and how often something is looked at."""
+class AdapterSteps(TrainingSteps):
+    """What the training of an adapter has beside the settings of every training."""
 
     steps: int = Field(2000, ge=1, description="of the optimiser")
-    batch: int = Field(16, ge=1, description="recordings of a worker at once")
-    accumulate: int = Field(1, ge=1, description="such batches of one step")
-    draws: int = Field(2, ge=1, description="noise draws per prompt pass")
-    lr: float = Field(1.5e-4, gt=0, description="highest learning rate")
-    lr_end_fraction: float = Field(0.1, ge=0, le=1, description="of it, at the end of the cosine")
-    warmup_steps: int = Field(25, ge=0, description="over which the learning rate rises")
-    weight_decay: float = Field(0.0, ge=0, description="of matrices")
-    clip: float = Field(1.0, gt=0, description="norm of the gradient at most")
-    ctc_weight: float = Field(0.3, ge=0, description="of the CTC loss")
-    autoregressive_weight: float = Field(0.3, ge=0, description="of the autoregressive loss")
-    all_noise_share: float = Field(0.35, ge=0, le=1, description="examples at t = 1, where decoding starts")
-    self_conditioning_share: float = Field(0.5, ge=0, le=1, description="examples with two passes")
-    eos_weight: float = Field(0.2, ge=0, le=1, description="weight of the fill after the first end token")
-    language_dropout: float = Field(0.15, ge=0, le=1, description="prompts that do not name the language")
     canvas_step: int | None = Field(
         None, ge=1, description="canvases as long as the batch's longest text, up to a multiple of this; null: full"
     )
     full_canvas_share: float = Field(
-        0.25, ge=0, le=1, description="batches on the full canvas all the same: decoding is"
+        0.25, ge=0, le=1, description="batches on the full canvas all the same, as in denoising"
     )
-    precision: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16: autocast")
     gradient_checkpointing: bool = Field(False, description="layers are computed again instead of kept in memory")
-    checkpoint_steps: int = Field(100, ge=1, description="between checkpoints")
     evaluate_steps: int = Field(200, ge=1, description="between evaluations; one comes before the first step, too")
-    log_steps: int = Field(20, ge=1, description="between lines of the log")
 
 
 class AudioAugment(Section):

@@ -8,14 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.model.files import layout
-from pipeline.training import adapter_model
-from pipeline.training.adapter_batches import AudioBatches
+from pipeline.model.network import backbone
+from pipeline.model.recogniser import AsrModel
+from pipeline.training import adapter_model, checkpointing
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.adapter_loop import AdapterTrainer
+from pipeline.training.augment import mask_mel, mask_sizes
+from pipeline.training.batches import Batches, audio_windows
+from pipeline.training.evaluation import evaluate
 from pipeline.training.examples import Examples, prepare
+from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Group
 
 log = logging.getLogger(__name__)
@@ -29,14 +34,47 @@ def work(config: AdapterConfig, group: Group, report: Callable[[dict[str, Any]],
     trainer(config, group, data, sets).run(report)
 
 
-def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str, Examples]) -> AdapterTrainer:
+def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str, Examples]) -> Trainer:
     """Model, batches and optimiser, before the first step or the checkpoint. Raises ConfigError."""
+    t = config.train
     model = adapter_model.build(Path(config.folder) / "start", config, group.device)
-    batches = AudioBatches(
-        data,
+    if t.gradient_checkpointing:
+        checkpointing.enable(model.backbone)
+
+    @torch.no_grad()
+    def features(samples_BT: Tensor, generator: torch.Generator) -> Tensor:
+        mel = model.encoder.log_mel(samples_BT)
+        return model.encoder.encode(mask_mel(mel, generator, **mask_sizes(config.augment)))
+
+    def rates() -> dict[str, Any]:
+        with adapter_model.for_inference(model):
+            found = evaluate(model, sets, config.denoise, slots=config.compute.canvases, group=group)
+        return found.line(config.grounding_margin)
+
+    return Trainer(
+        model,
+        _batches(config, group, data, model),
+        t,
+        phases={"diffusion": t.steps},
+        parameters=adapter_model.trainable(model),
+        features=features,
+        folder=Path(config.folder),
+        seed=config.seed,
+        group=group,
+        prefill=checkpointing.prefill if t.gradient_checkpointing else backbone.prefill,
+        evaluate=rates,
+        evaluate_steps=t.evaluate_steps,
+    )
+
+
+def _batches(config: AdapterConfig, group: Group, data: Examples, model: AsrModel) -> Batches:
+    window, canvas = model.config.window_samples, model.config.canvas_length
+    batches = Batches(
+        data.texts,
+        data.languages,
+        audio_windows(data, window_samples=window, augment=config.augment, seed=config.seed),
         model.tokenizer,
-        canvas_length=model.config.canvas_length,
-        window_samples=model.config.window_samples,
+        canvas_length=canvas,
         batch=config.train.batch * group.world,
         seed=config.seed,
         eos=model.config.tokens.eos[0],
@@ -44,10 +82,10 @@ def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str,
         full_canvas_share=config.train.full_canvas_share,
     )
     if not batches.rows:
-        raise ConfigError(f"source.uri: {config.source.uri}: no text fits the canvas of {model.config.canvas_length}")
+        raise ConfigError(f"source.uri: {config.source.uri}: no text fits the canvas of {canvas}")
     if group.rank == 0 and batches.too_long:
         log.warning("%d texts do not fit the canvas and are not trained on (too_many_tokens)", batches.too_long)
-    return AdapterTrainer(model, batches, sets, config, group)
+    return batches
 
 
 def examples(config: AdapterConfig) -> tuple[Examples, dict[str, Examples]]:

@@ -1,9 +1,10 @@
-"""The three losses: CTC on the audio vectors, autoregressive on the causal pass, uniform diffusion on canvases."""
+"""The three losses (CTC, autoregressive, uniform diffusion), and their sum in each phase of a training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,20 +14,70 @@ from transformers import DiffusionGemmaForBlockDiffusion
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
+from pipeline.training.batches import Batch
+from pipeline.training.schedule import TrainingSteps
 
+Phase = Literal["ctc", "autoregressive", "diffusion"]
+Figures = dict[str, float]
 Prefill = Callable[[DiffusionGemmaForBlockDiffusion, Tensor], tuple[PromptKV, Tensor]]
+
+
+TEMPERATURES = (0.4, 0.8)  # of the first pass of self-conditioning, from a clean canvas to noise
 
 
 @dataclass(frozen=True, slots=True)
 class DiffusionKnobs:
-    """Shares and weights of `recipe.PhaseSection` that the diffusion loss needs."""
+    """Shares and weights of `schedule.TrainingSteps` that the diffusion loss needs."""
 
     draws: int
     all_noise_share: float
     self_conditioning_share: float
     eos_weight: float
-    temperature_min: float = 0.4
-    temperature_max: float = 0.8
+
+
+def training_loss(
+    model: AsrModel,
+    audio_BSH: Tensor,
+    batch: Batch,
+    phase: Phase,
+    steps: TrainingSteps,
+    generator: torch.Generator,
+    prefill: Prefill = backbone.prefill,
+) -> tuple[Tensor, Figures]:
+    """The loss of one batch in one phase.
+
+    Args:
+        model: whose backbone predicts the text.
+        audio_BSH: the projector's output for the batch.
+        batch: its texts and languages, on the model's device.
+        phase: "ctc": CTC alone; "autoregressive": with the next-token loss; "diffusion": with all three.
+        steps: the weights of the losses.
+        generator: on the CPU, for dropped languages and noise.
+        prefill: or `checkpointing.prefill`, which gives the same in less memory.
+
+    Returns:
+        The loss, and for the log every part of it and `infeasible`, the rows that are too long for CTC.
+    """
+    targets, lengths = batch.targets_BC, batch.text_lengths
+    ctc, infeasible = ctc_loss(model, audio_BSH, targets, lengths)
+    if phase == "ctc":
+        return ctc, _figures({"loss": ctc, "ctc": ctc}, infeasible)
+    dropped = torch.rand(len(batch.languages), generator=generator) < steps.language_dropout
+    languages = [None if drop else name for name, drop in zip(batch.languages, dropped.tolist(), strict=True)]
+    prompt = model.prompt_embeds(audio_BSH, languages)
+    ar, cache = autoregressive_loss(model, prompt, targets, lengths, prefill)
+    if phase == "autoregressive":
+        loss = ar + steps.ctc_weight * ctc
+        return loss, _figures({"loss": loss, "ar": ar, "ctc": ctc}, infeasible)
+    knobs = DiffusionKnobs(steps.draws, steps.all_noise_share, steps.self_conditioning_share, steps.eos_weight)
+    diffusion, noisy = diffusion_loss(model, cache, targets, lengths, knobs, generator)
+    loss = diffusion + steps.autoregressive_weight * ar + steps.ctc_weight * ctc
+    parts = {"loss": loss, "diffusion": diffusion, "ar": ar, "ctc": ctc, "ce_t>0.9": noisy}
+    return loss, _figures(parts, infeasible)
+
+
+def _figures(parts: dict[str, Tensor], infeasible: int) -> Figures:
+    return {name: float(value.detach()) for name, value in parts.items()} | {"infeasible": float(infeasible)}
 
 
 def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_lengths: Tensor) -> tuple[Tensor, int]:
@@ -107,8 +158,8 @@ def diffusion_loss(
             first = corrupt(targets, noisier, vocab, generator)[conditioned]
             zeros = soft[conditioned]
             hidden = backbone.decode(model.backbone, first, zeros, cache.rows(conditioned))
-            span = knobs.temperature_max - knobs.temperature_min
-            temperature = (knobs.temperature_min + span * noisier[chosen, None, None]).to(device)
+            low, high = TEMPERATURES
+            temperature = (low + (high - low) * noisier[chosen, None, None]).to(device)
             probs = (backbone.softcapped_logits(model.backbone, hidden) / temperature).softmax(-1)
             soft[conditioned] = (probs.to(embeddings.dtype) @ embeddings).float()
     hidden = backbone.decode(model.backbone, canvas, soft, cache)

@@ -1,23 +1,40 @@
-"""The learning rate of a step, and what is told of a run whose number of steps was changed on the way."""
+"""The settings that every training shares, and the learning rate that they give each step."""
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
-Changes = list[list[int]]  # [step at which it was, total of before]
+from pydantic import Field
 
-
-def learning_rate(step: int, *, peak: float, warmup: int, total: int, end_fraction: float) -> float:
-    """Linear warm-up over `warmup` steps to `peak`, then a cosine down to end_fraction of it at step `total`."""
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    done = (step - warmup) / max(1, total - warmup)
-    return peak * (end_fraction + (1 - end_fraction) * 0.5 * (1 + math.cos(math.pi * done)))
+from pipeline.config import Section
 
 
-def told(rescheduled: Changes) -> str:
-    """Sentences of a model card."""
-    return "".join(
-        f" At step {step} of {total} its number of steps was changed; from there on the rate follows the new cosine."
-        for step, total in rescheduled
-    )
+class TrainingSteps(Section):
+    """Batches, optimiser, weights of the losses, and how often something is written."""
+
+    batch: int = Field(16, ge=1, description="recordings of a worker at once")
+    accumulate: int = Field(1, ge=1, description="such batches of one step")
+    draws: int = Field(2, ge=1, description="noise draws per prompt pass")
+    lr: float = Field(1.5e-4, gt=0, description="highest learning rate")
+    lr_end_fraction: float = Field(0.1, ge=0, le=1, description="of it, at the end of the cosine")
+    warmup_steps: int = Field(25, ge=0, description="over which the learning rate rises")
+    weight_decay: float = Field(0.0, ge=0, description="of matrices")
+    clip: float = Field(1.0, gt=0, description="norm of the gradient at most")
+    ctc_weight: float = Field(0.3, ge=0, description="of the CTC loss beside the others")
+    autoregressive_weight: float = Field(0.3, ge=0, description="of the autoregressive loss beside the diffusion loss")
+    all_noise_share: float = Field(0.35, ge=0, le=1, description="examples at t = 1, where denoising starts")
+    self_conditioning_share: float = Field(0.5, ge=0, le=1, description="examples with two passes")
+    eos_weight: float = Field(0.2, ge=0, le=1, description="weight of the fill after the first end token")
+    language_dropout: float = Field(0.15, ge=0, le=1, description="prompts that do not name the language")
+    precision: Literal["bfloat16", "float32"] = Field("bfloat16", description="bfloat16: autocast")
+    checkpoint_steps: int = Field(100, ge=1, description="between checkpoints")
+    log_steps: int = Field(20, ge=1, description="between lines of the log")
+
+    def learning_rate(self, step: int, total: int) -> float:
+        """The rate of one step: a linear rise to `lr`, then a cosine down to lr_end_fraction of it at step `total`."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        done = (step - self.warmup_steps) / max(1, total - self.warmup_steps)
+        end = self.lr_end_fraction
+        return self.lr * (end + (1 - end) * 0.5 * (1 + math.cos(math.pi * done)))

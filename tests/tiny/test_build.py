@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
 from infra.tiny import build
-from infra.tiny.recipe import TrainConfig
+from infra.tiny.recipe import PhaseSection, TrainConfig
 from pipeline.config import ConfigError
 from pipeline.model.files import checkpoint
+from pipeline.model.new_model import EOS
+from pipeline.training import resume
+from pipeline.training.batches import Batches
+from pipeline.training.loop import Trainer
+from tests.support.small_model import WORDS, random_model
 
 
 def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig:
@@ -43,7 +49,7 @@ def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(t
     more = {"retokenise": True, "also": [str(tmp_path / "earlier")], "size": {"vocab_size": 400}}
     settings = config(tmp_path / "run", texts=["a zebra", "hello"], **more)
     run = build.trainer(settings)
-    assert run.batches.cache.texts == ["a zebra", "hello", "good night", "yes"]
+    assert [run.model.tokenizer.decode(ids) for ids in run.batches.tokens] == ["a zebra", "hello", "good night", "yes"]
     assert run.model.tokenizer.token_to_id("\u2581zebra") is not None
     tiny = checkpoint.load("tiny")
     assert torch.equal(run.model.state_dict()["projector.output.weight"], tiny.state_dict()["projector.output.weight"])
@@ -113,3 +119,105 @@ def test_what_is_of_no_use_is_told_before_hours_of_work(tmp_path: Path, key: str
 
 def test_a_run_that_can_be_done_passes_the_check(tmp_path: Path) -> None:
     build.check(TrainConfig(folder=str(tmp_path / "new"), export=str(tmp_path / "out"), start="tiny"))
+
+
+PHASES = PhaseSection(
+    ctc_steps=3, autoregressive_steps=2, diffusion_steps=4, batch=4, warmup_steps=2, checkpoint_steps=3, log_steps=4
+)
+
+
+def small(folder: Path, phases: PhaseSection = PHASES) -> Trainer:
+    """The loop over a small random model and features of noise."""
+    model = random_model(1, spread=1.0, canvas_length=8, experts=2).requires_grad_(True)
+    features = torch.randn(30, 50, 32, generator=torch.Generator().manual_seed(0))
+    batches = Batches(
+        WORDS[:30],
+        ["en", "de", "fr"] * 10,
+        lambda rows, _: features[rows],
+        model.tokenizer,
+        canvas_length=8,
+        batch=phases.batch,
+        seed=0,
+        eos=EOS,
+    )
+    return build.made(model, batches, phases, seed=0, folder=folder)
+
+
+def test_the_encoder_and_the_unused_image_tower_stay_as_they_are(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.run()
+    after = run.model.state_dict()
+    frozen = ("encoder.", "backbone.model.encoder.vision_tower", "backbone.model.encoder.embed_vision")
+    for name in before:
+        if name.startswith(frozen):
+            assert torch.equal(before[name], after[name]), name
+    assert not torch.equal(before["projector.input.weight"], after["projector.input.weight"])
+    assert not torch.equal(before["backbone.lm_head.weight"], after["backbone.lm_head.weight"])
+
+
+def test_a_diffusion_step_trains_every_weight(tmp_path: Path) -> None:
+    """The first, gradient-free pass of self-conditioning shares autocast's copies of the weights with the second."""
+    phases = PHASES.model_copy(update={"ctc_steps": 0, "autoregressive_steps": 0, "batch": 16, "draws": 4})
+    run = small(tmp_path, phases)
+    run.step(0)
+    assert [i for i, p in enumerate(run.parameters) if p.grad is None] == []
+    conditioning = run.model.backbone.model.decoder.self_conditioning
+    assert all(bool(p.grad is not None and p.grad.any()) for p in conditioning.parameters())
+
+
+def test_tied_weights_are_trained_once(tmp_path: Path) -> None:
+    run = small(tmp_path)
+    assert len({id(p) for p in run.parameters}) == len(run.parameters)
+    backbone = run.model.backbone
+    assert sum(p is backbone.lm_head.weight for p in run.parameters) == 1
+    assert backbone.lm_head.weight is backbone.model.encoder.language_model.embed_tokens.weight
+
+
+STEPS = {"ctc_steps": 1, "autoregressive_steps": 1, "diffusion_steps": 3, "batch": 2, "checkpoint_steps": 2}
+
+
+@pytest.mark.parametrize("killed_at", [1, 3, 4])
+def test_a_killed_training_ends_bit_equal_to_an_uninterrupted_one(tmp_path: Path, killed_at: int) -> None:
+    """Of the embedded model, from its cached features; the steps since the last checkpoint are done again."""
+    texts = ["yes", "no", "hello", "good night"]
+    whole = build.trainer(config(tmp_path / "whole", texts=texts, phases=STEPS))
+    whole.run()
+    settings = config(tmp_path / "killed", texts=texts, phases=STEPS)
+    step = Trainer.step
+
+    def killed(self: Trainer, number: int) -> dict[str, float]:
+        if number == killed_at:
+            raise KeyboardInterrupt
+        return step(self, number)
+
+    with mock.patch.object(Trainer, "step", killed), pytest.raises(KeyboardInterrupt):
+        build.trainer(settings).run()
+    resumed = build.trainer(settings)
+    resumed.restore()
+    assert resumed.done == killed_at // 2 * 2
+    resumed.run()
+    for one, other in ((resumed.parameters, whole.parameters), (resumed.average, whole.average)):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def test_only_the_number_of_diffusion_steps_may_change_and_the_card_tells_it(tmp_path: Path) -> None:
+    texts = ["yes", "no"]
+
+    def again(**phases: float) -> Trainer:
+        return build.trainer(config(tmp_path, texts=texts, phases=STEPS | phases))
+
+    again().run()
+    with pytest.raises(ConfigError, match=r"^folder: .*phases\.lr was 0\.0015, now 0\.01"):
+        again(diffusion_steps=5, lr=1e-2)
+    with pytest.raises(ConfigError, match="utterances was 2, now 1"):
+        build.trainer(config(tmp_path, texts=["yes"], phases=STEPS))
+    with pytest.raises(ConfigError, match=r"seed was 0, now 1"):
+        build.trainer(config(tmp_path, texts=texts, phases=STEPS, seed=1))
+    longer = again(diffusion_steps=5, log_steps=1)
+    longer.restore()
+    assert (longer.done, longer.total) == (5, 7)
+    assert resume.changes(tmp_path) == [[5, 5]]
+    longer.run()
+    with pytest.raises(ConfigError, match=r"phases\.diffusion_steps was 5, now 3"):
+        again()

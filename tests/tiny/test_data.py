@@ -1,4 +1,4 @@
-"""The feature cache resumes to the same bytes, and a batch is a function of the seed and its number."""
+"""The feature cache resumes to the same bytes, and masks are bounded."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import pytest
 import torch
 
 from infra.tiny import data
-from infra.tiny.data import Batch, Batches, FeatureCache
+from infra.tiny.data import FeatureCache
 from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.network.encoder import AudioEncoder
-from tests.support.small_model import LANGUAGES, WORDS, noise_segment, small_tokenizer
+from tests.support.small_model import LANGUAGES, WORDS, noise_segment
 
 SAMPLES = 16_000  # a window of one second
 PER_SHARD = 10
-TOKENIZER = small_tokenizer()
-EOS = 1
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +49,6 @@ def cached(corpus: Path, encoder: AudioEncoder, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("features")
     assert data.cache_features(corpus, folder, encoder, window_samples=SAMPLES, batch=4) == 3 * PER_SHARD
     return folder
-
-
-def batches(cached: Path, *, seed: int = 0, canvas_length: int = 16, batch: int = 4) -> Batches:
-    cache = FeatureCache(cached)
-    return Batches(cache, TOKENIZER, canvas_length=canvas_length, batch=batch, seed=seed, eos=EOS)
-
-
-def equal(one: Batch, other: Batch) -> bool:
-    return (
-        torch.equal(one.features_BFD, other.features_BFD)
-        and torch.equal(one.targets_BC, other.targets_BC)
-        and torch.equal(one.text_lengths, other.text_lengths)
-        and one.languages == other.languages
-    )
 
 
 def test_cached_features_are_the_encoders_in_float16(cached: Path, corpus: Path, encoder: AudioEncoder) -> None:
@@ -119,43 +103,6 @@ def test_utterances_longer_than_the_window_are_left_out(corpus: Path, encoder: A
     assert data.cache_features(long, tmp_path / "features", encoder, window_samples=SAMPLES) == PER_SHARD - 1
     texts = table["text"].to_pylist()
     assert FeatureCache(tmp_path / "features").texts == texts[:3] + texts[4:]
-
-
-def test_batch_n_is_a_function_of_seed_and_n(cached: Path) -> None:
-    """Whatever was asked for before: a resumed run goes on with the same batches."""
-    one, other = batches(cached), batches(cached)
-    forward = [one.at(step) for step in range(20)]
-    assert all(equal(other.at(step), forward[step]) for step in (19, 3, 7, 12, 0, 12))
-    assert not equal(forward[0], batches(cached, seed=1).at(0))
-
-
-def test_an_epoch_has_every_phrase_at_most_once_and_the_next_another_order(cached: Path) -> None:
-    run = batches(cached)
-    per_epoch = len(run.rows) // 4
-    targets = [tuple(row.tolist()) for step in range(per_epoch) for row in run.at(step).targets_BC]
-    texts = {tuple(run.of([row]).targets_BC[0].tolist()) for row in run.rows}
-    assert len(set(targets)) == len(targets) == 4 * per_epoch
-    assert set(targets) <= texts
-    assert [tuple(row.tolist()) for row in run.at(per_epoch).targets_BC] != targets[:4]
-
-
-def test_targets_are_the_text_and_end_tokens_to_the_end_of_the_canvas(cached: Path) -> None:
-    run = batches(cached)
-    batch = run.of([0, 5, 11])
-    for row, n in enumerate([0, 5, 11]):
-        ids = TOKENIZER.encode(run.cache.texts[n], add_special_tokens=False).ids
-        assert batch.targets_BC[row].tolist() == ids + [EOS] * (16 - len(ids))
-        assert int(batch.text_lengths[row]) == len(ids)
-        assert batch.languages[row] == run.cache.languages[n]
-        assert torch.equal(batch.features_BFD[row], run.cache.features([n])[0])
-
-
-def test_phrases_that_do_not_fit_the_canvas_with_their_end_token_are_counted(cached: Path) -> None:
-    lengths = [len(TOKENIZER.encode(text, add_special_tokens=False).ids) for text in FeatureCache(cached).texts]
-    run = batches(cached, canvas_length=4)
-    assert run.too_long == sum(length >= 4 for length in lengths) > 0
-    assert len(run.rows) == sum(length <= 3 for length in lengths) > 0
-    assert all(int(run.at(step).text_lengths.max()) <= 3 for step in range(8))
 
 
 def test_masking_is_bounded_reproducible_and_leaves_its_input() -> None:

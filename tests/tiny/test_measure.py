@@ -10,12 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.tiny import measure
-from infra.tiny.measure import Measurement, Rate
+from infra.tiny.measure import Measurement
 from infra.tiny.recipe import TrainConfig
 from pipeline.config import DenoiseConfig
+from pipeline.evaluation.result import Counts
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment, SegmentResult
+from pipeline.training.evaluation import SetRates
 from tests.support.small_model import hearing_model, noise_segment
 
 #       id, language, text, what the engine answers
@@ -54,41 +56,34 @@ def answering(self: Engine, segments: list[Segment]) -> list[SegmentResult]:
     return [SegmentResult(text=answers[segment.key], steps=4 + i % 2) for i, segment in enumerate(segments)]
 
 
-def test_rates_by_hand() -> None:
-    english = measure.rate(["a b c", "d"], ["a x c y", "d"], "en")  # one substituted, one inserted
-    assert english == Rate(errors=2, units=4, utterances=2)
-    assert english.percent == 50.0
-    assert measure.rate(["a b"], [""], "fr") == Rate(errors=2, units=2, utterances=1)
-    assert measure.rate(["a"], ["a b c d"], "de").percent == 300.0
-
-
-def test_mandarin_counts_characters_whatever_the_spaces() -> None:
-    assert measure.rate(["你 好 世 界"], ["你好世间"], "zh") == Rate(errors=1, units=4, utterances=1)
-    assert measure.rate(["你好"], ["你 好"], "zh").errors == 0
+def test_words_are_counted_as_they_are_spoken_and_mandarin_in_characters_whatever_the_spaces() -> None:
+    assert measure.as_spoken("twenty one", "en") == "twenty one"
+    assert measure.as_spoken("你 好 世 界", "zh") == "你好世界"
 
 
 def test_measure_sums_over_utterances_and_languages(model: AsrModel, corpus: Path) -> None:
     with mock.patch.object(Engine, "transcribe", answering):
         got = measure.measure(model, corpus, DenoiseConfig())
-    assert got.languages == {
-        "en": Rate(0 + 2 + 1, 3 + 1 + 2, 3),
-        "de": Rate(1 + 2, 1 + 2, 2),  # no answer counts as none of its words
-        "zh": Rate(1 + 1, 4 + 1, 2),
+    assert {code: (one.errors, one.units) for code, one in got.rates.languages.items()} == {
+        "en": (0 + 2 + 1, 3 + 1 + 2),
+        "de": (1 + 2, 1 + 2),  # no answer counts as none of its words
+        "zh": (1 + 1, 4 + 1),
     }
-    assert got.overall == Rate(3 + 3 + 2, 6 + 3 + 5, 7)
+    assert got.utterances == {"en": 3, "zh": 2, "de": 2}
+    assert (got.rates.counts.errors, got.rates.counts.units) == (3 + 3 + 2, 6 + 3 + 5)
     # every text against the answer to the next of its language, the last against the first:
     # en: 3 against "red blue green" 3, 1 against "yes" 1, 2 against "one two three" 3; de: 1 and 2; zh: 4 and 3
-    assert got.shuffled == Rate((3 + 1 + 3) + (1 + 2) + (4 + 3), 14, 7)
-    assert got.steps_mean == pytest.approx((4 * 4 + 3 * 5) / 7)
+    assert (got.rates.shuffled.errors, got.rates.shuffled.units) == ((3 + 1 + 3) + (1 + 2) + (4 + 3), 14)
+    assert got.rates.steps_mean == pytest.approx((4 * 4 + 3 * 5) / 7)
 
 
 def test_measure_uses_the_production_engine(model: AsrModel, corpus: Path) -> None:
     """An untrained model: nothing is right, and shuffling the audio makes it no worse."""
     denoise = DenoiseConfig(max_steps=5, entropy_bound=2.0)
     got = measure.measure(model, corpus, denoise, slots=3)
-    assert got.overall.units == 14
-    assert got.overall.percent > 80
-    assert 1 <= got.steps_mean <= 5
+    assert got.rates.counts.units == 14
+    assert (got.rates.counts.rate or 0) > 0.8
+    assert 1 <= got.rates.steps_mean <= 5
     assert got == measure.measure(model, corpus, denoise, slots=2)
 
 
@@ -98,8 +93,9 @@ def test_an_empty_corpus_is_an_error(model: AsrModel, tmp_path: Path) -> None:
 
 
 def test_the_card_tells_figures_steps_and_the_command() -> None:
-    languages = {"en": Rate(3, 24, 10), "zh": Rate(1, 8, 5)}
-    measurement = Measurement(languages, Rate(4, 32, 15), Rate(30, 32, 15), steps_mean=7.25)
+    languages = {"zh": Counts(7, 1), "en": Counts(21, 3)}
+    rates = SetRates(Counts(28, 4), Counts(2, 30), languages, steps_mean=7.25)
+    measurement = Measurement(rates, {"en": 10, "zh": 5})
     table = measure.table(measurement)
     assert "| English | WER | 12.5 % | 3 / 24 | 10 |" in table
     assert "| Mandarin | CER | 12.5 % | 1 / 8 | 5 |" in table

@@ -13,16 +13,18 @@ import pytest
 import torch
 
 from pipeline.config import ConfigError, DenoiseConfig, load
+from pipeline.evaluation.result import Counts
 from pipeline.model import recogniser
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import read_config
 from pipeline.model.network import lora
+from pipeline.model.recogniser import AsrModel
 from pipeline.training import adapter, adapter_model, adapter_worker
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.adapter_loop import AdapterTrainer
+from pipeline.training.evaluation import Evaluated, SetRates
+from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Group
-from pipeline.training.schedule import learning_rate
 from tests.support.adapter_case import config, overrides, settings, write_case
 from tests.support.small_model import noise_segment
 
@@ -42,7 +44,7 @@ def result(root: Path) -> dict[str, Any]:
 def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: dict[str, Any]) -> None:
     out = root / "run" / "model"
     model = checkpoint.load(str(out), verify=True)
-    trained = torch.load(root / "run/work/checkpoint.pt")["best_adapter"]
+    trained = torch.load(root / "run/work/checkpoint.pt")["best_weights"]
     for name, weight in recogniser.adapter_state(model).items():
         assert torch.equal(weight, trained[name])
     engine = Engine(model, DenoiseConfig(max_steps=2), slots=2)
@@ -51,17 +53,19 @@ def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: 
     assert all(isinstance(text, str) for text in texts)
 
 
+def wrong(percent: int) -> Evaluated:
+    """An evaluation with this error rate, and nothing right with the audio shuffled."""
+    counts = Counts(hits=100 - percent, substitutions=percent)
+    return Evaluated({"held": SetRates(counts, Counts(substitutions=100), {"en": counts})})
+
+
 def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
     """The error rate is lowest at step 4 of 6."""
-    rates = iter([0.9, 0.3, 0.5])
-
-    def figures(_self: object, _found: object) -> dict[str, Any]:
-        return {"rate": next(rates), "shuffled": 1.0, "grounded": True, "sets": {}}
-
-    with mock.patch.object(AdapterTrainer, "_rates", figures), mock.patch.object(adapter, "card", return_value=""):
-        found = adapter.train_adapter(config(root, "best"), "")
+    given = config(root, "best", grounding_margin=0.0)
+    with mock.patch.object(adapter_worker, "evaluate", side_effect=[wrong(90), wrong(30), wrong(50)]):
+        found = adapter.train_adapter(given, "")
     assert [found[name]["step"] for name in ("before", "best", "last")] == [0, 4, 6]
-    last = torch.load(root / "best" / "work" / "checkpoint.pt")["adapter"]
+    last = torch.load(root / "best" / "work" / "checkpoint.pt")["weights"]
     written = recogniser.adapter_state(checkpoint.load(str(root / "best" / "model")))
     assert any(not torch.equal(written[name], weight) for name, weight in last.items())
     assert any(bool(weight.any()) for name, weight in written.items() if name.endswith(".up"))  # nor of the start
@@ -69,34 +73,39 @@ def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
 
 def test_the_best_step_is_never_one_that_a_kill_took_back(root: Path) -> None:
     """Step 6 is the best, is killed before its checkpoint, and is no more once the steps are others."""
-    rates, weights = {0: 0.9, 2: 0.5, 4: 0.6, 6: 0.3, 8: 0.7, 10: 0.7}, {}
-    steps = {"evaluate_steps": 2, "checkpoint_steps": 4}
+    weights: list[dict[str, torch.Tensor]] = []
 
-    def figures(run: AdapterTrainer, _found: object) -> dict[str, Any]:
-        weights[run.done] = {name: weight.detach().clone() for name, weight in run.named.items()}
-        return {"rate": rates[run.done], "shuffled": 1.0, "grounded": True, "sets": {}}
+    def first_run(model: AsrModel, *_: object, **__: object) -> Evaluated:
+        rates = [90, 50, 60, 30]
+        weights.append({name: weight.detach().clone() for name, weight in adapter_model.trainable(model).items()})
+        return wrong(rates[len(weights) - 1])
 
-    def killed(run: AdapterTrainer, step: int) -> Any:
+    def killed(run: Trainer, step: int) -> Any:
         if step == 6:
             raise KeyboardInterrupt
         return real(run, step)
 
-    real = AdapterTrainer.step
-    with mock.patch.object(AdapterTrainer, "_rates", figures), mock.patch.object(adapter, "card", return_value=""):
-        with mock.patch.object(AdapterTrainer, "step", killed), pytest.raises(KeyboardInterrupt):
-            adapter.train_adapter(config(root, "back", train=steps | {"steps": 8}), "")
-        rates[6] = 0.7
-        found = adapter.train_adapter(config(root, "back", train=steps | {"steps": 10}), "")
+    def given(steps: int) -> AdapterConfig:
+        train = {"evaluate_steps": 2, "checkpoint_steps": 4, "steps": steps}
+        return config(root, "back", grounding_margin=0.0, train=train)
+
+    real = Trainer.step
+    first = mock.patch.object(adapter_worker, "evaluate", first_run)
+    with first, mock.patch.object(Trainer, "step", killed), pytest.raises(KeyboardInterrupt):
+        adapter.train_adapter(given(8), "")
+    assert len(weights) == 4  # steps 0, 2, 4 and 6
+    with mock.patch.object(adapter_worker, "evaluate", return_value=wrong(70)):
+        found = adapter.train_adapter(given(10), "")
     assert (found["best"]["step"], found["last"]["step"]) == (2, 10)
     for name, weight in recogniser.adapter_state(checkpoint.load(str(root / "back/model"))).items():
-        assert torch.equal(weight, weights[2][name])
+        assert torch.equal(weight, weights[1][name])
 
 
 def test_a_finished_run_only_writes_its_model_again(root: Path, result: dict[str, Any]) -> None:
     path = root / "run" / "model" / "adapter.safetensors"
     before = path.read_bytes()
     path.unlink()
-    with mock.patch.object(AdapterTrainer, "step", side_effect=AssertionError("nothing is left to do")):
+    with mock.patch.object(Trainer, "step", side_effect=AssertionError("nothing is left to do")):
         assert adapter.train_adapter(config(root), "") == result
     assert path.read_bytes() == before
 
@@ -118,7 +127,7 @@ def test_a_folder_of_an_older_version_is_told_in_one_line(root: Path) -> None:
     adapter.train_adapter(config(root, "old", train={"steps": 2}), "")
     path = root / "old/work/checkpoint.pt"
     state = torch.load(path)
-    del state["best_adapter"]
+    del state["best_weights"]
     torch.save(state, path)
     with pytest.raises(ConfigError, match=r"^folder: .*: of an older version; use a new folder$"):
         adapter.train_adapter(config(root, "old"), "")
@@ -172,16 +181,14 @@ def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
     log = root / "more/work/log.jsonl"
     adapter.train_adapter(config(root, "more", train={"steps": 2}), "")
     first = log.read_text()
-    with mock.patch.object(AdapterTrainer, "step", autospec=True, side_effect=AdapterTrainer.step) as step:
+    with mock.patch.object(Trainer, "step", autospec=True, side_effect=Trainer.step) as step:
         longer = adapter.train_adapter(config(root, "more"), "")
     assert [call.args[1] for call in step.call_args_list] == [2, 3, 4, 5]
     assert log.read_text().startswith(first)
     rates = {line["step"]: line["lr"] for line in map(json.loads, log.read_text().splitlines()) if "lr" in line}
     t = config(root, "more").train
     for done in (4, 6):
-        assert rates[done] == learning_rate(
-            done - 1, total=6, warmup=t.warmup_steps, peak=t.lr, end_fraction=t.lr_end_fraction
-        )
+        assert rates[done] == t.learning_rate(done - 1, 6)
     assert (longer["before"]["step"], longer["last"]["step"]) == (0, 6)
     adapter.train_adapter(config(root, "more"), "")
     written = (root / "more/model/MODEL_CARD.md").read_text()
@@ -194,7 +201,7 @@ def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_takes_any_number_of_steps(root: Path) -> None:
     """Nothing was trained for the old one, so the card has nothing to tell."""
-    with mock.patch.object(AdapterTrainer, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(Trainer, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         adapter.train_adapter(config(root, "early", train={"steps": 4}), "")
     adapter.train_adapter(config(root, "early", train={"steps": 2}), "")
     assert "its number of steps was changed" not in (root / "early/model/MODEL_CARD.md").read_text()

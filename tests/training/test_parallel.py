@@ -13,12 +13,12 @@ from torch import distributed, multiprocessing, nn
 
 from pipeline.training import adapter_model, adapter_worker
 from pipeline.training.adapter_config import AdapterConfig
-from pipeline.training.adapter_loop import AdapterTrainer
+from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Group
 from tests.support.adapter_case import config, write_case
 
 
-def made(config: AdapterConfig, group: Group) -> AdapterTrainer:
+def made(config: AdapterConfig, group: Group) -> Trainer:
     return adapter_worker.trainer(config, group, *adapter_worker.examples(config))
 
 
@@ -30,7 +30,7 @@ def _worker(rank: int, root: Path, port: int) -> None:
     found = {"average": averaged(group), "gathered": group.gather(f"of {rank}")}
     run = made(two(root), group)
     figures = [run.step(0)]
-    line = run._evaluate()
+    line = run.evaluate()
     figures.append(run.step(1))
     found["run"] = {
         "adapter": {name: weight.detach().clone() for name, weight in run.named.items()},

@@ -1,4 +1,4 @@
-"""Batches for the adapter: every recording once an epoch, short canvases for short texts, noise from the seed."""
+"""Batches: every recording once an epoch, short canvases for short texts, noise from the seed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.training.adapter_batches import AudioBatches
 from pipeline.training.adapter_config import AudioAugment
+from pipeline.training.batches import Batches, Inputs, audio_windows
 from tests.support.small_model import WORDS, small_tokenizer
 
 TOKENIZER = small_tokenizer()
@@ -19,7 +19,7 @@ TEXTS = [" ".join(WORDS[i : i + 1 + i % 5]) for i in range(30)]  # one to five w
 CLEAN = AudioAugment(noise_share=0.0)
 
 
-class Held:
+class Recordings:
     """Recordings of 0.5 s, as `examples.Examples` has them."""
 
     texts = TEXTS
@@ -30,17 +30,20 @@ class Held:
         return (rng.normal(size=8000) * 2000).astype("<i2").tobytes()
 
 
-def batches(**changes: Any) -> AudioBatches:
+def audio(augment: AudioAugment) -> Inputs:
+    recordings: Any = Recordings()
+    return audio_windows(recordings, window_samples=16_000, augment=augment, seed=0)
+
+
+def batches(**changes: Any) -> Batches:
     settings: dict[str, Any] = {
         "canvas_length": 16,
-        "window_samples": 16_000,
         "batch": 4,
         "seed": 0,
         "eos": EOS,
         "canvas_step": 4,
     }
-    held: Any = Held()
-    return AudioBatches(held, TOKENIZER, **(settings | changes))
+    return Batches(TEXTS, Recordings.languages, audio(CLEAN), TOKENIZER, **(settings | changes))
 
 
 def test_an_epoch_has_every_recording_once_but_for_fewer_than_a_batch() -> None:
@@ -96,18 +99,18 @@ def test_fewer_recordings_than_a_batch_come_several_times() -> None:
 
 def test_targets_are_text_then_end_tokens() -> None:
     made = batches()
-    batch = made.of([3, 0], 12, 0, CLEAN)
+    batch = made.of([3, 0], 12, 0)
     assert batch.text_lengths.tolist() == [len(made.tokens[3]), len(made.tokens[0])]
     for targets, row in zip(batch.targets_BC.tolist(), (3, 0), strict=True):
         assert targets == made.tokens[row] + [EOS] * (12 - len(made.tokens[row]))
     assert batch.languages == [None, "en"]
-    assert batch.samples_BT.shape == (2, 16_000)
-    assert not bool(batch.samples_BT[:, 8000:].any())
+    assert batch.inputs.shape == (2, 16_000)
+    assert not bool(batch.inputs[:, 8000:].any())
 
 
 def test_noise_depends_on_seed_batch_and_recording_alone() -> None:
-    made, loud = batches(), AudioAugment(noise_share=1.0)
-    one = made.of([3, 4], 12, 5, loud).samples_BT
-    assert torch.equal(made.of([4, 9], 12, 5, loud).samples_BT[0], one[1])  # whoever stands beside it
-    assert not torch.equal(made.of([3], 12, 6, loud).samples_BT[0], one[0])
-    assert not torch.equal(made.of([3], 12, 5, CLEAN).samples_BT[0], one[0])
+    loud = audio(AudioAugment(noise_share=1.0))
+    one = loud([3, 4], 5)
+    assert torch.equal(loud([4, 9], 5)[0], one[1])  # whoever stands beside it
+    assert not torch.equal(loud([3], 6)[0], one[0])
+    assert not torch.equal(audio(CLEAN)([3], 5)[0], one[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.training import adapter_model, adapter_worker
-from pipeline.training.adapter_loop import AdapterTrainer
+from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Group
 from tests.support.adapter_case import config, write_case
 
@@ -23,17 +24,17 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def trainer(root: Path, name: str, **sections: Any) -> AdapterTrainer:
+def trainer(root: Path, name: str, **sections: Any) -> Trainer:
     made = config(root, name, **sections)
     adapter_model.prepare_start(made)
     return adapter_worker.trainer(made, Group(torch.device("cpu")), *adapter_worker.examples(made))
 
 
-def weights(run: AdapterTrainer) -> dict[str, torch.Tensor]:
+def weights(run: Trainer) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().clone() for name, tensor in run.model.state_dict(keep_vars=True).items()}
 
 
-def equal(one: AdapterTrainer, other: AdapterTrainer) -> bool:
+def equal(one: Trainer, other: Trainer) -> bool:
     """Weights and the optimiser's state, to the bit."""
     a, b = weights(one), weights(other)
     moments = [run.optimizer.state_dict()["state"] for run in (one, other)]
@@ -43,21 +44,21 @@ def equal(one: AdapterTrainer, other: AdapterTrainer) -> bool:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(root: Path) -> AdapterTrainer:
+def uninterrupted(root: Path) -> Trainer:
     run = trainer(root, "whole")
     run.run()
     return run
 
 
-def log_of(run: AdapterTrainer) -> list[dict[str, Any]]:
+def log_of(run: Trainer) -> list[dict[str, Any]]:
     """Without the times."""
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
 
 
-def test_only_projector_and_lora_change(uninterrupted: AdapterTrainer) -> None:
+def test_only_projector_and_lora_change(root: Path, uninterrupted: Trainer) -> None:
     """Every other tensor of the state is byte-identical; all of the adapter's have moved."""
-    start = adapter_model.build(uninterrupted.folder / "start", uninterrupted.config, torch.device("cpu"))
+    start = adapter_model.build(uninterrupted.folder / "start", config(root, "whole"), torch.device("cpu"))
     before, after = start.state_dict(keep_vars=True), uninterrupted.model.state_dict(keep_vars=True)
     trained = {id(parameter) for parameter in uninterrupted.parameters}
     assert before.keys() == after.keys()
@@ -80,7 +81,7 @@ def test_steps_on_a_repeated_batch_lower_its_loss(root: Path, checkpointed: bool
         assert figures[-1][name] < figures[0][name]
 
 
-def test_losses_are_logged_with_what_ctc_could_not_take(root: Path, uninterrupted: AdapterTrainer) -> None:
+def test_losses_are_logged_with_what_ctc_could_not_take(root: Path, uninterrupted: Trainer) -> None:
     """A window of one second has seven slots: texts of seven tokens with a repeat do not fit."""
     steps = [line for line in log_of(uninterrupted) if "loss" in line]
     assert [line["step"] for line in steps] == [2, 4, 6]
@@ -117,7 +118,7 @@ def test_accumulated_batches_make_one_step(root: Path) -> None:
 
 @pytest.mark.parametrize("killed_at", [1, 3, 5])
 def test_an_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(
-    root: Path, uninterrupted: AdapterTrainer, killed_at: int
+    root: Path, uninterrupted: Trainer, killed_at: int
 ) -> None:
     """The steps since the last checkpoint are done again; the log has each line once."""
     run = trainer(root, f"killed-{killed_at}")
@@ -167,17 +168,17 @@ def test_the_best_step_is_the_lowest_rate_of_a_grounded_model(root: Path) -> Non
         line = {"rate": rate, "shuffled": 1.0, "grounded": grounded, "sets": {}}
         with torch.no_grad():
             run.parameters[0].fill_(step)
-        with mock.patch.object(run, "_rates", return_value=line):
-            kept.append(run._evaluate()["best"])
+        run.rates = functools.partial(dict, line)
+        kept.append(run.evaluate()["best"])
     assert kept == [True, False, True, False, True]
     assert run.best is not None
     assert run.best["rate"] == 0.4
-    assert bool((next(iter(run.best_adapter.values())) == 4).all())
+    assert bool((next(iter(run.best_weights.values())) == 4).all())
     run.save()
     again = trainer(root, "best")
     again.restore()
     assert again.best == run.best
-    assert bool((next(iter(again.best_adapter.values())) == 4).all())
+    assert bool((next(iter(again.best_weights.values())) == 4).all())
 
 
 def test_every_evaluation_is_reported(root: Path) -> None:
@@ -191,7 +192,7 @@ def test_every_evaluation_is_reported(root: Path) -> None:
 @pytest.mark.parametrize("sections", [{"model": {"dtype": "bfloat16"}}, {"train": {"precision": "float32"}}])
 def test_other_precisions_train_and_evaluate(root: Path, sections: dict[str, Any]) -> None:
     run = trainer(root, f"precision-{next(iter(sections))}", **sections)
-    run._evaluate()
+    run.evaluate()
     assert run.step(0)["loss"] > 0
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in run.parameters)
     assert any(bool(p.grad.any()) for p in run.parameters if p.grad is not None)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.training import adapter_report
+from pipeline.training import report
 from tests.support.adapter_case import config
 
 STEP: dict[str, Any] = {"step": 40, "of": 200, "loss": 3.14159, "diffusion": 2.0, "ar": 0.5, "seconds_per_step": 0.256}
@@ -31,11 +31,11 @@ def evaluation(rate: float, *, step: int = 0, grounded: bool = True, best: bool 
     ],
 )
 def test_a_line_of_the_log_in_words(line: dict[str, Any], says: str) -> None:
-    assert adapter_report.line_of(line).endswith(says)
+    assert report.line_of(line).endswith(says)
 
 
 def test_the_table_has_before_and_after_by_set_and_language() -> None:
-    table = adapter_report.table({"before": evaluation(0.5), "best": evaluation(0.25, step=80)}).splitlines()
+    table = report.table({"before": evaluation(0.5), "best": evaluation(0.25, step=80)}).splitlines()
     assert table[2:] == [
         "| new | all (20 units) | 50.0% | 25.0% |",
         "| | de | 50.0% | 25.0% |",
@@ -60,7 +60,7 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
     sets = {"new": {"uri": "new"}, "old": {"uri": "old"}}
     settings = config(tmp_path, evaluation=sets)
-    card = adapter_report.card(settings, result, held, [], "python -m jobs.train x=y")
+    card = report.card(settings, result, held, [], "python -m jobs.train x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
-from pipeline.training.schedule import Changes, told
+from pipeline.training.resume import Changes, told
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.5
 
 
 def line_of(line: dict[str, Any]) -> str:
@@ -22,6 +32,34 @@ def line_of(line: dict[str, Any]) -> str:
         f"step {line['step']}/{line['of']}: loss {line['loss']:.3f} ({losses}){infeasible}, "
         f"{line['seconds_per_step']:.2f} s a step"
     )
+
+
+@contextlib.contextmanager
+def shown(path: Path) -> Iterator[None]:
+    """New lines of a growing log.jsonl are told while the block lasts: workers of Ray write nowhere else."""
+    ended = threading.Event()
+    begin = len(path.read_text().splitlines()) if path.exists() else 0
+
+    def follow() -> None:
+        told = begin
+        while True:
+            over = ended.wait(POLL_SECONDS)
+            lines = path.read_text().splitlines() if path.exists() else []
+            told = min(told, len(lines))  # a resume drops lines after its checkpoint
+            for line in lines[told:]:
+                with contextlib.suppress(ValueError):  # half a line
+                    log.info("%s", line_of(json.loads(line)))
+                    told += 1
+            if over:
+                return
+
+    thread = threading.Thread(target=follow, name="log", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def table(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pipeline.config import DenoiseConfig
 from pipeline.evaluation.result import Counts
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.recogniser import AsrModel
-from pipeline.training.adapter_evaluation import Evaluated, SetRates, evaluate, score
+from pipeline.training.evaluation import Answer, Evaluated, SetRates, evaluate, score
 from pipeline.training.parallel import Group
 from tests.support.small_model import hearing_model, noise_segment
 
@@ -19,21 +19,34 @@ TEXTS = ["ein roter Hund", "zwei", "我要茶", "drei Katzen"]
 LANGUAGES: list[str | None] = ["de", "de", "zh", None]
 
 
+def answers(*texts: str) -> dict[int, Answer]:
+    """By row; row n took n + 1 steps."""
+    return {row: Answer(text, row + 1) for row, text in enumerate(texts)}
+
+
 def test_words_and_characters_are_counted_by_language() -> None:
-    found = score(TEXTS, {0: "Ein roter Hut!", 1: "zwei", 2: "我要水", 3: "drei"}, LANGUAGES)
+    found = score(TEXTS, answers("Ein roter Hut!", "zwei", "我要水", "drei"), LANGUAGES)
     assert found.languages == {"unknown": Counts(1, 0, 1, 0), "de": Counts(3, 1, 0, 0), "zh": Counts(2, 1, 0, 0)}
     assert found.counts == Counts(6, 2, 1, 0)
+    assert found.steps_mean == 2.5
+
+
+def test_texts_are_compared_as_the_caller_makes_them_comparable() -> None:
+    """ "twenty one" is 21 to jobs.evaluate, and two words where they are counted as they are spoken."""
+    texts, given = ["twenty one"], answers("twenty two")
+    assert score(texts, given, ["en"]).counts == Counts(0, 1)
+    assert score(texts, given, ["en"], normal=lambda text, _: text).counts == Counts(1, 1)
 
 
 def test_shuffled_is_what_was_heard_in_the_next_recording_of_the_language() -> None:
-    found = score(["eins", "zwei", "drei", "one"], {0: "eins", 1: "zwei", 2: "drei", 3: "one"}, ["de"] * 3 + ["en"])
+    found = score(["eins", "zwei", "drei", "one"], answers("eins", "zwei", "drei", "one"), ["de"] * 3 + ["en"])
     assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 3, 3)  # English has no other
 
 
 def test_shuffled_is_never_what_was_heard_of_the_same_text() -> None:
     """One sentence by many voices, or digits: a good model is right about the next recording too."""
     texts = ["eins", "eins", "zwei", "eins"]
-    found = score(texts, dict(enumerate(texts)), ["de"] * 4)
+    found = score(texts, answers(*texts), ["de"] * 4)
     assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 4, 4)
 
 
@@ -48,7 +61,7 @@ def test_the_rate_of_all_sets_is_errors_over_units() -> None:
     assert Evaluated(sets).rate == pytest.approx(0.02)
 
 
-class Held:
+class Recordings:
     """Recordings as `examples.Examples` has them."""
 
     def __init__(self, numbers: range, texts: list[str]) -> None:
@@ -75,7 +88,7 @@ def test_rates_are_of_what_the_production_engine_hears(model: AsrModel) -> None:
     engine = Engine(model, denoise, slots=2)
     texts = [result.text or "" for result in engine.transcribe(segments)]
     engine.close()
-    sets: Any = {"right": Held(range(4), texts), "other": Held(range(2), ["qqq", texts[1]])}
+    sets: Any = {"right": Recordings(range(4), texts), "other": Recordings(range(2), ["qqq", texts[1]])}
     found = evaluate(model, sets, denoise, slots=2, group=Group(torch.device("cpu")))
     assert found.sets["right"].counts.errors == 0
     assert found.sets["right"].counts.units > 4
