@@ -155,8 +155,8 @@ class SegmentConfig(Section):
     """How recordings are cut into windows for the model."""
 
     max_seconds: float = Field(30.0, ge=1, le=30, description="upper bound; the model's own window is one as well")
-    part_seconds: int = Field(
-        900, ge=60, le=7200, description="of audio that is in memory and on its way at once; more is done in parts"
+    piece_seconds: int = Field(
+        900, ge=60, le=7200, description="of audio that is in memory at once; a longer unit goes in pieces"
     )
     vad: bool = Field(True, description="Silero voice activity; false: fixed windows")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which on a frame is speech")

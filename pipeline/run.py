@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Set
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import yaml
 
 from pipeline.config import RunConfig
@@ -27,7 +26,7 @@ from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning import fingerprint
 from pipeline.planning.plan import ensure_plan, plan_key, plan_names, plan_size, todo
-from pipeline.schemas import SAMPLE_RATE, unit_to_json
+from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
 from pipeline.storage.local import LocalStorage
 
@@ -46,10 +45,10 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     race_probe(storage)
     mark = _planned(storage, config, info.weights_hash)
     committed = committed_units(storage)
-    units = [unit_to_json(unit) for unit in todo(storage, committed)]
-    if not units and is_published(storage, len(committed)) and storage.exists("report.html"):
+    units = todo(storage, committed)
+    if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
         return read_json(storage, SUMMARY)
-    notes = _executed(config, storage, info, mark, units, len(committed)) if units else {}
+    notes = _executed(config, storage, info, mark, units, len(committed)) if len(units) else {}
     return _published(storage, notes)
 
 
@@ -101,18 +100,18 @@ def _planned(storage: Storage, config: RunConfig, weights_hash: str, results: St
 
 
 def _executed(
-    config: RunConfig, storage: Storage, info: layout.ModelInfo, mark: str, units: list[str], committed: int
+    config: RunConfig, storage: Storage, info: layout.ModelInfo, mark: str, units: pa.Table, committed: int
 ) -> dict[str, Any]:
-    """Run the chain over `units`; returns what the summary says about this run."""
+    """Run the chain over `units` (rows of schemas.TODO). Returns what the summary says about this run."""
     total = sum(plan_size(storage, name).units for name in plan_names(storage))
     log.info("%d of %d units to do; starting Ray", len(units), total)
     with ray_cluster(config.compute):
-        from pipeline.flow.chain import Stages, run_units
+        from pipeline.flow.chain import run_units  # Ray reads its environment, which ray_cluster sets, at import
 
-        stages = Stages(info.window_seconds, info.languages, f"{info.name}@{info.weights_hash}", mark)
-        log.info("transcribing with %s", stages.model)
+        about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", mark)
+        log.info("transcribing with %s", about.model)
         started = time.monotonic()
-        samples, retries = _receipts(run_units(config, stages, units), RunProgress(total, committed))
+        samples = _receipts(run_units(config, about, units), RunProgress(total, committed))
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))
@@ -122,18 +121,15 @@ def _executed(
         "pipeline_seconds": round(seconds, 3),
         "pipeline_audio_seconds": round(audio_seconds, 3),
         "pipeline_units": len(units),
-        "pipeline_retries": dict(sorted(retries.items())),
     }
 
 
-def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> tuple[int, Counter[str]]:
-    """Samples of audio that this run has heard, and the requests to stores that its actors had to repeat, by error."""
-    retries: Counter[str] = Counter()
+def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
+    """Show progress as receipts come in. Returns the samples of audio that this run has decoded."""
     with progress:
         for receipt in receipts:
             progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
-            retries.update(json.loads(receipt.get("retries") or "{}"))
-    return progress.samples, retries
+    return progress.samples
 
 
 def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from operator import attrgetter
 from typing import Any, BinaryIO
 
@@ -85,7 +84,6 @@ class RecordingRef:
     problem_detail: str | None = None
 
 
-_json = json.JSONEncoder(check_circular=False).encode  # the text of json.dumps, a fifth faster
 _REF_FIELDS = tuple(field.name for field in fields(RecordingRef))
 content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef, in order: a million of them need it quickly
 
@@ -112,12 +110,78 @@ class WorkUnit:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where a unit stands in a plan: `rows` rows from `first_row` on, in one row group of `_run/<plan>.parquet`.
+
+    A unit travels through the chain as its id and its place. The stage that needs its references reads them there, so
+    the driver's memory does not grow with the number of recordings.
+    """
+
+    plan: str  # "plan", "retry-1", ...
+    row_group: int
+    first_row: int  # within the row group
+    rows: int  # one row is one recording
+
+    def recording(self, index: int) -> Place:
+        """The place of one recording of this unit."""
+        return Place(self.plan, self.row_group, self.first_row + index, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where in a unit a piece begins. The rest of the unit depends on the unit and on this, and on nothing else."""
+
+    recording: int = 0  # index in the unit
+    channel: int = 0  # number of its channels that are done
+    sample: int = 0  # at 16 kHz, a whole number of milliseconds
+    segment: int = 0  # index of its next segment
+    before: int = 0  # samples in the channels that are done
+    overlaps: bool = False  # the next segment begins before the end of the segment before it
+
+
+START = Position()
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a recording has no transcript."""
+
+    reason: str  # a key of REASONS
+    stage: str  # list, read, decode, model
+    error: str  # for a person
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedRecording:
+    """What the source and the decoder say about a recording, besides its segments.
+
+    samples: at 16 kHz, of all channels that are recognised one by one; None where it could not be decoded.
+    """
+
+    samples: int | None = None
+    language: str | None = None
+    reference: str | None = None
+    metadata: str | None = None
+    problem: Problem | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What every stage knows besides the config."""
+
+    window_seconds: float  # the longest segment that the model takes
+    languages: tuple[str, ...]  # that the model knows
+    model: str  # name@hash, as written to the transcripts
+    fingerprint: str  # id of the settings, as written to the transcripts
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """One window of speech on its way to the model. pcm: int16 little endian, mono, 16 kHz."""
 
     key: str  # "<recording id>#<segment index>#<start sample>": seeds the segment's random generator
     language: str | None
-    pcm: bytes
+    pcm: bytes | memoryview
 
 
 @dataclass(slots=True)
@@ -269,14 +333,16 @@ def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
 
 
 SPAN = [
-    ("recording_index", pa.int32()),  # within the unit's `recordings`
+    ("recording_index", pa.int32()),  # within the unit
     ("segment_index", pa.int32()),
     ("channel", pa.int32()),  # null: the mean of all channels
     ("start_sample", pa.int64()),
     ("end_sample", pa.int64()),
     ("overlaps_previous", pa.bool_()),
 ]
-SEGMENT = pa.struct([*SPAN, ("key", pa.string()), ("language", pa.string()), ("pcm", pa.large_binary())])
+SEGMENT = pa.struct(
+    [*SPAN, ("key", pa.string()), ("language", pa.string()), ("pcm_offset", pa.int64())]  # bytes into the row's `pcm`
+)
 RESULT = pa.struct(
     [
         *SPAN,
@@ -292,30 +358,70 @@ RESULT = pa.struct(
     ]
 )
 
-_IN_FLIGHT = [  # one row is a unit, or where that has much audio a part of it
-    ("unit_id", pa.string()),
-    ("unit", pa.string()),  # the WorkUnit as JSON
-    ("part", pa.int32()),  # 0 first
-    ("start", pa.string()),  # decode.Position where this part begins, as JSON
-    ("next", pa.string()),  # where the next one begins; null: this is the last
-    ("samples", pa.int64()),  # of audio in this part, at 16 kHz
-    ("recordings", pa.string()),  # JSON: what was found of each recording that ends in this part, by its index
-    ("suspect", pa.bool_()),  # the unit broke its process before: nothing was done with it, it is tried alone
-    ("retries", pa.string()),  # JSON: requests to stores that were repeated on the way, counted by error
-    ("saved", pa.bool_()),  # an earlier run has heard this part (parts.py): nothing was done with it
+PLACE = pa.struct([("plan", pa.string()), ("row_group", pa.int32()), ("first_row", pa.int32()), ("rows", pa.int32())])
+POSITION = pa.struct(
+    [
+        ("recording", pa.int32()),
+        ("channel", pa.int32()),
+        ("sample", pa.int64()),
+        ("segment", pa.int32()),
+        ("before", pa.int64()),
+        ("overlaps", pa.bool_()),
+    ]
+)
+PROBLEM = pa.struct([("reason", pa.string()), ("stage", pa.string()), ("error", pa.string())])
+DECODED_RECORDING = pa.struct(
+    [
+        ("recording_index", pa.int32()),
+        ("samples", pa.int64()),
+        ("language", pa.string()),
+        ("reference", pa.string()),
+        ("metadata", pa.string()),
+        ("problem", PROBLEM),
+    ]
+)
+
+TODO = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row is one unit that is not committed
+_PIECE = [  # one row is a unit, or a bounded piece of a unit with much audio
+    *TODO,
+    ("piece", pa.int32()),  # 0 first
+    ("start", POSITION),  # where this piece begins
+    ("next", POSITION),  # where the next piece begins; null: this is the last one
+    ("samples", pa.int64()),  # of audio in this piece, at 16 kHz
+    ("recordings", pa.list_(DECODED_RECORDING)),  # those that end in this piece
+    ("suspect", pa.bool_()),  # the unit crashed its process before: nothing is done yet, it will run alone
+    ("saved", pa.bool_()),  # an earlier run has saved this piece (output/pieces.py): nothing was done again
 ]
-UNIT_DECODED = pa.schema([*_IN_FLIGHT, ("segments", pa.list_(SEGMENT))])
-UNIT_TRANSCRIBED = pa.schema([*_IN_FLIGHT, ("results", pa.list_(RESULT))])
+PIECE_DECODED = pa.schema([*_PIECE, ("segments", pa.list_(SEGMENT)), ("pcm", pa.large_binary())])
+PIECE_RECOGNISED = pa.schema([*_PIECE, ("results", pa.list_(RESULT))])
 
 
-def unit_to_json(unit: WorkUnit) -> str:
-    """A unit as text, for its way through Ray."""
-    refs = [dict(zip(_REF_FIELDS, content_of(ref), strict=True)) for ref in unit.refs]
-    return _json({"unit_id": unit.unit_id, "refs": refs})
+def piece_row(unit_id: str, place: Place, piece: int, start: Position, following: Position | None) -> dict[str, Any]:
+    """A row of PIECE_DECODED without audio. following: where the next piece begins, None after the last one."""
+    return {
+        "unit_id": unit_id,
+        "place": asdict(place),
+        "piece": piece,
+        "start": asdict(start),
+        "next": None if following is None else asdict(following),
+        "samples": 0,
+        "recordings": [],
+        "suspect": False,
+        "saved": False,
+        "segments": [],
+        "pcm": b"",
+    }
 
 
-def unit_from_json(text: str) -> WorkUnit:
-    """The unit that `unit_to_json` wrote."""
-    fields = json.loads(text)
-    refs = (ref | {"sidecars": tuple(tuple(sidecar) for sidecar in ref["sidecars"])} for ref in fields["refs"])
-    return WorkUnit(fields["unit_id"], tuple(RecordingRef(**ref) for ref in refs))
+def recordings_of(pieces: Iterable[Mapping[str, Any]]) -> list[DecodedRecording]:
+    """The recordings of a unit in order, from the rows of all its pieces."""
+    rows = {row["recording_index"]: row for piece in pieces for row in piece["recordings"]}
+    names = [field.name for field in fields(DecodedRecording)]
+    found = [{name: rows[index][name] for name in names} for index in range(len(rows))]
+    return [DecodedRecording(**row | {"problem": row["problem"] and Problem(**row["problem"])}) for row in found]
+
+
+def pcm_of(pcm: memoryview, segment: Mapping[str, Any]) -> memoryview:
+    """The samples of one segment in the `pcm` of its row: int16 little endian, not copied."""
+    start = segment["pcm_offset"]
+    return pcm[start : start + 2 * (segment["end_sample"] - segment["start_sample"])]

@@ -155,21 +155,21 @@ def _cut(probabilities: np.ndarray, start: int, limit: int, quietest: float) -> 
     return start + limit, True
 
 
-def part_end(windows: list[Window], samples: int, config: SegmentConfig) -> tuple[int, int, bool]:
-    """Where audio that goes on behind its first `samples` may be cut in two, so that no word is lost or torn.
+def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tuple[int, int, bool]:
+    """Where audio that goes on behind its first `samples` may be cut in two, so that no word is lost or cut.
 
-    windows: those of the first `samples`, none longer than half of them. Returns how many of them are final, the sample
-    that the rest begins with (a whole number of milliseconds) and whether the rest's first window overlaps the last
-    final one. A window that more speech might lengthen is not final; nor is one whose end the next one repeats, unless
-    speech runs on without a pause for half of the samples.
+    windows: those of the first `samples`; none is longer than half of them. Returns three values: how many windows are
+    final, the sample that the rest begins with (a whole number of milliseconds), and whether the first window of the
+    rest overlaps the last final one. A window that more speech might lengthen is not final. A window whose end the next
+    window repeats is not final either, unless speech goes on without a pause for half of the samples.
     """
     longest_gap = MERGE_GAP_SAMPLES + (2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
     if not windows or windows[-1].end_sample <= samples - longest_gap:
         lead = max(config.pad_ms, config.min_speech_ms) * SAMPLES_PER_MS  # speech that was too short yet to be seen
         return len(windows), _whole_ms(samples - lead), False
-    for kept in range(len(windows) - 1, -1, -1):
-        if not windows[kept].overlaps_previous and windows[kept].start_sample >= samples // 2:
-            return kept, _whole_ms(windows[kept].start_sample), False
+    for final in range(len(windows) - 1, -1, -1):
+        if not windows[final].overlaps_previous and windows[final].start_sample >= samples // 2:
+            return final, _whole_ms(windows[final].start_sample), False
     return len(windows) - 1, _whole_ms(windows[-1].start_sample), True
 
 

@@ -1,9 +1,8 @@
-"""The decode stage: the recordings of a unit are read, decoded and cut into segments, in parts of bounded length."""
+"""The decode stage: reads the recordings of a unit, decodes them and cuts them into segments, piece by piece."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -11,132 +10,147 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.audio import decode as audio
-from pipeline.audio.segment import Segmenter, Window, part_end
+from pipeline.audio import decode
+from pipeline.audio.segment import Segmenter, Window, piece_end
 from pipeline.config import RunConfig
+from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
+    PIECE_DECODED,
     SAMPLE_RATE,
-    UNIT_DECODED,
+    START,
+    About,
     BadAudio,
     BadRecording,
+    DecodedRecording,
+    Place,
+    Position,
+    Problem,
     Recording,
     RecordingRef,
     WorkUnit,
+    piece_row,
     to_table,
-    unit_from_json,
 )
-from pipeline.sources import formats as sources
-from pipeline.storage.base import apply
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a recording is no transcript."""
-
-    reason: str  # of schemas.REASONS
-    stage: str  # list, read, decode, model
-    error: str
-
-
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """What is known of a recording besides its segments.
-
-    samples: at 16 kHz, of all channels that are heard by themselves; None where it could not be decoded.
-    """
-
-    samples: int | None = None
-    language: str | None = None
-    reference: str | None = None
-    metadata: str | None = None
-    problem: Problem | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """Where in a unit a part begins: everything that the rest of the unit depends on."""
-
-    recording: int = 0  # index in the unit
-    channel: int = 0  # how many of its channels are done
-    sample: int = 0  # at 16 kHz, a whole number of milliseconds
-    segment: int = 0  # index of its next segment
-    before: int = 0  # samples in the channels that are done
-    overlaps: bool = False  # the next window begins before the end of the one before it
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-
-START = Position()
-
-
-def position_from_json(text: str) -> Position:
-    """What `Position.to_json` wrote."""
-    return Position(**json.loads(text))
+from pipeline.sources.access import remote
+from pipeline.sources.formats import read_recording
+from pipeline.storage.base import apply, open_storage
 
 
 @dataclass(slots=True)
-class _Piece:
-    """Audio of one recording that belongs to one part. heard: None where the recording goes on in the next part."""
+class Piece:
+    """Audio of one unit from `start` on. A unit with little audio is one piece.
 
+    recordings: those that end in this piece, by their index in the unit. segments: the columns of schemas.SEGMENT.
+    pcm: the samples of all segments, int16; `schemas.pcm_of` cuts one out.
+    """
+
+    start: Position
+    next: Position | None = None  # None: this is the last piece
+    samples: int = 0
+    recordings: dict[int, DecodedRecording] = field(default_factory=dict)
+    segments: list[dict[str, Any]] = field(default_factory=list)
+    pcm: bytearray = field(default_factory=bytearray)
+
+    def add(self, excerpt: _Excerpt) -> None:
+        """Append audio of one recording."""
+        self.samples += excerpt.samples
+        for segment, samples in excerpt.segments:
+            self.segments.append(segment | {"pcm_offset": len(self.pcm)})
+            self.pcm += to_pcm(samples)
+        excerpt.segments = []  # the decoded samples need not wait for the next excerpt
+        if excerpt.ended is not None:
+            self.recordings[excerpt.recording] = excerpt.ended
+
+
+@dataclass(slots=True)
+class _Excerpt:
+    """Audio of one recording that belongs to one piece. ended: None where the recording goes on in the next piece."""
+
+    recording: int
     next: Position
     samples: int = 0
-    segments: list[dict[str, Any]] = field(default_factory=list)
-    heard: Heard | None = None
+    segments: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
+    ended: DecodedRecording | None = None
+
+
+class DecodeStage:
+    """Rows with `unit_id` and `place` become rows of schemas.PIECE_DECODED; the references are read from the plan."""
+
+    def __init__(self, config: RunConfig, about: About) -> None:
+        """Raises ConfigError where the output cannot be reached."""
+        self.storage = open_storage(config.output.uri, create=False, config=config.storage)
+        self.decoder = Decoder(config, about)
+        self.plans = PlanReader(self.storage)
+        self.retries = (self.storage.counters, remote.retries)  # requests that were repeated, by error
+
+    def __call__(self, units: pa.Table) -> pa.Table:
+        """One piece of each unit: the piece that begins at column `start`, or without that column the first one."""
+        starts = units["start"].to_pylist() if "start" in units.schema.names else [None] * len(units)
+        rows = []
+        for unit_id, place, start in zip(units["unit_id"].to_pylist(), units["place"].to_pylist(), starts, strict=True):
+            begin = START if start is None else Position(**start)
+            rows.append(next(self.pieces(unit_id, Place(**place), begin)))
+        return to_table(rows, PIECE_DECODED)
+
+    def pieces(self, unit_id: str, place: Place, start: Position = START, number: int = 0) -> Iterator[dict[str, Any]]:
+        """Rows of PIECE_DECODED from piece `number` on, which begins at `start`, to the end of the unit."""
+        for count, piece in enumerate(self.decoder.pieces(self.plans.unit(unit_id, place), start), start=number):
+            row = piece_row(unit_id, place, count, piece.start, piece.next)
+            yield row | {
+                "samples": piece.samples,
+                "recordings": [
+                    asdict(recording) | {"recording_index": index} for index, recording in piece.recordings.items()
+                ],
+                "segments": piece.segments,
+                "pcm": piece.pcm,
+            }
 
 
 class Decoder:
-    """Rows with a column `unit` (JSON) become rows of schemas.UNIT_DECODED.
+    """Decodes units, whose references are known, without an output.
 
-    What is wrong with one recording becomes its `problem`; anything else is raised and ends the job.
+    What is wrong with one recording becomes its `problem`. Anything else is raised and ends the job.
     """
 
-    def __init__(self, config: RunConfig, *, window_seconds: float, languages: Collection[str]) -> None:
+    def __init__(self, config: RunConfig, about: About) -> None:
         apply(config.storage)
-        self.max_samples = int(config.compute.max_recording_seconds * SAMPLE_RATE)
         self.max_seconds = config.compute.max_recording_seconds
-        self.part_samples = config.segment.part_seconds * SAMPLE_RATE
+        self.max_samples = int(self.max_seconds * SAMPLE_RATE)
+        self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
         self.split = config.source.channels == "split"
-        self.languages = languages
-        self.segmenter = Segmenter(config.segment, max_seconds=min(config.segment.max_seconds, window_seconds))
+        self.languages = about.languages
+        longest = min(config.segment.max_seconds, about.window_seconds)
+        self.segmenter = Segmenter(config.segment, max_seconds=longest)
 
-    def __call__(self, units: pa.Table) -> pa.Table:
-        """One part of each unit: the one that begins at `start` (JSON), its first where there is no such column."""
-        starts = units["start"].to_pylist() if "start" in units.schema.names else [START.to_json()] * len(units)
-        pairs = zip(units["unit"].to_pylist(), starts, strict=True)
-        return to_table([next(self.parts(unit, position_from_json(start))) for unit, start in pairs], UNIT_DECODED)
+    def pieces(self, unit: WorkUnit, start: Position = START) -> Iterator[Piece]:
+        """The pieces of a unit from `start` on.
 
-    def parts(self, text: str, start: Position = START, number: int = 0) -> Iterator[dict[str, Any]]:
-        """Rows of UNIT_DECODED from part `number` on, which begins at `start`: together all recordings of the unit.
-
-        A part ends once it holds segment.part_seconds of audio, or where a recording that goes on longer has a pause
-        shortly before that. Its content depends on the unit and on where it begins, on nothing else.
+        A piece ends once it holds segment.piece_seconds of audio. Inside a longer recording it ends at a pause shortly
+        before that. Its content depends on the unit and on where it begins, and on nothing else.
         """
-        unit = unit_from_json(text)
-        held, position = _Row(text, unit.unit_id, start, number), start
+        piece, position = Piece(start), start
         while position.recording < len(unit.refs):
-            for piece in self._pieces(unit, position):
-                held.add(position.recording, piece)
-                position = piece.next
-                full = piece.heard is None or held.samples >= self.part_samples
+            for excerpt in self._excerpts(unit, position):
+                piece.add(excerpt)
+                position = excerpt.next
+                full = excerpt.ended is None or piece.samples >= self.piece_samples
                 if full and position.recording < len(unit.refs):
-                    yield held.row(position)
-                    number += 1
-                    held = _Row(text, unit.unit_id, position, number)
-        yield held.row(None)
+                    piece.next = position
+                    yield piece
+                    piece = Piece(position)
+        yield piece
 
-    def _pieces(self, unit: WorkUnit, at: Position) -> Iterator[_Piece]:
+    def _excerpts(self, unit: WorkUnit, at: Position) -> Iterator[_Excerpt]:
         """One recording from `at` on."""
         ref, after = unit.refs[at.recording], Position(at.recording + 1)
-        known = Heard(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+        known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
         try:
             if ref.problem:
-                yield _Piece(
-                    after, heard=replace(known, problem=Problem(ref.problem, "list", ref.problem_detail or ""))
-                )
+                problem = Problem(ref.problem, "list", ref.problem_detail or "")
+                yield _Excerpt(at.recording, after, ended=replace(known, problem=problem))
                 return
-            read = sources.read_recording(ref)
-            known = Heard(language=read.language, reference=read.reference, metadata=read.metadata)
+            read = read_recording(ref)
+            known = DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
             try:
                 if read.language is not None and read.language not in self.languages:
                     raise BadRecording("unsupported_language", f"the model does not know {read.language!r}")
@@ -146,28 +160,31 @@ class Decoder:
                     read.audio.close()
         except BadRecording as err:
             stage = "decode" if isinstance(err, BadAudio) else "read"
-            yield _Piece(after, heard=replace(known, problem=Problem(err.reason, stage, err.detail)))
+            problem = Problem(err.reason, stage, err.detail)
+            yield _Excerpt(at.recording, after, ended=replace(known, problem=problem))
 
-    def _channels(self, ref: RecordingRef, read: Recording, known: Heard, at: Position) -> Iterator[_Piece]:
-        """One channel after the other: all of them where they are split, else the one that is asked for or the mean."""
+    def _channels(
+        self, ref: RecordingRef, read: Recording, known: DecodedRecording, at: Position
+    ) -> Iterator[_Excerpt]:
+        """One channel after the other: every channel where they are split, else the chosen one or the mean of all."""
         name = ref.source_member or ref.source_uri
         channels: list[int | None] = [ref.channel]
         if self.split and ref.channel is None:
-            channels = list(range(audio.channels(read.audio, name=name)))
+            channels = list(range(decode.channels(read.audio, name=name)))
         while at.channel < len(channels):
             last = at.channel == len(channels) - 1
-            for piece in self._channel(ref, read, at, channels[at.channel]):
-                at = piece.next
+            for excerpt in self._channel(ref, read, at, channels[at.channel]):
+                at = excerpt.next
                 if last and not at.sample:
-                    piece.next, piece.heard = Position(at.recording + 1), replace(known, samples=at.before)
-                yield piece
+                    excerpt.next, excerpt.ended = Position(at.recording + 1), replace(known, samples=at.before)
+                yield excerpt
 
-    def _channel(self, ref: RecordingRef, read: Recording, at: Position, channel: int | None) -> Iterator[_Piece]:
-        """The rest of one channel; after its end, the next position has sample 0."""
-        held: list[np.ndarray] = []
+    def _channel(self, ref: RecordingRef, read: Recording, at: Position, channel: int | None) -> Iterator[_Excerpt]:
+        """The rest of one channel. After its end, the next position has sample 0."""
+        blocks: list[np.ndarray] = []
         total = 0
         name = ref.source_member or ref.source_uri
-        blocks = audio.stream(
+        stream = decode.stream(
             read.audio,
             name=name,
             max_seconds=self.max_seconds,
@@ -175,25 +192,24 @@ class Decoder:
             start_ms=(ref.start_ms or 0) + at.sample * 1000 // SAMPLE_RATE if ref.start_ms or at.sample else None,
             end_ms=ref.end_ms,
         )
-        with closing(blocks):
-            for block in blocks:
-                held.append(block)
+        with closing(stream):
+            for block in stream:
+                blocks.append(block)
                 total += len(block)
                 if at.sample + total > self.max_samples:
                     raise BadAudio("too_long", f"{name}: more than {self.max_seconds:g} s")
-                if total > self.part_samples:
-                    samples = np.concatenate(held)
-                    part = samples[: self.part_samples]
-                    windows = self.segmenter(part)
-                    kept, end, overlaps = part_end(windows, len(part), self.segmenter.config)
-                    segments = self._segments(ref, read, at, channel, part, windows[:kept])
-                    at = replace(at, sample=at.sample + end, segment=at.segment + kept, overlaps=overlaps)
-                    held, total = [samples[end:].copy()], len(samples) - end
-                    del samples, part
-                    yield _Piece(at, end, segments)
-        samples = held[0] if len(held) == 1 else np.concatenate(held)
+                if total > self.piece_samples:
+                    samples = np.concatenate(blocks)
+                    windows = self.segmenter(samples[: self.piece_samples])
+                    final, end, overlaps = piece_end(windows, self.piece_samples, self.segmenter.config)
+                    segments = _segments(ref, read, at, channel, samples, windows[:final])
+                    at = replace(at, sample=at.sample + end, segment=at.segment + final, overlaps=overlaps)
+                    blocks, total = [samples[end:].copy()], len(samples) - end
+                    yield _Excerpt(at.recording, at, end, segments)
+                    del samples, segments
+        samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
-        segments = self._segments(ref, read, at, channel, samples, windows)
+        segments = _segments(ref, read, at, channel, samples, windows)
         after = replace(
             at,
             channel=at.channel + 1,
@@ -202,19 +218,33 @@ class Decoder:
             before=at.before + at.sample + total,
             overlaps=False,
         )
-        yield _Piece(after, total, segments)
+        yield _Excerpt(at.recording, after, total, segments)
 
-    def _segments(
-        self,
-        ref: RecordingRef,
-        read: Recording,
-        at: Position,
-        channel: int | None,
-        samples: np.ndarray,
-        windows: list[Window],
-    ) -> list[dict[str, Any]]:
-        """`samples` begin at `at`; times are those of the channel."""
-        return [
+
+def described(ref: RecordingRef) -> DecodedRecording:
+    """What the source says about a recording, its companion files included. Nothing is decoded. Raises BadRecording."""
+    read = read_recording(ref)
+    if not isinstance(read.audio, bytes):
+        read.audio.close()
+    return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
+
+
+def to_pcm(samples: np.ndarray) -> bytes:
+    """float32 in [-1, 1] as int16 little endian; what was decoded from 16 bits comes back bit for bit."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
+
+
+def _segments(
+    ref: RecordingRef,
+    read: Recording,
+    at: Position,
+    channel: int | None,
+    samples: np.ndarray,
+    windows: list[Window],
+) -> list[tuple[dict[str, Any], np.ndarray]]:
+    """The segments with their samples, which are views. `samples` begin at `at`; times are those of the channel."""
+    return [
+        (
             {
                 "recording_index": at.recording,
                 "segment_index": at.segment + number,
@@ -224,56 +254,8 @@ class Decoder:
                 "overlaps_previous": window.overlaps_previous or (at.overlaps and number == 0),
                 "key": f"{ref.recording_id}#{at.segment + number}#{at.sample + window.start_sample}",
                 "language": read.language,
-                "pcm": to_pcm(samples[window.start_sample : window.end_sample]),
-            }
-            for number, window in enumerate(windows)
-        ]
-
-
-class _Row:
-    """A part that is being filled."""
-
-    def __init__(self, text: str, unit_id: str, start: Position, number: int) -> None:
-        self.text, self.unit_id, self.start, self.number = text, unit_id, start, number
-        self.samples = 0
-        self.recordings: dict[int, dict[str, Any]] = {}
-        self.segments: list[dict[str, Any]] = []
-
-    def add(self, recording: int, piece: _Piece) -> None:
-        self.samples += piece.samples
-        self.segments += piece.segments
-        if piece.heard:
-            self.recordings[recording] = asdict(piece.heard)
-
-    def row(self, following: Position | None) -> dict[str, Any]:
-        return {
-            **idle_row(self.text, self.unit_id, self.number, self.start, following),
-            "samples": self.samples,
-            "recordings": json.dumps(self.recordings),
-            "segments": self.segments,
-        }
-
-
-def idle_row(
-    text: str, unit_id: str, number: int, start: Position, following: Position | None, **marks: bool
-) -> dict[str, Any]:
-    """A row of UNIT_DECODED with nothing in it; `marks`: suspect or saved, and why."""
-    return {
-        "unit_id": unit_id,
-        "unit": text,
-        "part": number,
-        "start": start.to_json(),
-        "next": None if following is None else following.to_json(),
-        "samples": 0,
-        "recordings": "{}",
-        "retries": "{}",
-        "suspect": False,
-        "saved": False,
-        "segments": [],
-        **marks,
-    }
-
-
-def to_pcm(samples: np.ndarray) -> bytes:
-    """float32 in [-1, 1] as int16 little endian; what was decoded from 16 bits comes back bit for bit."""
-    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
+            },
+            samples[window.start_sample : window.end_sample],
+        )
+        for number, window in enumerate(windows)
+    ]

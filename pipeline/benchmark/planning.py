@@ -30,7 +30,7 @@ from pipeline.output.accounting import accounting
 from pipeline.output.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
 from pipeline.planning.pack import mark_duplicates, pack, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
-from pipeline.schemas import SAMPLE_RATE, RecordingRef, unit_to_json
+from pipeline.schemas import SAMPLE_RATE, RecordingRef
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.local import LocalStorage
 
@@ -118,7 +118,7 @@ def measure_here(units: int, commits: Commits) -> dict[str, Any]:
             made_up.units = half
         commit_seconds = time.perf_counter() - started
         del half
-        left = clock.time("resume", lambda: _left(storage))  # a run holds them to its end
+        left = clock.time("resume", lambda: todo(storage, committed_units(storage)))  # a run holds them to its end
         books = clock.time("account", lambda: accounting(storage))
         plan_bytes = (storage.root / plan_key(BASE)).stat().st_size
     list_seconds = clock.seconds.pop("list")
@@ -181,11 +181,6 @@ def header() -> str:
 def line(row: dict[str, Any]) -> str:
     """A row of `measure` for a terminal."""
     return "  ".join(f"{row[name]:{width},}" for name, width in COLUMNS.items())
-
-
-def _left(storage: LocalStorage) -> list[str]:
-    """As `pipeline.run.transcribe` makes it."""
-    return [unit_to_json(unit) for unit in todo(storage, committed_units(storage))]
 
 
 def _written(storage: LocalStorage, units: Sequence[str]) -> LocalStorage:

@@ -9,7 +9,7 @@ from typing import Self
 import psutil
 
 EVERY_SECONDS = 1.0
-ROLES = {"GuardedReplica": "replica", "GuardedDecoder": "decode", "Finisher": "commit", "spawn_main": "driver"}
+ROLES = {"GuardedReplica": "replica", "GuardedDecoder": "decode", "MeteredCommit": "commit", "spawn_main": "driver"}
 OTHER = "ray"  # gcs, raylet, agents, idle workers
 
 

@@ -12,7 +12,6 @@ pipeline_to_engine comes to on a machine with a core for the replica, of which n
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -29,9 +28,11 @@ from pipeline.audio.stage import Decoder
 from pipeline.benchmark.processes import ProcessorSeconds
 from pipeline.config import RunConfig
 from pipeline.model.files import layout
+from pipeline.model.stage import start_engine
 from pipeline.output.stage import milliseconds
 from pipeline.planning.plan import make_plan
-from pipeline.schemas import SAMPLE_RATE, Segment, WorkUnit, unit_to_json
+from pipeline.run import transcribe
+from pipeline.schemas import SAMPLE_RATE, About, Segment, WorkUnit, pcm_of
 
 GOAL = 0.9
 WARM_UP = 4  # segments
@@ -61,7 +62,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
     with _threads(config.compute.threads_per_replica):
         first = _in_a_process(engine_alone, config, 0)
         with ProcessorSeconds() as used:
-            summary = _in_a_process(_pipeline, config)
+            summary = _in_a_process(transcribe, config)
         second = _in_a_process(engine_alone, config, 1)
     audio_seconds = first.audio_seconds + second.audio_seconds
     texts = first.texts | second.texts
@@ -105,12 +106,10 @@ def compare(config: RunConfig) -> dict[str, Any]:
 
 def engine_alone(config: RunConfig, half: int) -> EngineRun:
     """Decode one half of the plan's units (0 or 1), then let the engine hear their segments."""
-    from pipeline.model.stage import Replica
-
     units = list(make_plan(config.source, config.plan))
     middle = (len(units) + 1) // 2
     segments, samples = decoded(config, units[:middle] if half == 0 else units[middle:])
-    engine = Replica(config.model_dump(mode="json")).engine
+    engine = start_engine(config)
     engine.transcribe(list(segments.values())[:WARM_UP])
     wall, processor = time.monotonic(), time.process_time()
     results = engine.transcribe(list(segments.values()))
@@ -123,17 +122,18 @@ def engine_alone(config: RunConfig, half: int) -> EngineRun:
 def decoded(config: RunConfig, units: list[WorkUnit]) -> tuple[dict[Span, Segment], int]:
     """The segments that the chain's decoder makes of these units, in its order, and the samples of their recordings."""
     info = layout.describe(config.model.name, config.model.revision)
-    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    decoder = Decoder(config, About(info.window_seconds, tuple(info.languages), info.name, ""))
     segments: dict[Span, Segment] = {}
     samples = 0
     for unit in units:
-        for row in decoder.parts(unit_to_json(unit)):
-            samples += sum(heard["samples"] or 0 for heard in json.loads(row["recordings"]).values())
-            for s in row["segments"]:
+        for piece in decoder.pieces(unit):
+            samples += sum(recording.samples or 0 for recording in piece.recordings.values())
+            pcm = memoryview(piece.pcm)
+            for s in piece.segments:
                 name = unit.refs[s["recording_index"]].recording_id
                 start, end = milliseconds(s["start_sample"]), milliseconds(s["end_sample"])
                 span = (name, s["segment_index"], s["channel"], start, end)
-                segments[span] = Segment(s["key"], s["language"], s["pcm"])
+                segments[span] = Segment(s["key"], s["language"], pcm_of(pcm, s))
     return segments, samples
 
 
@@ -168,12 +168,6 @@ def table(figures: dict[str, Any]) -> str:
             f"The machine was busy: {figures['cores_busy_before']:.1f} of {figures['cores']} cores were in use before."
         )
     return "\n".join(lines)
-
-
-def _pipeline(config: RunConfig) -> dict[str, Any]:
-    from pipeline.run import transcribe
-
-    return transcribe(config)
 
 
 def _in_a_process(work: Callable[..., T], *arguments: Any) -> T:

@@ -22,9 +22,18 @@ from pipeline.config import RunConfig
 from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, forecast, kind_of
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
-from pipeline.model.stage import Replica
-from pipeline.planning.plan import todo
-from pipeline.schemas import SAMPLE_RATE, BadRecording, RecordingRef, Segment, WorkUnit, unit_to_json
+from pipeline.model.stage import start_engine
+from pipeline.planning.plan import todo_units
+from pipeline.schemas import (
+    SAMPLE_RATE,
+    About,
+    BadRecording,
+    DecodedRecording,
+    RecordingRef,
+    Segment,
+    WorkUnit,
+    pcm_of,
+)
 from pipeline.sources import formats as sources
 from pipeline.storage.base import Storage
 
@@ -55,7 +64,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     A sample of plan.probe_recordings is decoded and transcribed in this process, without Ray. Raises ConfigError where
     the model cannot be loaded.
     """
-    sample = draw(todo(storage, committed), config.plan.probe_recordings)
+    sample = draw(todo_units(storage, committed), config.plan.probe_recordings)
     measured, notes = probe(config, sample.refs) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")
@@ -78,7 +87,7 @@ def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], 
     """
     log.info("forecast: up to %d recordings are decoded and transcribed", len(refs))
     info = layout.describe(config.model.name, config.model.revision)
-    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
+    decoder = Decoder(config, About(info.window_seconds, tuple(info.languages), info.name, ""))
     sampled = list(decoded(config, decoder, refs, config.plan.probe_seconds / 2))
     notes = list(_remarks(sampled, len(refs)))
     sampled = [item for item in sampled if item.length >= 0]
@@ -90,10 +99,17 @@ def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], 
     return [extrapolated(item, rate) for item, rate in zip(sampled, rates, strict=True)], notes
 
 
-def parts_of(decoder: Decoder, ref: RecordingRef) -> Iterator[tuple[int, list[dict[str, Any]], dict[str, Any] | None]]:
-    """Samples and segments of every piece of a recording; with the last piece, what the decoder knows of the whole."""
-    for row in decoder.parts(unit_to_json(WorkUnit("probe", (ref,)))):
-        yield row["samples"], row["segments"], json.loads(row["recordings"]).get("0")
+def pieces_of(
+    decoder: Decoder, ref: RecordingRef
+) -> Iterator[tuple[int, list[dict[str, Any]], DecodedRecording | None]]:
+    """Samples and segments of every piece of one recording; with the last one, what the decoder says of the whole.
+
+    Each segment has its samples as `pcm`.
+    """
+    for piece in decoder.pieces(WorkUnit("probe", (ref,))):
+        pcm = memoryview(piece.pcm)
+        segments = [segment | {"pcm": bytes(pcm_of(pcm, segment))} for segment in piece.segments]
+        yield piece.samples, segments, piece.recordings.get(0)
 
 
 def declared_by_header(ref: RecordingRef, *, split: bool) -> float | None:
@@ -132,7 +148,7 @@ def decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], secon
         kinds.add(kind)
         item, whole = Sampled(ref), None
         seen = 0
-        for samples, segments, known in parts_of(decoder, ref):
+        for samples, segments, known in pieces_of(decoder, ref):
             item.decode_seconds = time.perf_counter() - now
             item.seconds += samples / SAMPLE_RATE
             whole = known
@@ -149,11 +165,11 @@ def decoded(config: RunConfig, decoder: Decoder, refs: list[RecordingRef], secon
         yield item
 
 
-def _length(item: Sampled, whole: dict[str, Any] | None, *, split: bool) -> float:
+def _length(item: Sampled, whole: DecodedRecording | None, *, split: bool) -> float:
     """Seconds of the whole recording, 0 for a dead letter; -1 where only a part was decoded and no header says more."""
     if whole is not None:
-        item.problem = whole["problem"]["reason"] if whole["problem"] else None
-        return 0.0 if item.problem else (whole["samples"] or 0) / SAMPLE_RATE
+        item.problem = whole.problem.reason if whole.problem else None
+        return 0.0 if item.problem else (whole.samples or 0) / SAMPLE_RATE
     kind, extent = kind_of(item.ref)
     declared = extent if kind == "seconds" else declared_by_header(item.ref, split=split)
     return -1.0 if declared is None else max(declared, item.seconds)
@@ -192,7 +208,7 @@ def _transcribed(config: RunConfig, sampled: list[Sampled], seconds: float) -> l
     random.Random(SEED).shuffle(segments)
     if not config.compute.gpus_per_replica and config.model.device == "auto":  # Ray hides the GPUs from such a replica
         config = config.model_copy(update={"model": config.model.model_copy(update={"device": "cpu"})})
-    engine = Replica(config.model_dump(mode="json")).engine
+    engine = start_engine(config)
     slots = config.compute.canvases
     speech, work = [0.0] * len(sampled), [0.0] * len(sampled)
     try:

@@ -1,4 +1,4 @@
-"""A model replica as a Ray Data stage sees it: units in, units out, several calls in flight share one engine."""
+"""The model stage: pieces with segments go in, pieces with results come out; calls in flight share one engine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from typing import Any, NoReturn
 import pyarrow as pa
 import torch
 
-from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
 from pipeline.model import device_map, memory
 from pipeline.model.denoise.engine import Engine
@@ -22,7 +21,7 @@ from pipeline.model.recogniser import AsrModel
 from pipeline.model.whisper import recogniser as whisper
 from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.model.worker import EngineDead, Worker
-from pipeline.schemas import Segment, SegmentResult
+from pipeline.schemas import PIECE_RECOGNISED, SPAN, About, Segment, SegmentResult, pcm_of
 
 log = logging.getLogger(__name__)
 
@@ -30,33 +29,27 @@ HUNG_SECONDS = 900.0  # without the end of a turn: longer than compiling again w
 
 
 class Replica:
-    """Loads the model in `__init__` (a broken one fails the job); `await replica(table)` transcribes its segments."""
+    """Loads the model in `__init__` (a broken one fails the job); `await replica(table)` recognises its segments."""
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: RunConfig, _about: About) -> None:
+        """Raises ConfigError where the model cannot be loaded."""
         # A process of Ray shows warnings only: what the model needs and how it runs belongs in the replica's log.
         logging.basicConfig(format="%(message)s")
         logging.getLogger("pipeline").setLevel(logging.INFO)
-        run = RunConfig.model_validate(config)
-        device = run.model.device
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        elif device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("model.device: cuda: torch finds no CUDA device on the machine of this replica")
-        if device == "cpu":
-            torch.set_num_threads(run.compute.threads_per_replica)
-        self.engine = engine_for(run, device)
+        self.engine = start_engine(config)
 
-    async def __call__(self, units: pa.Table) -> pa.Table:
-        """Column `segments` of `units` becomes `results`; the other columns pass through.
+    async def __call__(self, pieces: pa.Table) -> pa.Table:
+        """Rows of PIECE_DECODED become rows of PIECE_RECOGNISED.
 
-        An engine that is dead or hangs ends the process with status 1, so that Ray replaces the replica and gives its
-        units to another.
+        An engine that is dead or hangs ends the process with status 1. Ray then replaces the replica and gives its
+        pieces to another.
         """
-        rows: list[list[dict[str, Any]]] = units["segments"].to_pylist()
+        rows: list[list[dict[str, Any]]] = pieces["segments"].to_pylist()
+        audio = [memoryview(pcm.as_buffer()) for pcm in pieces["pcm"]]
         try:
             waiting = [
-                self.engine.submit_all([Segment(s["key"], s["language"], s["pcm"]) for s in segments])
-                for segments in rows
+                self.engine.submit_all([Segment(s["key"], s["language"], pcm_of(pcm, s)) for s in segments])
+                for segments, pcm in zip(rows, audio, strict=True)
             ]
             await self._resolved([future for futures in waiting for future in futures])
             answers = [[future.result() for future in futures] for futures in waiting]
@@ -66,9 +59,8 @@ class Replica:
             [_result(segment, answer) for segment, answer in zip(segments, answered, strict=True)]
             for segments, answered in zip(rows, answers, strict=True)
         ]
-        index = units.schema.get_field_index("segments")
-        column = pa.array(results, schemas.UNIT_TRANSCRIBED.field("results").type)
-        return units.set_column(index, "results", column)
+        column = pa.array(results, PIECE_RECOGNISED.field("results").type)
+        return pieces.drop_columns(["segments", "pcm"]).append_column("results", column)
 
     async def _resolved(self, futures: list[Future[SegmentResult]]) -> None:
         """Wait for all; the process ends where the engine hangs."""
@@ -77,6 +69,18 @@ class Replica:
             _, waiting = await asyncio.wait(waiting, timeout=HUNG_SECONDS / 60)
             if waiting and self.engine.stalled_seconds() > HUNG_SECONDS:
                 _end(f"the engine hangs: no turn has ended for {HUNG_SECONDS:g} s")
+
+
+def start_engine(config: RunConfig) -> Worker:
+    """The engine of the configured model on the configured device, ready for segments. Raises ConfigError."""
+    device = config.model.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    elif device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("model.device: cuda: torch finds no CUDA device on the machine of this replica")
+    if device == "cpu":
+        torch.set_num_threads(config.compute.threads_per_replica)
+    return engine_for(config, device)
 
 
 def engine_for(run: RunConfig, device: str) -> Worker:
@@ -134,4 +138,4 @@ def _end(why: str) -> NoReturn:
 
 
 def _result(segment: dict[str, Any], answer: SegmentResult) -> dict[str, Any]:
-    return {name: segment[name] for name, _ in schemas.SPAN} | asdict(answer)
+    return {name: segment[name] for name, _ in SPAN} | asdict(answer)

@@ -1,4 +1,4 @@
-"""Marks of attempts under way: what is left of them tells which units break their process."""
+"""Markers of attempts under way. A killed process cannot remove its marker, so leftover markers count crashes."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ MAX_ATTEMPTS = 3
 
 
 class Attempts:
-    """The marks of one stage: `_run/attempts/<part>/<stage>-<id>`, put before an attempt, deleted after it.
+    """The markers of one stage: `_run/attempts/<piece>/<stage>-<id>`, written before an attempt, deleted after it.
 
-    part: "<unit>.<number>".
+    piece: "<unit>.<number>".
 
-    Who is killed cannot delete, so what is left counts the attempts that ended with their process. A unit that merely
-    shared its process with the culprit becomes a suspect as well; nothing is lost by that, suspects are tried alone.
+    A unit that shares its process with a unit that crashes it becomes a suspect too. It loses nothing by that: suspects
+    run alone.
     """
 
     def __init__(self, storage: Storage, stage: str) -> None:
         self._storage, self._stage = storage, stage
         self._open: dict[str, list[str]] = {}
 
-    def begin(self, part: str) -> bool:
-        """Mark an attempt. False, and no mark: its unit is a suspect."""
-        prefix = f"{PREFIX}{part}/{self._stage}-"
-        marks = list(self._storage.list(prefix))
-        if len(marks) >= MAX_ATTEMPTS:
+    def begin(self, piece: str) -> bool:
+        """Write a marker for an attempt. False, and no marker: the unit is a suspect."""
+        prefix = f"{PREFIX}{piece}/{self._stage}-"
+        markers = list(self._storage.list(prefix))
+        if len(markers) >= MAX_ATTEMPTS:
             return False
-        marks.append(f"{prefix}{uuid.uuid4().hex[:16]}")
-        self._storage.put(marks[-1], b"")
-        self._open[part] = marks
+        markers.append(f"{prefix}{uuid.uuid4().hex[:16]}")
+        self._storage.put(markers[-1], b"")
+        self._open[piece] = markers
         return True
 
-    def end(self, part: str) -> None:
-        """The attempt has come to its end, whatever that was: the part's marks of this stage go."""
-        for mark in self._open.pop(part, ()):
-            self._storage.delete(mark)
+    def end(self, piece: str) -> None:
+        """Delete the piece's markers of this stage: the attempt has ended, whatever came of it."""
+        for marker in self._open.pop(piece, ()):
+            self._storage.delete(marker)
 
-    def condemn(self, part: str) -> None:
-        """Make its unit a suspect now, without further attempts: it hangs."""
+    def condemn(self, piece: str) -> None:
+        """Make the unit a suspect at once, without further attempts: it hangs."""
         for number in range(MAX_ATTEMPTS):
-            self._storage.put(f"{PREFIX}{part}/{self._stage}-condemned-{number}", b"")
+            self._storage.put(f"{PREFIX}{piece}/{self._stage}-condemned-{number}", b"")
 
 
 def forget_all(storage: Storage) -> None:
-    """Delete all marks: after a run that ended in order, where those that are left blame nobody."""
-    for mark in list(storage.list(PREFIX)):
-        storage.delete(mark)
+    """Delete all markers. After a run that ended in order, those that are left blame nobody."""
+    for marker in list(storage.list(PREFIX)):
+        storage.delete(marker)

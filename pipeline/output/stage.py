@@ -1,84 +1,94 @@
-"""The commit stage: a unit's answers become transcripts and dead letters, and one commit."""
+"""The commit stage: the answers for a unit become transcripts and dead letters, and one commit."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
+from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
 
-from pipeline.audio.stage import Heard, Problem
-from pipeline.config import StorageConfig
+from pipeline.config import RunConfig
+from pipeline.output.attempts import Attempts
 from pipeline.output.commit import Receipt, commit_unit, new_attempt
-from pipeline.output.pieces import complete_unit, forget_parts, save_part
+from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
 from pipeline.output.stitch import stitch
-from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table, unit_from_json
-from pipeline.storage.base import Storage, open_storage
+from pipeline.planning.plan import PlanReader
+from pipeline.schemas import (
+    DEAD_LETTER,
+    SAMPLE_RATE,
+    TODO,
+    TRANSCRIPT,
+    About,
+    DecodedRecording,
+    Place,
+    Problem,
+    RecordingRef,
+    WorkUnit,
+    recordings_of,
+    to_table,
+)
+from pipeline.storage.base import open_storage
+
+__all__ = ["RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what the chain uses of this station
 
 RECEIPT = pa.schema(
     [
-        ("unit_id", pa.string()),
-        ("unit", pa.string()),  # of a suspect, so that it can be taken up again
-        ("suspect", pa.bool_()),  # nothing is committed: the unit is still to be tried alone
-        ("done", pa.bool_()),  # the unit is committed; else this is a part of it, and counts nothing but its samples
-        ("won", pa.bool_()),
+        *TODO,
+        ("suspect", pa.bool_()),  # nothing is committed: the unit will run alone
+        ("done", pa.bool_()),  # the unit is committed; else this row is a piece, and counts nothing but its samples
+        ("won", pa.bool_()),  # this commit stands; False: another driver had committed the unit
         ("recordings", pa.int64()),
         ("segments", pa.int64()),
-        ("samples", pa.int64()),  # of audio that was heard in this run, at 16 kHz
+        ("samples", pa.int64()),  # of audio that was decoded in this run, at 16 kHz
         ("dead", pa.int64()),  # recordings
-        ("retries", pa.string()),  # JSON: requests to stores that were repeated, counted by error
     ]
 )
-_CARRIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow")
+_COPIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow")
 
 
-class Finisher:
-    """Rows of schemas.UNIT_TRANSCRIBED become rows of RECEIPT. Suspects only pass through.
+class CommitStage:
+    """Rows of schemas.PIECE_RECOGNISED become rows of RECEIPT. Suspects pass through unchanged.
 
-    A unit of one part is committed at once, one of many with the part that completes it.
+    A unit of one piece is committed at once, a unit of many with the piece that completes it.
     """
 
-    def __init__(self, output_uri: str, *, model: str, fingerprint: str, storage: dict[str, Any] | None = None) -> None:
-        """storage: the section of that name."""
-        config = StorageConfig.model_validate(storage or {})
-        self.storage: Storage = open_storage(output_uri, create=False, config=config)
-        self.model, self.fingerprint = model, fingerprint
+    def __init__(self, config: RunConfig, about: About) -> None:
+        """Raises ConfigError where the output cannot be reached."""
+        self.storage = open_storage(config.output.uri, create=False, config=config.storage)
+        self.plans = PlanReader(self.storage)
+        self.about = about
 
-    def __call__(self, units: pa.Table) -> pa.Table:
-        receipts = []
-        for row in units.to_pylist():
-            receipt = self._receipt(row)
-            retries = Counter(json.loads(row["retries"])) + self.storage.counters
-            self.storage.counters.clear()
-            receipts.append(receipt | {"retries": json.dumps(retries)})
-        return to_table(receipts, RECEIPT)
+    def __call__(self, pieces: pa.Table) -> pa.Table:
+        """One receipt for each row, in order."""
+        return to_table([self._receipt(row) for row in pieces.to_pylist()], RECEIPT)
 
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
-        blank = {"won": False, "recordings": 0, "segments": 0, "samples": row["samples"], "dead": 0, "done": False}
-        blank |= {"unit_id": row["unit_id"], "suspect": row["suspect"], "unit": row["unit"] if row["suspect"] else None}
+        unit_id, place = row["unit_id"], Place(**row["place"])
+        blank = {"unit_id": unit_id, "place": row["place"], "suspect": row["suspect"], "samples": row["samples"]}
+        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0}
         if row["suspect"] or row["saved"]:
             return blank
-        unit = unit_from_json(row["unit"])
-        if row["part"] == 0 and row["next"] is None:
-            return self.commit_row(unit, recordings_of([row]), row["results"])
-        save_part(self.storage, row)
-        rows = complete_unit(self.storage, unit.unit_id)
+        if row["piece"] == 0 and row["next"] is None:
+            return self.commit_row(self.plans.unit(unit_id, place), place, recordings_of([row]), row["results"])
+        save_piece(self.storage, row)
+        rows = complete_unit(self.storage, unit_id)
         if rows is None:
             return blank
-        results = [result for part in rows for result in part["results"]]
-        receipt = self.commit_row(unit, recordings_of(rows), results)
-        forget_parts(self.storage, unit.unit_id)
+        results = [result for piece in rows for result in piece["results"]]
+        receipt = self.commit_row(self.plans.unit(unit_id, place), place, recordings_of(rows), results)
+        forget_pieces(self.storage, unit_id)
         return receipt | {"samples": row["samples"]}
 
-    def commit_row(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> dict[str, Any]:
-        """`commit`, with the receipt as a row of RECEIPT but for `retries`."""
+    def commit_row(
+        self, unit: WorkUnit, place: Place, recordings: list[DecodedRecording], results: list[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """As `commit`; returns the receipt as a row of RECEIPT."""
         receipt = self.commit(unit, recordings, results)
         return {
             "unit_id": unit.unit_id,
-            "unit": None,
+            "place": asdict(place),
             "suspect": False,
             "done": True,
             "won": receipt.won,
@@ -88,29 +98,29 @@ class Finisher:
             "dead": sum(receipt.dead.values()),
         }
 
-    def commit(self, unit: WorkUnit, recordings: list[Heard], results: list[dict[str, Any]]) -> Receipt:
-        """Commit what was heard. recordings: one per ref of the unit; results: dicts of schemas.RESULT, any order."""
+    def commit(self, unit: WorkUnit, recordings: list[DecodedRecording], results: list[dict[str, Any]]) -> Receipt:
+        """Commit a unit. recordings: one for each reference of the unit. results: rows of schemas.RESULT, any order."""
         transcripts: list[dict[str, Any]] = []
         letters: list[dict[str, Any]] = []
         samples = dict.fromkeys(("in", "transcribed", "silence", "dead"), 0)
         by_recording: list[list[dict[str, Any]]] = [[] for _ in unit.refs]
         for result in results:
             by_recording[result["recording_index"]].append(result)
-        for ref, recording, heard in zip(unit.refs, recordings, by_recording, strict=True):
-            heard.sort(key=lambda result: int(result["segment_index"]))
+        for ref, recording, answers in zip(unit.refs, recordings, by_recording, strict=True):
+            answers.sort(key=itemgetter("segment_index"))
             source = self._source(ref, recording, unit)
-            problem = recording.problem or _unanswered(heard)
+            problem = recording.problem or _unanswered(answers)
             length = recording.samples or 0
             samples["in"] += length
             if problem:
                 letters.append(source | _letter(problem, recording.samples))
                 samples["dead"] += length
                 continue
-            voiced = covered(heard)
+            voiced = covered(answers)
             samples["transcribed"] += voiced
             samples["silence"] += length - voiced
-            rows = _rows(heard, length, ref.start_ms or 0)
-            transcripts.extend(source | {"model": self.model} | row for row in rows)
+            rows = _rows(answers, length, ref.start_ms or 0)
+            transcripts.extend(source | {"model": self.about.model} | row for row in rows)
         return commit_unit(
             self.storage,
             unit,
@@ -118,10 +128,10 @@ class Finisher:
             to_table(transcripts, TRANSCRIPT),
             to_table(letters, DEAD_LETTER),
             samples,
-            self.fingerprint,
+            self.about.fingerprint,
         )
 
-    def _source(self, ref: RecordingRef, recording: Heard, unit: WorkUnit) -> dict[str, Any]:
+    def _source(self, ref: RecordingRef, recording: DecodedRecording, unit: WorkUnit) -> dict[str, Any]:
         return {
             "recording_id": ref.recording_id,
             "source_uri": ref.source_uri,
@@ -130,20 +140,15 @@ class Finisher:
             "reference": recording.reference,
             "metadata": recording.metadata,
             "unit_id": unit.unit_id,
-            "fingerprint": self.fingerprint,
+            "fingerprint": self.about.fingerprint,
         }
 
 
-def recordings_of(parts: list[dict[str, Any]]) -> list[Heard]:
-    """What was heard of the recordings of a unit, in order, from all rows of its parts in flight."""
-    found = {int(index): row for part in parts for index, row in json.loads(part["recordings"]).items()}
-    rows = [found[index] for index in range(len(found))]
-    return [Heard(**row | {"problem": Problem(**row["problem"]) if row["problem"] else None}) for row in rows]
-
-
 def covered(spans: list[dict[str, Any]]) -> int:
-    """Samples that are in at least one of the spans, which are ordered by channel, then by `start_sample`; overlaps
-    count once."""
+    """Samples that are in at least one of the spans. Overlaps count once.
+
+    spans: ordered by channel, then by `start_sample`.
+    """
     total = 0
     for _, channel in groupby(spans, key=itemgetter("channel")):
         reached = 0
@@ -154,7 +159,7 @@ def covered(spans: list[dict[str, Any]]) -> int:
 
 
 def chars_per_second(text: str, start_ms: int, end_ms: int) -> float | None:
-    """Characters of text, white space left out, by the second of its segment; None where it has no length."""
+    """Characters of text per second of its segment, without white space; None where the segment has no length."""
     return len("".join(text.split())) * 1000 / (end_ms - start_ms) if end_ms > start_ms else None
 
 
@@ -164,7 +169,7 @@ def milliseconds(samples: int) -> int:
 
 
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
-    """One segment without an answer makes its recording a dead letter: half a transcript is none."""
+    """A recording with a segment that the model could not answer is a dead letter."""
     errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
     return Problem("model_error", "model", "; ".join(errors[:3])) if errors else None
 
@@ -178,21 +183,21 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
     }
 
 
-def _rows(heard: list[dict[str, Any]], length: int, from_ms: int) -> list[dict[str, Any]]:
-    """The model's part of the transcripts rows of one recording; without speech one row that says so.
+def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict[str, Any]]:
+    """The model's columns of the transcripts rows of one recording. Without speech it is one row with empty text.
 
-    from_ms: where in the original recording this one begins, if it is a range of it.
+    from_ms: where this recording begins in the original one, if it is a range of it.
     """
-    if not heard:
-        silence = dict.fromkeys(("channel", "confidence_source", "chars_per_second", *_CARRIED))
+    if not results:
+        silence = dict.fromkeys(("channel", "confidence_source", "chars_per_second", *_COPIED))
         return [
             silence | {"segment_index": 0, "start_ms": from_ms, "end_ms": from_ms + milliseconds(length), "text": ""}
         ]
     rows = []
-    for result in stitch(heard):
+    for result in stitch(results):
         start_ms, end_ms = (from_ms + milliseconds(result[name]) for name in ("start_sample", "end_sample"))
         rows.append(
-            {name: result[name] for name in ("segment_index", "channel", "text", *_CARRIED)}
+            {name: result[name] for name in ("segment_index", "channel", "text", *_COPIED)}
             | {
                 "start_ms": start_ms,
                 "end_ms": end_ms,

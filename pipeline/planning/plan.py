@@ -13,20 +13,21 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import PlanConfig, SourceConfig
-from pipeline.output.commit import committed_units
 from pipeline.planning.fingerprint import KEY as FINGERPRINT
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_json
 from pipeline.planning.pack import PlannedUnit, declared_seconds, mark_duplicates, pack, with_parts
-from pipeline.schemas import PLAN, RecordingRef, WorkUnit, content_of
+from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage
 
 BASE = "plan"  # _run/plan.parquet; later rounds are _run/retry-1.parquet, ...
 FOOTER = b"fullcanvas"  # key in the file's metadata: JSON of its size and fingerprint
 ROW_GROUP = 16_384  # rows; a row group ends where a unit ends
+KEPT_ROW_GROUPS = 4  # that a PlanReader keeps: several decode actors are at work at places near each other
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +118,57 @@ def read_fingerprint(storage: Storage) -> dict[str, Any]:
     return stored
 
 
-def todo(storage: Storage, committed: Set[str] | None = None) -> Iterator[WorkUnit]:
-    """The units of all plans that are not committed, in plan order; for the driver, before the pipeline starts."""
-    committed = committed_units(storage) if committed is None else committed
+def todo(storage: Storage, committed: Set[str]) -> pa.Table:
+    """The units of all plans that are not in `committed`, as rows of schemas.TODO in plan order.
+
+    Only the column of ids is read. A row takes about 60 bytes, however many recordings its unit has.
+    """
+    tables = [TODO.empty_table()]
+    for name in plan_names(storage):
+        with _opened(storage, name) as file:
+            for index in range(file.num_row_groups):
+                ids = file.read_row_group(index, columns=["unit_id"], use_threads=False)["unit_id"].combine_chunks()
+                places = (
+                    {"unit_id": unit_id, "place": {"plan": name, "row_group": index, "first_row": first, "rows": rows}}
+                    for unit_id, first, rows in _runs(ids)
+                    if unit_id not in committed
+                )
+                tables.append(to_table(places, TODO))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
+    """The units of all plans that are not in `committed`, with their references, in plan order, as a stream."""
     for name in plan_names(storage):
         for planned in read_plan(storage, name, skip=committed):
             yield planned.unit
+
+
+class PlanReader:
+    """Reads single units by their place. It keeps the last row groups, about 5 MB each: neighbours come together."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._row_groups: dict[tuple[str, int], pa.Table] = {}  # the most recent one last
+
+    def unit(self, unit_id: str, place: Place) -> WorkUnit:
+        """The unit, or the part of it that `place` names. Raises OutputError where another unit stands there."""
+        planned = list(_planned(self._row_group(place.plan, place.row_group).slice(place.first_row, place.rows)))
+        if len(planned) != 1 or planned[0].unit.unit_id != unit_id or len(planned[0].unit.refs) != place.rows:
+            key = plan_key(place.plan)
+            raise OutputError(f"{self._storage.uri}/{key}: unit {unit_id} is not where it was planned")
+        return planned[0].unit
+
+    def _row_group(self, plan: str, index: int) -> pa.Table:
+        table = self._row_groups.pop((plan, index), None)
+        if table is None:
+            with _opened(self._storage, plan) as file:
+                exists = index < file.num_row_groups
+                table = file.read_row_group(index, use_threads=False) if exists else PLAN.empty_table()
+        self._row_groups[plan, index] = table
+        if len(self._row_groups) > KEPT_ROW_GROUPS:
+            del self._row_groups[next(iter(self._row_groups))]
+        return table
 
 
 def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any]) -> None:
@@ -168,6 +214,14 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
         yield PlannedUnit(WorkUnit(name, refs), held[0][1], retried)
 
 
+def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
+    """(id, first row, rows) of each run of equal ids: the rows of a unit stand together."""
+    encoded = pc.run_end_encode(ids)
+    ends = encoded.run_ends.to_pylist()
+    for unit_id, first, end in zip(encoded.values.to_pylist(), [0, *ends], ends, strict=False):
+        yield unit_id, first, end - first
+
+
 def _values(column: pa.ChunkedArray) -> list[Any]:
     """As `to_pylist`, at once where there is no value at all: half of the columns of most plans."""
     return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
@@ -177,8 +231,9 @@ def _sidecars(column: pa.ChunkedArray) -> list[tuple[tuple[str, int, int], ...]]
     """The cells as tuples of (extension, offset, size), without a dict for each."""
     cells: list[tuple[tuple[str, int, int], ...]] = []
     for chunk in column.chunks:
-        values = list(zip(*(field.to_pylist() for field in chunk.values.flatten()), strict=True))
-        cells += [tuple(values[first:end]) for first, end in pairwise(chunk.offsets.to_pylist())]
+        values = list(zip(*(field.to_pylist() for field in chunk.flatten().flatten()), strict=True))
+        begin = chunk.offsets[0].as_py()  # not 0 in a slice
+        cells += [tuple(values[first - begin : end - begin]) for first, end in pairwise(chunk.offsets.to_pylist())]
     return cells
 
 

@@ -24,7 +24,7 @@ from pipeline.config import (
     StorageConfig,
 )
 from pipeline.model.files.layout import AsrConfig
-from pipeline.schemas import RecordingRef, WorkUnit, unit_to_json
+from pipeline.schemas import About, DecodedRecording, RecordingRef, WorkUnit, pcm_of
 from pipeline.sources import formats as sources
 from pipeline.storage.base import apply
 
@@ -109,7 +109,7 @@ def _decoded(
         segment=segment,
         compute=ComputeConfig(max_recording_seconds=longest),
     )
-    decoder = Decoder(run, window_seconds=model.window_seconds, languages=model.languages)
+    decoder = Decoder(run, About(model.window_seconds, tuple(model.languages), model.name, ""))
     refs = sources.list_recordings(source)
     done = kept = 0
     while unit := tuple(islice(refs, UNIT)):
@@ -120,18 +120,20 @@ def _decoded(
 
 
 def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter[str]) -> list[dict[str, Any]]:
-    heard: dict[str, dict[str, Any]] = {}
+    recordings: dict[int, DecodedRecording] = {}
     segments: dict[int, list[dict[str, Any]]] = {}
-    for part in decoder.parts(unit_to_json(WorkUnit("examples", refs))):
-        heard |= json.loads(part["recordings"])
-        for segment in part["segments"]:
-            segments.setdefault(segment["recording_index"], []).append(segment)
+    for piece in decoder.pieces(WorkUnit("examples", refs)):
+        recordings |= piece.recordings
+        pcm = memoryview(piece.pcm)
+        for segment in piece.segments:
+            own = segment | {"pcm": bytes(pcm_of(pcm, segment))}
+            segments.setdefault(segment["recording_index"], []).append(own)
     rows = []
     for index in range(len(refs)):
-        about, found = heard[str(index)], segments.get(index, [])
-        if about["problem"]:
-            left_out[about["problem"]["reason"]] += 1
-        elif not about["reference"]:
+        recording, found = recordings[index], segments.get(index, [])
+        if recording.problem:
+            left_out[recording.problem.reason] += 1
+        elif not recording.reference:
             left_out["no_reference"] += 1
         elif len(found) != 1:
             left_out["several_windows" if found else "no_speech"] += 1
@@ -139,8 +141,8 @@ def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter
             rows.append(
                 {
                     "key": found[0]["key"],
-                    "language": about["language"],
-                    "text": about["reference"],
+                    "language": recording.language,
+                    "text": recording.reference,
                     "pcm": found[0]["pcm"],
                 }
             )

@@ -1,109 +1,263 @@
-"""The decode stage: what becomes segments, what becomes a problem, and what is carried along."""
+"""What pipeline.audio.decode promises."""
 
 from __future__ import annotations
 
-import json
+import io
+import struct
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import soundfile
+import soxr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pipeline.audio.stage import Decoder, to_pcm
-from pipeline.config import SourceConfig
-from pipeline.schemas import UNIT_DECODED, RecordingRef, WorkUnit, unit_to_json
-from pipeline.sources.formats import list_recordings
-from tests.support.archives import settings, wav
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    root = tmp_path / "in"
-    wav(root / "a.wav", 2.5, seed=1)
-    (root / "b.wav").write_bytes(b"")
-    (root / "c.wav").write_text("this is a text file" * 50)
-    wav(root / "d.wav", 0.5, seed=4)
-    (root / "a.txt").write_text("eins zwei")
-    return root
+from pipeline.audio.decode import decode, stream
+from pipeline.schemas import BadAudio
+from tests.support.audio_files import KINDS, LOSSLESS, encoded, mp4_with_declared_samples, patched, sndfile, tone
+from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
 
 
-def decoded(
-    source: Path, refs: list[RecordingRef], *overrides: str, languages: tuple[str, ...] = ("en", "de")
-) -> dict[str, Any]:
-    config = settings(source, source.parent / "out", Path("unused"), *overrides)
-    unit = WorkUnit("0" * 16, tuple(refs))
-    table = Decoder(config, window_seconds=1.0, languages=languages)(pa.table({"unit": [unit_to_json(unit)]}))
-    assert table.schema.equals(UNIT_DECODED)
-    (row,) = table.to_pylist()
-    assert row["next"] is None
-    return row | {"recordings": [json.loads(row["recordings"])[str(index)] for index in range(len(refs))]}
+def reason_of(data: bytes, **options: int | float) -> str:
+    with pytest.raises(BadAudio) as caught:
+        decode(data, name="x", **{"max_seconds": 60.0} | options)
+    return caught.value.reason
 
 
-def refs_of(source: Path) -> list[RecordingRef]:
-    return list(list_recordings(SourceConfig(uri=str(source), format="files", language="de")))
+def level(samples: np.ndarray) -> float:
+    """Amplitude of the tone, away from the ends."""
+    return float(np.sqrt(2 * np.mean(samples[4000:-4000].astype(np.float64) ** 2)))
 
 
-def test_every_recording_is_segments_or_a_problem(source: Path) -> None:
-    row = decoded(source, refs_of(source))
-    reasons = [recording["problem"] and recording["problem"]["reason"] for recording in row["recordings"]]
-    assert reasons == [None, "empty_file", "not_audio", None]
-    assert [recording["samples"] for recording in row["recordings"]] == [40_000, None, None, 8_000]
-    assert [recording["reference"] for recording in row["recordings"]] == ["eins zwei", None, None, None]
-    assert sorted({segment["recording_index"] for segment in row["segments"]}) == [0, 3]
-    assert not row["suspect"]
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_becomes_the_same_tone_at_16_khz(kind: str) -> None:
+    samples = decode(encoded(kind), name="x", max_seconds=60)
+    channels = 2 if level(samples) < 0.26 else 1
+    assert samples.dtype == np.float32
+    assert 32_000 <= len(samples) < 33_600
+    assert np.abs(samples).max() <= 1
+    assert level(samples) == pytest.approx(0.3 if channels == 1 else 0.225, rel=0.1)
+    spectrum = np.abs(np.fft.rfft(samples[:16_000] * np.hanning(16_000)))
+    assert int(spectrum.argmax()) == 440  # 1 Hz a bin
 
 
-def test_segments_cover_the_recording_within_the_models_window(source: Path) -> None:
-    segments = [s for s in decoded(source, refs_of(source))["segments"] if s["recording_index"] == 0]
-    heard = np.zeros(40_000, bool)
-    whole, _ = soundfile.read(source / "a.wav", dtype="int16")
-    for number, segment in enumerate(segments):
-        start, end = segment["start_sample"], segment["end_sample"]
-        assert segment["segment_index"] == number
-        assert 0 < end - start <= 16_000
-        heard[start:end] = True
-        np.testing.assert_array_equal(np.frombuffer(segment["pcm"], "<i2"), whole[start:end])
-    assert heard.all()
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_lossless_kinds_equal_libsndfile_and_one_call_of_soxr(kind: str) -> None:
+    frames, rate = soundfile.read(io.BytesIO(encoded(kind)), dtype="float32", always_2d=True)
+    expected = soxr.resample(frames.mean(axis=1), rate, 16_000)
+    assert np.abs(decode(encoded(kind), name="x", max_seconds=60) - expected).max() < 1e-6
 
 
-def test_the_key_of_a_segment_does_not_depend_on_its_unit(source: Path) -> None:
-    refs = refs_of(source)
-    alone = decoded(source, refs[3:])["segments"]
-    together = [s for s in decoded(source, refs)["segments"] if s["recording_index"] == 3]
-    assert [s["key"] for s in alone] == [s["key"] for s in together] == [f"{refs[3].recording_id}#0#0"]
+def test_sixteen_bit_samples_at_16_khz_come_back_bit_for_bit() -> None:
+    values = np.arange(-32_768, 32_768, dtype=np.int16)
+    samples = decode(sndfile(values[:, None], 16_000, "FLAC", "PCM_16"), name="x", max_seconds=60)
+    assert np.array_equal(np.rint(samples * 32_768).astype(np.int16), values)
 
 
-def test_a_language_the_model_does_not_know_is_a_problem(source: Path) -> None:
-    row = decoded(source, refs_of(source)[:1], languages=("en",))
-    assert row["recordings"][0]["problem"]["reason"] == "unsupported_language"
-    assert row["segments"] == []
+@pytest.mark.parametrize("kind", ["flac_24", "mp3", "opus", "m4a"])
+def test_decoding_is_deterministic(kind: str) -> None:
+    first, second = (decode(encoded(kind), name="x", max_seconds=60) for _ in range(2))
+    assert np.array_equal(first, second)
 
 
-def test_too_long_a_recording_is_a_problem(source: Path) -> None:
-    row = decoded(source, refs_of(source), "compute.max_recording_seconds=1")
-    assert row["recordings"][0]["problem"]["reason"] == "too_long"
-    assert row["recordings"][3]["problem"] is None
+@pytest.mark.parametrize("kind", ["wav_24", "flac_24", "mp3"])
+def test_channels_are_averaged_or_one_is_selected(kind: str) -> None:
+    levels = [level(decode(encoded(kind), name="x", max_seconds=60, channel=channel)) for channel in (None, 0, 1)]
+    assert levels == pytest.approx([0.225, 0.3, 0.15], rel=0.02)
 
 
-def test_a_problem_of_the_listing_is_passed_on_without_reading(source: Path) -> None:
-    ref = RecordingRef("x", "files", "/nowhere/x.wav", problem="unsafe_name", problem_detail="../x", reference="hi")
-    (recording,) = decoded(source, [ref])["recordings"]
-    assert recording["problem"] == {"reason": "unsafe_name", "stage": "list", "error": "../x"}
-    assert recording["reference"] == "hi"
+@pytest.mark.parametrize("channel", [2, 99, -1])
+def test_a_channel_that_is_not_there_is_unsupported(channel: int) -> None:
+    assert reason_of(encoded("flac_24"), channel=channel) == "unsupported_audio"
 
 
-def test_a_file_that_has_gone_is_a_problem(source: Path) -> None:
-    refs = refs_of(source)
-    (source / "d.wav").unlink()
-    assert decoded(source, refs)["recordings"][3]["problem"]["reason"] == "missing_file"
+@pytest.mark.parametrize("kind", ["wav", "flac", "flac_24", "wav_float", "aiff", "mp3", "m4a", "opus"])
+@pytest.mark.parametrize(("start_ms", "end_ms"), [(0, 500), (700, 1300), (1234, None), (1900, 99_000), (1000, 1001)])
+def test_a_range_is_the_same_samples_as_in_the_whole(kind: str, start_ms: int, end_ms: int | None) -> None:
+    whole = decode(encoded(kind), name="x", max_seconds=60)
+    part = decode(encoded(kind), name="x", max_seconds=60, start_ms=start_ms, end_ms=end_ms)
+    expected = whole[start_ms * 16 : None if end_ms is None else end_ms * 16]
+    assert part.shape == expected.shape
+    assert np.abs(part - expected).max() < 1e-6
 
 
-def test_samples_of_16_bits_come_back_bit_for_bit() -> None:
-    values = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], np.int16)
-    assert to_pcm(values.astype(np.float32) / 32768) == values.astype("<i2").tobytes()
+def test_the_limit_counts_only_the_range() -> None:
+    assert len(decode(encoded("mp3"), name="x", max_seconds=1, start_ms=800, end_ms=1800)) == 16_000
+    assert reason_of(encoded("mp3"), max_seconds=0.99, start_ms=800, end_ms=1800) == "too_long"
 
 
-def test_samples_out_of_range_are_clipped() -> None:
-    assert np.frombuffer(to_pcm(np.array([-1.5, 1.0, 1.5], np.float32)), "<i2").tolist() == [-32768, 32767, 32767]
+def test_a_range_behind_the_end_has_no_samples() -> None:
+    assert reason_of(encoded("flac"), start_ms=5_000) == "no_samples"
+
+
+@pytest.mark.parametrize(("start_ms", "end_ms"), [(500, 500), (500, 100), (-1, 100)])
+def test_an_impossible_range_is_bad_metadata(start_ms: int, end_ms: int) -> None:
+    assert reason_of(encoded("flac"), start_ms=start_ms, end_ms=end_ms) == "bad_metadata"
+
+
+def test_blocks_joined_are_the_whole_and_files_need_not_be_in_memory(tmp_path: Path) -> None:
+    path = tmp_path / "speech.flac"
+    path.write_bytes(sndfile(tone(44_100, 30.0), 44_100, "FLAC", "PCM_16"))
+    with path.open("rb") as file:
+        blocks = list(stream(file, name="x", max_seconds=60))
+    assert len(blocks) > 10
+    assert np.array_equal(np.concatenate(blocks), decode(path.read_bytes(), name="x", max_seconds=60))
+
+
+FLOATS = tone(48_000, 1.0, 2)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_no_numbers_are_invalid(value: float) -> None:
+    samples = FLOATS.copy()
+    samples[20_000, 1] = value
+    assert reason_of(sndfile(samples, 48_000, "WAV", "FLOAT")) == "invalid_samples"
+
+
+def test_samples_beyond_full_scale_are_clipped() -> None:
+    samples = decode(sndfile(FLOATS * 1e30, 48_000, "WAV", "FLOAT"), name="x", max_seconds=60)
+    assert np.isfinite(samples).all()
+    assert samples.max() == 1
+    assert samples.min() == -1
+
+
+NO_SAMPLES = sndfile(np.zeros((0, 1), np.float32), 16_000, "WAV", "PCM_16")
+BAD = {
+    "zero bytes": (b"", "empty_file"),
+    "text named wav": (b"this is a text about speech\n" * 50, "not_audio"),
+    "zeros": (b"\0" * 5000, "not_audio"),
+    "html": (b"<html><body>404 Not Found</body></html>", "not_audio"),
+    "zip": (b"PK\x03\x04" + b"\x14\0" * 500, "not_audio"),
+    "wav without samples": (NO_SAMPLES, "no_samples"),
+    "wav cut": (encoded("wav")[:30_000], "truncated_audio"),
+    "flac cut": (encoded("flac")[:9_000], "truncated_audio"),
+    "mp3 cut": (encoded("mp3")[:9_000], "truncated_audio"),
+    "m4a cut": (encoded("m4a")[:15_000], "truncated_audio"),
+    "opus cut": (encoded("opus")[:9_000], "truncated_audio"),
+    "flac with fewer frames than declared": (patched(encoded("flac"), 22, b"\0\xff\xff\xff"), "truncated_audio"),
+    "2 GB declared": (patched(encoded("wav"), 40, b"\xff\xff\xff\x7f"), "truncated_audio"),
+    "255 channels": (patched(encoded("wav"), 22, b"\xff\0"), "unsupported_audio"),
+    "0 channels": (patched(encoded("wav"), 22, b"\0\0"), "unsupported_audio"),
+    "0 Hz": (patched(encoded("wav"), 24, b"\0\0\0\0"), "unsupported_audio"),
+    "4 GHz": (patched(encoded("wav"), 24, b"\xff\xff\xff\xff"), "unsupported_audio"),
+    "only the flac signature": (b"fLaC", "corrupt_audio"),
+    "flac without frames": (encoded("flac")[:42], "corrupt_audio"),
+    "50 million declared mp4 samples": (mp4_with_declared_samples(encoded("m4a"), 50_000_000), "corrupt_audio"),
+    "longer than the limit": (encoded("wav", 61.0), "too_long"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_each_kind_of_bad_audio_has_its_reason(case: str) -> None:
+    data, reason = BAD[case]
+    assert reason_of(data) == reason
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=2000),
+    st.sampled_from([b"", b"RIFF\xff\0\0\0WAVE", b"fLaC", b"OggS\0\2", b"ID3\3\0", b"\0\0\0\x20ftyp"]),
+)
+def test_random_bytes_raise_only_bad_audio(data: bytes, signature: bytes) -> None:
+    _only_bad_audio(signature + data)
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["set", "delete", "insert", "cut"]),
+        st.floats(0, 1),
+        st.sampled_from([64, 512, 1 << 30]),  # of the file's start
+        st.sampled_from([b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\x05\0\0\0"])
+        | st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.sampled_from(KINDS), CHANGES)
+def test_damaged_files_raise_only_bad_audio(kind: str, changes: list[tuple[str, float, int, bytes]]) -> None:
+    data = encoded(kind, 0.5)
+    for change, where, span, new in changes:
+        at = int(where * min(span, len(data)))
+        data = {
+            "set": patched(data, at, new),
+            "delete": data[:at] + data[at + len(new) :],
+            "insert": data[:at] + new + data[at:],
+            "cut": data[: max(at, 1)],
+        }[change]
+    _only_bad_audio(data)
+
+
+def _only_bad_audio(data: bytes) -> None:
+    before = reset_peak_kilobytes()
+    try:
+        samples = decode(data, name="x", max_seconds=10)
+    except BadAudio:
+        pass
+    else:
+        assert 0 < len(samples) <= 160_000
+        assert np.isfinite(samples).all()
+        assert np.abs(samples).max() <= 1
+    assert peak_kilobytes() - before < 100_000
+
+
+def growth_megabytes(folder: Path, data: bytes, work: str) -> float:
+    """How much the peak of a fresh process grows by `work` on `data`, beyond what decoding a small file takes."""
+    (folder / "small").write_bytes(encoded("m4a"))
+    (folder / "data").write_bytes(data)
+    script = f"""
+        import pathlib, sys
+        from pipeline.audio.decode import decode, stream
+        from pipeline.schemas import BadAudio
+        from tests.support.memory import peak_kilobytes
+        small, data = (pathlib.Path(name).read_bytes() for name in sys.argv[1:])
+        decode(small, name="x", max_seconds=9)
+        before = peak_kilobytes()
+        try:
+            {work}
+        except BadAudio:
+            pass
+        print((peak_kilobytes() - before) / 1024)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), folder / "small", folder / "data"]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True, timeout=110).stdout)
+
+
+BOMB_SECONDS = 1200  # of silence: a flac of 100 kB, 77 MB when decoded
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    return sndfile(np.zeros((16_000 * BOMB_SECONDS, 1), np.int16), 16_000, "FLAC", "PCM_16")
+
+
+def test_a_long_stream_takes_no_memory_for_its_length(tmp_path: Path, bomb: bytes) -> None:
+    work = f"assert sum(map(len, stream(data, name='x', max_seconds=4000))) == {16_000 * BOMB_SECONDS}"
+    assert growth_megabytes(tmp_path, bomb, work) < 20
+
+
+def test_a_flac_bomb_is_stopped_at_the_limit(tmp_path: Path, bomb: bytes) -> None:
+    assert growth_megabytes(tmp_path, bomb, "decode(data, name='x', max_seconds=30)") < 20
+
+
+def test_decoding_takes_little_more_than_its_result(tmp_path: Path, bomb: bytes) -> None:
+    result = 4 * 16_000 * BOMB_SECONDS / 2**20
+    assert 0.9 * result < growth_megabytes(tmp_path, bomb, "decode(data, name='x', max_seconds=4000)") < 1.4 * result
+
+
+@pytest.mark.parametrize("count", [30_000_000, 200_000_000, 0xFFFFFFF0])
+def test_declared_samples_take_no_memory(tmp_path: Path, count: int) -> None:
+    data = mp4_with_declared_samples(encoded("m4a"), count)
+    assert growth_megabytes(tmp_path, data, "decode(data, name='x', max_seconds=9)") < 20
+
+
+def test_a_wav_that_declares_gigabytes_takes_no_memory(tmp_path: Path) -> None:
+    form = struct.pack("<HHIIHH", 3, 32, 384_000, 49_152_000, 128, 32)  # float, 32 channels
+    header = struct.pack("<4sI4s4sI16s4sI", b"RIFF", 0xFFFFFFFF, b"WAVE", b"fmt ", 16, form, b"data", 0xFFFFFFFF)
+    assert growth_megabytes(tmp_path, header + bytes(1_000_000), "decode(data, name='x', max_seconds=9)") < 40

@@ -13,7 +13,6 @@ from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import accounting
 from pipeline.output.commit import commit_key, committed_units, read_commit
 from pipeline.planning.pack import pack
-from pipeline.schemas import unit_from_json
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.local import LocalStorage
 
@@ -73,11 +72,3 @@ def test_the_recordings_are_those_of_a_manifest_and_each_is_a_unit(tmp_path: Pat
     assert len({ref.recording_id for ref in made}) == 30
     units = list(pack(made, PlanConfig(unit_recordings=1)))
     assert len({unit.unit_id for unit in units}) == 30
-
-
-def test_what_is_left_is_what_a_run_would_hand_to_ray(tmp_path: Path) -> None:
-    storage = planning.MadeUpCommits(tmp_path)
-    units = list(pack(planning.recordings(4), PlanConfig(unit_recordings=2)))
-    planning.write_plan(storage, planning.BASE, planning.with_parts(units, 100))
-    storage.units = [units[0].unit_id]
-    assert [unit_from_json(text) for text in planning._left(storage)] == units[1:]

@@ -83,7 +83,8 @@ def test_a_number_that_cannot_be_is_a_usage_error(given: tuple[str, str], capsys
 def test_processor_seconds_are_told_apart_by_role() -> None:
     with ProcessorSeconds() as used:
         work = [
-            subprocess.Popen([sys.executable, "-c", f"while True: pass  # {mark}"]) for mark in ("Finisher", "other")
+            subprocess.Popen([sys.executable, "-c", f"while True: pass  # {mark}"])
+            for mark in ("MeteredCommit", "other")
         ]
         time.sleep(4)
         for process in work:

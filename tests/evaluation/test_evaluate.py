@@ -18,10 +18,9 @@ from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish
-from pipeline.planning.plan import todo
 from pipeline.schemas import DEAD_LETTER, EVALUATED, TRANSCRIPT, to_table
 from pipeline.storage.base import open_storage
-from tests.support.outputs import plan, ref, results
+from tests.support.outputs import left, plan, ref, results
 
 REFERENCE = "the old cat sat on its mat today"  # eight words
 
@@ -36,7 +35,7 @@ def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> s
         for n in range(len(texts))
     ]
     mark = plan(storage, refs)
-    for unit in todo(storage):
+    for unit in left(storage):
         rows, _, samples = results(unit, mark, segments=1)
         heard = [row | {"text": texts[int(row["recording_id"][1:])]} for row in rows.to_pylist()]
         commit_unit(storage, unit, new_attempt(), to_table(heard, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
@@ -212,7 +211,7 @@ def test_the_help_names_settings_of_sets(capsys: pytest.CaptureFixture[str]) -> 
 def test_coverage_below_the_gate_closes_it(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "half"))
     mark = plan(storage, [ref(number, reference=REFERENCE) for number in range(6)])
-    (unit, *_) = todo(storage)
+    (unit, *_) = left(storage)
     rows: list[dict[str, Any]] = results(unit, mark, segments=1)[0].to_pylist()
     table = to_table([row | {"text": REFERENCE} for row in rows], TRANSCRIPT)
     commit_unit(storage, unit, new_attempt(), table, to_table([], DEAD_LETTER), results(unit, mark)[2], mark)

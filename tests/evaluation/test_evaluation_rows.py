@@ -11,10 +11,9 @@ from pipeline.config import ConfigError
 from pipeline.evaluation.rows import Heard, heard
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish
-from pipeline.planning.plan import todo
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, to_table
 from pipeline.storage.base import Storage, open_storage
-from tests.support.outputs import plan, ref, results, run
+from tests.support.outputs import left, plan, ref, results, run
 
 
 @pytest.fixture
@@ -51,7 +50,7 @@ def test_every_planned_recording_is_there_once_with_what_became_of_it(storage: S
 
 def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: Storage) -> None:
     mark = plan(storage, [ref(0, seconds=None, metadata=json.dumps({"speaker": "s7", "snr": 12}), language="zh")])
-    (unit,) = todo(storage)
+    (unit,) = left(storage)
     transcripts, _, samples = results(unit, mark, segments=4)
     spoken = {0: ("你好", 0), 1: ("世界", 0), 2: ("第二", 1), 3: ("", 1)}
     rows = []

@@ -25,7 +25,7 @@ import pytest
 from pipeline.audio.decode import decode
 from pipeline.schemas import REASONS, BadAudio
 from pipeline.sources.access.tar import MAX_PADDING_BYTES
-from tests.audio.test_audio import BAD
+from tests.audio.test_decode import BAD
 from tests.sources.test_sources_tar import make_tar, special
 from tests.support.archives import arguments
 from tests.support.audio_files import KINDS, encoded, patched, sndfile, tone

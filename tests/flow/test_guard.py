@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import multiprocessing
 import os
 import time
@@ -18,17 +17,18 @@ import pyarrow as pa
 import pytest
 import soundfile
 
-from pipeline.audio.stage import START, Position, idle_row
 from pipeline.config import RunConfig, SourceConfig
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica
 from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts
-from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, unit_to_json
-from pipeline.sources.access.remote import retries
+from pipeline.planning.pack import PlannedUnit
+from pipeline.planning.plan import BASE, todo, write_plan
+from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Position, WorkUnit, piece_row
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage
 from tests.support.archives import archive, settings
 
 UNIT = "5" * 16
+ABOUT = About(1.0, ("en",), "m", "f")
 
 
 @pytest.fixture
@@ -41,33 +41,29 @@ def storage(config: RunConfig) -> Storage:
     return open_storage(config.output.uri)
 
 
-def unit(config: RunConfig) -> pa.Table:
-    refs = list_recordings(SourceConfig(uri=config.source.uri, format="files"))
-    return pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+def unit(config: RunConfig, *, only: str = "") -> pa.Table:
+    """A row of schemas.TODO, planned: the recordings whose name has `only` in it."""
+    refs = [
+        ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if only in ref.source_uri
+    ]
+    storage = open_storage(config.output.uri)
+    write_plan(storage, BASE, [PlannedUnit(WorkUnit(UNIT, tuple(refs)))])
+    return todo(storage, frozenset())
 
 
 def decoder(config: RunConfig) -> GuardedDecoder:
-    return GuardedDecoder(config.model_dump(mode="json"), window_seconds=1.0, languages=("en",))
+    return GuardedDecoder(config, ABOUT)
 
 
 def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: Storage) -> None:
     (decoded,) = decoder(config)(unit(config))
-    assert decoded.schema.equals(UNIT_DECODED)
-    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
-    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert decoded.schema.equals(PIECE_DECODED)
+    transcribed = asyncio.run(GuardedReplica(config, ABOUT)(decoded))
+    assert transcribed.schema.equals(PIECE_RECOGNISED)
     assert len(transcribed["results"][0]) == len(decoded["segments"][0]) == 4
     assert [result["text"] is not None for result in transcribed["results"][0].as_py()] == [True] * 4
     assert not transcribed["suspect"][0].as_py()
     assert list(storage.list(PREFIX)) == []
-
-
-def test_repeated_requests_of_both_stages_are_counted_once(config: RunConfig, storage: Storage) -> None:
-    first, replica = decoder(config), GuardedReplica(config.model_dump(mode="json"))
-    first.storage.counters["SlowDown"] += 2
-    replica.storage.counters["SlowDown"] += 1
-    retries["TimeoutError"] += 3
-    tables = [asyncio.run(replica(table)) for _ in range(2) for table in first(unit(config))]
-    assert [json.loads(table["retries"][0].as_py()) for table in tables] == [{"SlowDown": 3, "TimeoutError": 3}, {}]
 
 
 def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:
@@ -75,12 +71,13 @@ def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Stor
         Attempts(storage, "decode").begin(f"{UNIT}.0")
     table = unit(config)
     (decoded,) = decoder(config)(table)
-    assert decoded.schema.equals(UNIT_DECODED)
-    assert decoded.to_pylist() == [idle_row(table["unit"][0].as_py(), UNIT, 0, START, None, suspect=True)]
-    transcribed = asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))
-    assert transcribed.schema.equals(UNIT_TRANSCRIBED)
+    assert decoded.schema.equals(PIECE_DECODED)
+    place = Place(**table["place"][0].as_py())
+    assert decoded.to_pylist() == [piece_row(UNIT, place, 0, START, None) | {"suspect": True}]
+    transcribed = asyncio.run(GuardedReplica(config, ABOUT)(decoded))
+    assert transcribed.schema.equals(PIECE_RECOGNISED)
     assert transcribed["suspect"][0].as_py()
-    assert transcribed["unit"][0].as_py() == table["unit"][0].as_py()
+    assert transcribed["place"][0].as_py() == table["place"][0].as_py()
     assert len(list(storage.list(PREFIX))) == MAX_ATTEMPTS
 
 
@@ -88,47 +85,43 @@ def test_a_unit_that_broke_replicas_is_not_given_to_another(config: RunConfig, s
     (decoded,) = decoder(config)(unit(config))
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "model").begin(f"{UNIT}.0")
-    assert asyncio.run(GuardedReplica(config.model_dump(mode="json"))(decoded))["suspect"][0].as_py()
+    assert asyncio.run(GuardedReplica(config, ABOUT)(decoded))["suspect"][0].as_py()
 
 
 def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
     (decoded,) = decoder(config)(unit(config))
-    plain = config.model_dump(mode="json")
-    plain["compute"]["unit_timeout_seconds"] = 1e-3
-    transcribed = asyncio.run(GuardedReplica(plain)(decoded))
+    short = config.model_copy(update={"compute": config.compute.model_copy(update={"unit_timeout_seconds": 1e-3})})
+    transcribed = asyncio.run(GuardedReplica(short, ABOUT)(decoded))
     assert transcribed["suspect"][0].as_py()
     assert list(storage.list(PREFIX)) == []
 
 
 @pytest.mark.parametrize("end", ["dies", "hangs"])
-def test_a_part_that_breaks_its_process_is_the_suspect_whatever_was_decoded_before_it(
+def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_before_it(
     config: RunConfig, storage: Storage, end: str
 ) -> None:
-    """Row k is part k in every life of the decoder, of which the earlier parts are decoded again each time."""
+    """Row k is piece k in every life of the decoder, which decodes the earlier pieces again each time."""
     audio = np.random.default_rng(0).normal(size=16_000 * 150) * 0.1
     soundfile.write(Path(config.source.uri) / "long.wav", audio, 16_000)
-    refs = [
-        ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if "long" in ref.source_uri
-    ]
-    table = pa.table({"unit": [unit_to_json(WorkUnit(UNIT, tuple(refs)))]})
+    table = unit(config, only="long")
     limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 2.0 if end == "hangs" else 60.0})}
-    short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"part_seconds": 60})})
+    short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"piece_seconds": 60})})
 
     def life(rows: Connection) -> None:
         made = decoder(short)
-        real = made.decoder.parts
+        real = made.stage.pieces
 
-        def parts(text: str, start: Position, number: int) -> Iterator[dict[str, Any]]:
-            for row in real(text, start, number):
-                if row["part"] == 1:
+        def pieces(unit_id: str, place: Place, start: Position, number: int) -> Iterator[dict[str, Any]]:
+            for row in real(unit_id, place, start, number):
+                if row["piece"] == 1:
                     if end == "dies":
                         os._exit(9)
                     time.sleep(600)
                 yield row
 
-        made.decoder.parts = parts  # type: ignore[method-assign]
+        made.stage.pieces = pieces  # type: ignore[method-assign]
         for answer in made(table):
-            rows.send([answer["part"][0].as_py(), answer["suspect"][0].as_py()])
+            rows.send([answer["piece"][0].as_py(), answer["suspect"][0].as_py()])
         rows.close()
 
     lives = []

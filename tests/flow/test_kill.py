@@ -19,7 +19,7 @@ import pytest
 from pipeline.audio.stage import Decoder
 from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.output.pieces import PREFIX
-from pipeline.schemas import WorkUnit, unit_to_json
+from pipeline.schemas import About, WorkUnit
 from pipeline.sources.formats import list_recordings
 from tests.support.archives import archive, arguments, settings, wav
 
@@ -95,17 +95,17 @@ def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_d
 
 
 @pytest.mark.timeout(400)
-def test_a_long_recording_is_whole_after_kills_between_its_parts(tmp_path: Path, small_model_dir: Path) -> None:
-    """Decode actor, replica and driver die while parts are saved; what was saved is not heard again."""
+def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path, small_model_dir: Path) -> None:
+    """Decode actor, replica and driver die while pieces are saved; a saved piece is not recognised again."""
     chance = random.Random(SEED)
     source, output = tmp_path / "in", tmp_path / "out"
     wav(source / "a.wav", 5.0, seed=1)
     wav(source / "b.wav", 200.0, seed=2)
-    words = [*arguments(source, output, small_model_dir), "segment.part_seconds=60"]
-    config = settings(source, output, small_model_dir, "segment.part_seconds=60")
+    words = [*arguments(source, output, small_model_dir), "segment.piece_seconds=60"]
+    config = settings(source, output, small_model_dir, "segment.piece_seconds=60")
     unit = WorkUnit("0" * 16, tuple(list_recordings(config.source)))
-    parts = list(Decoder(config, window_seconds=1.0, languages=("en",)).parts(unit_to_json(unit)))
-    wanted = {(s["key"].partition("#")[0], s["segment_index"], s["start_sample"]) for p in parts for s in p["segments"]}
+    pieces = list(Decoder(config, About(1.0, ("en",), "m", "f")).pieces(unit))
+    wanted = {(s["key"].partition("#")[0], s["segment_index"], s["start_sample"]) for p in pieces for s in p.segments}
     log = tmp_path / "log"
     deadline = time.monotonic() + 360
     saved: set[str] = set()
@@ -113,7 +113,7 @@ def test_a_long_recording_is_whole_after_kills_between_its_parts(tmp_path: Path,
         driver = start(words, log)
         try:
             for stage in stages:
-                if stage == "GuardedDecoder":  # it runs ahead of the model: killed while it is at its second part
+                if stage == "GuardedDecoder":  # it runs ahead of the model: killed while it is at its second piece
                     marks: set[Path] = set()
                     while len(marks) < 2:
                         marks |= set((output / ATTEMPTS).glob("*/decode-*"))

@@ -12,13 +12,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audio.stage import START, Heard, idle_row
 from pipeline.config import ComputeConfig
 from pipeline.flow.cluster import ray_cluster
-from pipeline.flow.suspects import Broke, alone
+from pipeline.flow.suspects import Crash, alone
 from pipeline.output.attempts import PREFIX
 from pipeline.run import transcribe
-from pipeline.schemas import UNIT_DECODED, UNIT_TRANSCRIBED, WorkUnit, to_table, unit_to_json
+from pipeline.schemas import (
+    PIECE_DECODED,
+    PIECE_RECOGNISED,
+    START,
+    DecodedRecording,
+    Place,
+    WorkUnit,
+    piece_row,
+    to_table,
+)
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, settings
 from tests.support.outputs import ref
@@ -81,7 +89,7 @@ class Shaky:
     def call(self, _table: pa.Table) -> pa.Table:
         self.calls += 1
         if self.calls <= self.deaths:
-            raise Broke("crashed", "the process died")
+            raise Crash("crashed", "the process died")
         return self.answer
 
     def end(self) -> None:
@@ -92,16 +100,16 @@ class Shaky:
 def test_who_dies_once_alone_of_whatever_the_machine_had_is_no_culprit(
     deaths: tuple[int, int], reason: str | None
 ) -> None:
-    unit = WorkUnit("ab" * 8, (ref(0),))
-    text = unit_to_json(unit)
-    row = idle_row(text, unit.unit_id, 0, START, None) | {"recordings": json.dumps({0: asdict(Heard(samples=5))})}
-    answered = {name: value for name, value in row.items() if name != "segments"} | {"results": []}
-    decoder: Any = Shaky(deaths[0], to_table([row], UNIT_DECODED))
-    model: Any = Shaky(deaths[1], to_table([answered], UNIT_TRANSCRIBED))
-    ((_, (recording,), results),) = alone([text], decoder, model)
+    unit, place = WorkUnit("ab" * 8, (ref(0),)), Place("plan", 0, 0, 1)
+    recording = asdict(DecodedRecording(samples=5)) | {"recording_index": 0}
+    row = piece_row(unit.unit_id, place, 0, START, None) | {"recordings": [recording]}
+    answered = {name: value for name, value in row.items() if name not in ("segments", "pcm")} | {"results": []}
+    decoder: Any = Shaky(deaths[0], to_table([row], PIECE_DECODED))
+    model: Any = Shaky(deaths[1], to_table([answered], PIECE_RECOGNISED))
+    ((_, _, (found,), results),) = alone([(unit, place)], decoder, model)
     assert results == []
-    assert (recording.problem and recording.problem.reason) == reason
-    assert recording.samples == (None if reason else 5)
+    assert (found.problem and found.problem.reason) == reason
+    assert found.samples == (None if reason else 5)
 
 
 def heard(output: Path) -> set[str]:

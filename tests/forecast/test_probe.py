@@ -13,9 +13,9 @@ from pipeline.audio.stage import Decoder
 from pipeline.config import ConfigError, RunConfig
 from pipeline.forecast import probe as probing
 from pipeline.forecast.forecast import Measured
-from pipeline.forecast.probe import Sampled, declared_by_header, decoded, extrapolated, make_forecast, parts_of, probe
+from pipeline.forecast.probe import Sampled, declared_by_header, decoded, extrapolated, make_forecast, pieces_of, probe
 from pipeline.run import prepare
-from pipeline.schemas import SAMPLE_RATE, RecordingRef
+from pipeline.schemas import SAMPLE_RATE, About, RecordingRef
 from tests.support.archives import archive, settings, wav
 from tests.support.outputs import ref
 
@@ -46,9 +46,9 @@ def test_a_recording_too_long_for_its_time_is_decoded_in_part_and_scaled(
     monkeypatch.setattr(probing, "SEGMENTS_EACH", 2)
     wav(tmp_path / "long.wav", 180)
     config = settings(
-        tmp_path, tmp_path / "out", small_model_dir, "segment.part_seconds=60", "plan.probe_seconds=0.000001"
+        tmp_path, tmp_path / "out", small_model_dir, "segment.piece_seconds=60", "plan.probe_seconds=0.000001"
     )
-    decoder = Decoder(config, window_seconds=1.0, languages=("en",))
+    decoder = Decoder(config, About(1.0, ("en",), "m", "f"))
     item = next(decoded(config, decoder, [file_ref(tmp_path / "long.wav")], 0.0))
     assert 0 < item.seconds < 90
     assert item.length == 180
@@ -104,14 +104,14 @@ def test_a_header_states_the_length_of_what_will_be_transcribed(tmp_path: Path) 
 
 def test_pieces_of_a_recording_end_with_what_is_known_of_the_whole(tmp_path: Path, small_model_dir: Path) -> None:
     length = wav(tmp_path / "a.wav", 150)
-    config = settings(tmp_path, tmp_path / "out", small_model_dir, "segment.part_seconds=60")
-    parts = list(parts_of(Decoder(config, window_seconds=1.0, languages=("en",)), file_ref(tmp_path / "a.wav")))
+    config = settings(tmp_path, tmp_path / "out", small_model_dir, "segment.piece_seconds=60")
+    parts = list(pieces_of(Decoder(config, About(1.0, ("en",), "m", "f")), file_ref(tmp_path / "a.wav")))
     assert len(parts) > 1
     assert sum(samples for samples, _, _ in parts) == length
     assert all(segments for _, segments, _ in parts)
     assert [whole is None for _, _, whole in parts] == [True] * (len(parts) - 1) + [False]
     assert parts[-1][2] is not None
-    assert parts[-1][2]["samples"] == length
+    assert parts[-1][2].samples == length
 
 
 def _config(tmp_path: Path, small_model_dir: Path, *overrides: str) -> RunConfig:

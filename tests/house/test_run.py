@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.planning.plan import plan_size, todo
+from pipeline.planning.plan import plan_size
 from pipeline.run import dead_fraction, prepare, transcribe
 from pipeline.storage.base import Storage, open_storage
 from tests.support.archives import archive, settings
-from tests.support.outputs import commit
+from tests.support.outputs import commit, left
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def config(tmp_path: Path, small_model_dir: Path) -> RunConfig:
 
 
 def commit_units(storage: Storage, mark: str, count: int) -> None:
-    for unit in list(todo(storage))[:count]:
+    for unit in left(storage)[:count]:
         commit(storage, unit, mark)
 
 

@@ -12,11 +12,9 @@ import pytest
 
 from jobs import plan as job
 from jobs import transcribe as transcribe_job
-from pipeline.output.commit import committed_units
-from pipeline.planning.plan import todo
 from pipeline.run import prepare
 from tests.support.archives import archive, arguments, settings
-from tests.support.outputs import commit
+from tests.support.outputs import commit, left
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +60,7 @@ def test_a_plan_that_is_half_done_is_forecast_to_its_end_and_left_as_it_is(
 ) -> None:
     words = arguments(source, tmp_path / "out", small_model_dir)
     storage = prepare(settings(source, tmp_path / "out", small_model_dir))
-    commit(storage, next(todo(storage, set())), "mark")
+    commit(storage, left(storage)[0], "mark")
     before = contents(tmp_path / "out")
     assert dry(words) == 0
     shown = capsys.readouterr().out
@@ -94,7 +92,7 @@ def test_a_retry_is_planned_aside(
 ) -> None:
     words = arguments(source, tmp_path / "out", small_model_dir)
     storage = prepare(settings(source, tmp_path / "out", small_model_dir))
-    for unit in todo(storage, set()):
+    for unit in left(storage):
         commit(storage, unit, "mark", dead=["r001.wav"])
     before = contents(tmp_path / "out")
     assert dry([*words, "retry=dead_letters"]) == 0
@@ -108,10 +106,10 @@ def test_a_round_of_retries_that_is_half_done_is_shown_as_it_is(
 ) -> None:
     config = settings(source, tmp_path / "out", small_model_dir, "plan.unit_recordings=1")
     storage = prepare(config)
-    for unit in todo(storage, committed_units(storage)):
+    for unit in left(storage):
         commit(storage, unit, "mark", dead=["r001.wav", "r003.wav"])
     prepare(config.model_copy(update={"retry": "dead_letters"}))
-    commit(storage, next(todo(storage, committed_units(storage))), "mark")
+    commit(storage, left(storage)[0], "mark")
     before = contents(tmp_path / "out")
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.unit_recordings=1"]
     assert dry([*words, "retry=dead_letters"]) == 0

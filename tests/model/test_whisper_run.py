@@ -21,8 +21,8 @@ from pipeline.planning.plan import read_fingerprint
 from pipeline.run import prepare, transcribe
 from pipeline.schemas import RecordingRef
 from pipeline.storage.base import open_storage
-from tests.model.test_replica import config as settings_for
-from tests.model.test_replica import units
+from tests.model.test_model_stage import ABOUT, units
+from tests.model.test_model_stage import config as settings_for
 from tests.support.archives import archive, arguments, wav
 from tests.support.small_model import noise_segment
 from tests.support.small_whisper import edit, save_whisper
@@ -36,10 +36,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
-    replica = Replica(settings_for(folder))
+    replica = Replica(settings_for(folder), ABOUT)
     assert isinstance(replica.engine, WhisperEngine)
     got = asyncio.run(replica(units({"a": [1, 2, 3, 4], "b": [], "c": [5]})))
-    assert got.schema == schemas.UNIT_TRANSCRIBED
+    assert got.schema == schemas.PIECE_RECOGNISED
     alone = whisper.load(str(folder))
     answers = [[row["text"] for row in of_unit] for of_unit in got["results"].to_pylist()]
     wanted = {n: alone.hear([noise_segment(n)])[0] for n in range(1, 6)}
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> Non
     broken = save_whisper(tmp_path / "broken")
     edit(broken / "config.json", architectures=["WhisperModel"])
     with pytest.raises(ConfigError, match=r'architecture \["WhisperModel"\]'):
-        Replica(settings_for(broken))
+        Replica(settings_for(broken), ABOUT)
 
 
 @pytest.fixture(scope="module")

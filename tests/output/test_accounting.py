@@ -14,10 +14,9 @@ from pipeline.config import PlanConfig
 from pipeline.output.accounting import Tally, accounting
 from pipeline.output.commit import commit_key
 from pipeline.output.retry import plan_retry
-from pipeline.planning.plan import todo
 from pipeline.schemas import REASONS, SAMPLE_RATE
 from pipeline.storage.base import Storage, open_storage
-from tests.support.outputs import plan, ref, run
+from tests.support.outputs import left, plan, ref, run
 
 
 @pytest.fixture
@@ -148,4 +147,4 @@ def test_commits_of_no_plan_are_named(storage: Storage) -> None:
     report = accounting(storage)
     assert report["complaints"] == ["1 commits belong to no plan"]
     assert not report["closed"]
-    assert list(todo(storage)) == []
+    assert left(storage) == []

@@ -28,11 +28,10 @@ from pipeline.output.commit import (
     read_unit,
 )
 from pipeline.planning.pack import pack
-from pipeline.planning.plan import todo
 from pipeline.schemas import WorkUnit
 from pipeline.storage.base import OutputError, Storage, open_storage
 from pipeline.storage.local import LocalStorage
-from tests.support.outputs import UNITS, commit, killable, plan, ref, results, run
+from tests.support.outputs import UNITS, commit, killable, left, plan, ref, results, run
 
 
 @pytest.fixture
@@ -243,7 +242,7 @@ def test_a_dead_letter_accounts_for_whole_samples(seconds: float | None, samples
 
 def _work(uri: str, mark: str, done: Connection) -> None:
     storage = open_storage(uri)
-    for unit in list(todo(storage)):
+    for unit in left(storage):
         commit(storage, unit, mark)
         done.send_bytes(unit.unit_id.encode())
 
@@ -267,7 +266,7 @@ def test_every_unit_is_committed_once_however_often_the_process_is_killed(storag
     run(storage, mark)
     commits = list(read_commits(storage))
     assert len(commits) == 200
-    assert list(todo(storage)) == []
+    assert left(storage) == []
     recordings: Counter[str] = Counter()
     for stored in commits:
         recordings.update(set(read_unit(storage, stored)["transcripts"]["recording_id"].to_pylist()))

@@ -19,11 +19,10 @@ from pipeline.output.accounting import accounting
 from pipeline.output.commit import collect_garbage, committed_units, read_commits
 from pipeline.output.publish import publish
 from pipeline.output.retry import plan_retry
-from pipeline.planning.plan import todo
 from pipeline.schemas import TRANSCRIPT
 from pipeline.storage.base import Storage, open_storage
 from tests.support.ceph import Ceph
-from tests.support.outputs import commit, killable, plan, ref, run
+from tests.support.outputs import commit, killable, left, plan, ref, run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,7 +46,7 @@ def _work(uri: str, mark: str, seed: int, both: Barrier, done: Connection) -> No
     storage = open_storage(uri)
     both.wait()  # or the one commits everything while the other starts
     # As several drivers would: the same units in another order. A share of them: six kills leave some to do.
-    for unit in random.Random(seed).sample(list(todo(storage)), 12):
+    for unit in random.Random(seed).sample(left(storage), 12):
         commit(storage, unit, mark)
         done.send_bytes(unit.unit_id.encode())
     signal.pause()

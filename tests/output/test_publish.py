@@ -28,12 +28,11 @@ from pipeline.output.accounting import accounting
 from pipeline.output.commit import read_commit
 from pipeline.output.publish import is_published, publish
 from pipeline.output.retry import plan_retry
-from pipeline.planning.plan import todo
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, Storage, open_storage
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.s3 import S3Replacement
-from tests.support.outputs import commit, killable, plan, ref, run
+from tests.support.outputs import commit, killable, left, plan, ref, run
 
 
 @pytest.fixture
@@ -59,7 +58,7 @@ def _expected(numbers: Any) -> list[tuple[str, int]]:
 def test_tables_are_in_plan_order_whatever_the_order_of_the_commits(storage: Storage) -> None:
     refs = [ref(number) for number in (5, 3, 9, 0, 7, 1, 8, 2)]
     mark = plan(storage, refs)
-    for unit in reversed(list(todo(storage))):
+    for unit in reversed(left(storage)):
         commit(storage, unit, mark, dead=["r7", "r9"])
     publish(storage)
     assert _pairs(storage) == _expected([5, 3, 0, 1, 8, 2])
@@ -133,7 +132,7 @@ def test_a_part_holds_the_same_recordings_in_every_publication(storage: Storage)
     mark = plan(storage, [ref(number) for number in range(60)])
     of_part: dict[str, set[str]] = {}
     dice = random.Random(3)
-    while list(todo(storage)):
+    while left(storage):
         run(storage, mark, only=lambda _: dice.random() < 0.4)
         publish(storage)
         for key in storage.list("transcripts/"):
@@ -445,7 +444,7 @@ def test_a_reader_during_publications_never_counts_a_recording_twice(storage: St
     stop = threading.Event()
 
     def write() -> None:
-        while list(todo(storage)):
+        while left(storage):
             run(storage, mark, only=lambda number: number == 0)
             publish(storage)
         stop.set()

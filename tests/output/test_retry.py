@@ -9,9 +9,9 @@ import pytest
 from pipeline.config import PlanConfig
 from pipeline.output.commit import committed_units
 from pipeline.output.retry import latest_units, plan_retry
-from pipeline.planning.plan import plan_names, read_plan, todo
+from pipeline.planning.plan import plan_names, read_plan
 from pipeline.storage.base import Storage, open_storage
-from tests.support.outputs import commit, plan, ref, run
+from tests.support.outputs import commit, left, plan, ref, run
 
 PAIRS = PlanConfig(unit_recordings=2)
 
@@ -21,8 +21,8 @@ def storage(tmp_path: Path) -> Storage:
     return open_storage(str(tmp_path / "out"))
 
 
-def _todo(storage: Storage) -> list[str]:
-    return [item.recording_id for unit in todo(storage) for item in unit.refs]
+def _ids_left(storage: Storage) -> list[str]:
+    return [item.recording_id for unit in left(storage) for item in unit.refs]
 
 
 def test_nothing_planned_or_nothing_dead_is_nothing_to_retry(storage: Storage) -> None:
@@ -41,7 +41,7 @@ def test_dead_letters_are_taken_up_with_their_ref_reason_and_samples(storage: St
     assert [entry.unit.refs for entry in planned] == [(ref(1), ref(4)), (ref(7),)]
     assert [entry.retried for entry in planned] == [(("model_error", 64_000),) * 2, (("model_error", 64_000),)]
     assert not {entry.unit.unit_id for entry in planned} & {entry.unit.unit_id for entry in read_plan(storage)}
-    assert _todo(storage) == ["r1", "r4", "r7"]
+    assert _ids_left(storage) == ["r1", "r4", "r7"]
 
 
 def test_what_was_wrong_at_listing_is_left_alone(storage: Storage) -> None:
@@ -49,7 +49,7 @@ def test_what_was_wrong_at_listing_is_left_alone(storage: Storage) -> None:
     mark = plan(storage, refs)
     run(storage, mark, dead=["r1"])
     assert plan_retry(storage, PAIRS) == "retry-1"
-    assert _todo(storage) == ["r1"]
+    assert _ids_left(storage) == ["r1"]
     run(storage, mark)
     assert plan_retry(storage, PAIRS) is None
 
@@ -60,10 +60,10 @@ def test_a_round_that_was_killed_is_resumed_not_doubled(storage: Storage) -> Non
     assert plan_retry(storage, PAIRS) == "retry-1"
     run(storage, mark, only=lambda number: number == 0, dead=["r4"])
     assert plan_retry(storage, PAIRS) == "retry-1"
-    assert _todo(storage) == ["r7"]
+    assert _ids_left(storage) == ["r7"]
     run(storage, mark)
     assert plan_retry(storage, PAIRS) == "retry-2"
-    assert _todo(storage) == ["r4"]
+    assert _ids_left(storage) == ["r4"]
 
 
 def test_every_round_has_units_of_its_own(storage: Storage) -> None:
@@ -72,18 +72,18 @@ def test_every_round_has_units_of_its_own(storage: Storage) -> None:
         run(storage, mark, dead=["r1"])
         assert plan_retry(storage, PAIRS) == f"retry-{number}"
     assert len(committed_units(storage)) == 4
-    assert _todo(storage) == ["r1"]
+    assert _ids_left(storage) == ["r1"]
 
 
 def test_the_latest_committed_round_counts(storage: Storage) -> None:
     mark = plan(storage, [ref(number) for number in range(6)])
     run(storage, mark, dead=["r1", "r4"])
     plan_retry(storage, PlanConfig(unit_recordings=1))
-    first = list(todo(storage))
+    first = left(storage)
     for unit in first:
         commit(storage, unit, mark, dead=["r1", "r4"])
     plan_retry(storage, PlanConfig(unit_recordings=1))
-    second = list(todo(storage))
+    second = left(storage)
     commit(storage, second[0], mark)
     latest = latest_units(storage, plan_names(storage), committed_units(storage))
     assert latest == {"r1": second[0].unit_id, "r4": first[1].unit_id}
@@ -98,4 +98,4 @@ def test_of_two_drivers_that_plan_a_round_one_plan_stands(storage: Storage, monk
         patch.setattr("pipeline.output.retry.plan_names", lambda _: names)  # a driver that looked before
         assert plan_retry(storage, PlanConfig(unit_recordings=1)) == "retry-1"
     assert plan_names(storage) == ["plan", "retry-1"]
-    assert len(list(todo(storage))) == 1
+    assert len(left(storage)) == 1

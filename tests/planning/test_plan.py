@@ -9,6 +9,7 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pyarrow.parquet as pq
 import pytest
@@ -16,11 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, PlanConfig, SourceConfig
+from pipeline.output.commit import committed_units
 from pipeline.planning import plan as planning
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import PlannedUnit, mark_duplicates, pack, with_parts
 from pipeline.planning.plan import (
     BASE,
+    PlanReader,
     ensure_plan,
     plan_key,
     plan_names,
@@ -29,13 +32,14 @@ from pipeline.planning.plan import (
     read_plan,
     retry_round,
     todo,
+    todo_units,
     unit_ids,
     write_plan,
 )
-from pipeline.schemas import PLAN, RecordingRef
+from pipeline.schemas import PLAN, TODO, Place, RecordingRef
 from pipeline.storage.base import OutputError, Storage, open_storage
 from tests.planning.test_pack import CONFIGS, REFS
-from tests.support.outputs import FINGERPRINT, UNITS, commit, plan, ref
+from tests.support.outputs import FINGERPRINT, UNITS, commit, left, plan, ref
 
 
 @pytest.fixture
@@ -145,12 +149,15 @@ def test_a_source_that_cannot_be_listed_leaves_no_plan(storage: Storage, monkeyp
 
 def test_todo_is_the_plan_without_what_is_committed(storage: Storage) -> None:
     mark = plan(storage, [ref(number) for number in range(10)])
-    units = list(todo(storage))
+    units = left(storage)
     assert [len(unit.refs) for unit in units] == [3, 3, 3, 1]
     for unit in (units[2], units[0]):
         commit(storage, unit, mark)
-    assert list(todo(storage)) == [units[1], units[3]]
-    assert list(todo(storage, {unit.unit_id for unit in units})) == []
+    assert left(storage) == [units[1], units[3]]
+    places = todo(storage, committed_units(storage))
+    assert places.schema == TODO
+    assert places["unit_id"].to_pylist() == [units[1].unit_id, units[3].unit_id]
+    assert len(todo(storage, {unit.unit_id for unit in units})) == 0
 
 
 def test_rows_of_a_unit_stay_in_one_row_group(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +167,39 @@ def test_rows_of_a_unit_stay_in_one_row_group(storage: Storage, monkeypatch: pyt
         groups = [set(file.read_row_group(i)["unit_id"].to_pylist()) for i in range(file.num_row_groups)]
     assert len(groups) > 3
     assert sum(len(group) for group in groups) == len(set.union(*groups)) == 17
-    assert [item for unit in todo(storage) for item in unit.refs] == [ref(number) for number in range(50)]
+    assert [item for unit in left(storage) for item in unit.refs] == [ref(number) for number in range(50)]
+
+
+@settings(deadline=None, max_examples=50)
+@given(REFS, CONFIGS, st.integers(1, 20), st.randoms())
+def test_every_unit_is_read_back_from_its_place(
+    tmp_path_factory: pytest.TempPathFactory, refs: list[RecordingRef], config: PlanConfig, group: int, dice: Random
+) -> None:
+    """In any order, over row groups and rounds, and each of its recordings by itself."""
+    storage = open_storage(str(tmp_path_factory.mktemp("plan")))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(planning, "ROW_GROUP", group)
+        for number, name in enumerate((BASE, "retry-1")):
+            write_plan(storage, name, with_parts(pack(mark_duplicates(refs), config, retry=number), 10))
+    units = list(todo_units(storage, frozenset()))
+    places = [(row["unit_id"], Place(**row["place"])) for row in todo(storage, frozenset()).to_pylist()]
+    assert [unit_id for unit_id, _ in places] == [unit.unit_id for unit in units]
+    reader = PlanReader(storage)
+    pairs = list(zip(units, places, strict=True))
+    dice.shuffle(pairs)
+    for unit, (unit_id, place) in pairs:
+        assert reader.unit(unit_id, place) == unit
+        alone = [reader.unit(unit_id, place.recording(index)).refs for index in range(len(unit.refs))]
+        assert alone == [(item,) for item in unit.refs]
+
+
+@pytest.mark.parametrize(
+    "place", [Place(BASE, 0, 3, 3), Place(BASE, 0, 0, 4), Place(BASE, 0, 1000, 3), Place(BASE, 9, 0, 3)]
+)
+def test_a_unit_that_is_not_at_its_place_is_an_error_that_names_the_plan(storage: Storage, place: Place) -> None:
+    plan(storage, [ref(number) for number in range(10)])
+    with pytest.raises(OutputError, match=r"_run/plan\.parquet: unit \w+ is not where it was planned"):
+        PlanReader(storage).unit(left(storage)[0].unit_id, place)
 
 
 def test_rounds_of_retries_are_ordered_by_number(storage: Storage) -> None:

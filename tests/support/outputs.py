@@ -13,10 +13,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import PlanConfig
-from pipeline.output.commit import Receipt, commit_unit, new_attempt
+from pipeline.output.commit import Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import mark_duplicates, pack, with_parts
-from pipeline.planning.plan import BASE, plan_key, todo, write_plan
+from pipeline.planning.plan import BASE, plan_key, todo_units, write_plan
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
 from pipeline.storage.base import Storage
 
@@ -66,6 +66,11 @@ def plan(storage: Storage, refs: Iterable[RecordingRef], *, config: PlanConfig =
     if not storage.exists(plan_key(BASE)):
         write_plan(storage, BASE, with_parts(pack(mark_duplicates(refs), config), part_rows), FINGERPRINT)
     return fingerprint_id(FINGERPRINT)
+
+
+def left(storage: Storage) -> list[WorkUnit]:
+    """The units that are not committed."""
+    return list(todo_units(storage, committed_units(storage)))
 
 
 def results(
@@ -124,5 +129,5 @@ def run(
     storage: Storage, mark: str, *, dead: Collection[str] = (), only: Callable[[int], bool] = lambda _: True
 ) -> list[Receipt]:
     """Commit every unit that is to do and whose number `only` accepts."""
-    units = list(enumerate(todo(storage)))
+    units = list(enumerate(left(storage)))
     return [commit(storage, unit, mark, dead=dead) for number, unit in units if only(number)]

@@ -39,25 +39,25 @@ def local_ray() -> Iterator[None]:
 
 def in_this_process(config: RunConfig) -> None:
     """From the plan to the tables through the same stages one after the other, without Ray."""
-    from pipeline.audio.stage import Decoder
+    from pipeline.audio.stage import DecodeStage
     from pipeline.model.files.layout import describe
     from pipeline.model.stage import Replica
+    from pipeline.output.commit import committed_units
     from pipeline.output.publish import publish
-    from pipeline.output.stage import Finisher
+    from pipeline.output.stage import CommitStage
     from pipeline.planning.fingerprint import fingerprint_id
     from pipeline.planning.plan import read_fingerprint, todo
     from pipeline.run import prepare
-    from pipeline.schemas import UNIT_DECODED, to_table, unit_to_json
+    from pipeline.schemas import PIECE_DECODED, About, Place, to_table
 
     storage, info = prepare(config), describe(config.model.name, config.model.revision)
-    decoder = Decoder(config, window_seconds=info.window_seconds, languages=info.languages)
-    replica = Replica(config.model_dump(mode="json"))
     mark = fingerprint_id(read_fingerprint(storage))
-    finisher = Finisher(config.output.uri, model=f"{info.name}@{info.weights_hash}", fingerprint=mark)
+    about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", mark)
+    decoder, replica, commit = DecodeStage(config, about), Replica(config, about), CommitStage(config, about)
     try:
-        for unit in todo(storage):
-            for row in decoder.parts(unit_to_json(unit)):
-                finisher(asyncio.run(replica(to_table([row | {"retries": "{}"}], UNIT_DECODED))))
+        for unit in todo(storage, committed_units(storage)).to_pylist():
+            for row in decoder.pieces(unit["unit_id"], Place(**unit["place"])):
+                commit(asyncio.run(replica(to_table([row], PIECE_DECODED))))
     finally:
         replica.engine.close()
     publish(storage)

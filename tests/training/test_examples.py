@@ -77,7 +77,7 @@ def test_silence_is_no_example(tmp_path: Path) -> None:
 
 def test_the_same_source_is_decoded_once(folder: Path) -> None:
     first = prepare(folder)
-    with mock.patch.object(decode.Decoder, "parts", side_effect=AssertionError("decoded again")):
+    with mock.patch.object(decode.Decoder, "pieces", side_effect=AssertionError("decoded again")):
         again = prepare(folder)
         assert (again.texts, again.left_out) == (first.texts, first.left_out)
         with pytest.raises(AssertionError, match="decoded again"):
@@ -85,7 +85,7 @@ def test_the_same_source_is_decoded_once(folder: Path) -> None:
 
 
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_examples(folder: Path) -> None:
-    with mock.patch.object(decode.Decoder, "parts", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+    with mock.patch.object(decode.Decoder, "pieces", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         prepare(folder)
     assert prepare(folder).texts == ["null", "eins"]
 

@@ -243,7 +243,7 @@ class Scheduler:
         return model.prompt_embeds(audio, [segment.language for segment in segments])
 
 
-def window_of(pcm: bytes, samples: int) -> np.ndarray:
+def window_of(pcm: bytes | memoryview, samples: int) -> np.ndarray:
     """int16 little-endian bytes as float32 [samples] in [-1, 1), zero-padded. Raises ValueError if longer."""
     audio = np.frombuffer(pcm, "<i2")
     if len(audio) > samples:

@@ -40,8 +40,7 @@ def _poison_model(module: Any) -> None:
 
     @functools.wraps(call)
     async def poisonous(self: Any, units: Any) -> Any:
-        pcm = [segment["pcm"] for segments in units["segments"].to_pylist() for segment in segments]
-        if any(b"VENOM" in samples for samples in pcm) and poisonous_now():
+        if any(b"VENOM" in pcm for pcm in units["pcm"].to_pylist()) and poisonous_now():
             os.kill(os.getpid(), signal.SIGKILL)
         return await call(self, units)
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import ray
+from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.flow.suspects import users_error
+from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.output.commit import committed_units
 from pipeline.run import prepare, transcribe
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UnreachableError
 from pipeline.storage.base import OutputError, open_storage
 from tests.support.archives import archive, settings, wav
 
@@ -148,13 +153,57 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, 
     assert "\n" not in str(caught.value)
 
 
-def test_only_what_ended_the_actor_is_told_as_the_users_error() -> None:
-    assert str(users_error("Traceback\n  File x\npipeline.config.ConfigError: model.name: a\n")) == "model.name: a"
-    assert type(users_error("pipeline.storage.base.OutputError: out: b")) is OutputError
-    silent = users_error("pipeline.schemas.UnreachableError: s3://b/x: slow down")
-    assert (type(silent), str(silent)) == (ConfigError, "source.uri: s3://b/x: slow down")
-    full = users_error("Traceback\n  File y\nOSError: [Errno 28] No space left on device: '/out/data/x'\n")
-    assert isinstance(full, OSError)
-    assert (full.errno, full.filename) == (28, "/out/data/x")
-    assert users_error("Traceback\nFileNotFoundError: [Errno 2] No such file or directory: 'x'") is None
-    assert users_error("Traceback\n  raise ConfigError\nValueError: pipeline.config.ConfigError: no") is None
+def test_a_replica_has_several_units_in_flight(source: Path, small_model_dir: Path, tmp_path: Path) -> None:
+    """Each unit in flight has a marker of the model stage. One canvas slot makes every unit slow enough to be seen."""
+    words = ("plan.unit_recordings=1", "compute.canvases=1", "compute.units_in_flight=3")
+    config = settings(source, tmp_path / "out", small_model_dir, *words)
+    most = 0
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(transcribe, config)
+        while not run.done():
+            most = max(most, len(list((tmp_path / "out" / ATTEMPTS).glob("*/model-*"))))
+            time.sleep(0.005)
+        run.result()
+    assert 2 <= most <= 3
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "message"),
+    [
+        ("pipeline.config.ConfigError: model.name: a", ConfigError, "model.name: a"),
+        ("pipeline.storage.base.OutputError: out: b", OutputError, "out: b"),
+        ("pipeline.schemas.UnreachableError: s3://b/x: slow down", ConfigError, "source.uri: s3://b/x: slow down"),
+        ("OSError: [Errno 28] No space left on device: '/out/data/x'", OSError, "/out/data/x"),
+        ("FileNotFoundError: [Errno 2] No such file or directory: 'x'", None, ""),
+        ("ValueError: pipeline.config.ConfigError: no", None, ""),
+    ],
+)
+def test_what_ended_an_actor_of_ray_data_is_found_in_its_traceback(line: str, kind: type | None, message: str) -> None:
+    error = users_error(RayError(f"Traceback\n  File x\n  raise ConfigError\n{line}\n"))
+    assert type(error) is (kind or type(None))
+    assert message in str(error)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "message"),
+    [
+        (ConfigError("model.name: a"), ConfigError, "model.name: a"),
+        (OutputError("out: b"), OutputError, "out: b"),
+        (UnreachableError("s3://b/x: slow down"), ConfigError, "source.uri: s3://b/x: slow down"),
+        (OSError(28, "No space left on device", "/out/data/x"), OSError, "/out/data/x"),
+        (OSError(5, "no answer", "s3://b/x"), OSError, "s3://b/x"),
+        (FileNotFoundError(2, "No such file", "x"), None, ""),
+        (ValueError("pipeline.config.ConfigError: no"), None, ""),
+    ],
+)
+def test_the_exception_of_an_actor_that_we_started_is_taken_as_it_is(
+    raised: Exception, kind: type | None, message: str
+) -> None:
+    def fails() -> None:
+        raise raised
+
+    with pytest.raises(RayTaskError) as caught:
+        ray.get(ray.remote(num_cpus=0, max_retries=0)(fails).remote())
+    error = users_error(caught.value)
+    assert type(error) is (kind or type(None))
+    assert message in str(error)

@@ -13,21 +13,19 @@ from unittest import mock
 import pyarrow as pa
 import pytest
 
-from pipeline import schemas
-from pipeline.audio.stage import START, idle_row
 from pipeline.config import ConfigError, RunConfig
-from pipeline.flow import chain as flow
 from pipeline.model.files import checkpoint, hub
 from pipeline.model.stage import Replica
-from pipeline.schemas import Segment
+from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Segment, piece_row, to_table
 from tests.support.small_model import hearing_model, noise_segment
 
+ABOUT = About(1.0, ("en",), "m", "f")
 ENDS = """
 import asyncio, sys, time
 from unittest import mock
 from pipeline.model.network import backbone
 from pipeline.model import stage as replica_module
-from tests.model import test_replica
+from tests.model import test_model_stage
 
 def dies(*_):
     raise RuntimeError("CUDA error: device-side assert triggered")
@@ -37,9 +35,9 @@ def hangs(*_):
 
 replica_module.HUNG_SECONDS = 0.5
 with mock.patch.object(backbone, "decode", {"dies": dies, "hangs": hangs}[sys.argv[2]]):
-    replica = test_replica.Replica(test_replica.config(sys.argv[1]))
+    replica = test_model_stage.Replica(test_model_stage.config(sys.argv[1]), test_model_stage.ABOUT)
     try:
-        asyncio.run(replica(test_replica.units({"u": [1, 2], "v": [3]})))
+        asyncio.run(replica(test_model_stage.units({"u": [1, 2], "v": [3]})))
     finally:
         print("the process went on")
 """
@@ -52,19 +50,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def config(folder: Path | str) -> dict[str, Any]:
-    return {
-        "source": {"uri": "in"},
-        "output": {"uri": "out"},
-        "model": {"name": str(folder), "device": "cpu"},
-        "denoise": {"max_steps": 6, "entropy_bound": 2.0, "confidence_threshold": 0.2},
-        "compute": {"canvases": 3},
-    }
+def config(folder: Path | str, **model: Any) -> RunConfig:
+    return RunConfig.model_validate(
+        {
+            "source": {"uri": "in"},
+            "output": {"uri": "out"},
+            "model": {"name": str(folder), "device": "cpu", **model},
+            "denoise": {"max_steps": 6, "entropy_bound": 2.0, "confidence_threshold": 0.2},
+            "compute": {"canvases": 3},
+        }
+    )
 
 
 @pytest.fixture(scope="module")
 def replica(folder: Path) -> Replica:
-    return Replica(config(folder))
+    return Replica(config(folder), ABOUT)
 
 
 def segment_row(number: int, position: int) -> dict[str, Any]:
@@ -82,21 +82,25 @@ def segment_row(number: int, position: int) -> dict[str, Any]:
     }
 
 
+def unit_row(unit_id: str, numbers: list[int]) -> dict[str, Any]:
+    segments = [segment_row(number, position) for position, number in enumerate(numbers)]
+    row = piece_row(unit_id, Place("plan", 0, 0, 1), 0, START, None) | {"pcm": b""}
+    for segment in segments:
+        segment["pcm_offset"] = len(row["pcm"])
+        row["pcm"] += segment.pop("pcm")
+    return row | {"segments": segments}
+
+
 def units(numbers: dict[str, list[int]]) -> pa.Table:
     """Per unit id the numbers of its segments."""
-    rows = [
-        idle_row(f'{{"unit_id": "{unit_id}"}}', unit_id, 0, START, None)
-        | {"segments": [segment_row(number, position) for position, number in enumerate(of_unit)]}
-        for unit_id, of_unit in numbers.items()
-    ]
-    return schemas.to_table(rows, schemas.UNIT_DECODED)
+    return to_table([unit_row(unit_id, of_unit) for unit_id, of_unit in numbers.items()], PIECE_DECODED)
 
 
 def test_a_table_of_units_comes_back_with_their_results(replica: Replica) -> None:
     given = units({"a": [1, 2, 3], "b": [], "c": [4]})
     got = asyncio.run(replica(given))
-    assert got.schema == schemas.UNIT_TRANSCRIBED
-    for name in ("unit_id", "unit", "part", "next", "recordings", "suspect"):
+    assert got.schema == PIECE_RECOGNISED
+    for name in ("unit_id", "place", "piece", "next", "recordings", "suspect"):
         assert got[name] == given[name]
     results = got["results"].to_pylist()
     assert [len(of_unit) for of_unit in results] == [3, 0, 1]
@@ -142,13 +146,13 @@ def test_a_call_that_times_out_leaves_the_replica_usable(replica: Replica) -> No
 
 def test_units_without_segments_need_no_model(replica: Replica) -> None:
     got = asyncio.run(replica(units({"a": [], "b": []})))
-    assert got.schema == schemas.UNIT_TRANSCRIBED
+    assert got.schema == PIECE_RECOGNISED
     assert got["results"].to_pylist() == [[], []]
 
 
 def test_a_model_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        Replica(config(tmp_path))
+        Replica(config(tmp_path), ABOUT)
 
 
 @pytest.mark.timeout(300)
@@ -196,26 +200,6 @@ def test_a_second_call_is_under_way_before_the_first_returns(replica: Replica) -
     assert events == [first, second, "returned", "returned"]
 
 
-def test_the_chain_keeps_several_units_in_flight_per_replica(folder: Path) -> None:
-    run = RunConfig.model_validate(config(folder) | {"compute": {"units_in_flight": 7}})
-    stages = flow.Stages(window_seconds=1.0, languages=("en",), model="m", fingerprint="f")
-    with mock.patch.object(flow.ray.data, "from_items") as items:
-        flow.chain(run, stages, ["{}"])
-        stage = items.return_value.map_batches.return_value.map_batches
-    (made,) = [call for call in stage.call_args_list if call.args[0] is flow.GuardedReplica]
-    assert made.kwargs["compute"].max_tasks_in_flight_per_actor == 14
-    assert made.kwargs["compute"].max_concurrent_calls_per_actor == 7
-
-
-def test_a_quantised_replica_answers_too(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    settings = config(folder)
-    settings["model"]["quantization"] = "int8"
-    got = asyncio.run(Replica(settings)(units({"u": [1, 2]})))
-    assert all(answer["text"] is not None for answer in got["results"].to_pylist()[0])
-    assert "model needs" in caplog.text  # in a process of Ray too, where only warnings are shown
-    assert "weights" in caplog.text
-
-
 def test_weights_that_changed_under_their_manifest_end_the_replica(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     hub.write_manifest(copy)
@@ -224,7 +208,5 @@ def test_weights_that_changed_under_their_manifest_end_the_replica(folder: Path,
     content[-1] ^= 1
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=r"encoder\.safetensors: its SHA-256"):
-        Replica(config(copy))
-    settings = config(copy)
-    settings["model"]["verify"] = False
-    Replica(settings)
+        Replica(config(copy), ABOUT)
+    Replica(config(copy, verify=False), ABOUT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,31 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline.audio.stage import START, Heard, Problem
 from pipeline.output.commit import read_commit, read_unit
-from pipeline.output.stage import RECEIPT, Finisher, chars_per_second, covered, milliseconds
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_TRANSCRIBED, RecordingRef, WorkUnit, to_table, unit_to_json
+from pipeline.output.stage import RECEIPT, CommitStage, chars_per_second, covered, milliseconds
+from pipeline.planning.pack import PlannedUnit
+from pipeline.planning.plan import BASE, write_plan
+from pipeline.schemas import (
+    DEAD_LETTER,
+    PIECE_RECOGNISED,
+    START,
+    TRANSCRIPT,
+    About,
+    DecodedRecording,
+    Place,
+    Problem,
+    RecordingRef,
+    WorkUnit,
+    piece_row,
+    to_table,
+)
 from pipeline.storage.base import open_storage
+from tests.support.archives import settings
 from tests.support.outputs import ref
 
 MARK = "f" * 16
 UNIT = WorkUnit("ab" * 8, (ref(0), ref(1), ref(2), ref(3)))
+PLACE = Place("plan", 0, 0, 4)
 
 
 def answer(recording: int, segment: int, start: int, end: int, text: str | None, **changes: Any) -> dict[str, Any]:
@@ -44,27 +59,23 @@ def answer(recording: int, segment: int, start: int, end: int, text: str | None,
 
 def finish(
     output: Path,
-    recordings: list[Heard],
+    recordings: list[DecodedRecording],
     results: list[dict[str, Any]],
     *,
     suspect: bool = False,
     refs: tuple[RecordingRef, ...] = UNIT.refs,
 ) -> dict[str, Any]:
-    open_storage(str(output))
-    row = {
-        "unit_id": UNIT.unit_id,
-        "unit": unit_to_json(WorkUnit(UNIT.unit_id, refs)),
-        "part": 0,
-        "start": START.to_json(),
-        "next": None,
+    storage = open_storage(str(output))
+    write_plan(storage, BASE, [PlannedUnit(WorkUnit(UNIT.unit_id, refs))])
+    row = piece_row(UNIT.unit_id, PLACE, 0, START, None) | {
         "samples": sum(recording.samples or 0 for recording in recordings),
-        "recordings": json.dumps({index: asdict(recording) for index, recording in enumerate(recordings)}),
-        "retries": '{"SlowDown": 2}',
+        "recordings": [asdict(item) | {"recording_index": index} for index, item in enumerate(recordings)],
         "suspect": suspect,
-        "saved": False,
         "results": results,
     }
-    table = Finisher(str(output), model="tiny@1", fingerprint=MARK)(to_table([row], UNIT_TRANSCRIBED))
+    del row["segments"], row["pcm"]
+    stage = CommitStage(settings(output, output, Path("unused")), About(1.0, ("de",), "tiny@1", MARK))
+    table = stage(to_table([row], PIECE_RECOGNISED))
     assert table.schema.equals(RECEIPT)
     return dict(table.to_pylist()[0])
 
@@ -76,11 +87,11 @@ def committed(output: Path) -> tuple[pa.Table, pa.Table, dict[str, int]]:
     return tables["transcripts"], tables["dead_letters"], commit["samples"]
 
 
-HEARD = [
-    Heard(samples=48_000, language="de", reference="so", metadata="{}"),
-    Heard(samples=16_000, language="en"),  # silence
-    Heard(language="de", problem=Problem("not_audio", "decode", "text")),
-    Heard(samples=32_000),  # the model gives no answer to its second segment
+RECORDINGS = [
+    DecodedRecording(samples=48_000, language="de", reference="so", metadata="{}"),
+    DecodedRecording(samples=16_000, language="en"),  # silence
+    DecodedRecording(language="de", problem=Problem("not_audio", "decode", "text")),
+    DecodedRecording(samples=32_000),  # the model gives no answer to its second segment
 ]
 RESULTS = [
     answer(3, 1, 16_000, 32_000, None),
@@ -91,7 +102,7 @@ RESULTS = [
 
 
 def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> None:
-    receipt = finish(tmp_path / "out", HEARD, RESULTS)
+    receipt = finish(tmp_path / "out", RECORDINGS, RESULTS)
     transcripts, letters, samples = committed(tmp_path / "out")
     assert transcripts.schema.equals(TRANSCRIPT)
     assert letters.schema.equals(DEAD_LETTER)
@@ -111,7 +122,7 @@ def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> Non
 
 
 def test_a_row_of_silence_has_no_confidence_and_no_model_figures(tmp_path: Path) -> None:
-    finish(tmp_path / "out", HEARD, RESULTS)
+    finish(tmp_path / "out", RECORDINGS, RESULTS)
     row = committed(tmp_path / "out")[0].to_pylist()[2]
     empty = {"confidence", "confidence_source", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow"}
     assert {name for name in TRANSCRIPT.names if row[name] is None} >= empty
@@ -119,7 +130,7 @@ def test_a_row_of_silence_has_no_confidence_and_no_model_figures(tmp_path: Path)
 
 
 def test_what_the_source_said_is_passed_through(tmp_path: Path) -> None:
-    finish(tmp_path / "out", HEARD, RESULTS)
+    finish(tmp_path / "out", RECORDINGS, RESULTS)
     row = committed(tmp_path / "out")[0].to_pylist()[0]
     assert (row["reference"], row["metadata"], row["source_member"]) == ("so", "{}", "0.flac")
     assert (row["model"], row["fingerprint"], row["unit_id"]) == ("tiny@1", MARK, UNIT.unit_id)
@@ -129,7 +140,7 @@ def test_what_the_source_said_is_passed_through(tmp_path: Path) -> None:
 
 def test_times_of_a_range_are_those_of_the_original_recording(tmp_path: Path) -> None:
     ranges = (ref(0, start_ms=6000, end_ms=9000), ref(1, start_ms=2500), ref(2), ref(3))
-    finish(tmp_path / "out", HEARD, RESULTS, refs=ranges)
+    finish(tmp_path / "out", RECORDINGS, RESULTS, refs=ranges)
     rows = committed(tmp_path / "out")[0].select(["recording_id", "start_ms", "end_ms", "text"]).to_pylist()
     assert [tuple(row.values()) for row in rows] == [
         ("r0", 6100, 7100, "eins zwei"),
@@ -139,19 +150,18 @@ def test_times_of_a_range_are_those_of_the_original_recording(tmp_path: Path) ->
 
 
 def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:
-    finish(tmp_path / "out", HEARD, RESULTS)
+    finish(tmp_path / "out", RECORDINGS, RESULTS)
     before = committed(tmp_path / "out")
-    receipt = finish(tmp_path / "out", HEARD, [answer(0, 0, 0, 100, "anders"), answer(3, 0, 0, 5, "anders")])
+    receipt = finish(tmp_path / "out", RECORDINGS, [answer(0, 0, 0, 100, "anders"), answer(3, 0, 0, 5, "anders")])
     assert not receipt["won"]
     assert receipt["done"]
-    assert json.loads(receipt["retries"]) == {"SlowDown": 2}
     assert committed(tmp_path / "out") == before
 
 
 def test_a_suspect_is_handed_back_and_not_committed(tmp_path: Path) -> None:
     receipt = finish(tmp_path / "out", [], [], suspect=True)
     assert receipt["suspect"]
-    assert receipt["unit"] == unit_to_json(UNIT)
+    assert (receipt["unit_id"], receipt["place"]) == (UNIT.unit_id, asdict(PLACE))
     with pytest.raises(FileNotFoundError):
         committed(tmp_path / "out")
 

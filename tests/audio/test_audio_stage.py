@@ -1,0 +1,114 @@
+"""The decode stage: what becomes segments, what becomes a problem, and what is carried along."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+from pipeline.audio.stage import DecodeStage, to_pcm
+from pipeline.config import SourceConfig
+from pipeline.planning.pack import PlannedUnit
+from pipeline.planning.plan import BASE, todo, write_plan
+from pipeline.schemas import PIECE_DECODED, About, RecordingRef, WorkUnit, pcm_of
+from pipeline.sources.formats import list_recordings
+from pipeline.storage.base import open_storage
+from tests.support.archives import settings, wav
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "in"
+    wav(root / "a.wav", 2.5, seed=1)
+    (root / "b.wav").write_bytes(b"")
+    (root / "c.wav").write_text("this is a text file" * 50)
+    wav(root / "d.wav", 0.5, seed=4)
+    (root / "a.txt").write_text("eins zwei")
+    return root
+
+
+def decoded(
+    source: Path, refs: list[RecordingRef], *overrides: str, languages: tuple[str, ...] = ("en", "de")
+) -> dict[str, Any]:
+    config = settings(source, source.parent / f"out-{uuid.uuid4().hex}", Path("unused"), *overrides)
+    storage = open_storage(config.output.uri)
+    write_plan(storage, BASE, [PlannedUnit(WorkUnit("0" * 16, tuple(refs)))])
+    table = DecodeStage(config, About(1.0, languages, "m", "f"))(todo(storage, frozenset()))
+    assert table.schema.equals(PIECE_DECODED)
+    (row,) = table.to_pylist()
+    assert row["next"] is None
+    assert [recording.pop("recording_index") for recording in row["recordings"]] == list(range(len(refs)))
+    pcm = memoryview(row["pcm"])
+    return row | {"segments": [segment | {"pcm": pcm_of(pcm, segment)} for segment in row["segments"]]}
+
+
+def refs_of(source: Path) -> list[RecordingRef]:
+    return list(list_recordings(SourceConfig(uri=str(source), format="files", language="de")))
+
+
+def test_every_recording_is_segments_or_a_problem(source: Path) -> None:
+    row = decoded(source, refs_of(source))
+    reasons = [recording["problem"] and recording["problem"]["reason"] for recording in row["recordings"]]
+    assert reasons == [None, "empty_file", "not_audio", None]
+    assert [recording["samples"] for recording in row["recordings"]] == [40_000, None, None, 8_000]
+    assert [recording["reference"] for recording in row["recordings"]] == ["eins zwei", None, None, None]
+    assert sorted({segment["recording_index"] for segment in row["segments"]}) == [0, 3]
+    assert not row["suspect"]
+
+
+def test_segments_cover_the_recording_within_the_models_window(source: Path) -> None:
+    segments = [s for s in decoded(source, refs_of(source))["segments"] if s["recording_index"] == 0]
+    heard = np.zeros(40_000, bool)
+    whole, _ = soundfile.read(source / "a.wav", dtype="int16")
+    for number, segment in enumerate(segments):
+        start, end = segment["start_sample"], segment["end_sample"]
+        assert segment["segment_index"] == number
+        assert 0 < end - start <= 16_000
+        heard[start:end] = True
+        np.testing.assert_array_equal(np.frombuffer(segment["pcm"], "<i2"), whole[start:end])
+    assert heard.all()
+
+
+def test_the_key_of_a_segment_does_not_depend_on_its_unit(source: Path) -> None:
+    refs = refs_of(source)
+    alone = decoded(source, refs[3:])["segments"]
+    together = [s for s in decoded(source, refs)["segments"] if s["recording_index"] == 3]
+    assert [s["key"] for s in alone] == [s["key"] for s in together] == [f"{refs[3].recording_id}#0#0"]
+
+
+def test_a_language_the_model_does_not_know_is_a_problem(source: Path) -> None:
+    row = decoded(source, refs_of(source)[:1], languages=("en",))
+    assert row["recordings"][0]["problem"]["reason"] == "unsupported_language"
+    assert row["segments"] == []
+
+
+def test_too_long_a_recording_is_a_problem(source: Path) -> None:
+    row = decoded(source, refs_of(source), "compute.max_recording_seconds=1")
+    assert row["recordings"][0]["problem"]["reason"] == "too_long"
+    assert row["recordings"][3]["problem"] is None
+
+
+def test_a_problem_of_the_listing_is_passed_on_without_reading(source: Path) -> None:
+    ref = RecordingRef("x", "files", "/nowhere/x.wav", problem="unsafe_name", problem_detail="../x", reference="hi")
+    (recording,) = decoded(source, [ref])["recordings"]
+    assert recording["problem"] == {"reason": "unsafe_name", "stage": "list", "error": "../x"}
+    assert recording["reference"] == "hi"
+
+
+def test_a_file_that_has_gone_is_a_problem(source: Path) -> None:
+    refs = refs_of(source)
+    (source / "d.wav").unlink()
+    assert decoded(source, refs)["recordings"][3]["problem"]["reason"] == "missing_file"
+
+
+def test_samples_of_16_bits_come_back_bit_for_bit() -> None:
+    values = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], np.int16)
+    assert to_pcm(values.astype(np.float32) / 32768) == values.astype("<i2").tobytes()
+
+
+def test_samples_out_of_range_are_clipped() -> None:
+    assert np.frombuffer(to_pcm(np.array([-1.5, 1.0, 1.5], np.float32)), "<i2").tolist() == [-32768, 32767, 32767]
