@@ -1,34 +1,62 @@
-# The commands of the README. Everything runs in .venv, made once from requirements.lock.
-PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The commands of the README. Everything runs in .venv, made once from the two locks.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
 # Where torch comes from; for NVIDIA GPUs: make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH ?= $(shell grep '^torch==' requirements.lock)
+VENV ?= .venv
+LOCKS ?= requirements.lock requirements-dev.lock
+# Further words for pytest, as in: make test PYTEST="--durations=20"
+PYTEST ?=
 
-BIN := .venv/bin
-TORCH := $(shell grep '^torch==' requirements.lock)
+BIN := $(VENV)/bin
+SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format bench bench-gpu test-tiny train-tiny
+.PHONY: help setup packages demo test test-slow test-all test-tiny test-python check format bench bench-gpu train-tiny
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
-setup: .venv/.installed ## .venv with the pinned packages
+setup: packages $(VENV)/.project ## .venv with the pinned packages and the command fullcanvas
+
+packages: $(VENV)/.installed
 
 # torch first: from a local wheel folder (pip's find-links) where there is one, else from TORCH_INDEX with what it needs.
-.venv/.installed: requirements.lock
-	@echo "setting up .venv (once; about 1 GB) ..."
-	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info[:2] == (3, 11) else "fullcanvas needs Python 3.11: make PYTHON=/path/to/python3.11")'
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install -qq --no-deps --no-index $(TORCH) 2>/dev/null || \
+# TORCH= (empty) leaves torch out, for `make test-python`.
+$(VENV)/.installed: $(LOCKS)
+	@echo "setting up $(VENV) (once; about 1 GB) ..."
+	@$(PYTHON) -c 'import sys; sys.exit(None if (3, 11) <= sys.version_info[:2] <= (3, 13) else "fullcanvas needs Python 3.11, 3.12 or 3.13: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -m venv $(VENV)
+	@test -z "$(TORCH)" || $(BIN)/pip install -qq --no-deps --no-index $(TORCH) 2>/dev/null || \
 		$(BIN)/pip install -qq -c requirements.lock --extra-index-url $(TORCH_INDEX) $(TORCH)
-	@$(BIN)/pip install -qq --no-deps -r requirements.lock
+	@cat $(LOCKS) | grep -v '^torch==' | $(BIN)/pip install -qq --no-deps -r /dev/stdin
+	@touch $@
+
+$(VENV)/.project: $(VENV)/.installed pyproject.toml
+	@$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup ## transcribe the sample archive of this repository
 	@$(BIN)/python -m jobs.transcribe --config configs/demo.yaml
 
-test: setup ## all tests, file by file on two processes
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: setup ## the tests on the CPU, file by file in two processes, without the slow ones
+	@$(SUITE) -m "not slow" --ignore tests/tiny $(PYTEST)
+
+test-slow: setup ## the slow tests: kills, clusters, stores, browser, compilers, the evaluation of ourselves
+	@$(SUITE) -m slow --ignore tests/tiny $(PYTEST)
+
+test-tiny: setup ## the tests of infra/tiny, which made the embedded model
+	@$(SUITE) tests/tiny $(PYTEST)
+
+test-all: setup ## all tests
+	@$(SUITE) $(PYTEST)
+
+# On another Python, without torch (PyPI's torch for it may be a CUDA build of gigabytes), the tests that need none.
+test-python: ## tests that need no torch, on another Python: make test-python PYTHON=python3.13
+	@$(MAKE) setup VENV=.venv/$(notdir $(PYTHON)) TORCH=
+	@OMP_NUM_THREADS=1 .venv/$(notdir $(PYTHON))/bin/python -m pytest -n 2 -m "not slow" $(WITHOUT_TORCH) $(PYTEST)
+
+WITHOUT_TORCH := tests/house tests/storage tests/sources tests/planning tests/audio tests/output tests/jobs/test_cli.py
 
 check: setup ## lint, format check, types
 	$(BIN)/ruff check .
@@ -39,12 +67,12 @@ format: setup ## what `make check` would complain about, repaired
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# What the decoding benchmark compares with; a folder of its own, which nothing else sees.
-.venv/bench/.installed: .venv/.installed requirements-bench.lock
-	@$(BIN)/pip install -qq --no-deps --upgrade --target .venv/bench -r requirements-bench.lock
+# What the decoding benchmark compares with: a folder of its own, which only that benchmark sees.
+$(VENV)/bench/.installed: $(VENV)/.installed requirements-bench.lock
+	@$(BIN)/pip install -qq --no-deps --upgrade --target $(VENV)/bench -r requirements-bench.lock
 	@touch $@
 
-bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside transformers' generate; Ray's share; decoding
+bench: setup $(VENV)/bench/.installed ## speed on this machine's CPU, beside transformers' generate; Ray's share; decoding
 	@$(BIN)/python -m jobs.bench pipeline --json out/bench/pipeline.json
 	@$(BIN)/python -m jobs.bench engine --size tiny --json out/bench/tiny.json --markdown out/bench/tiny.md
 	@$(BIN)/python -m jobs.bench engine --size tiny --compile \
@@ -52,12 +80,9 @@ bench: setup .venv/bench/.installed ## speed on this machine's CPU, beside trans
 	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 --compile --no-auto \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md
 
-bench-gpu: setup ## the same on a CUDA GPU of 80 GB, full-size random weights, faster vocabulary head; not run by us so far
+bench-gpu: setup ## the same on a CUDA GPU of 80 GB with random weights in full size; we have not run it so far
 	@$(BIN)/python -m jobs.bench engine --size full --device cuda --dtype bfloat16 --compile \
 		--json out/bench/full.json --markdown out/bench/full.md
-
-test-tiny: setup ## tests of the factory of the embedded model (infra/tiny), which `make test` leaves out
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/tiny
 
 train-tiny: setup ## train the embedded model again (hours)
 	@$(BIN)/python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml

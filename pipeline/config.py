@@ -216,11 +216,13 @@ class RunConfig(Section):
 
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+PACKAGE = Path(__file__).parent  # its folders assets/ and configs/ are installed with it
 
 
 def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> ConfigT:
     """Read YAML (or nothing) and apply `a.b=value` overrides. All errors are reported together, one per line.
 
+    Where `path` is not there, the config of that name in this package is read: demo.yaml, configs/evaluate-self.yaml.
     Override text stays text so that pydantic coerces it; YAML is parsed only for `null`, `[...]` and `{...}`.
     Raises ConfigError naming the file or the full key.
     """
@@ -234,8 +236,10 @@ def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> Confi
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
+    packaged = PACKAGE / "configs" / path.removeprefix("configs/")
+    own = not Path(path).exists() and packaged.is_file()
     try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        tree = yaml.safe_load((packaged if own else Path(path)).read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror or err}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
@@ -244,7 +248,15 @@ def _read_yaml(path: str) -> dict[str, Any]:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: the top level must be sections, found {type(tree).__name__}")
-    return tree
+    return _in_package(tree) if own else tree
+
+
+def _in_package(value: Any) -> Any:
+    """A value of a config of this package, in which paths below pipeline/ and configs/ lead into the package."""
+    if isinstance(value, dict):
+        return {key: _in_package(item) for key, item in value.items()}
+    path = PACKAGE / str(value).removeprefix("pipeline/")
+    return str(path) if str(value).startswith(("pipeline/", "configs/")) and path.exists() else value
 
 
 def _apply(tree: dict[str, Any], override: str, schema: type[Section]) -> None:
