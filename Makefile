@@ -40,16 +40,16 @@ demo: setup ## transcribe the sample archive of this repository
 	@$(BIN)/python -m jobs.transcribe --config configs/demo.yaml
 
 test: setup ## the tests on the CPU, file by file in two processes, without the slow ones
-	@$(SUITE) -m "not slow" --ignore tests/tiny $(PYTEST)
+	@$(SUITE) -m "not slow" $(PYTEST)
 
 test-slow: setup ## the slow tests: kills, clusters, stores, browser, compilers, the evaluation of ourselves
-	@$(SUITE) -m slow --ignore tests/tiny $(PYTEST)
+	@$(SUITE) -m slow $(PYTEST)
 
 test-tiny: setup ## the tests of infra/tiny, which made the embedded model
 	@$(SUITE) tests/tiny $(PYTEST)
 
 test-all: setup ## all tests
-	@$(SUITE) $(PYTEST)
+	@$(SUITE) tests tests/tiny $(PYTEST)
 
 # On another Python, without torch (PyPI's torch for it may be a CUDA build of gigabytes), the tests that need none.
 test-python: ## tests that need no torch, on another Python: make test-python PYTHON=python3.13

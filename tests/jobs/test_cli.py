@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from jobs import cli
+from jobs.__main__ import JOBS, main
 from pipeline.config import ConfigError, RunConfig, keys
 from pipeline.storage.base import OutputError
 
@@ -92,6 +93,43 @@ def test_help_of_a_job_needs_no_model_and_no_ray(job: str) -> None:
     assert done.returncode == 0
     assert "  --config FILE" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_every_job_stands_behind_the_one_command(job: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([job, "--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: python -m jobs.{job.replace('-', '_')} ")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"), [(["--version"], 0, "fullcanvas "), (["plam"], 2, "plam"), ([], 2, "JOB")]
+)
+def test_without_a_job_there_is_a_version_or_a_line(
+    words: list[str], code: int, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+    shown = capsys.readouterr()
+    (line,) = (shown.out + shown.err).splitlines()
+    assert says in line
+
+
+@pytest.mark.parametrize(
+    ("argv0", "job", "says"),
+    [
+        ("/venv/bin/fullcanvas", "import_model", "fullcanvas import-model 'output.uri=a b'"),
+        ("/repo/jobs/import_model.py", "import_model", "python -m jobs.import_model 'output.uri=a b'"),
+        ("/repo/infra/tiny/train.py", "infra.tiny.train", "python -m infra.tiny.train 'output.uri=a b'"),
+    ],
+)
+def test_a_job_repeats_the_command_that_started_it(
+    argv0: str, job: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [argv0])
+    assert cli.command(job, ["output.uri=a b"]) == says
 
 
 SLEEPER = """

@@ -19,6 +19,7 @@ pin_authentication()  # some test files import ray before any cluster starts
 @pytest.fixture(scope="session")
 def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recogniser with random weights as a fullcanvas/1 directory: window 1 s, canvas 16."""
+    pytest.importorskip("torch", reason="needs torch")
     from pipeline.model.files.checkpoint import save
     from tests.support.small_model import random_model
 
