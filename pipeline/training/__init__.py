@@ -1,1 +1,1 @@
-"""Training of the embedded model: phrases, synthesised speech, cached features, losses, loop."""
+"""Training of an adapter: projector and LoRA of a model, on audio with texts, on any number of workers."""

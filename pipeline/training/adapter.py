@@ -1,4 +1,4 @@
-"""`jobs.train` from beginning to end: check, decode the audio, train, write the best adapter as a model."""
+"""The whole of `jobs.train`: check, decode the audio, train, write the best adapter as a model."""
 
 from __future__ import annotations
 
@@ -24,21 +24,28 @@ log = logging.getLogger(__name__)
 
 
 def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
-    """Train, and write the best model to output.uri. The same call goes on where a killed one stopped.
+    """Train, and write the best model to output.uri. After a kill the same call goes on from the last checkpoint.
 
-    command: for the model card. Returns {"before", "best", "last"}: lines of evaluations (loop.Trainer).
-    Raises ConfigError, one line.
+    Args:
+        config: of the training.
+        command: how the job was called, for the model card.
+
+    Returns:
+        {"before", "best", "last"}: the log's lines of these three evaluations.
+
+    Raises:
+        ConfigError: one line about what the user must change.
     """
     check(config)
     folder = Path(config.folder)
-    if not resume.has_settings(folder):  # a start without them is of a run killed here, perhaps of other settings
+    if not resume.has_settings(folder):  # a run that was killed before them may have left a start of other settings
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
     weights = {"model.weights": layout.describe(str(start)).weights_hash}
     resume.agree(folder, weights | config.deciding(), steps="train.steps")
     data, sets = examples(config)
-    held = sum(len(one) for one in sets.values())
-    log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), held)
+    evaluated = sum(len(one) for one in sets.values())
+    log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), evaluated)
     with shown(folder / resume.LOG):
         if config.compute.workers:
             launch(config)
@@ -56,7 +63,7 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
 
 
 def check(config: AdapterConfig) -> None:
-    """Before hours of work. Raises ConfigError naming the key of what cannot be."""
+    """Find impossible settings before hours of work. Raises ConfigError that names the key."""
     for key, uri in (("output.uri", config.output.uri), ("folder", config.folder)):
         if "://" in uri:
             raise ConfigError(f"{key}: {uri}: must be a local folder, or one that all machines of a cluster share")
@@ -66,14 +73,16 @@ def check(config: AdapterConfig) -> None:
             raise ConfigError(f"{key}: {uri}: {err.strerror}") from None
     out = Path(config.output.uri).resolve()
     if out in (layout.directory(config.model.name, config.model.revision).resolve(), Path(config.folder).resolve()):
-        raise ConfigError(f"output.uri: {config.output.uri}: the start and the checkpoints must not be overwritten")
+        raise ConfigError(
+            f"output.uri: {config.output.uri}: must differ from model.name and folder, whose files it would overwrite"
+        )
     if not resume.has_settings(Path(config.folder)) and adapter_model.is_foreign(Path(config.folder) / "start"):
-        raise ConfigError(f"folder: {config.folder}: its `start` is not of a training; use another folder")
+        raise ConfigError(f"folder: {config.folder}: its `start` was not made by a training; use another folder")
     for name, source in config.evaluation.items():
         if source == config.source:
-            raise ConfigError(f"evaluation.{name}.uri: {source.uri}: this is what is trained on; hold something out")
+            raise ConfigError(f"evaluation.{name}.uri: {source.uri}: the same recordings are trained on; use others")
     if config.compute.gpus_per_worker and not config.compute.workers:
-        raise ConfigError("compute.workers: 0 trains in this process on the CPU; GPUs need at least 1")
+        raise ConfigError("compute.workers: 0 trains in this process on the CPU; training on GPUs needs at least 1")
 
 
 def _left_out(data: Examples) -> str:

@@ -46,15 +46,15 @@ class AdapterSteps(TrainingSteps):
 
 
 class AudioAugment(Section):
-    """What is done to the audio of a training example, anew in every epoch."""
+    """What happens to the audio of a training example, drawn anew in every epoch."""
 
     noise_share: float = Field(0.5, ge=0, le=1, description="examples with added noise, white to brown")
-    snr_db_min: float = Field(10.0, description="of the noisiest")
-    snr_db_max: float = Field(40.0, description="of the cleanest of them")
-    time_masks: int = Field(2, ge=0, description="spans of the mel features that are hidden")
-    time_mask_ms: int = Field(200, ge=0, description="of a span at most")
-    mel_masks: int = Field(1, ge=0, description="bands of the mel features that are hidden")
-    mel_mask_bins: int = Field(10, ge=0, description="of a band at most")
+    snr_db_min: float = Field(10.0, description="dB of speech over noise, noisiest example")
+    snr_db_max: float = Field(40.0, description="dB of speech over noise, cleanest of the noisy examples")
+    time_masks: int = Field(2, ge=0, description="hidden spans of the mel features")
+    time_mask_ms: int = Field(200, ge=0, description="longest span, ms")
+    mel_masks: int = Field(1, ge=0, description="hidden bands of the mel features")
+    mel_mask_bins: int = Field(10, ge=0, description="widest band, bins")
 
     @pydantic.model_validator(mode="after")
     def _ordered(self) -> AudioAugment:
@@ -66,20 +66,22 @@ class AudioAugment(Section):
 class WorkerConfig(Section):
     """Ray Train workers."""
 
-    workers: int = Field(1, ge=0, description="processes that train; 0: this one, without Ray")
+    workers: int = Field(1, ge=0, description="processes that train; 0: this process, without Ray")
     gpus_per_worker: float = Field(0.0, ge=0, description="0: on the CPU")
     cpus_per_worker: float = Field(1.0, ge=0, description="logical CPUs of a worker")
     threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker on the CPU")
-    max_failures: int = Field(2, ge=0, description="deaths of a worker after which it goes on from the checkpoint")
+    max_failures: int = Field(
+        2, ge=0, description="so many times Ray Train starts again from the checkpoint after a worker died"
+    )
     canvases: int = Field(16, ge=1, description="canvas slots of the engine that evaluates")
 
 
 class AdapterConfig(Section):
-    """The whole of `jobs.train`."""
+    """All settings of `jobs.train`."""
 
     source: SourceConfig
     evaluation: dict[str, SourceConfig] = Field(
-        min_length=1, description="sources that are not trained on, by name; the best step is the one they say"
+        min_length=1, description="sources that are not trained on, by name; they choose the best step"
     )
     output: AdapterOutput
     folder: str = Field("work/train-adapter", description="audio, checkpoints and the log; shared by all machines")
@@ -92,7 +94,7 @@ class AdapterConfig(Section):
     denoise: DenoiseConfig = DenoiseConfig()
     compute: WorkerConfig = WorkerConfig()
     grounding_margin: float = Field(
-        0.3, ge=0, description="by how much the error rate must be higher with the audio shuffled"
+        0.3, ge=0, description="so much higher must the error rate be with the audio shuffled"
     )
     seed: int = Field(0, ge=0, description="of new weights, batches, noise and masks")
 
@@ -105,7 +107,7 @@ class AdapterConfig(Section):
         return self
 
     def deciding(self) -> dict[str, Any]:
-        """What the trained weights depend on, flat: a run with other values does not go on from a checkpoint."""
+        """What the trained weights depend on, by full key: a run with other values does not go on from a checkpoint."""
         tree = self.model_dump(mode="json", exclude={"output", "folder", "storage", "compute"})
         for name in ("checkpoint_steps", "log_steps"):
             del tree["train"][name]

@@ -1,4 +1,4 @@
-"""The model whose adapter is trained: frozen parts loaded, projector and LoRA trainable, and written as a folder."""
+"""The model whose adapter is trained: it is made from the start, loaded for training, and written as a folder."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ from pipeline.training.adapter_config import AdapterConfig
 
 log = logging.getLogger(__name__)
 
-MARK = ".training"  # first file of a start, so that nothing else is ever taken for one
+MARK = ".training"  # the first file of a start: a folder without it was made by somebody else
 
 
 def prepare_start(config: AdapterConfig) -> Path:
-    """The model before its first step, in format fullcanvas/1, in `folder`: links to the frozen files and an adapter.
+    """Make the model before its first step: FOLDER/start, in format fullcanvas/1.
 
-    The adapter is that of `model.name`, with new LoRA where it has none, or all new from the seed. Made once: a resume
-    starts from the same. Raises ConfigError in one line.
+    Encoder, backbone and tokenizer are links to the files of `model.name`. The adapter is that of `model.name`, with
+    new LoRA where it has none, or all new from the seed. It is made once, so that a resumed run starts from the same.
+    Raises ConfigError, one line.
     """
     folder, start = Path(config.folder) / "start", config.model
     if (folder / "config.json").exists():
@@ -60,19 +61,19 @@ def prepare_start(config: AdapterConfig) -> Path:
 
 
 def is_foreign(folder: Path) -> bool:
-    """Whether a start's place is taken by something that `prepare_start` has not begun."""
+    """Whether something stands at the place of a start that `prepare_start` has not made."""
     return folder.exists() and not (folder / MARK).exists() and (folder.is_file() or any(folder.iterdir()))
 
 
 def frozen_files(folder: Path) -> list[Path]:
-    """Encoder, backbone and tokenizer, as far as they are in the folder and not on the hub."""
+    """The files of encoder, backbone and tokenizer in a folder; parts on the hub have none."""
     encoder = hub.shards(folder / hub.PARTS["encoder"])
     files = [folder / "tokenizer.json", encoder[0].with_name("encoder.safetensors.index.json"), *encoder]
     return [path for path in [*files, *sorted((folder / "backbone").glob("*"))] if path.is_file()]
 
 
 def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrConfig) -> dict[str, Tensor]:
-    """Projector and LoRA to start from, float32."""
+    """The weights of projector and LoRA to start from, float32."""
     state: dict[str, Tensor] = {}
     if config.model.adapter == "continue":
         for path in hub.locate(source, found.hub, config.model.revision).adapter:
@@ -91,21 +92,23 @@ def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrC
     for name, weight in lora.state(bare).items():
         new[name] = torch.zeros(weight.shape)
         if name.endswith(".down"):
-            nn.init.kaiming_uniform_(new[name], a=5**0.5)  # as lora.LoraLinear: the product is zero
+            nn.init.kaiming_uniform_(
+                new[name], a=5**0.5
+            )  # as lora.LoraLinear does; `up` is zero, so that the product is zero
     return new | state
 
 
 def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel:
-    """What `prepare_start` wrote, frozen parts in `model.dtype`, projector and LoRA trainable and float32.
+    """Load what `prepare_start` wrote: frozen parts in `model.dtype`, projector and LoRA trainable in float32.
 
-    Raises ConfigError, before anything is allocated, where the GPU has less than an evaluation needs.
+    Raises ConfigError, before it allocates anything, where the GPU has less memory than an evaluation needs.
     """
     dtype: torch.dtype = getattr(torch, config.model.dtype)
 
     def check_memory(model: AsrModel) -> None:
         slots = config.compute.canvases
         needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype)
-        log.info("evaluating needs %s; the training's own activations come instead, and are not counted", needed)
+        log.info("an evaluation needs %s; what a training step keeps for its backward pass is not counted", needed)
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0] * min(1.0, config.compute.gpus_per_worker)
             memory.require(needed, int(free), slots=slots, smaller="model.dtype=bfloat16")
@@ -119,13 +122,13 @@ def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel
 
 
 def trainable(model: AsrModel) -> dict[str, nn.Parameter]:
-    """Projector and LoRA by their names in adapter.safetensors."""
+    """The weights of projector and LoRA, by their names in adapter.safetensors."""
     return dict(model.projector.named_parameters()) | lora.state(model.backbone)
 
 
 @contextlib.contextmanager
 def for_inference(model: AsrModel) -> Iterator[None]:
-    """The adapter in the dtype of the frozen weights inside the block: the engine knows no autocast."""
+    """Inside the block the adapter has the dtype of the frozen weights: the engine does not use autocast."""
     dtype = model.backbone.lm_head.weight.dtype
     kept = [(parameter, parameter.data) for parameter in trainable(model).values()]
     training = model.backbone.training
@@ -141,9 +144,9 @@ def for_inference(model: AsrModel) -> Iterator[None]:
 
 
 def export(config: AdapterConfig, adapter: dict[str, Tensor], card: str) -> Path:
-    """Write the folder in format fullcanvas/1: config.json comes late, so that half a folder is no model.
+    """Write the folder in format fullcanvas/1. config.json comes last but one, so that half a folder is no model.
 
-    The frozen files are copied byte by byte from the start; parts on the hub stay there, pinned to their commits.
+    The frozen files are copied byte by byte from the start. Parts on the hub stay there, pinned to their commits.
     """
     start, out = Path(config.folder) / "start", Path(config.output.uri)
     (out / "backbone").mkdir(parents=True, exist_ok=True)

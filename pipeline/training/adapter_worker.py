@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def work(config: AdapterConfig, group: Group, report: Callable[[dict[str, Any]], None] = lambda _: None) -> None:
-    """One worker's part of the training, from the last checkpoint to the last step."""
+    """Do one worker's part of the training, from the last checkpoint to the last step."""
     if group.device.type == "cpu":
         torch.set_num_threads(config.compute.threads_per_worker)
     data, sets = examples(config)
@@ -35,7 +35,7 @@ def work(config: AdapterConfig, group: Group, report: Callable[[dict[str, Any]],
 
 
 def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str, Examples]) -> Trainer:
-    """Model, batches and optimiser, before the first step or the checkpoint. Raises ConfigError."""
+    """Make model, batches and optimiser, as they are before the first step. Raises ConfigError."""
     t = config.train
     model = adapter_model.build(Path(config.folder) / "start", config, group.device)
     if t.gradient_checkpointing:
@@ -89,7 +89,7 @@ def _batches(config: AdapterConfig, group: Group, data: Examples, model: AsrMode
 
 
 def examples(config: AdapterConfig) -> tuple[Examples, dict[str, Examples]]:
-    """Decoded audio of the source and of all evaluation sets: from `folder` where it is there already."""
+    """The decoded audio of the source and of every evaluation set; what is in `folder` is not decoded again."""
     model = layout.read_config(Path(config.folder) / "start")
 
     def of(source: SourceConfig) -> Examples:

@@ -11,7 +11,7 @@ from pipeline.training.adapter_config import AudioAugment
 
 
 def noisy(window: np.ndarray, length: int, augment: AudioAugment, rng: np.random.Generator) -> np.ndarray:
-    """A window, by chance with noise under its first `length` samples. float32 in [-1, 1] in and out."""
+    """Add noise to the first `length` samples of a window, in `noise_share` of all calls. float32 in [-1, 1]."""
     if rng.random() >= augment.noise_share or not length:
         return window
     snr_db = rng.uniform(augment.snr_db_min, augment.snr_db_max)
@@ -22,7 +22,7 @@ def noisy(window: np.ndarray, length: int, augment: AudioAugment, rng: np.random
 
 
 def mask_sizes(augment: AudioAugment) -> dict[str, int]:
-    """Arguments of `spec_augment.mask_mel`: 100 frames a second."""
+    """The sizes for `mask_mel`; a mel frame is 10 ms."""
     return {
         "time_masks": augment.time_masks,
         "time_frames": augment.time_mask_ms // 10,
@@ -32,13 +32,13 @@ def mask_sizes(augment: AudioAugment) -> dict[str, int]:
 
 
 def add_noise(samples: np.ndarray, power: float, snr_db: float, rng: np.random.Generator) -> np.ndarray:
-    """Noise between white and brown, so far below speech of mean square `power`. float32 in, float64 [samples] out."""
+    """Add noise between white and brown, `snr_db` below speech of mean square `power`. Returns float64 [samples]."""
     level = np.sqrt(power / 10 ** (snr_db / 10))
     return samples + level * coloured_noise(len(samples), rng.uniform(-0.5, 2.0), rng)
 
 
 def coloured_noise(length: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
-    """float32 [length] of mean square 1 and power 1/f^exponent: 0 white, 1 pink, 2 brown."""
+    """Noise of mean square 1 and power 1/f^exponent (0 white, 1 pink, 2 brown). float32 [length]."""
     spectrum = np.fft.rfft(rng.standard_normal(length))
     frequencies = np.maximum(np.fft.rfftfreq(length, 1 / SAMPLE_RATE), 50.0)  # flat below 50 Hz
     noise = np.fft.irfft(spectrum * frequencies ** (-exponent / 2), length)
@@ -54,10 +54,17 @@ def mask_mel(
     mel_masks: int,
     mel_bins: int,
 ) -> Tensor:
-    """A copy with up to `time_frames` frames and `mel_bins` bins hidden per mask and row: the row's mean stands there.
+    """Hide up to `time_frames` frames and `mel_bins` bins per mask and row: they get the row's mean. Returns a copy.
 
-    generator: on the CPU; what it draws depends on the number of rows and masks alone. Source: arXiv 1904.08779;
-    differs: spans are drawn over the whole window, and the mean is that of the row.
+    Source: SpecAugment, arXiv 1904.08779; differs: spans are drawn over the whole window, and the mean is the row's.
+
+    Args:
+        mel_BMT: float32 [batch, bins, frames].
+        generator: on the CPU; how much it draws depends on the number of rows and masks alone.
+        time_masks: spans of time per row.
+        time_frames: frames of a span at most.
+        mel_masks: bands of frequency per row.
+        mel_bins: bins of a band at most.
     """
     batch, bins, frames = mel_BMT.shape
     hidden = torch.zeros(batch, bins, frames, dtype=torch.bool)

@@ -1,8 +1,8 @@
 """Gradient checkpointing around a shared prompt cache: layers run again, their keys and values are not doubled.
 
-transformers checkpoints the decoder's layers, which only read the cache, but not the encoder's: computed again, they
-would append to the cache a second time. Here each encoder layer writes into a box of its own, and what it wrote is an
-output of the checkpointed call like its hidden states.
+transformers checkpoints the decoder's layers, which only read the cache. It does not checkpoint the encoder's layers:
+they would append to the cache a second time when they run again. Here each encoder layer writes into a box of its own.
+What it wrote is an output of the checkpointed call, like the hidden states.
 """
 
 from __future__ import annotations
@@ -19,15 +19,16 @@ from pipeline.model.network.backbone import LayerKV, PromptKV
 
 
 def enable(model: DiffusionGemmaForBlockDiffusion) -> None:
-    """Checkpoint the decoder's layers from now on, whenever the model is in training mode."""
+    """From now on the decoder's layers are checkpointed whenever the model is in training mode."""
     model.activation_checkpointing_enable({"use_reentrant": False})
-    model.disable_input_require_grads()  # comes along, for checkpointing of the older kind
+    model.disable_input_require_grads()  # the line above enables it for reentrant checkpointing, which this is not
 
 
 def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
-    """As `backbone.prefill`, value and gradient; of each layer only input, keys and values are kept for the backward.
+    """Do what `backbone.prefill` does, with the same values and gradients and in less memory.
 
-    All keys and values stay, also those that a sliding window would drop.
+    Only input, keys and values of each layer are kept for the backward pass. All keys and values stay, also those that
+    a sliding window would drop.
     """
     encoder = model.model.encoder.language_model
     positions = torch.arange(embeds_BPH.shape[1], device=embeds_BPH.device)[None]

@@ -1,6 +1,6 @@
-"""The adapter's workers on Ray Train: as many processes as the config says, started again where one dies.
+"""The workers of a training on Ray Train, which starts them again where one dies.
 
-Ray is imported inside the functions: it reads its environment when it is imported, and `ray_cluster` sets that first.
+Ray reads its environment when it is imported, and `ray_cluster` sets that environment: so the functions import Ray.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
 from pipeline.training.adapter_worker import work
 from pipeline.training.parallel import Group
 
-TIMEOUT_SECONDS = 7200  # for a message between workers: one may load 51 GB, or transcribe longer than the others
+TIMEOUT_SECONDS = 7200  # a worker waits so long for the others: one may load 51 GB, or transcribe longer
 
 
 def launch(config: AdapterConfig) -> None:
@@ -58,11 +58,11 @@ def _fit(config: AdapterConfig) -> None:
 
 
 def _worker(settings: dict[str, Any]) -> None:
-    """In a process of Ray: one worker from beginning to end, in the job's folder (Ray Train goes to one of its own)."""
+    """One worker in a process of Ray. It goes back to the job's folder: Ray Train starts it in a folder of its own."""
     import ray.train
     from ray.train.torch import get_device
 
-    if Path(settings["folder"]).is_dir():  # another machine may not have it; then only absolute paths work there
+    if Path(settings["folder"]).is_dir():  # another machine may lack it; then only absolute paths work
         os.chdir(settings["folder"])
     config = AdapterConfig.model_validate(settings["config"])
     context = ray.train.get_context()

@@ -1,4 +1,4 @@
-"""Spoken examples with their text, from any source: decoded and cut once as in transcription, then read at random."""
+"""Recordings with their texts from any source: decoded and cut once as in transcription, then read at random."""
 
 from __future__ import annotations
 

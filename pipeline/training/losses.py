@@ -27,7 +27,7 @@ TEMPERATURES = (0.4, 0.8)  # of the first pass of self-conditioning, from a clea
 
 @dataclass(frozen=True, slots=True)
 class DiffusionKnobs:
-    """Shares and weights of `schedule.TrainingSteps` that the diffusion loss needs."""
+    """What the diffusion loss needs of `schedule.TrainingSteps`."""
 
     draws: int
     all_noise_share: float
@@ -81,9 +81,9 @@ def _figures(parts: dict[str, Tensor], infeasible: int) -> Figures:
 
 
 def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_lengths: Tensor) -> tuple[Tensor, int]:
-    """Mean CTC loss per token through the lm_head, and how many rows were infeasible (their loss is zero).
+    """The mean CTC loss per token through the lm_head, and the number of infeasible rows, whose loss is zero.
 
-    A row needs as many audio vectors as tokens plus adjacent repeats.
+    A row is feasible with at least as many audio vectors as it has tokens and adjacent equal tokens.
     """
     log_probs = backbone.softcapped_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
     slots = torch.full_like(text_lengths, audio_BSH.shape[1])
@@ -102,10 +102,10 @@ def autoregressive_loss(
     text_lengths: Tensor,
     prefill: Prefill = backbone.prefill,
 ) -> tuple[Tensor, PromptKV]:
-    """Next-token cross-entropy over text and first end token in one causal pass over prompt + text.
+    """Next-token cross-entropy over text and first end token, in one causal pass over prompt and text.
 
-    Returns the loss and the pass's cache cut back to the prompt, for the decoder: causal, so the text left no trace.
-    prefill: or `checkpointing.prefill`, which gives the same in less memory.
+    Returns the loss, and the cache of the pass cut back to the prompt, for the decoder. The pass is causal, so the text
+    has not changed the prompt's part. prefill: or `checkpointing.prefill`, which gives the same in less memory.
     """
     length = prompt_BPH.shape[1]
     embeds = torch.cat([prompt_BPH, backbone.embed(model.backbone, targets_BC[:, :-1])], dim=1)
@@ -117,9 +117,9 @@ def autoregressive_loss(
 
 
 def corrupt(targets: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:
-    """Uniform diffusion: each token is replaced by a uniform random one with probability t (one t per row).
+    """Replace each token with probability t (one t in [0, 1] per row) by a uniform random one: uniform diffusion.
 
-    t and generator: on the CPU, wherever the targets are: every device sees the same noise.
+    t and generator are on the CPU wherever the targets are, so that every device sees the same noise.
     """
     noise = torch.randint(vocab_size, targets.shape, generator=generator)
     replaced = torch.rand(targets.shape, generator=generator) < t[:, None]
@@ -134,10 +134,11 @@ def diffusion_loss(
     knobs: DiffusionKnobs,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Flat cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
+    """Cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
 
-    The first pass (no gradient) sees a canvas at least as noisy, as decoding does. generator: on the CPU. Returns the
-    loss, and for the log the cross-entropy at t > 0.9 over text positions only (NaN where there are none).
+    All noise levels weigh the same. The first pass has no gradient and sees a canvas that is at least as noisy, as in
+    denoising. generator: on the CPU. Returns the loss, and for the log the cross-entropy at t > 0.9 over positions of
+    text alone (NaN where there are none).
     """
     device = targets_BC.device
     targets = targets_BC.repeat_interleave(knobs.draws, 0)

@@ -1,4 +1,4 @@
-"""What a training of an adapter tells a person: lines on the terminal, the closing table, the model card."""
+"""What a person reads of a training: lines on the terminal, the closing table, the model card."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_SECONDS = 0.5
 
 
 def line_of(line: dict[str, Any]) -> str:
-    """A line of log.jsonl in words."""
+    """Write a line of log.jsonl in words."""
     if line.get("evaluation"):
         sets = ", ".join(f"{name} {one['rate']:.1%}" for name, one in line["sets"].items())
         verdict = "" if line["grounded"] else ": NOT GROUNDED, the text does not follow from the audio"
@@ -36,20 +36,20 @@ def line_of(line: dict[str, Any]) -> str:
 
 @contextlib.contextmanager
 def shown(path: Path) -> Iterator[None]:
-    """New lines of a growing log.jsonl are told while the block lasts: workers of Ray write nowhere else."""
+    """Inside the block, show every new line of log.jsonl: workers of Ray have no other way to the terminal."""
     ended = threading.Event()
     begin = len(path.read_text().splitlines()) if path.exists() else 0
 
     def follow() -> None:
-        told = begin
+        seen = begin
         while True:
             over = ended.wait(POLL_SECONDS)
             lines = path.read_text().splitlines() if path.exists() else []
-            told = min(told, len(lines))  # a resume drops lines after its checkpoint
-            for line in lines[told:]:
+            seen = min(seen, len(lines))  # a resumed run drops the lines after its checkpoint
+            for line in lines[seen:]:
                 with contextlib.suppress(ValueError):  # half a line
                     log.info("%s", line_of(json.loads(line)))
-                    told += 1
+                    seen += 1
             if over:
                 return
 
@@ -63,7 +63,7 @@ def shown(path: Path) -> Iterator[None]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown: error rates before and after, by set and language."""
+    """Error rates before and after, by set and language, as a Markdown table."""
     before, after = result["before"], result["best"]
     lines = ["| set | language | before | after |", "| --- | --- | --- | --- |"]
     for name, one in before["sets"].items():
@@ -77,10 +77,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def card(config: AdapterConfig, result: dict[str, Any], data: Examples, rescheduled: Changes, command: str) -> str:
-    """MODEL_CARD.md of the trained model."""
+    """Write MODEL_CARD.md of the trained model."""
     t, best = config.train, result["best"]
     left = ", ".join(f"{reason} {count}" for reason, count in sorted(data.left_out.items())) or "none"
-    grounded = "" if best["grounded"] else "\n**Not grounded**: with the audio shuffled it is hardly worse.\n"
+    grounded = "" if best["grounded"] else "\n**Not grounded**: with the audio shuffled the error rate hardly rises.\n"
     return f"""# {config.output.name or config.output.uri}: an adapter on {config.model.name}
 
 Encoder, backbone and tokenizer are those of `{config.model.name}`, byte by byte; projector and LoRA (rank
@@ -90,8 +90,8 @@ denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left
 ## Figures
 
 Word error rate (Mandarin: characters), normalised as in jobs.evaluate, production engine with
-{config.denoise.max_steps} steps, on recordings that were not trained on. After: step {best["step"]} of {t.steps}, the
-best of those evaluated. It was chosen on these same recordings, so the figure flatters a little.
+{config.denoise.max_steps} steps, on recordings that were not in the training. After: step {best["step"]} of
+{t.steps}, the best of those evaluated. It was chosen on these same recordings, so the figure flatters a little.
 
 {table(result)}
 

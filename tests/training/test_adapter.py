@@ -123,7 +123,7 @@ def test_a_kill_while_the_log_is_put_right_loses_none_of_it(root: Path, result: 
     assert log.read_text() == whole
 
 
-def test_a_folder_of_an_older_version_is_told_in_one_line(root: Path) -> None:
+def test_a_folder_of_an_older_version_is_one_line(root: Path) -> None:
     adapter.train_adapter(config(root, "old", train={"steps": 2}), "")
     path = root / "old/work/checkpoint.pt"
     state = torch.load(path)
@@ -133,7 +133,7 @@ def test_a_folder_of_an_older_version_is_told_in_one_line(root: Path) -> None:
         adapter.train_adapter(config(root, "old"), "")
 
 
-def test_a_log_without_the_start_is_told_in_one_line(root: Path) -> None:
+def test_a_log_without_the_start_is_one_line(root: Path) -> None:
     adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
     (root / "lost/work/log.jsonl").write_text("")
     with pytest.raises(ConfigError, match=r"^folder: its log.jsonl has no evaluation of step 0; use a new folder$"):
@@ -144,7 +144,7 @@ def test_a_folder_called_start_that_is_somebody_elses_is_left_alone(root: Path) 
     shutil.copytree(root / "model", root / "foreign/work/start")
     theirs = config(root, "foreign", model={"name": str(root / "foreign/work/start")})
     for given in (theirs, config(root, "foreign")):
-        with pytest.raises(ConfigError, match=r"^folder: .*: its `start` is not of a training; use another folder$"):
+        with pytest.raises(ConfigError, match=r"^folder: .*: its `start` was not made by a training; use another folder$"):
             adapter.train_adapter(given, "")
     assert read_config(root / "foreign/work/start") == read_config(root / "model")
 
@@ -224,8 +224,8 @@ def test_settings_that_decide_nothing_may_change(root: Path, result: dict[str, A
     ("sections", "says"),
     [
         ({"output": {"uri": "s3://bucket/x"}}, r"^output.uri: s3://bucket/x: must be a local folder"),
-        ({"output": {"uri": "MODEL"}}, r"^output.uri: .*: the start and the checkpoints must not be overwritten$"),
-        ({"evaluation": {"same": "SOURCE"}}, r"^evaluation.same.uri: .*: this is what is trained on"),
+        ({"output": {"uri": "MODEL"}}, r"^output.uri: .*: must differ from model.name and folder, "),
+        ({"evaluation": {"same": "SOURCE"}}, r"^evaluation.same.uri: .*: the same recordings are trained on"),
         ({"compute": {"gpus_per_worker": 1}}, r"^compute.workers: 0 trains in this process on the CPU"),
         ({"model": {"name": "/nowhere"}}, r"^model.name: /nowhere: no config.json"),
         ({"source": {"uri": "/nowhere"}}, r"^source.uri: /nowhere"),
