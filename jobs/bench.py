@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     from pipeline.benchmark.compare import Bench
     from pipeline.benchmark.sizes import sizes
-    from pipeline.model.denoise.head_choice import obstacle
+    from pipeline.model.denoise.head import obstacle
 
     if options.device == "cuda" and not torch.cuda.is_available():
         print("--device cuda: torch finds no CUDA device", file=sys.stderr)
@@ -186,7 +186,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--compile", action="store_true", help="torch.compile the engine's calls")
     engine.add_argument("--no-auto", action="store_true", help="without auto canvases: fewer shapes to compile")
     engine.add_argument(
-        "--head", choices=["auto", "torch", "triton"], default="auto", help="the engine's vocabulary head, model.head"
+        "--head", choices=["torch", "triton"], default="torch", help="the engine's vocabulary head, model.head"
     )
     engine.add_argument("--threads", type=_count, default=1, metavar="N", help="torch threads of both sides")
     engine.add_argument("--windows", type=_count, metavar="N", help="windows to run (default: by size)")

@@ -116,23 +116,10 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="commit of a model on the hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
-    device_map: Literal["single", "auto"] = Field(
-        "single", description="auto: layers over all GPUs that a replica sees, for smaller ones; without model.compile"
-    )
-    quantization: Literal["none", "int8"] = Field("none", description="of the backbone's layers: half of the memory")
     verify: bool = Field(True, description="compare SHA-256 hashes with manifest.json or the hub before loading")
     compile: bool = Field(False, description="torch.compile the denoising step")
     compile_cache: str | None = Field(None, description="directory shared by replicas for compiled code")
-    head: Literal["auto", "torch", "triton"] = Field(
-        "auto", description="vocabulary head; auto: on a GPU the faster of the two, measured at the start"
-    )
-
-    @pydantic.field_validator("compile")
-    @classmethod
-    def _on_one_gpu(cls, value: bool, info: pydantic.ValidationInfo) -> bool:
-        if value and info.data.get("device_map") == "auto":
-            raise ValueError("compiled code is for one GPU, not for model.device_map=auto")
-        return value
+    head: Literal["torch", "triton"] = Field("torch", description="code of the vocabulary head; triton: CUDA only")
 
 
 class DenoiseConfig(Section):

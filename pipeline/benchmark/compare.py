@@ -41,7 +41,7 @@ class Bench:
         dtype: torch.dtype,
         compile: bool,
         windows: int | None,
-        head: str = "auto",
+        head: str = "torch",
         auto: bool = True,
     ) -> None:
         """head: `model.head` of the engine's rows. auto: with the rows of auto canvases, each length a compilation."""
@@ -166,10 +166,8 @@ class Bench:
         engine.close()
         flop = sum(flop_per_window(self.model, result.canvas_length, result.steps) for result in results)
         computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, before, strict=True))
-        head = engine.scheduler.head
         return self._row(what, early, engine.scheduler.slots, self.windows, meter, flop) | {
-            "head": head.name,
-            "head_seconds": head.seconds,
+            "head": engine.scheduler.head,
             "row_steps": computed,
             "row_steps_needed": needed,
             "recompilations": engine.scheduler.recompilations,

@@ -7,21 +7,16 @@ import shutil
 from collections.abc import Iterator
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psutil
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
-from pipeline.doctor.longest_prompt import LongestPrompt
 from pipeline.doctor.rows import Row, size
 from pipeline.model.files import hub, layout, whisper_layout
 from pipeline.model.files.hub import HubPart
-
-if TYPE_CHECKING:
-    from pipeline.model.memory import Memory
-    from pipeline.model.recogniser import AsrModel
 
 FETCH_AGAIN = "copy or fetch the model again"
 ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an image, or the hub"
@@ -127,85 +122,35 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
 def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Row]:
     """Bytes that a replica will take against those that are free, on the GPU where the run uses one.
 
-    gpus: devices as gpu_probe.py tells them, None: those of this machine.
-
-    A model whose parts are still on the hub gets an upper bound: its config is here, its tokenizer may not be. No row
-    for a Whisper checkpoint: there nothing is known beforehand.
+    gpus: devices as gpu_probe.py reports them; None: those of this machine. No row for a Whisper checkpoint, where
+    nothing is known beforehand, nor for a model with parts that are still on the hub.
     """
+    # Only here: a torch that cannot be imported is a row of this doctor, not its end.
+    from pipeline.model.memory import beforehand, require
+
     name, revision = config.model.name, config.model.revision
     try:
-        missing = to_fetch(config)
-        if whisper_layout.is_hub_id(name) or whisper_layout.is_whisper(layout.directory(name, revision)):
+        if to_fetch(config) or whisper_layout.is_whisper(layout.directory(name, revision)):
             return
-        model, needed = _estimated(config, missing=bool(missing))
+        needed = beforehand(config)
     except ConfigError:
         return  # the model's own row says what is wrong
-    from pipeline.model.memory import require
-
-    bound = "at most " if missing else ""
     if gpus is None:
         gpus = gpu_facts()["devices"]
     if config.model.device == "cpu" or not gpus:
         free = psutil.virtual_memory().available
         good = needed.total * config.compute.replicas_max <= free
-        found = f"{config.compute.replicas_max} x {bound}{needed} of {size(free)} free main memory"
-        advice = "" if good else "fewer replicas or canvases"
-        yield Row("model memory", "ok" if good else "warn", found, advice)
+        found = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"
+        yield Row("model memory", "ok" if good else "warn", found, "" if good else "fewer replicas or canvases")
         return
-    per_replica = config.compute.gpus_per_replica or 1.0
-    if config.model.device_map == "auto" and per_replica > 1:
-        yield _over_several(config, model, needed, [int(device["free"]) for device in gpus])
-        return
-    free = max(device["free"] for device in gpus) * min(1.0, per_replica)
-    found = f"{bound}{needed} of {size(free)} free GPU memory per replica"
+    free = int(max(device["free"] for device in gpus) * min(1.0, config.compute.gpus_per_replica or 1.0))
     try:
-        require(needed, int(free), slots=config.compute.canvases)
+        require(needed, free, slots=config.compute.canvases)
     except ConfigError as err:
-        yield Row(
-            "model memory", "FAIL", str(err), f"{size(free)} are free per replica: fewer canvases or a larger GPU"
-        )
+        advice = f"{size(free)} are free per replica: fewer canvases or a larger GPU"
+        yield Row("model memory", "FAIL", str(err), advice)
         return
-    yield Row("model memory", "ok", found)
-
-
-def _over_several(config: RunConfig, model: AsrModel, needed: Memory, free: list[int]) -> Row:
-    """The row of a model cut into layers, over the largest GPUs that one replica takes, in their order."""
-    import torch
-
-    from pipeline.model import device_map
-
-    taken = sorted(sorted(range(len(free)), key=lambda gpu: -free[gpu])[: int(config.compute.gpus_per_replica)])
-    try:
-        found = device_map.split(model, needed, [free[gpu] for gpu in taken], getattr(torch, config.model.dtype))
-    except ConfigError as err:
-        return Row("model memory", "FAIL", str(err), "fewer canvases or more GPUs per replica")
-    return Row("model memory", "ok", f"{needed}, per replica {found}")
-
-
-def _estimated(config: RunConfig, *, missing: bool) -> tuple[AsrModel, Memory]:
-    """The model, of which no weight is read, and its memory with its slots; nothing is fetched. Raises ConfigError.
-
-    missing: parts are still on the hub, and the prompt is taken to be as long as its text can make it.
-    """
-    import torch
-    from tokenizers import Tokenizer
-
-    from pipeline.model.memory import estimate
-    from pipeline.model.quantisation import quantise
-    from pipeline.model.recogniser import AsrModel
-
-    name, revision = config.model.name, config.model.revision
-    folder = layout.directory(name, revision)
-    spec = layout.read_config(folder)
-    tokenizer: Any = LongestPrompt(spec)
-    if not missing:
-        tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
-    with torch.device("meta"):
-        model = AsrModel(spec, tokenizer)
-    if config.model.quantization == "int8":
-        quantise(model.backbone)
-    dtype = getattr(torch, config.model.dtype)
-    return model, estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype)
+    yield Row("model memory", "ok", f"{needed} of {size(free)} free GPU memory per replica")
 
 
 def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Row, int]:

@@ -6,10 +6,12 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer
 
-from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig
 from pipeline.model.denoise import canvas_policy
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
+from pipeline.model.files import hub, layout
 from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
@@ -44,7 +46,6 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     Weights and what is allocated once are exact; activations are counted from the widest tensors of a layer.
     """
     size = dtype.itemsize
-    whole = {id(w): w.numel() * (size if w.is_floating_point() else w.element_size()) for w in model.parameters()}
     text: Any = model.backbone.config.text_config
     lengths = canvas_policy.lengths(denoise.canvas_length, own=model.config.canvas_length, prompt=model.prompt_length)
     hidden, prompt, longest = model.config.hidden_size, model.prompt_length, max(lengths)
@@ -60,8 +61,6 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     rows = slots * len(lengths) + 2 * prefill
     state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, first stable step, revisions
 
-    layer_int8 = [w.numel() for w in model.backbone.model.decoder.layers[0].parameters() if not w.is_floating_point()]
-    unpacked = size * sum(layer_int8)  # of the layer that is being computed
     expert = text.top_k_experts * (2 * hidden + 3 * text.moe_intermediate_size)
     token = size * (6 * hidden + 3 * queries + 3 * text.intermediate_size + expert)
     # A layer concatenates the prompt's keys and values with the canvas's, and repeats them per query head.
@@ -70,27 +69,37 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     heard = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
     return Memory(
-        weights=sum(whole.values()),
+        weights=size * sum(weight.numel() for weight in model.parameters()),  # tied ones come once
         kv=rows * prompt * position,
         canvases=slots * sum(lengths) * state,
-        activations=max(step, heard) + unpacked,
+        activations=max(step, heard),
         head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
     )
 
 
-def require(
-    needed: Memory, free: int, *, slots: int, smaller: str = "dtype=bfloat16 or model.quantization=int8"
-) -> None:
-    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change.
+def beforehand(config: RunConfig) -> Memory:
+    """What a replica of a run will take, from the model's config and tokenizer alone: no weight is read.
 
-    smaller: settings of the job that make the weights smaller.
+    Raises ConfigError where a file is missing or does not fit.
     """
+    name, revision = config.model.name, config.model.revision
+    folder = layout.directory(name, revision)
+    spec = layout.read_config(folder)
+    tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
+    with torch.device("meta"):
+        model = AsrModel(spec, tokenizer)
+    dtype = getattr(torch, config.model.dtype)
+    return estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype)
+
+
+def require(needed: Memory, free: int, *, slots: int) -> None:
+    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change."""
     if needed.total <= free:
         return
     fixed = needed.weights + needed.context
     per_slot = max(1, needed.total - fixed - needed.head) / slots
     fit = int((free - fixed - needed.head) // per_slot)
-    no_fit = f"no number of canvases fits: a larger GPU, {smaller}"
+    no_fit = "no number of canvases fits: a larger GPU, or model.dtype=bfloat16"
     advice = f"compute.canvases={fit} would fit" if fit >= 1 else no_fit
     raise ConfigError(
         f"compute.canvases: {slots} canvases need {needed} of GPU memory, and {free / GIB:.1f} GiB are free: {advice}"

@@ -11,7 +11,6 @@ from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
 from pipeline.model.network.encoder import AudioEncoder
 from pipeline.model.network.projector import Projector
-from pipeline.model.quantisation import Int8Weight, int8_weights
 
 
 class AsrModel(nn.Module):
@@ -92,29 +91,21 @@ def adapter_state(model: AsrModel) -> dict[str, Tensor]:
     return model.projector.state_dict() | loras
 
 
-def backbone_state(
-    model: DiffusionGemmaForBlockDiffusion,
-) -> tuple[dict[str, Tensor | Int8Weight], dict[str, str]]:
-    """Weights under their names in backbone/, and for each other name of a tied one that under which it is stored.
+def backbone_state(model: DiffusionGemmaForBlockDiffusion) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The backbone's weights under their names in backbone/, without LoRA; they share the model's storage.
 
-    Tied weights are stored once, under the decoder's name. LoRA is not part of it.
+    Tied weights are stored once, under the decoder's name. The second dict gives, for each other name of a tied
+    weight, the name under which it is stored.
     """
     everything = model.state_dict(keep_vars=True).items()
     named = [(lora.base_name(name), tensor) for name, tensor in everything if not lora.is_own(name)]
     named.sort(key=lambda item: not item[0].startswith("model.decoder."))
-    tensors = dict(named)
-    packed = {values: (weight, scale) for weight, values, scale in int8_weights(tensors)}
-    scales = {scale for _, scale in packed.values()}
     owners: dict[int, str] = {}
-    state: dict[str, Tensor | Int8Weight] = {}
-    tied = {}
-    for name, tensor in tensors.items():
-        if name in scales:
-            continue
-        known, scale = packed.get(name, (name, None))
-        owner = owners.setdefault(id(tensor), known)
-        if owner != known:
-            tied[known] = owner
+    state, tied = {}, {}
+    for name, tensor in named:
+        owner = owners.setdefault(id(tensor), name)
+        if owner == name:
+            state[name] = tensor.detach()
         else:
-            state[known] = tensor.detach() if scale is None else Int8Weight(tensor.detach(), tensors[scale].detach())
+            tied[name] = owner
     return state, tied

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -14,7 +13,7 @@ import pyarrow as pa
 import torch
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.model import device_map, memory
+from pipeline.model import memory
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint, layout, whisper_layout
 from pipeline.model.recogniser import AsrModel
@@ -106,29 +105,14 @@ def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
     """The model in place. Raises ConfigError, before anything is allocated, where GPU memory will not suffice."""
     slots = run.compute.canvases
 
-    def plan(model: AsrModel) -> Sequence[int] | None:
+    def check(model: AsrModel) -> None:
         needed = memory.estimate(model, run.denoise, slots=slots, dtype=dtype)
         log.info("model needs %s", needed)
-        if device != "cuda":
-            return None
-        free = [torch.cuda.mem_get_info(gpu)[0] for gpu in range(torch.cuda.device_count())]
-        if run.model.device_map == "single" or len(free) == 1:
-            memory.require(needed, free[torch.cuda.current_device()], slots=slots)
-            return None
-        found = device_map.split(model, needed, free, dtype)
-        log.info("model.device_map: %s", found)
-        return found.layers
+        if device == "cuda":
+            memory.require(needed, torch.cuda.mem_get_info()[0], slots=slots)
 
     model = run.model
-    return checkpoint.load(
-        model.name,
-        model.revision,
-        device=device,
-        dtype=dtype,
-        quantization=model.quantization,
-        verify=model.verify,
-        plan=plan,
-    )
+    return checkpoint.load(model.name, model.revision, device=device, dtype=dtype, verify=model.verify, check=check)
 
 
 def _end(why: str) -> NoReturn:

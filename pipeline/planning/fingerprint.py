@@ -21,8 +21,6 @@ def fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
     """
     settings = config.model_dump(mode="json")
     model = {key: settings["model"][key] for key in ("name", "revision", "dtype")} | {"weights": weights}
-    if settings["model"]["quantization"] != "none":  # a key that outputs from before it do not have
-        model["quantization"] = settings["model"]["quantization"]
     sections = {
         "source": settings["source"],
         "model": model,

@@ -105,15 +105,15 @@ def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel
     """
     dtype: torch.dtype = getattr(torch, config.model.dtype)
 
-    def check_memory(model: AsrModel) -> None:
+    def check(model: AsrModel) -> None:
         slots = config.compute.canvases
         needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype)
         log.info("an evaluation needs %s; what a training step keeps for its backward pass is not counted", needed)
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0] * min(1.0, config.compute.gpus_per_worker)
-            memory.require(needed, int(free), slots=slots, smaller="model.dtype=bfloat16")
+            memory.require(needed, int(free), slots=slots)
 
-    model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify, plan=check_memory)
+    model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify, check=check)
     adapter = load_file(folder / hub.PARTS["adapter"])
     for name, parameter in trainable(model).items():
         parameter.data = adapter[name].to(device)

@@ -133,45 +133,14 @@ def test_memory_is_computed_beforehand_against_the_gpu_or_the_machine(copy: Path
     (small,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU | {"free": 1e9}])
     assert small.state == "FAIL"
     assert "4 canvases need" in small.found
-    halves = settings(copy, gpus_per_replica=2, canvases=4)
-    halves = halves.model_copy(update={"model": halves.model.model_copy(update={"device_map": "auto"})})
-    (cut,) = model_check.memory(halves, [GPU, GPU])
-    assert cut.state == "ok"
-    assert "GPU 0: " in cut.found
-    (narrow,) = model_check.memory(halves, [GPU | {"free": 1e9}, GPU | {"free": 1e9}, GPU | {"free": 1e8}])
-    assert narrow.state == "FAIL"
-    assert "do not fit into 0.9 + 0.9 GiB, cut into layers" in narrow.found
     (shared,) = model_check.memory(settings(copy, gpus_per_replica=0.01, canvases=4), [GPU])
     assert shared.state == "FAIL"
     assert list(model_check.memory(settings("/no/such/model"), [GPU])) == []
 
 
-def test_memory_of_a_model_that_is_still_on_the_hub_is_bounded_before_anything_is_fetched(
-    folder: Path, copy: Path, server: Hub
+def test_a_model_that_is_still_on_the_hub_has_no_row_of_memory_and_nothing_is_fetched(
+    folder: Path, server: Hub
 ) -> None:
-    wanted = {"gpus_per_replica": 1, "canvases": 4}
-    (bound,) = model_check.memory(settings(folder, REVISION, **wanted), [GPU])
-    assert bound.state == "ok"
-    assert bound.found.startswith("at most ")
-    _, known = model_check._estimated(settings(copy, **wanted), missing=False)
-    _, most = model_check._estimated(settings(folder, REVISION, **wanted), missing=True)
-    assert most.weights == known.weights
-    assert known.kv < most.kv
-    (small,) = model_check.memory(settings(folder, REVISION, **wanted), [GPU | {"free": 1e9}])
-    assert small.state == "FAIL"
-    assert not server.requests
-
-
-def test_the_full_size_model_is_refused_on_a_small_gpu_before_51_gb_are_fetched(
-    server: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pins = ",".join(f"{part}@{'a' * 40}" for part in ("backbone", "encoder", "adapter"))
-    wanted = settings("diffusion-gemma-asr-small", pins, gpus_per_replica=1, canvases=16)
-    wanted = wanted.model_copy(update={"model": wanted.model.model_copy(update={"dtype": "bfloat16"})})
-    (fits,) = model_check.memory(wanted, [GPU])
-    assert fits.state == "ok"
-    assert 51 < float(fits.found.split()[2]) < 52  # the card says 51.2 GiB with the tokenizer
-    (small,) = model_check.memory(wanted, [GPU | {"free": 42e9}])
-    assert small.state == "FAIL"
-    assert "16 canvases need" in small.found
+    wanted = settings(folder, REVISION, gpus_per_replica=1, canvases=4)
+    assert list(model_check.memory(wanted, [GPU])) == []
     assert not server.requests

@@ -26,14 +26,11 @@ LAZY = {  # imports of our own inside a function, with their reasons
     ("pipeline/flow/guard.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/flow/chain.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/benchmark/readers.py", "pipeline.audio.decode"): "a reader is measured with its own libraries alone",
-    ("pipeline/model/denoise/head_choice.py", "pipeline.model.denoise.vocabulary_head_triton"): "triton is optional",
-    **{
-        (
-            "pipeline/doctor/model_check.py",
-            f"pipeline.model.{name}",
-        ): "torch is loaded only for a model that is looked at"
-        for name in ("memory", "recogniser", "device_map", "quantisation")
-    },
+    ("pipeline/model/denoise/head.py", "pipeline.model.denoise.vocabulary_head_triton"): "triton is optional",
+    (
+        "pipeline/doctor/model_check.py",
+        "pipeline.model.memory",
+    ): "a broken torch is a row of the doctor, not its end",
 }
 
 

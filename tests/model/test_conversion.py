@@ -15,7 +15,7 @@ from pipeline.model.files import checkpoint, conversion, hub, layout
 from pipeline.model.files.import_config import ImportConfig
 from pipeline.model.recogniser import AsrModel
 from tests.model.test_checkpoint import texts
-from tests.model.test_importer import foreign, write_peft
+from tests.model.test_importer import PEFT, foreign, write_peft
 from tests.model.test_lora import SPEC, passes
 from tests.model.test_whisper_import import as_openai
 from tests.support.small_model import hearing_model
@@ -37,7 +37,7 @@ def parts(model: AsrModel, tmp_path: Path) -> ImportConfig:
     (whole / "config.json").rename(base / "config.json")
     (whole / "tokenizer.json").rename(google / "tokenizer.json")
     (whole / "backbone" / "model.safetensors").rename(google / "model.safetensors")
-    save_file(foreign(recogniser.adapter_state(model), "peft"), tmp_path / "theirs.safetensors")
+    save_file(foreign(recogniser.adapter_state(model), PEFT), tmp_path / "theirs.safetensors")
     return ImportConfig(
         output=str(tmp_path / "made"),
         base=str(base),
@@ -108,7 +108,7 @@ def test_a_partial_match_is_refused_and_leaves_nothing(
 ) -> None:
     path = Path(parts.adapter[0])
     state = load_file(path)
-    state["what.is.this"] = state.pop("audio_projector.in_proj.weight")
+    state["what.is.this"] = state.pop("audio_projector.in_proj.bias")
     save_file(state, path)
     words = [f"{key}={getattr(parts, key)}" for key in ("output", "base", "encoder", "encoder_heads", "backbone")]
     words.append(f"adapter=[{path}]")
@@ -117,7 +117,7 @@ def test_a_partial_match_is_refused_and_leaves_nothing(
     assert "unmatched  what.is.this" in captured.out
     assert captured.err.startswith("adapter: ")
     assert not Path(parts.output).exists()
-    named = [*words, "names={what.is.this: input.weight}"]
+    named = [*words, "names={what.is.this: input.bias}"]
     assert import_model.main(named) == 0
     assert capsys.readouterr().out.splitlines()[-1] == f"{parts.output}: give it as model.name"
 

@@ -1,8 +1,10 @@
-"""Foreign adapters: known names are found under every wrapper, what is not known is listed, nothing loads in part."""
+"""Adapters of other programs: every weight finds its place by role and shape, or nothing is loaded."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import peft
@@ -26,84 +28,209 @@ def model() -> AsrModel:
     return hearing_model(5, lora=SPEC)
 
 
-def shapes(state: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in state.items()}
 
 
-def foreign(own: dict[str, Tensor], style: str) -> dict[str, Tensor]:
+@dataclass(frozen=True)
+class Layout:
+    """How somebody else might name an adapter. In `lora`: phase, stack, layer, target, side (A or B)."""
+
+    projector: dict[str, str]  # our module to theirs
+    lora: str
+    stacks: tuple[str, str] = ("encoder", "decoder")
+
+
+def in_order(pattern: str, places: Sequence[object]) -> dict[str, str]:
+    """Modules named by one pattern with these places: input, three convolutions, output, norm."""
+    ours = ("input", "convs.0", "convs.1", "convs.2", "output", "norm")
+    return dict(zip(ours, (pattern.format(place) for place in places), strict=True))
+
+
+PEFT = Layout(
+    in_order("audio_projector.{}", ["in_proj", "conv.0", "conv.2", "conv.4", "out_proj", "norm"]),
+    "base_model.model.model.{stack}.layers.{layer}.self_attn.{target}_proj.lora_{side}.default.weight",
+    ("encoder.language_model", "decoder"),
+)
+LAYOUTS = {
+    "PEFT": PEFT,
+    "attributes of a model": Layout(
+        in_order("projector.{}", ["fc1", "conv1", "conv2", "conv3", "fc2", "ln"]),
+        "base.model.{stack}.layers.{layer}.self_attn.{target}_proj.lora_{side}.weight",
+        ("encoder.language_model", "decoder"),
+    ),
+    "a sequence, with its activations counted": Layout(
+        in_order("trainable.audio_proj.net.{}", [0, 2, 4, 6, 9, 10]),
+        "trainable.lora.{stack}.{layer}.{target}.{side}",
+    ),
+    "ten and more": Layout(
+        in_order("model.proj.{}", ["linear_in", "stack.8", "stack.10", "stack.12", "linear_out", "post"]),
+        "model.lora.{stack}.blocks.{layer}.attn.{target}_proj.{side}",
+    ),
+    "no dots in the names of a ParameterDict": Layout(
+        in_order("adapter.mm_{}", ["first", "conv_1", "conv_2", "conv_3", "last", "layernorm"]),
+        "adapter.lora_{stack}_layers_{layer}_self_attn_{target}_proj.{side}",
+    ),
+    "down and up": Layout(
+        in_order("module.connector.{}", ["up", "sub.0.conv", "sub.1.conv", "sub.2.conv", "down", "final_norm"]),
+        "module.{stack}.layers.{layer}.{target}_proj.lora_{side}",
+        ("enc", "dec"),
+    ),
+}
+
+
+def foreign(own: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
     """Our weights under names that others might give them."""
     renamed = {}
     for name, weight in own.items():
         if name.startswith("lora."):
             _, phase, _, layer, target, side = name.split(".")
-            stack = {"encoder": "encoder.language_model", "decoder": "decoder"}[phase]
-            kind = {"down": "A", "up": "B"}[side]
-            default = ".default" if style == "peft" else ""
-            wrapper = "base_model.model.model." if style == "peft" else "model."
-            renamed[f"{wrapper}{stack}.layers.{layer}.self_attn.{target}.lora_{kind}{default}.weight"] = weight
-        elif name.startswith("convs."):
-            _, number, kind = name.split(".")
-            place = {"peft": f"audio_projector.conv.{2 * int(number)}", "plain": f"projector.conv{int(number) + 1}"}
-            renamed[f"{place[style]}.{kind}"] = weight
+            words = ("down", "up") if layout.stacks == ("enc", "dec") else ("A", "B")
+            theirs = layout.lora.format(
+                stack=layout.stacks[("encoder", "decoder").index(phase)],
+                layer=layer,
+                target=target[0],
+                side=words[("down", "up").index(side)],
+            )
         else:
-            part, kind = name.split(".")
-            words = {"input": "in_proj", "output": "out_proj", "norm": "norm"}
-            renamed[f"{'audio_projector' if style == 'peft' else 'projector'}.{words[part]}.{kind}"] = weight
+            module, _, kind = name.rpartition(".")
+            theirs = f"{layout.projector[module]}.{kind}"
+        renamed[theirs] = weight
+    assert len(renamed) == len(own)
     return renamed
 
 
-@pytest.mark.parametrize("style", ["peft", "plain"])
-@pytest.mark.parametrize("wrapper", ["", "adapter.", "module.adapter."])
-def test_known_names_are_matched_under_every_wrapper(model: AsrModel, style: str, wrapper: str) -> None:
+@pytest.mark.parametrize("prefix", ["", "base.", "state_dict.model.", "_orig_mod.module."])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_weight_of_a_plausible_layout_finds_its_place(model: AsrModel, layout: str, prefix: str) -> None:
     own = recogniser.adapter_state(model)
-    state = {wrapper + name: weight for name, weight in foreign(own, style).items()}
+    state = {prefix + name: weight for name, weight in foreign(own, LAYOUTS[layout]).items()}
     matches = importer.match(shapes(state), shapes(own))
-    assert matches.complete
-    assert all(torch.equal(state[theirs], own[ours]) for theirs, ours in matches.names.items())
+    assert (matches.unmatched, matches.missing) == ({}, {})
+    assert all(state[theirs] is own[ours] for theirs, ours in matches.names.items())
     assert len(set(matches.names.values())) == len(own)
 
 
-def test_an_adapter_that_matches_in_part_is_refused_and_listed(model: AsrModel) -> None:
+def test_the_order_in_the_file_does_not_matter(model: AsrModel) -> None:
     own = recogniser.adapter_state(model)
-    state = foreign(own, "plain")
-    state["projector.mystery.weight"] = state.pop("projector.in_proj.weight")
+    state = foreign(own, LAYOUTS["ten and more"])
+    turned = dict(reversed(state.items()))
+    assert importer.match(shapes(turned), shapes(own)).names == importer.match(shapes(state), shapes(own)).names
+
+
+def test_our_own_names_stay_whatever_their_shapes_have_in_common() -> None:
+    own = {"input.weight": (4, 4), "input.bias": (4,), "output.weight": (4, 4), "output.bias": (4,)}
+    assert importer.match(own, own).names == {name: name for name in own}
+    others = {f"theirs.{name}": shape for name, shape in own.items()}
+    matches = importer.match(others, own)
+    assert (matches.unmatched, matches.missing, matches.names) == (others, own, {})  # the shapes do not tell
+
+
+def renamed(state: dict[str, Tensor], old: str, new: str) -> None:
+    state[new] = state.pop(old)
+
+
+Q0 = "base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_A.default.weight"
+WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
+    "a weight more": (lambda state: state.update({"ctc_head.weight": torch.ones(2)}), "1 unmatched (ctc_head.weight)"),
+    "a projector's weight less": (lambda state: state.pop("audio_projector.norm.bias"), "1 missing (norm.bias)"),
+    "a LoRA weight less": (lambda state: state.pop(Q0), "1 missing (lora.decoder.layers.0.q_proj.down)"),
+    "another shape": (lambda state: state.update({Q0: torch.ones(3, 3)}), f"1 unmatched ({Q0})"),
+    "a bias of another shape": (
+        lambda state: state.update({"audio_projector.out_proj.bias": torch.ones(3)}),
+        "1 unmatched (audio_projector.out_proj.bias), 1 missing (output.bias)",
+    ),
+    "a layer that is not there": (
+        lambda state: renamed(state, Q0, Q0.replace("layers.0", "layers.7")),
+        "1 missing (lora.decoder.layers.0.q_proj.down)",
+    ),
+    "no phase": (
+        lambda state: renamed(state, Q0, Q0.replace("decoder", "stack")),
+        "1 missing (lora.decoder.layers.0.q_proj.down)",
+    ),
+    "two phases": (
+        lambda state: renamed(state, Q0, f"encoder.{Q0}"),
+        "1 missing (lora.decoder.layers.0.q_proj.down)",
+    ),
+    "twice the same role": (
+        lambda state: state.update({Q0.replace(".default", ""): state[Q0]}),
+        f"2 unmatched ({Q0}, {Q0.replace('.default', '')}), 1 missing",
+    ),
+    "convolutions whose order nobody knows": (
+        lambda state: renamed(state, "audio_projector.conv.4.weight", "audio_projector.2.conv.weight"),
+        "missing (convs.0.weight",
+    ),
+    "a convolution more": (
+        lambda state: state.update({"audio_projector.conv.6.weight": state["audio_projector.conv.4.weight"]}),
+        "missing (convs.0.weight",
+    ),
+    "a second module of the same shape": (
+        lambda state: state.update({"head.weight": state["audio_projector.in_proj.weight"]}),
+        "missing (input.weight, input.bias)",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_adapter_is_refused_in_one_line(model: AsrModel, wrong: str) -> None:
+    own = recogniser.adapter_state(model)
+    state = foreign(own, PEFT)
+    change, says = WRONG[wrong]
+    change(state)
     matches = importer.match(shapes(state), shapes(own))
-    assert (matches.unmatched, matches.missing) == (["projector.mystery.weight"], ["input.weight"])
-    lines = matches.lines()
-    assert "unmatched  projector.mystery.weight" in lines
-    assert "missing    input.weight" in lines
-    assert "matched    projector.conv1.weight -> convs.0.weight" in lines
     with pytest.raises(ConfigError) as raised:
         importer.refuse_partial(matches, "adapter")
     message = str(raised.value)
     assert "\n" not in message
-    assert f"{len(own) - 1} weights match, 1 unmatched (projector.mystery.weight), 1 missing (input.weight)" in message
-    given = importer.match(shapes(state), shapes(own), {"projector.mystery.weight": "input.weight"})
-    importer.refuse_partial(given, "adapter")
+    assert says in message, message
+    assert all(state[theirs] is own[ours] for theirs, ours in matches.names.items())  # what matches is right
 
 
-def test_a_name_with_another_shape_or_a_second_one_for_the_same_is_unmatched(model: AsrModel) -> None:
+def test_the_table_says_what_went_where_and_what_is_left(model: AsrModel) -> None:
     own = recogniser.adapter_state(model)
-    state = foreign(own, "plain")
-    state["projector.out_proj.bias"] = torch.zeros(3)
-    state["projector.linear_in.bias"] = state["projector.in_proj.bias"]
+    state = foreign(own, PEFT)
+    state["ctc_head.weight"] = torch.ones(2, 3)
+    del state["audio_projector.in_proj.bias"]
     matches = importer.match(shapes(state), shapes(own))
-    assert sorted(matches.unmatched) == ["projector.linear_in.bias", "projector.out_proj.bias"]
-    assert matches.missing == ["output.bias"]
+    lines = matches.lines()
+    assert len(lines) == len(own) + 1
+    assert "matched    audio_projector.conv.2.weight -> convs.1.weight" in lines
+    assert "unmatched  ctc_head.weight [2, 3]" in lines
+    assert f"missing    input.bias [{len(own['input.bias'])}]" in lines
+    assert not matches.complete
 
 
-def test_a_weight_can_be_left_out(model: AsrModel) -> None:
+def test_a_name_can_be_given_and_a_weight_left_out(model: AsrModel) -> None:
     own = recogniser.adapter_state(model)
-    state = foreign(own, "plain") | {"ctc_head.weight": torch.ones(2)}
-    assert importer.match(shapes(state), shapes(own)).unmatched == ["ctc_head.weight"]
-    assert importer.match(shapes(state), shapes(own), {"ctc_head.weight": ""}).complete
+    state = foreign(own, PEFT) | {"ctc_head.weight": torch.ones(2)}
+    renamed(state, Q0, "mystery")
+    assert importer.match(shapes(state), shapes(own)).unmatched == {
+        "ctc_head.weight": (2,),
+        "mystery": tuple(state["mystery"].shape),
+    }
+    given = {"ctc_head.weight": "", "mystery": "lora.decoder.layers.0.q_proj.down"}
+    matches = importer.match(shapes(state), shapes(own), given)
+    assert matches.complete
+    assert matches.names["mystery"] == "lora.decoder.layers.0.q_proj.down"
+
+
+def test_nested_dicts_in_a_torch_file_are_prefixes_like_others(model: AsrModel, tmp_path: Path) -> None:
+    own = recogniser.adapter_state(model)
+    state = foreign(own, PEFT)
+    loras = {name: weight for name, weight in state.items() if "lora" in name}
+    rest = {name: weight for name, weight in state.items() if name not in loras}
+    torch.save({"step": 7, "trainable": {"projector": rest, "lora": loras}}, tmp_path / "adapter.pt")
+    read = importer.read_state(tmp_path / "adapter.pt")
+    matches = importer.match(shapes(read), shapes(own))
+    importer.refuse_partial(matches, "adapter")
+    assert all(torch.equal(read[theirs], own[ours]) for theirs, ours in matches.names.items())
 
 
 def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Path) -> None:
-    """As the hub's is, whose names nobody here has seen: by the same table."""
+    """As the hub's is, whose names nobody here has seen."""
     checkpoint.save(model, tmp_path, dtype=torch.float32)
     path = tmp_path / "adapter.safetensors"
-    state = foreign(recogniser.adapter_state(model), "peft")
+    state = foreign(recogniser.adapter_state(model), PEFT)
     save_file(state, path)
     (own, decoded), (read, read_decoded) = passes(model), passes(checkpoint.load(str(tmp_path)))
     assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))

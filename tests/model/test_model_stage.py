@@ -200,6 +200,12 @@ def test_a_second_call_is_under_way_before_the_first_returns(replica: Replica) -
     assert events == [first, second, "returned", "returned"]
 
 
+def test_a_replica_logs_the_memory_that_its_model_needs(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Replica(config(folder), ABOUT)
+    assert "model needs" in caplog.text  # in a process of Ray too, where only warnings are shown
+    assert "weights" in caplog.text
+
+
 def test_weights_that_changed_under_their_manifest_end_the_replica(folder: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder, tmp_path / "copy"))
     hub.write_manifest(copy)

@@ -40,13 +40,6 @@ def test_what_decides_the_result_is_in_it(override: str) -> None:
     assert fingerprint_id(base) != fingerprint_id(changed)
 
 
-def test_quantised_weights_are_in_it_and_others_leave_no_trace() -> None:
-    """Outputs from before there was a choice go on."""
-    base = _fingerprint()
-    assert "model.quantization" not in base
-    assert _fingerprint("model.quantization=int8") == base | {"model.quantization": "int8"}
-
-
 @pytest.mark.parametrize(
     "override",
     [

@@ -144,7 +144,9 @@ def test_a_folder_called_start_that_is_somebody_elses_is_left_alone(root: Path) 
     shutil.copytree(root / "model", root / "foreign/work/start")
     theirs = config(root, "foreign", model={"name": str(root / "foreign/work/start")})
     for given in (theirs, config(root, "foreign")):
-        with pytest.raises(ConfigError, match=r"^folder: .*: its `start` was not made by a training; use another folder$"):
+        with pytest.raises(
+            ConfigError, match=r"^folder: .*: its `start` was not made by a training; use another folder$"
+        ):
             adapter.train_adapter(given, "")
     assert read_config(root / "foreign/work/start") == read_config(root / "model")
 

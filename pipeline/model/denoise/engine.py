@@ -34,12 +34,12 @@ class Engine(Worker):
         prefill_batch: int | None = None,
         compile: bool = False,
         compile_cache: str | None = None,
-        head: str = "auto",
+        head: str = "torch",
         embed: Embed | None = None,
     ) -> None:
         """prefill_batch: prompts that are prefilled together, by default a quarter of the slots.
 
-        head: which vocabulary head, `model.head` of the config; ConfigError where it cannot be.
+        head: `model.head` of the config. Raises ConfigError where `triton` cannot run on this machine.
         embed: what makes prompt embeddings of segments, by default features, encoder and projector of the audio.
         """
         super().__init__()

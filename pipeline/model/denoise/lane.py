@@ -231,13 +231,13 @@ class Lane:
 
 
 def _allocate(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
-    """Zeroed KV of every layer, on its device: [slots, kv heads, prompt, head dim]."""
+    """Zeroed KV of every layer: [slots, kv heads, prompt, head dim]."""
+    device = model.backbone.lm_head.weight.device
     layers = []
     for layer in model.backbone.model.decoder.layers:
         attention = layer.self_attn
         heads = attention.k_proj.out_features // attention.head_dim
         shape = (slots, heads, model.prompt_length, attention.head_dim)
-        device = layer.input_layernorm.weight.device
         layers.append(
             LayerKV(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
         )

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.config import DenoiseConfig
-from pipeline.model.denoise import canvas_policy, head_choice, noise
+from pipeline.model.denoise import canvas_policy, noise
 from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets
-from pipeline.model.denoise.head_choice import Choice
+from pipeline.model.denoise.head import tile_step_for
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
 from pipeline.model.exhaustion import memory_exhausted
 from pipeline.model.network.backbone import PromptKV
@@ -58,18 +58,17 @@ class Scheduler:
         slots: int,
         prefill_batch: int | None = None,
         calls: Calls,
-        head: str = "auto",
+        head: str = "torch",
         embed: Embed | None = None,
     ) -> None:
         """prefill_batch: prompts that are prefilled together; by default a quarter of the slots.
 
-        head: `model.head` of the config, chosen by `make_lanes`.
+        head: `model.head` of the config.
         """
         self.model, self.denoise, self.slots = model, denoise, slots
         self.prefill_batch = prefill_batch or -(-slots // 4)
         self.calls = calls
-        self.head = Choice("torch", calls.tile_step)
-        self._head_setting: str | None = head  # None once it is chosen
+        self.head = head
         self.prompt_embeds = embed or self._audio_embeds
         own = model.config.canvas_length
         self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own, prompt=model.prompt_length)
@@ -186,15 +185,8 @@ class Scheduler:
     def _make_lanes(self) -> None:
         """All storage, and all compiled code warm."""
         model = self.model
-        if self._head_setting is not None:
-            self.head = head_choice.choose(
-                self._head_setting,
-                self.calls.tile_step,
-                model.backbone.lm_head.weight,
-                softcap=model.backbone.final_logit_softcapping,
-                rows=self.slots * self.full_length,
-            )
-            self.calls, self._head_setting = replace(self.calls, tile_step=self.head.step), None
+        step = tile_step_for(self.head, self.calls.tile_step, model.backbone.lm_head.weight)
+        self.calls = replace(self.calls, tile_step=step)
         for n in self.lengths:
             self.lanes[n] = Lane(model, slots=self.slots, canvas_length=n, denoise=self.denoise, calls=self.calls)
             self.lanes[n].warm_up()
@@ -229,9 +221,10 @@ class Scheduler:
             kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))
         if self._side is None:
             return kv, None
+        stream = torch.cuda.current_stream()
         for layer in kv.layers:  # memory of the side stream that this one reads
-            layer.keys.record_stream(torch.cuda.current_stream(layer.keys.device))
-            layer.values.record_stream(torch.cuda.current_stream(layer.values.device))
+            layer.keys.record_stream(stream)
+            layer.values.record_stream(stream)
         return kv, self._side.record_event()
 
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:

@@ -1,8 +1,7 @@
 """Everything a denoising step needs of the vocabulary, in one pass over tiles: full-width logits never exist.
 
-The tile step here is the reference and all that a CPU runs. On CUDA the engine takes it, through torch.compile where
-`model.compile=true`, or the Triton kernel of `vocabulary_head_triton`, whichever `head_choice` measures to be faster.
-That kernel is proven in Triton's interpreter and compiled for an H100 by the tests; its speed was not measured by us.
+The tile step here is the reference and all that a CPU runs. On CUDA the engine takes it too, through torch.compile
+where `model.compile=true`; with `model.head=triton` it takes the Triton kernel of `vocabulary_head_triton` instead.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A program takes one row of the tile: 8,192 float32 are 32 KB of the 256 KB of re
 has, so the maximum is known before anything else is computed and the logits are read from memory a single time. The
 weights for the second product are written over them. Import this module only where triton is installed.
 
-Measured by nobody yet: tests/model/test_vocabulary_head_triton.py runs it in Triton's interpreter and compiles it for
-an H100, and `pipeline.model.denoise.head_choice` takes it only where it is faster.
+Its speed has not been measured, so it runs only where `model.head=triton` asks for it. The tests run it in Triton's
+interpreter and compile it for an H100.
 """
 
 # A kernel's arguments are pointers and scalars of Triton's own types.

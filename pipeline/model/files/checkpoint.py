@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.model import device_map
 from pipeline.model.files import hub, importer, weights
 from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
 from pipeline.model.files.materialise import materialise
 from pipeline.model.files.weights import unusable
 from pipeline.model.network import backbone
-from pipeline.model.quantisation import quantise
 from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
 
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower: never used
@@ -29,17 +26,15 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
-    quantization: Literal["none", "int8"] = "none",
     verify: bool = False,
-    plan: Callable[[AsrModel], Sequence[int] | None] | None = None,
+    check: Callable[[AsrModel], None] | None = None,
 ) -> AsrModel:
     """A recogniser ready for inference. Raises ConfigError where a file is missing or does not fit.
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
-    quantization: of the backbone's layers, tensor by tensor (quantisation.py).
-    verify: compare all hashes that are known (`hub.verify`) first. plan: is called with the model on the meta device,
-    before anything is allocated; it may raise, or say on which GPU each layer goes (device_map.py).
+    verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
+    before anything is allocated; it may raise.
     """
     folder = directory(name, revision)
     config = read_config(folder)
@@ -56,15 +51,9 @@ def load(
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise unusable(folder / "config.json", err) from None
     _check_numbers(config, files.backbone[0].with_name("config.json"))
-    if quantization == "int8":
-        quantise(model.backbone)
-    layers = plan(model) if plan is not None else None
-    if layers is None:
-        materialise(model, device=device, dtype=dtype)
-    else:
-        devices = [f"{device}:{gpu}" for gpu in range(max(layers) + 1)]
-        materialise(model, device=devices[0], dtype=dtype, places=device_map.places(model, layers, devices))
-        device_map.connect(model, layers, devices)
+    if check is not None:
+        check(model)
+    materialise(model, device=device, dtype=dtype)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
     own = adapter_state(model)
     weights.fill(own, files.adapter, rename=_adapter_names(files.adapter[0], own))
@@ -86,11 +75,8 @@ def _check_numbers(config: AsrConfig, path: Path) -> None:
 
 
 def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | None]:
-    """Names as they are, where the file has at least one of ours; else translated, all or none. Raises ConfigError."""
-    stored = weights.shapes(path)
-    if stored.keys() & own.keys() or not stored:
-        return lambda name: name
-    matches = importer.match(stored, {name: tuple(weight.shape) for name, weight in own.items()})
+    """From the names in an adapter's file to ours, all of them or none. Raises ConfigError."""
+    matches = importer.match(weights.shapes(path), {name: tuple(weight.shape) for name, weight in own.items()})
     importer.refuse_partial(matches, f"model.name: {path}")
     return matches.names.get
 
@@ -98,10 +84,7 @@ def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | 
 def save(
     model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut.
-
-    Raises ValueError for a quantised model.
-    """
+    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut."""
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
     write_config(folder, model.config)
     model.tokenizer.save(str(folder / "tokenizer.json"))

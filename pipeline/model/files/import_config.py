@@ -15,13 +15,11 @@ class ImportConfig(Section):
     adapter: list[str] = Field(
         [], description="files (.safetensors, .pt, .bin) and PEFT folders that together hold projector and LoRA"
     )
-    encoder: str | None = Field(
-        None, description="Whisper encoder: of transformers (.safetensors), OpenAI (.pt) or CTranslate2 (model.bin)"
-    )
+    encoder: str | None = Field(None, description="Whisper encoder: of transformers (.safetensors) or OpenAI (.pt)")
     encoder_heads: int | None = Field(None, ge=1, description="attention heads of it; null: one per 64 of its width")
     backbone: str | None = Field(
         None, description="folder of a DiffusionGemma checkpoint; its files are linked, not copied; null: from the hub"
     )
     names: dict[str, str] = Field(
-        {}, description="foreign weight names to ours, where the table does not know them; to an empty name: left out"
+        {}, description="foreign weight names to ours, where their role is not seen; to an empty name: left out"
     )

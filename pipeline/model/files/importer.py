@@ -1,14 +1,15 @@
-"""Adapters of other programs under our names: a table of patterns, all or nothing, with what matched and what did not.
+"""Adapters of other programs under our names: weights are matched by role and shape, all of them or none.
 
-The published adapter's key names were not known to us when this was written; PEFT's are. A name is first stripped of
-wrappers, then compared with PATTERNS; `{n}` is a number. Layers of a projector may be numbered as in an nn.Sequential
-(0, 2, 4 with the activations between): their order counts. Shapes must be the same.
+The name of a LoRA weight says its role, whatever else stands in it: encoder or decoder, the number of the layer, q, k,
+v or o, A or B. The modules of a projector are told apart by the shape of their weight; its convolutions share one shape
+and go by the order of the numbers in their names. A bias belongs to the weight beside it.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,62 +23,63 @@ from torch import Tensor
 from pipeline.config import ConfigError
 from pipeline.model.files.layout import LoraSpec
 
-WRAPPERS = ("base_model.model.", "state_dict.", "module.", "adapter.", "audio_adapter.", "_orig_mod.")
-PROJECTOR = r"(?:audio_|multi_modal_|mm_|speech_)?(?:projector|projection|proj|connector)\."
-ATTENTION = r"(?:model\.)*(?P<phase>encoder|decoder)\.(?:language_model\.|text_model\.)?layers\.(?P<layer>\d+)\."
-SIDE = r"lora_(?P<side>A|B|a|b|down|up|left|right)(?:\.(?!weight)\w+)?(?:\.weight)?"  # `.default` is PEFT's own
-LORA = rf"(?:self_attn\.)?(?P<target>[qkvo]_proj)\.{SIDE}"
-KIND = r"\.(?P<kind>weight|bias)"
-CONVOLUTION = rf"(?:{PROJECTOR})?(?:convs?|conv_layers|subsample|subsampling|downsample)\.?(?P<order>\d+)\.(?:conv\.)?"
-PATTERNS = (  # (pattern of a whole foreign name without wrappers, ours)
-    (rf"(?:{PROJECTOR})?(?:input|in_proj|proj_in|linear_in|in|fc1|linear1|linear_1){KIND}", "input.{kind}"),
-    (rf"(?:{PROJECTOR})?(?:output|out_proj|proj_out|linear_out|out|fc2|linear2|linear_2){KIND}", "output.{kind}"),
-    (rf"{CONVOLUTION}(?P<kind>weight|bias)", "convs.{order}.{kind}"),
-    (rf"(?:{PROJECTOR})?(?:norm|ln|layer_norm|final_norm|ln_post){KIND}", "norm.{kind}"),
-    (ATTENTION + LORA, "lora.{phase}.layers.{layer}.{target}.{side}"),
-)
-SIDES = {"A": "down", "a": "down", "down": "down", "left": "down", "B": "up", "b": "up", "up": "up", "right": "up"}
+PHASES = {"encoder": "encoder", "enc": "encoder", "decoder": "decoder", "dec": "decoder"}
+TARGETS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
+SIDES = {"a": "down", "down": "down", "b": "up", "up": "up"}
+CONVOLUTIONS = "convs."  # beginning of our names of them
+
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Matches:
-    """Which foreign name is which of ours; what is left on either side."""
+    """Which foreign name is which of ours, and what is left on either side with its shape."""
 
     names: dict[str, str]
-    unmatched: list[str]
-    missing: list[str]
+    unmatched: Shapes
+    missing: Shapes
 
     @property
     def complete(self) -> bool:
+        """Whether every weight of both sides is matched."""
         return not self.unmatched and not self.missing
 
     def lines(self) -> list[str]:
-        """One line per name, for the terminal."""
-        rows = [f"matched    {foreign} -> {own}" for foreign, own in sorted(self.names.items())]
-        return (
-            rows + [f"unmatched  {name}" for name in self.unmatched] + [f"missing    {name}" for name in self.missing]
-        )
+        """The table of what went where, one line per weight."""
+        return [
+            *(f"matched    {foreign} -> {own}" for foreign, own in sorted(self.names.items())),
+            *(f"unmatched  {name} {list(shape)}" for name, shape in self.unmatched.items()),
+            *(f"missing    {name} {list(shape)}" for name, shape in self.missing.items()),
+        ]
 
 
-def match(
-    foreign: Mapping[str, tuple[int, ...]], own: Mapping[str, tuple[int, ...]], given: Mapping[str, str] | None = None
-) -> Matches:
-    """Names by the shapes of both sides. given: foreign name to ours, before the table; `` (empty) drops a weight."""
+def match(foreign: Shapes, own: Shapes, given: Mapping[str, str] | None = None) -> Matches:
+    """Which of our weights each foreign one is. Both sides: name to shape.
+
+    given: foreign name to ours, which comes before everything else; an empty name leaves the weight out. A name that
+    is ours already stays. A weight of ours that two foreign ones claim is given to neither.
+    """
     given = given or {}
-    names: dict[str, str] = {}
-    unmatched = []
-    taken: set[str] = set()
-    orders = _orders(foreign)
-    for name, shape in foreign.items():
-        ours = given.get(name, _translated(name, orders))
-        if ours == "" and name in given:
-            continue
-        if ours is not None and ours in own and own[ours] == tuple(shape) and ours not in taken:
-            names[name] = ours
-            taken.add(ours)
-        else:
-            unmatched.append(name)
-    return Matches(names, unmatched, [name for name in own if name not in taken])
+    claims: dict[str, str] = {}
+    for name in foreign:
+        ours = given.get(name, name if name in own else _lora_name(name))
+        if ours is not None:
+            claims[name] = ours
+    claims |= _projector(
+        {name: shape for name, shape in foreign.items() if name not in claims},
+        {name: shape for name, shape in own.items() if name not in claims.values()},
+    )
+    often = Counter(claims.values())
+    names = {
+        theirs: ours for theirs, ours in claims.items() if own.get(ours) == tuple(foreign[theirs]) and often[ours] == 1
+    }
+    dropped = {name for name, ours in given.items() if not ours}
+    matched = set(names.values())
+    return Matches(
+        names,
+        {name: shape for name, shape in foreign.items() if name not in names and name not in dropped},
+        {name: shape for name, shape in own.items() if name not in matched},
+    )
 
 
 def refuse_partial(matches: Matches, what: str) -> None:
@@ -91,7 +93,7 @@ def refuse_partial(matches: Matches, what: str) -> None:
         parts.append(f"{len(matches.missing)} missing ({_first(matches.missing)})")
     raise ConfigError(
         f"{what}: {len(matches.names)} weights match, {', '.join(parts)}: nothing is loaded in part; "
-        "`python -m jobs.import_model` lists all names and takes `names` for those that its table does not know"
+        "`python -m jobs.import_model` lists all names and takes `names` for those whose role it does not see"
     )
 
 
@@ -127,44 +129,49 @@ def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
         alpha *= rank**0.5  # scaled by alpha / sqrt(rank) there
     weights = [folder / name for name in ("adapter_model.safetensors", "adapter_model.bin")]
     state = read_state(next((file for file in weights if file.is_file()), weights[0]))
-    found = {match["target"] for name in state if (match := re.search(LORA, name))}
-    targets = [name for name in ("q_proj", "k_proj", "v_proj", "o_proj") if name in found]
+    roles = [role for name in state if (role := _lora_name(name)) is not None]
+    targets = [target for target in TARGETS.values() if any(f".{target}." in role for role in roles)]
     if not targets:
         raise ConfigError(f"{folder}: no LoRA on q_proj, k_proj, v_proj or o_proj among its {len(state)} weights")
     return state, LoraSpec.model_validate({"rank": rank, "alpha": alpha, "targets": targets})
 
 
-def _translated(name: str, orders: Mapping[str, int]) -> str | None:
-    bare = _bare(name)
-    for pattern, ours in PATTERNS:
-        if found := re.fullmatch(pattern, bare):
-            groups = found.groupdict()
-            if "side" in groups:
-                groups["side"] = SIDES[groups["side"]]
-            if "order" in groups:
-                groups["order"] = str(orders[name])
-            return ours.format(**groups)
-    return None
+def _lora_name(name: str) -> str | None:
+    """Our name of a LoRA weight; None where the words of `name` leave its role open."""
+    words = re.split(r"[^a-z0-9]+", name.lower())
+    roles = [{table[word] for word in words if word in table} for table in (PHASES, TARGETS, SIDES)]
+    numbers = {int(word) for word in words if word.isdecimal()}
+    if len(numbers) != 1 or any(len(found) != 1 for found in roles):
+        return None
+    phase, target, side = (found.pop() for found in roles)
+    return f"lora.{phase}.layers.{numbers.pop()}.{target}.{side}"
 
 
-def _orders(names: Iterable[str]) -> dict[str, int]:
-    """The place of each numbered convolution among those of the same kind."""
-    numbers: dict[str, list[tuple[int, str]]] = {}
-    for name in names:
-        if found := re.fullmatch(rf"{CONVOLUTION}(?P<kind>weight|bias)", _bare(name)):
-            numbers.setdefault(found["kind"], []).append((int(found["order"]), name))
-    return {name: place for rows in numbers.values() for place, (_, name) in enumerate(sorted(rows))}
+def _projector(foreign: Shapes, own: Shapes) -> dict[str, str]:
+    """Foreign name to ours for modules whose weights have a shape that no other has, and for the convolutions."""
+    theirs, ours = _modules(foreign), _modules(own)
+    claims: dict[str, str] = {}
+    for shape, mine in ours.items():
+        others = sorted(theirs.get(shape, ()), key=_numbers)
+        ordered = len({_numbers(module) for module in others}) == len(others)
+        alone = len(mine) == 1 or all(module.startswith(CONVOLUTIONS) for module in mine)
+        if alone and ordered and len(others) == len(mine):
+            for module, known in zip(others, sorted(mine, key=_numbers), strict=True):
+                claims |= {f"{module}{kind}": f"{known}{kind}" for kind in (".weight", ".bias")}
+    return {name: claimed for name, claimed in claims.items() if name in foreign}
 
 
-def _bare(name: str) -> str:
-    """Without the wrappers in front."""
-    while True:
-        for wrapper in WRAPPERS:
-            if name.startswith(wrapper):
-                name = name.removeprefix(wrapper)
-                break
-        else:
-            return name
+def _modules(shapes: Shapes) -> dict[tuple[int, ...], list[str]]:
+    """Names of modules by the shape of their weight."""
+    modules = defaultdict(list)
+    for name, shape in shapes.items():
+        if name.endswith(".weight"):
+            modules[tuple(shape)].append(name.removesuffix(".weight"))
+    return modules
+
+
+def _numbers(name: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
@@ -175,5 +182,6 @@ def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
             yield from _flat(value, f"{prefix}{key}.")
 
 
-def _first(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if names[3:] else "")
+def _first(names: Iterable[str]) -> str:
+    first = list(names)
+    return ", ".join(first[:3]) + (", ..." if first[3:] else "")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
 from torch import nn
 
@@ -11,21 +9,18 @@ from pipeline.model.network.features import LogMel
 from pipeline.model.recogniser import AsrModel
 
 
-def materialise(
-    model: AsrModel, *, device: str, dtype: torch.dtype, places: Mapping[nn.Module, str] | None = None
-) -> None:
+def materialise(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
     """Allocate all weights on `device` in `dtype`, not filled, tied ones once, in inference mode.
 
     Buffers that are computed, not loaded (mel filters, rotary frequencies), get their values, in float32 as an ordinary
-    construction makes them; the others get those of a new model. places: modules that lie on another device.
+    construction makes them; the others get those of a new model.
     """
-    places = places or {}
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
                 if id(weight) not in made:
-                    made[id(weight)] = _empty(weight, places.get(module, device), dtype)
+                    made[id(weight)] = _empty(weight, device, dtype)
                 module._parameters[name] = made[id(weight)]
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -36,13 +31,12 @@ def materialise(
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
-                module._buffers[name] = buffer.to(places.get(module, device))
+                module._buffers[name] = buffer.to(device)
     model.eval()
 
 
 def _empty(weight: nn.Parameter, device: str, dtype: torch.dtype) -> nn.Parameter:
-    """Of the same shape; marked as initialised: transformers then computes the buffers only. Integers stay as wide."""
-    kept = dtype if weight.is_floating_point() else weight.dtype
-    made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=kept), requires_grad=False)
+    """Of the same shape; marked as initialised: transformers then computes the buffers only."""
+    made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=dtype), requires_grad=False)
     made._is_hf_initialized = True  # type: ignore[attr-defined]
     return made

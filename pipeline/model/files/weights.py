@@ -11,7 +11,6 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.quantisation import Int8Weight
 
 
 def unusable(path: Path, err: Exception) -> ConfigError:
@@ -20,7 +19,7 @@ def unusable(path: Path, err: Exception) -> ConfigError:
 
 
 def fill(
-    targets: Mapping[str, Tensor | Int8Weight],
+    targets: Mapping[str, Tensor],
     files: Iterable[Path],
     *,
     rename: Callable[[str], str | None] = lambda name: name,
@@ -57,7 +56,7 @@ def fill(
                             continue
                         shapes = f"{list(tensor.shape)} instead of {list(target.shape)}"
                         raise unusable(path, ValueError(f"{stored} is of shape {shapes}"))
-                    if name in done and isinstance(target, Tensor) and not torch.equal(target, tensor.to(target)):
+                    if name in done and not torch.equal(target, tensor.to(target)):
                         raise unusable(path, ValueError(f"{stored} differs from the weight that it is tied to"))
                     target.copy_(tensor)
                     done.add(name)
@@ -69,7 +68,7 @@ def fill(
     if lost:
         raise unusable(paths[-1], KeyError(f"missing weights: {', '.join(lost[:3])}{' ...' if lost[3:] else ''}"))
     for name in zero:
-        targets[name].copy_(torch.zeros(()).expand(targets[name].shape))
+        targets[name].zero_()
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -89,11 +88,6 @@ def whisper_name(name: str) -> str | None:
     return name.removeprefix("encoder.")
 
 
-def write(state: Mapping[str, Tensor | Int8Weight], path: Path, dtype: torch.dtype) -> None:
-    """Write a state dict in `dtype`. Raises ValueError for one with quantised weights."""
-    tensors = {}
-    for key, value in state.items():
-        if isinstance(value, Int8Weight):
-            raise ValueError(f"{key} is quantised; save the model that it was loaded from")
-        tensors[key] = value.to(dtype).contiguous()
-    save_file(tensors, path, metadata={"format": "pt"})
+def write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
+    """Write a state dict in `dtype`."""
+    save_file({name: weight.to(dtype).contiguous() for name, weight in state.items()}, path, metadata={"format": "pt"})
