@@ -90,8 +90,9 @@ denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left
 ## Figures
 
 Word error rate (Mandarin: characters), normalised as in jobs.evaluate, production engine with
-{config.denoise.max_steps} steps, on recordings that were not in the training. After: step {best["step"]} of
-{t.steps}, the best of those evaluated. It was chosen on these same recordings, so the figure flatters a little.
+{config.denoise.max_steps} steps, on recordings that were not in the training.
+After: step {best["step"]} of {t.steps}, the best of those evaluated. It was chosen on these same recordings, so the
+figure flatters a little.
 
 {table(result)}
 
