@@ -1,6 +1,6 @@
 """Preflight of a machine or a cluster: python -m jobs.doctor [--config configs/transcribe.yaml] [section.key=value ...]
 
-Looks at GPUs, torch, memory, disks, decoders, the model and its hashes, the hub, source and output, the clock and Ray,
+Looks at GPUs, torch, memory, disks, decoders, the model and its hashes, the hub, source and output, and Ray,
 each within a time limit. With RAY_ADDRESS set (as under `ray job submit`) the checks of a machine run on every node.
 What is well today may still fail tomorrow; what FAILs here would have failed the run. 1 where something FAILs.
 """

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import RunConfig
-from pipeline.doctor import cluster_check, codecs, disks, hardware, model_check, storage_check
+from pipeline.doctor import cluster_check, disks, hardware, model_check, storage_check
 from pipeline.doctor.cluster_check import NODE_SECONDS
 from pipeline.doctor.rows import Check, Row, guarded
 from pipeline.doctor.settings import DoctorConfig
@@ -43,7 +43,6 @@ def examine(
     run("output", partial(storage_check.output, config), 2 * SECONDS)
     if not [row for row in rows if row.check == "output" and row.state == "FAIL"]:
         run("output race", partial(storage_check.race, config), 2 * SECONDS)
-    run("clock", partial(storage_check.clock, config))
     if not cluster:
         run("ray", partial(cluster_check.on_this_machine, config))
         return rows
@@ -76,8 +75,7 @@ def machine_checks(config: RunConfig, gpus: int, *, node: bool) -> Iterator[tupl
     yield "memory", hardware.memory, SECONDS
     yield "open files", hardware.limits, SECONDS
     yield "disk", lambda: disks.check(disks.places(config)), 2 * SECONDS
-    yield "codecs", codecs.check, SECONDS
-    yield "decoders", codecs.present, SECONDS
+    yield "decoders", hardware.decoders, SECONDS
     if node:
         yield "model", partial(model_check.present, config), SECONDS
         yield "source", partial(storage_check.source, config), 2 * SECONDS

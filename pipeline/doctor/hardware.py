@@ -1,4 +1,4 @@
-"""The machine: GPUs with what torch can do on them, memory, shared memory, limits, and the installed packages."""
+"""The machine: GPUs with what torch can do on them, memory, limits, and the installed packages and decoders."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import os
 import platform
-import re
 import resource
 import shutil
 import subprocess
@@ -18,12 +17,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import av
 import psutil
+from packaging.requirements import Requirement
 
+from pipeline.audio.track import CODECS
 from pipeline.config import RunConfig
 from pipeline.doctor.rows import Row, State, size
 
 ROOT = Path(__file__).parents[2]
+PYTHONS = (3, 11), (3, 13)  # the first and the last that pyproject.toml allows
 PROBE_SECONDS = 100  # importing torch from a cold disk, then the start of CUDA on every device
 CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
 MEMORY = 4e9  # bytes that the driver, one decoder and one small replica take together, with some air
@@ -138,31 +141,53 @@ def limits() -> Iterator[Row]:
 
 
 def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
-    """Installed packages against the exact versions of pyproject.toml."""
+    """Python and the installed packages against what pyproject.toml, or else the installed fullcanvas, requires."""
     python = f"Python {platform.python_version()}, ray {_version('ray')}"
     setup = "make setup, the same on every node"
-    if sys.version_info[:2] != (3, 11):
-        yield Row("packages", "FAIL", python, "Python 3.11")
-    wanted = dict(map(_pin, tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]))
-    have = {name: _version(name) for name in wanted}
-    missing = [name for name, version in have.items() if version is None]
+    if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
+        yield Row("packages", "FAIL", python, "Python 3.11, 3.12 or 3.13")
+    wanted = _requirements(project)
+    have = {requirement: _version(requirement.name) for requirement in wanted}
+    missing = [requirement.name for requirement, version in have.items() if version is None]
     if missing:
         yield Row("packages", "FAIL", f"{python}; missing: {', '.join(missing)}", setup)
     others = [
-        f"{name} {version} (pinned {wanted[name]})"
-        for name, version in have.items()
-        if version is not None and version.partition("+")[0] != wanted[name]
+        f"{requirement.name} {version} (tested: {requirement.specifier})"
+        for requirement, version in have.items()
+        if version is not None and not requirement.specifier.contains(version, prereleases=True)
     ]
     if others:
         yield Row("packages", "warn", f"{python}; {', '.join(others)}", setup)
     if not missing and not others:
-        yield Row("packages", "ok", f"{python}; {len(wanted)} packages as pinned")
+        yield Row("packages", "ok", f"{python}; {len(wanted)} packages in their tested ranges")
 
 
-def _pin(requirement: str) -> tuple[str, str]:
-    """("ray", "2.60.0") of "ray[data,default]==2.60.0"."""
-    name, _, version = requirement.partition("==")
-    return re.sub(r"\[.*\]", "", name), version
+def decoders() -> Iterator[Row]:
+    """How many of the decoders that the pipeline lets FFmpeg use are there, and the names of those that are not."""
+    wanted = CODECS.split(",")
+    lacking = [name for name in wanted if not _decodes(name)]
+    found = f"{len(wanted) - len(lacking)} of {len(wanted)} decoders of FFmpeg"
+    if lacking:
+        yield Row("decoders", "warn", f"{found}; without {', '.join(lacking)}", "make setup: the pinned av has all")
+    else:
+        yield Row("decoders", "ok", found)
+
+
+def _decodes(codec: str) -> bool:
+    try:
+        av.codec.Codec(codec, "r")
+    except av.codec.codec.UnknownCodecError:
+        return False
+    return True
+
+
+def _requirements(project: Path) -> list[Requirement]:
+    """Without those of extras. A package that is installed has no pyproject.toml beside it."""
+    if project.exists():
+        texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
+    else:
+        texts = metadata.requires("fullcanvas") or []
+    return [requirement for requirement in map(Requirement, texts) if requirement.marker is None]
 
 
 def _version(name: str) -> str | None:

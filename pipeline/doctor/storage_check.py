@@ -1,15 +1,12 @@
-"""Storage and clock: reading the source, writing the output, one winner of a race, the time of the store."""
+"""Storage: the source can be read, the output can be written, and of racing writers one wins."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Iterator
-from email.utils import parsedate_to_datetime
 from itertools import islice
 from pathlib import Path
 
@@ -22,8 +19,6 @@ from pipeline.storage.base import apply, open_storage, race_probe, reason
 
 TRIED = 5  # recordings of the source: a single bad one is no reason to stop
 PROBE_BYTES = 1 << 20
-SKEW, REFUSED = 60.0, 900.0  # seconds; S3 refuses requests that are more than 15 minutes off
-BORN = 1_760_000_000  # seconds since 1970: no clock that is set shows less
 KEYS = "the path; for a store the keys, storage.endpoint and the rights to list and read"
 RIGHTS = "the path; for a store the keys, storage.endpoint and the rights to put, get, list and delete"
 
@@ -109,57 +104,6 @@ def race(config: RunConfig) -> Iterator[Row]:
             yield Row("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
             return
     yield Row("output race", "ok", "of 9 writers of one object one won, three times")
-
-
-def clock(config: RunConfig) -> Iterator[Row]:
-    """This machine's time against the store's, and against its own monotonic clock."""
-    before = time.time(), time.monotonic()
-    time.sleep(0.1)
-    drift = abs((time.time() - before[0]) - (time.monotonic() - before[1]))
-    if time.time() < BORN or drift > 0.05:
-        yield Row("clock", "FAIL", f"the clock says {time.ctime()} and jumps by {drift:.2f} s", "chrony or ntpd")
-        return
-    if not any(uri.startswith("s3://") for uri in (config.source.uri, config.output.uri)):
-        yield Row("clock", "ok", f"{time.strftime('%F %T %Z')}, steady; no store to compare with")
-        return
-    apply(config.storage)
-    endpoint = _endpoint()
-    try:
-        skew = skew_seconds(endpoint)
-    except (OSError, ValueError) as err:
-        yield Row("clock", "warn", f"{endpoint} does not tell the time: {err}", "see the rows of source and output")
-        return
-    found = f"{skew:.0f} s from {endpoint}"
-    if skew > REFUSED:
-        yield Row("clock", "FAIL", f"{found}, which refuses what is signed", "chrony or ntpd")
-    else:
-        yield Row("clock", "ok" if skew <= SKEW else "warn", found, "" if skew <= SKEW else "chrony or ntpd")
-
-
-def skew_seconds(endpoint: str) -> float:
-    """Seconds between this clock and the Date header of whatever an HTTP server answers; it tells whole seconds.
-
-    Raises OSError where there is no answer, ValueError without a date.
-    """
-    before = time.time()
-    try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=10) as answer:
-            date = answer.headers["Date"]
-    except urllib.error.HTTPError as err:  # it refuses, and tells the time
-        date = err.headers["Date"]
-    after = time.time()
-    if not date:
-        raise ValueError("no Date header")
-    theirs = parsedate_to_datetime(date).timestamp()
-    return max(0.0, before - theirs - 1, theirs - after)
-
-
-def _endpoint() -> str:
-    import botocore.session
-
-    session = botocore.session.get_session()
-    region = session.get_config_variable("region") or "us-east-1"
-    return str(session.create_client("s3", region_name=region).meta.endpoint_url)
 
 
 @contextlib.contextmanager

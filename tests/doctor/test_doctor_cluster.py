@@ -61,12 +61,12 @@ def test_a_cluster_is_checked_node_by_node(local_ray: None, tmp_path: Path, smal
     there = {row.check: row for row in rows if row.node}
     (node,) = alive_nodes()
     assert {row.node for row in there.values()} == {node.address}
-    assert here >= {"model", "hub", "source", "output", "output race", "clock", "ray", "placement"}
-    assert set(there) >= {"packages", "torch", "gpu", "memory", "disk", "codecs", "model", "source", "output"}
-    assert not here & {"torch", "codecs"}  # they are the nodes' own
+    assert here >= {"model", "hub", "source", "output", "output race", "ray", "placement"}
+    assert set(there) >= {"packages", "torch", "gpu", "memory", "disk", "decoders", "model", "source", "output"}
+    assert not here & {"torch", "decoders"}  # they are the nodes' own
     if not node.gpus:
         assert [row.state for row in rows if row.check == "placement"] == ["FAIL"]
-    assert there["codecs"].state == there["source"].state == there["output"].state == "ok"
+    assert there["decoders"].state == there["source"].state == there["output"].state == "ok"
     assert started[-2:] == ["ray", "nodes"]
     assert not (tmp_path / "out").exists()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +79,26 @@ def test_the_probe_finds_in_its_own_process_what_torch_finds_here(monkeypatch: p
     assert all(device["total"] > 0 and not device["error"] for device in found["devices"])
 
 
-def test_memory_limits_and_packages_of_this_machine_are_named() -> None:
-    rows = {row.check: row for row in (*hardware.memory(), *hardware.limits(), *hardware.packages())}
-    assert set(rows) >= {"memory", "open files", "packages"}
+def test_memory_limits_packages_and_decoders_of_this_machine_are_named() -> None:
+    checks = (*hardware.memory(), *hardware.limits(), *hardware.packages(), *hardware.decoders())
+    rows = {row.check: row for row in checks}
+    assert set(rows) >= {"memory", "open files", "packages", "decoders"}
+    assert rows["decoders"].state == "ok"
     assert rows["packages"].state == "ok"
-    assert f"ray {hardware._version('ray')}" in rows["packages"].found
+    assert f"ray {version('ray')}" in rows["packages"].found
 
 
 def test_other_versions_are_a_warning_and_missing_packages_a_failure(tmp_path: Path) -> None:
     project = tmp_path / "pyproject.toml"
-    project.write_text('[project]\ndependencies = ["ray[data]==1.0.0", "nosuchpackage==1.0", "torch==2.13.0"]\n')
+    project.write_text('[project]\ndependencies = ["ray[data]>=1,<2", "nosuchpackage>=1.0", "torch>=2.13.0,<3"]\n')
     missing, other = hardware.packages(project)
     assert (missing.state, other.state) == ("FAIL", "warn")
     assert "missing: nosuchpackage" in missing.found
-    assert "(pinned 1.0.0)" in other.found
+    assert "(tested: <2,>=1)" in other.found
     assert "torch" not in other.found
+
+
+def test_decoders_that_ffmpeg_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "CODECS", "flac,nosuchcodec,opus")
+    (row,) = hardware.decoders()
+    assert (row.state, row.found) == ("warn", "2 of 3 decoders of FFmpeg; without nosuchcodec")

@@ -1,9 +1,7 @@
-"""The doctor on source, output and clock: local folders and a small S3 that refuses, or lets every writer win."""
+"""The doctor on source and output: local folders and a small S3 that refuses, or lets every writer win."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections import deque
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
@@ -150,29 +148,3 @@ def test_what_is_not_given_is_not_checked() -> None:
     for check in (storage_check.source, storage_check.output):
         assert only(check, settings()).found.endswith("is not given: not checked")
     assert list(storage_check.race(settings())) == []
-
-
-def test_the_clock_is_compared_with_the_store_s(s3: CarelessS3, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = settings(output="s3://b/out")
-    assert only(storage_check.clock, config).found == f"0 s from {s3.url}"
-    assert "no store to compare with" in only(storage_check.clock, settings()).found
-    true = time.time
-    for ahead, state in ((-3600, "FAIL"), (100, "warn")):
-        # The servers of this process ask the clock by their own reference: only the doctor's is wrong.
-        monkeypatch.setattr(storage_check, "time", _Shifted(true, ahead))
-        assert only(storage_check.clock, config).state == state
-
-
-class _Shifted:
-    """The module `time` on a machine whose clock is wrong by `ahead` seconds."""
-
-    def __init__(self, true: Any, ahead: float) -> None:
-        self.time = lambda: true() + ahead
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(time, name)
-
-
-def test_a_store_that_tells_no_time_is_a_warning(monkeypatch: pytest.MonkeyPatch, s3: CarelessS3) -> None:
-    monkeypatch.setitem(os.environ, "AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert only(storage_check.clock, settings(output="s3://b/out")).state == "warn"

@@ -38,12 +38,12 @@ def test_a_sound_machine_passes_and_the_rows_are_written(
         "memory",
         "open files",
         "disk",
-        "codecs",
+        "decoders",
         "model",
         "model memory",
         "hub",
     }
-    assert names >= {"source", "output", "output race", "clock", "ray", "placement"}
+    assert names >= {"source", "output", "output race", "ray", "placement"}
     assert {row["state"] for row in rows} <= {"ok", "warn"}
 
 
@@ -62,7 +62,7 @@ def test_a_store_that_never_answers_hides_nothing_and_the_process_ends(tmp_path:
     assert "no answer within 3 s" in done.stdout
     failed = set(done.stdout.splitlines()[-1].removeprefix("FAIL: ").partition(";")[0].split(", "))
     assert failed >= {"gpu", "output", "placement"}
-    assert "codecs" in done.stdout
+    assert "decoders" in done.stdout
     assert SECRET not in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     assert not [line for line in done.stderr.splitlines() if line.endswith("| ray")]
