@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from infra.dataflow import PICTURE, draw
 from pipeline.config import RunConfig, load
 from pipeline.doctor.settings import DoctorConfig
 
@@ -54,3 +55,14 @@ def test_keys_named_in_the_text_are_settings() -> None:
     for key in named:
         section, name = key.split(".")
         assert name in RunConfig.model_fields[section].annotation.model_fields  # type: ignore[union-attr]
+
+
+def test_the_picture_is_the_one_that_the_code_draws() -> None:
+    assert PICTURE.read_text(encoding="utf-8") == draw(), "python -m infra.dataflow"
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs").glob("*.md")))
+def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
+    path = ROOT / "docs" / page
+    for link in re.findall(r"\]\(((?!https?:)[\w./-]+)", path.read_text(encoding="utf-8")):
+        assert path.parent.joinpath(link).exists(), link
