@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.model.denoise.scheduler import window_of
+from pipeline.audio.pcm import from_pcm
 from pipeline.model.network.encoder import AudioEncoder
 
 
@@ -35,7 +35,7 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
         pcm = table["pcm"].to_pylist()
         features = []
         for start in range(0, len(pcm), batch):
-            windows = np.stack([window_of(p, window_samples) for p in pcm[start : start + batch]])
+            windows = np.stack([from_pcm(p, window_samples) for p in pcm[start : start + batch]])
             features.append(encoder(torch.from_numpy(windows)).half().numpy())
         temporary = cache / f"{shard.stem}.tmp.npy"
         np.save(temporary, np.concatenate(features))

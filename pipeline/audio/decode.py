@@ -9,11 +9,12 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
+from pipeline.audio import pcm
 from pipeline.audio.headers import check_format, check_header
 from pipeline.audio.track import AudioTrack
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
-FULL_SCALE = {"uint8": 128, "int16": 1 << 15, "int32": 1 << 31, "int64": 1 << 63}
+FULL_SCALE = {"uint8": 128, "int16": pcm.FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}
 
 
 def decode(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audio import decode
+from pipeline.audio.pcm import to_pcm
 from pipeline.audio.segment import Segmenter, Window, piece_end
 from pipeline.config import RunConfig
 from pipeline.planning.plan import PlanReader
@@ -227,11 +228,6 @@ def described(ref: RecordingRef) -> DecodedRecording:
     if not isinstance(read.audio, bytes):
         read.audio.close()
     return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
-
-
-def to_pcm(samples: np.ndarray) -> bytes:
-    """float32 in [-1, 1] as int16 little endian; what was decoded from 16 bits comes back bit for bit."""
-    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype("<i2").tobytes()
 
 
 def _segments(

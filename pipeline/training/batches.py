@@ -10,7 +10,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.model.denoise.scheduler import window_of
+from pipeline.audio.pcm import from_pcm
 from pipeline.training.adapter_config import AudioAugment
 from pipeline.training.augment import noisy
 from pipeline.training.examples import Examples
@@ -127,7 +127,7 @@ def audio_windows(examples: Examples, *, window_samples: int, augment: AudioAugm
         for row in rows:
             pcm = examples.pcm(row)
             rng = np.random.default_rng([seed, number, row])
-            made.append(noisy(window_of(pcm, window_samples), len(pcm) // 2, augment, rng))
+            made.append(noisy(from_pcm(pcm, window_samples), len(pcm) // 2, augment, rng))
         return torch.from_numpy(np.stack(made))
 
     return windows

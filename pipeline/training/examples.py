@@ -39,16 +39,19 @@ SCHEMA = pa.schema(
         ("pcm", pa.large_binary()),  # mono, 16 kHz, int16 little-endian
     ]
 )
-LEFT_OUT = {  # besides schemas.REASONS
+LEFT_OUT = {  # reasons beside schemas.REASONS
     "no_reference": "the source has no text for it",
-    "no_speech": "no speech was found in it",
-    "several_windows": "it is longer than one window of the model: which words are in which is unknown",
+    "no_speech": "it has no speech",
+    "several_windows": "it is longer than one window of the model: nobody knows which words belong to which window",
     "too_many_tokens": "its text does not fit the canvas",
 }
 
 
 class Examples:
-    """What `prepare` kept, mapped into memory. `left_out`: recordings without an example, by reason."""
+    """The examples that `prepare` wrote, mapped into memory.
+
+    `left_out`: how many recordings gave no example, by reason (LEFT_OUT or schemas.REASONS).
+    """
 
     def __init__(self, path: Path) -> None:
         self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
@@ -68,10 +71,20 @@ class Examples:
 def prepare(
     folder: Path, source: SourceConfig, *, model: AsrConfig, segment: SegmentConfig, storage: StorageConfig
 ) -> Examples:
-    """Examples of a source, decoded now or found in `folder` from an earlier call with the same settings.
+    """The examples of a source. They are decoded once: a later call with the same settings reads them from `folder`.
 
-    An example is a recording with a reference that the segmenter makes exactly one window of: everything else is
-    counted. Raises ConfigError where the source cannot be listed or nothing of it is left.
+    An example is a recording that has a reference and that the segmenter makes exactly one window of. All others are
+    counted by reason.
+
+    Args:
+        folder: where decoded examples are kept.
+        source: of recordings with texts.
+        model: gives the length of a window in seconds and the languages.
+        segment: how recordings are cut.
+        storage: keys and address of a store, where the source is in one.
+
+    Raises:
+        ConfigError: the source cannot be listed, or no recording is an example.
     """
     recipe = {
         "source": source.model_dump(mode="json"),
@@ -99,9 +112,9 @@ def prepare(
 def _decoded(
     source: SourceConfig, model: AsrConfig, segment: SegmentConfig, storage: StorageConfig, left_out: Counter[str]
 ) -> Iterator[list[dict[str, Any]]]:
-    """Rows of SCHEMA, some recordings at a time."""
+    """Decode the recordings of a source, UNIT at a time. Yields rows of SCHEMA."""
     apply(storage)
-    longest = max(60.0, 4 * model.window_seconds)  # what is longer is not decoded to its end
+    longest = max(60.0, 4 * model.window_seconds)  # seconds; decoding stops there: a longer recording is no example
     run = RunConfig(
         source=source,
         output=OutputConfig(uri="none"),

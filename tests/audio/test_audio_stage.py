@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio.stage import DecodeStage, to_pcm
+from pipeline.audio.stage import DecodeStage
 from pipeline.config import SourceConfig
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, todo, write_plan
@@ -103,12 +103,3 @@ def test_a_file_that_has_gone_is_a_problem(source: Path) -> None:
     refs = refs_of(source)
     (source / "d.wav").unlink()
     assert decoded(source, refs)["recordings"][3]["problem"]["reason"] == "missing_file"
-
-
-def test_samples_of_16_bits_come_back_bit_for_bit() -> None:
-    values = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], np.int16)
-    assert to_pcm(values.astype(np.float32) / 32768) == values.astype("<i2").tobytes()
-
-
-def test_samples_out_of_range_are_clipped() -> None:
-    assert np.frombuffer(to_pcm(np.array([-1.5, 1.0, 1.5], np.float32)), "<i2").tolist() == [-32768, 32767, 32767]

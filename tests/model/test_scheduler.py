@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise.compiled import Calls
-from pipeline.model.denoise.scheduler import PATIENCE, Job, Scheduler, window_of
+from pipeline.model.denoise.scheduler import PATIENCE, Job, Scheduler
 from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from tests.support.small_model import noise_segment, random_model
@@ -141,11 +140,3 @@ def test_a_prefill_batch_is_a_quarter_of_the_slots_where_none_is_given(model: As
 def test_silent_and_long_segments_choose_their_lanes(model: AsrModel) -> None:
     made = scheduler(model, slots=1)
     assert [made.length_for(Segment("a", None, bytes(32 * ms))) for ms in (0, 900)] == [8, 24]
-
-
-def test_a_window_is_padded_with_zeros_at_its_end() -> None:
-    pcm = np.array([-32768, 16384, 1], "<i2").tobytes()
-    assert window_of(pcm, 5).tolist() == [-1.0, 0.5, 1 / 32768, 0.0, 0.0]
-    assert window_of(b"", 2).tolist() == [0.0, 0.0]
-    with pytest.raises(ValueError, match="3 samples does not fit the model's window of 2"):
-        window_of(pcm, 2)

