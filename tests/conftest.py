@@ -1,4 +1,4 @@
-"""Fixtures that several test files use, and what holds for every property test."""
+"""Fixtures that several test files use, what makes a test slow, and what holds for every property test."""
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -13,23 +13,17 @@ settings.load_profile("fullcanvas")
 
 # Whole runs and kills: minutes of waiting. They come first, so that no process of `make test` is left alone with one.
 LONG = (
-    *(
-        "kill_s3",
-        "two_drivers_s3",
-        "kill",
-        "evaluate_self",
-        "distributed",
-        "cluster_submit",
-        "suspects",
-        "flow",
-        "jobs",
-        "source_runs",
-        "exactly_once_s3",
-    ),
-    *("engine_steady", "storage_s3", "demo", "throughput_bench", "cluster", "bad_audio_run", "parts", "commit"),
+    *("kill_s3", "two_drivers_s3", "kill", "evaluate_self", "distributed", "cluster_submit", "suspects", "chain"),
+    *("jobs", "source_runs", "exactly_once_s3", "engine_steady", "storage_s3", "demo", "throughput_bench", "cluster"),
+    *("bad_audio_run", "pieces", "commit"),
 )
+# Who uses one of these is slow: a gateway of Ceph, Chromium, Triton. Others say it with @pytest.mark.slow.
+SLOW_FIXTURES = {"ceph", "browser", "triton_path"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {f"test_{name}": place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    for item in items:
+        if SLOW_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.slow)

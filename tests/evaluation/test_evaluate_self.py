@@ -24,6 +24,7 @@ def evaluate(output: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_gate_is_open_for_the_model_as_it_is_and_closes_on_damage(tmp_path: Path) -> None:
     output = tmp_path / "out"

@@ -16,7 +16,7 @@ import pytest
 from tests.support.archives import archive, arguments, wav
 from tests.support.ray_cluster import RAY, ROOT, RayCluster, ray_nodes
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 JOB = ("python", "-m", "jobs.transcribe")
 STORE_BYTES = 120 * 2**20
 

@@ -56,6 +56,7 @@ def committed(output: Path) -> int:
     return sum(1 for _ in (output / "commits").glob("*/*.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_dir: Path) -> None:
     chance = random.Random(SEED)
@@ -94,6 +95,7 @@ def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_d
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path, small_model_dir: Path) -> None:
     """Decode actor, replica and driver die while pieces are saved; a saved piece is not recognised again."""

@@ -45,6 +45,7 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield flag
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_who_breaks_the_process_is_found_among_its_neighbours(
     poison: Path, tmp_path: Path, small_model_dir: Path

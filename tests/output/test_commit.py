@@ -247,6 +247,7 @@ def _work(uri: str, mark: str, done: Connection) -> None:
         done.send_bytes(unit.unit_id.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_unit_is_committed_once_however_often_the_process_is_killed(storage: Storage) -> None:
     mark = plan(storage, [ref(number) for number in range(600)])

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.debian import skip_unless_allowed
+
 VERSION = "3.7.1"  # what the CUDA builds of torch 2.13.0 require
 FOLDER = Path(sys.prefix, "triton")
 TIMEOUT = pytest.mark.timeout(900)  # the first test installs it: a wheel of 198 MB, 691 MB unpacked
@@ -29,6 +31,7 @@ def triton_path() -> str | None:
     with Path(sys.prefix, "triton.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not done.exists():
+            skip_unless_allowed(f"triton=={VERSION} (0.7 GB)")
             pip = [sys.executable, "-m", "pip", "install", "-qq", "--no-deps", "--upgrade", "--target", str(FOLDER)]
             ran = subprocess.run([*pip, f"triton=={VERSION}"], capture_output=True, text=True, check=False)
             if ran.returncode:

@@ -28,6 +28,7 @@ def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """Killed while it trains in one process, it goes on in a worker of Ray Train: neither is seen in the weights."""
