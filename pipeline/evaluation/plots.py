@@ -10,7 +10,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.drawing import INK, OTHER, SERIES, drawing, svg
-from pipeline.evaluation.reliability import Bin, calibration_error
+from pipeline.evaluation.rates import Bin, calibration_error
 from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
 from pipeline.evaluation.wording import as_utc, setting_labels
 

@@ -15,6 +15,16 @@ def percent(rate: float | None) -> str:
     return NOTHING if rate is None else f"{100 * rate:.2f} %"
 
 
+def share(part: float | None) -> str:
+    """0.95 as "95.0 %"."""
+    return NOTHING if part is None else f"{100 * part:.1f} %"
+
+
+def decimal(value: float | None) -> str:
+    """12.345 as "12.3"."""
+    return NOTHING if value is None else f"{value:.1f}"
+
+
 def interval(low: float | None, high: float | None) -> str:
     """0.0471 and 0.0538 as "[4.71, 5.38]", in percent."""
     return NOTHING if low is None or high is None else f"[{100 * low:.2f}, {100 * high:.2f}]"

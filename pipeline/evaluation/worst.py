@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
-from markupsafe import Markup
 
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import alignment
@@ -19,9 +19,18 @@ from pipeline.evaluation.wording import percent
 
 PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
 AROUND = 8  # equal words shown on each side of an error; longer stretches are cut
-PIECES = 400  # stretches of one utterance shown: an hour of it is not embedded
+STRETCHES = 400  # of one utterance are shown: the page does not embed an hour of it
 
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Neighbouring units of an alignment that are all equal, or all differ in the same way."""
+
+    equal: bool
+    reference: str  # "" where the hypothesis has units too many
+    hypothesis: str  # "" where it lacks units
 
 
 def counts_of(row: Mapping[str, Any]) -> Counts:
@@ -45,64 +54,57 @@ def worst(rows: pa.Table, most: int) -> list[dict[str, Any]]:
     return rows.take([-index for _, _, index in heapq.nlargest(most, ranks)]).to_pylist() if ranks else []
 
 
-def listing(rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """The rows that `worst` gave, each with its figures, its diff and a player where a browser can reach the audio."""
-    if not rows:
-        return Markup()
-    legend = Markup(
-        '<p class="soft">Normalised text. <del>struck through</del>: in the reference, not heard. '
-        "<ins>underlined</ins>: heard, not in the reference. Both together: heard instead.</p>"
-    )
-    return legend + Markup('\n<ol class="worst">{}</ol>').format(Markup("\n").join(map(_item, rows)))
-
-
-def _item(row: Mapping[str, Any]) -> Markup:
-    counts = counts_of(row)
-    errors = "1 error" if counts.errors == 1 else f"{counts.errors} errors"
-    figures = [
-        f"{row['set']} · {row['language']}",
-        f"speaker {row['speaker']}" if row["speaker"] is not None else "",
-        f"{row['seconds']:.1f} s" if row["seconds"] is not None else "",
-        f"SNR {row['snr_db']:.0f} dB" if row["snr_db"] is not None else "",
-        f"{errors} (S {counts.substitutions}, D {counts.deletions}, I {counts.insertions})",
-        f"{headline(row['language'])} {percent(counts.rate)}",
-        f"confidence {row['confidence']:.2f}" if row["confidence"] is not None else "",
-    ]
-    chars = headline(row["language"]) == "CER"
+def utterance(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What the template worst.html.j2 shows of one row of schemas.EVALUATED."""
+    metric = headline(row["language"])
+    chars = metric == "CER"
     pieces = alignment(row["reference_normal"] or "", row["hypothesis_normal"] or "", chars=chars)
-    return Markup(
-        '<li><header><b dir="auto">{}</b>{}</header><p class="text" dir="auto" lang="{}">{}</p>{}</li>'
-    ).format(
-        row["recording_id"],
-        Markup().join(Markup("<span>{}</span>").format(figure) for figure in figures if figure),
-        row["language"],
-        diff(pieces, separator="" if chars else " "),
-        player(row["audio"]),
-    )
+    found = stretches(pieces, separator="" if chars else " ")
+    return {
+        "recording_id": row["recording_id"],
+        "language": row["language"],
+        "figures": list(_figures(row)),
+        "separator": "" if chars else " ",
+        "stretches": found[:STRETCHES],
+        "left_out": max(0, len(found) - STRETCHES),
+        "audio": row["audio"],
+        "address": playable(row["audio"]) if row["audio"] else None,
+    }
 
 
-def diff(pieces: Iterable[tuple[str, str, str]], *, separator: str) -> Markup:
-    """An alignment as <del> and <ins>, neighbours of one kind together, long equal stretches and long texts cut.
+def stretches(pieces: Iterable[tuple[str, str, str]], *, separator: str) -> list[Stretch]:
+    """An alignment as stretches of one kind each; long equal ones lose their middle.
 
-    pieces: (equal | substitute | delete | insert, text of the reference, text of the hypothesis); separator: what
+    pieces: (equal | substitute | delete | insert, text of the reference, text of the hypothesis). separator: what
     stands between two units, " " or "".
     """
-    shown: list[Markup] = []
     runs = [
         (kind, *(separator.join(filter(None, texts)) for texts in list(zip(*group, strict=True))[1:]))
         for kind, group in groupby(pieces, key=lambda piece: piece[0])
     ]
-    for place, (kind, reference, hypothesis) in enumerate(runs[:PIECES]):
+    found = []
+    for place, (kind, reference, hypothesis) in enumerate(runs):
         if kind == "equal":
-            cut = _cut(reference, separator, first=place == 0, last=place == len(runs) - 1)
-            shown.append(Markup("{}").format(cut))
-            continue
-        removed = Markup("<del>{}</del>").format(reference) if reference else Markup()
-        added = Markup("<ins>{}</ins>").format(hypothesis) if hypothesis else Markup()
-        shown.append(Markup(" " if separator else "").join(filter(None, (removed, added))))
-    if len(runs) > PIECES:
-        shown.append(Markup('<span class="soft">… and {} more stretches</span>').format(len(runs) - PIECES))
-    return Markup(separator).join(shown)
+            reference = _cut(reference, separator, first=place == 0, last=place == len(runs) - 1)
+        found.append(Stretch(kind == "equal", reference, hypothesis))
+    return found
+
+
+def _figures(row: Mapping[str, Any]) -> Iterator[str]:
+    """What is known of the utterance, the unknown left out."""
+    counts = counts_of(row)
+    yield f"{row['set']} · {row['language']}"
+    if row["speaker"] is not None:
+        yield f"speaker {row['speaker']}"
+    if row["seconds"] is not None:
+        yield f"{row['seconds']:.1f} s"
+    if row["snr_db"] is not None:
+        yield f"SNR {row['snr_db']:.0f} dB"
+    errors = "1 error" if counts.errors == 1 else f"{counts.errors} errors"
+    yield f"{errors} (S {counts.substitutions}, D {counts.deletions}, I {counts.insertions})"
+    yield f"{headline(row['language'])} {percent(counts.rate)}"
+    if row["confidence"] is not None:
+        yield f"confidence {row['confidence']:.2f}"
 
 
 def _cut(text: str, separator: str, *, first: bool, last: bool) -> str:
@@ -114,18 +116,6 @@ def _cut(text: str, separator: str, *, first: bool, last: bool) -> str:
         return text
     parts = [separator.join(units[:before]), "…", separator.join(units[-after:] if after else [])]
     return " ".join(part for part in parts if part)
-
-
-def player(audio: str | None) -> Markup:
-    """A player for an http, https or file address or a path to a file a browser plays; other addresses as text."""
-    if not audio:
-        return Markup()
-    address = playable(audio)
-    if address is None:
-        return Markup('<div class="place">{}</div>').format(audio)
-    return Markup('<audio controls preload="none" src="{}" aria-label="{}"></audio><div class="place">{}</div>').format(
-        address, f"play {audio}", audio
-    )
 
 
 def playable(audio: str) -> str | None:

@@ -57,19 +57,20 @@ def page() -> str:
 
 def test_text_from_outside_is_escaped() -> None:
     assert "<script" not in page()
-    assert page().count("&lt;script&gt;") == 7
+    assert page().count("&lt;script&gt;") == 8  # title, heading, language, recordings, error, source, text
 
 
 def test_the_page_loads_nothing() -> None:
     tags = Tags()
     tags.feed(page())
-    assert not tags.tags & {"script", "link", "img", "iframe"}
-    assert tags.links == []
+    assert not tags.tags & {"script", "img", "iframe"}
+    assert tags.links == [("href", "data:,")]  # no icon
+    assert "default-src 'none'" in page()
 
 
 def test_the_figures_are_there() -> None:
     text = page()
-    for figure in ("4321", "4319", "1.500", "3 of 4", "5400.000", "0.2500", "0.12", "not closed", "1 &amp; 2"):
+    for figure in ("4,321", "4,319", "1.500", "3 of 4", "5,400.000", "0.2500", "0.12", "not closed", "1 &amp; 2"):
         assert figure in text
 
 
@@ -80,4 +81,4 @@ def test_the_report_of_an_output(tmp_path: Path) -> None:
     text = (tmp_path / "out" / "report.html").read_text()
     assert "hallo hallo" in text
     assert "model_error" in text
-    assert ">closed<" in text
+    assert "The accounting is closed" in text

@@ -1,0 +1,40 @@
+"""page: every value is escaped, the style is not; tables have heads for rows and columns; a forgotten name is an error."""
+
+from __future__ import annotations
+
+import re
+
+import jinja2
+import pytest
+
+from pipeline.output.page import page
+from tests.output.test_report import NASTY, SUMMARY
+from tests.output.test_report import page as run_report
+
+
+def test_the_title_is_escaped_and_the_style_is_not() -> None:
+    text = run_report()
+    assert "<title>Transcripts in &lt;script&gt;" in text
+    assert "ol.worst > li {" in text[text.index("<style>") : text.index("</style>")]
+
+
+def test_attributes_are_escaped_too() -> None:
+    row = {"recording_id": "a", "language": NASTY, "figures": [], "separator": " ", "stretches": [], "left_out": 0}
+    text = page("worst.html.j2", utterances=[row | {"audio": NASTY, "address": NASTY}])
+    assert "<script" not in text
+    for attribute in ("lang", "src", "aria-label"):
+        assert re.search(f' {attribute}="(play )?&lt;script&gt;alert\\(&#34;1&#34;\\)&lt;/script&gt;"', text)
+
+
+def test_a_table_has_heads_for_its_rows_and_columns_and_figures_to_the_right() -> None:
+    text = run_report()
+    assert '<th scope="col" dir="auto">reason</th><th scope="col" dir="auto">meaning</th>' in text
+    assert '<th scope="col" class="figure" dir="auto">recordings</th>' in text
+    assert '<th scope="row" class="name">not_audio</th>' in text
+    assert '<td class="figure">2</td>' in text
+    assert '<div class="scroll" role="region" tabindex="0" aria-label="By reason"><table>' in text
+
+
+def test_a_name_that_is_not_given_is_a_mistake() -> None:
+    with pytest.raises(jinja2.UndefinedError, match="'uri' is undefined"):
+        page("run.html.j2", **SUMMARY)
