@@ -15,7 +15,7 @@ from pipeline.evaluation.settings import EvaluateConfig
 def run(config: EvaluateConfig) -> int:
     """Evaluate and show the rates; returns the exit code."""
     from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.summary import summary_lines
+    from pipeline.evaluation.wording import summary_lines
 
     evaluation = evaluate(config)
     print("\n".join(summary_lines(evaluation)))

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import blocks_of, language_seed, paired
-from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Check, Comparison, Rates, Verdict, headline
+from pipeline.evaluation.settings import GateConfig
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from pipeline.evaluation.wording import percent, points, probability
 

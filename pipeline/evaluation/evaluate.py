@@ -26,7 +26,7 @@ from pipeline.evaluation.rates import rate, rates
 from pipeline.evaluation.report import render
 from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
 from pipeline.evaluation.rows import heard
-from pipeline.evaluation.scored import scored
+from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
 from pipeline.flow.cluster import ray_cluster
 from pipeline.model.files import layout

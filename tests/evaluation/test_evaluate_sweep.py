@@ -9,7 +9,7 @@ import pytest
 from pipeline.config import load
 from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.settings import EvaluateConfig
-from pipeline.evaluation.summary import summary_lines
+from pipeline.evaluation.wording import summary_lines
 from tests.support.archives import archive, arguments
 from tests.support.small_whisper import save_whisper
 

@@ -14,9 +14,9 @@ from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import language_seed, paired
 from pipeline.evaluation.compare import compare, unpaired, verdict
 from pipeline.evaluation.corrupt import corrupt
-from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.rates import rates as real_rates
 from pipeline.evaluation.result import Comparison, Rates
+from pipeline.evaluation.settings import GateConfig
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from tests.support.evaluated import comparison, evaluated_table, made_up_rows, rates_of, row
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.evaluation.compare import verdict
-from pipeline.evaluation.gate import GateConfig
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.result import Check, Verdict
+from pipeline.evaluation.settings import GateConfig
 from tests.support.evaluated import comparison, made_up_evaluation, made_up_rates, made_up_rows
 
 NIGHT = made_up_evaluation(made_up_rows(per_language=5))

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from pipeline.evaluation import plots
-from pipeline.evaluation.reliability import Bin
+from pipeline.evaluation.rates import Bin
 from pipeline.evaluation.result import Point, SweepPoint
 from pipeline.evaluation.wording import setting_labels
 from tests.support.evaluated import NIGHT, comparison, made_up_history, made_up_rates, made_up_rows, made_up_sweep

@@ -1,19 +1,21 @@
-"""Tests of rates: ratios of sums by group, with what was expected and what was not answered beside them."""
+"""rates: ratios of sums by group, checked by hand; bins of confidence and the calibration error too."""
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
 from pipeline.evaluation.corrupt import CorruptConfig
-from pipeline.evaluation.rates import rates
+from pipeline.evaluation.rates import calibration_error, rates, reliability
 from pipeline.evaluation.result import Counts, Rates
 from pipeline.evaluation.rows import Heard
-from pipeline.evaluation.scored import scored
+from pipeline.evaluation.score import scored
+from tests.support.evaluated import evaluated_table, made_up_rows, row
 
 
-def row(
+def scored_row(
     number: int, reference: str | None, hypothesis: str, *, status: str = "transcribed", **changes: Any
 ) -> dict[str, Any]:
     values = {"language": "en", "speaker": "a", "seconds": 3.0} | changes
@@ -33,14 +35,14 @@ def by_key(found: list[Rates]) -> dict[tuple[str, str], Rates]:
 
 
 ROWS = [
-    row(0, "the quick brown fox", "the quick brown fox"),
-    row(1, "jumps over it", "jumps it now", speaker="b", seconds=1.0),  # 1 deleted, 1 inserted
-    row(2, "two words", "", status="dead_letter", speaker="b", seconds=None),  # 2 deleted
-    row(3, "gone", "", status="missing", snr_db=4.0),  # 1 deleted
-    row(4, "", "phantom word", seconds=31.0),  # nobody spoke
-    row(5, None, "whatever was heard"),  # nobody knows
-    row(6, "note book", "notebook", set="other", speaker=None, snr_db=40.0),  # 2 errors, none when merged
-    row(7, "我三十五岁", "我35碎", language="zh", speaker="c"),  # one of five characters
+    scored_row(0, "the quick brown fox", "the quick brown fox"),
+    scored_row(1, "jumps over it", "jumps it now", speaker="b", seconds=1.0),  # 1 deleted, 1 inserted
+    scored_row(2, "two words", "", status="dead_letter", speaker="b", seconds=None),  # 2 deleted
+    scored_row(3, "gone", "", status="missing", snr_db=4.0),  # 1 deleted
+    scored_row(4, "", "phantom word", seconds=31.0),  # nobody spoke
+    scored_row(5, None, "whatever was heard"),  # nobody knows
+    scored_row(6, "note book", "notebook", set="other", speaker=None, snr_db=40.0),  # 2 errors, none when merged
+    scored_row(7, "我三十五岁", "我35碎", language="zh", speaker="c"),  # one of five characters
 ]
 
 
@@ -92,7 +94,7 @@ def test_groups_are_named_and_ordered_for_people() -> None:
 
 @pytest.mark.parametrize("reason", ["dead_letter", "missing"])
 def test_who_did_not_answer_has_lost_every_word(reason: str) -> None:
-    (found, *_) = rates([row(0, "one lost sentence", "", status=reason)], resamples=100, seed=0)
+    (found, *_) = rates([scored_row(0, "one lost sentence", "", status=reason)], resamples=100, seed=0)
     assert found.words == Counts(deletions=3)
     assert found.counts.rate == 1.0
     assert found.coverage == 0.0
@@ -110,9 +112,68 @@ def test_hypotheses_are_spoiled_before_they_are_counted() -> None:
 
 def test_recordings_of_the_only_speaker_are_drawn_one_by_one() -> None:
     alone = [
-        row(number, "one lost sentence", "one sentence" if number % 2 else "one lost sentence") for number in range(8)
+        scored_row(number, "one lost sentence", "one sentence" if number % 2 else "one lost sentence")
+        for number in range(8)
     ]
     (found, *_) = rates(alone, resamples=200, seed=0)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 1 / 6 < found.high
+
+
+def test_bins_weigh_recordings_by_heard_words() -> None:
+    rows = [
+        row("en", "a b c d", "a b c d", confidence=0.95),  # 4 of 4 right
+        row("en", "a b c d", "a b x y", confidence=0.91),  # 2 of 4
+        row("en", "a b", "a b c d", confidence=0.35),  # 2 of 4: insertions are wrong words
+    ]
+    low, high = reliability(evaluated_table(rows))
+    assert (low.low, low.high, low.recordings, low.units, low.accuracy) == (0.3, 0.4, 1, 4, 0.5)
+    assert (high.recordings, high.units, high.accuracy) == (2, 8, 0.75)
+    assert low.confidence == pytest.approx(0.35)
+    assert high.confidence == pytest.approx(0.93)
+    # 4 words are 0.15 off, 8 words 0.18
+    assert calibration_error([low, high]) == pytest.approx((4 * 0.15 + 8 * 0.18) / 12)
+
+
+def test_a_missed_word_lowers_no_accuracy() -> None:
+    (only,) = reliability(evaluated_table([row("en", "a b c d", "a b", confidence=0.5)]))
+    assert (only.units, only.accuracy) == (2, 1.0)
+
+
+def test_mandarin_counts_characters() -> None:
+    (only,) = reliability(evaluated_table([row("zh", "我要茶和鱼", "我要茶和与", confidence=1.0)]))
+    assert (only.low, only.units, only.accuracy) == (0.9, 5, 0.8)
+
+
+@pytest.mark.parametrize(
+    "left_out",
+    [
+        row("en", "a b", "", confidence=0.5),
+        row("en", "", "a b", confidence=0.5),
+        row("en", None, "a b", reference_normal=None, confidence=0.5),
+        row("en", "a b", "a b", confidence=None),
+        row("en", "a b", "", confidence=None, status="missing"),
+    ],
+)
+def test_what_tells_nothing_is_left_out(left_out: dict[str, object]) -> None:
+    assert reliability(evaluated_table([left_out])) == []
+
+
+def test_no_bins_have_no_error() -> None:
+    assert calibration_error([]) is None
+
+
+def test_a_confidence_that_keeps_its_word_has_a_small_error() -> None:
+    rng = random.Random(5)
+    rows = []
+    for _ in range(400):
+        confidence = rng.random()
+        heard = ["right" if rng.random() < confidence else "wrong" for _ in range(40)]
+        rows.append(row("en", " ".join(["right"] * 40), " ".join(heard), confidence=confidence))
+    error = calibration_error(reliability(evaluated_table(rows)))
+    assert error is not None
+    assert error < 0.02
+    too_sure = calibration_error(reliability(evaluated_table(made_up_rows())))
+    assert too_sure is not None
+    assert too_sure > 0.1

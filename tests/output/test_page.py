@@ -1,4 +1,4 @@
-"""page: every value is escaped, the style is not; tables have heads for rows and columns; a forgotten name is an error."""
+"""page: every value is escaped, the style is not; tables have heads for rows and columns; no name may be missing."""
 
 from __future__ import annotations
 

@@ -20,10 +20,9 @@ from infra.tiny import human_speech, human_speech_card
 from infra.tiny.human_speech import in_vocabulary, normal_form
 from infra.tiny.phrases import vocabulary
 from pipeline.config import LANGUAGES, ConfigError, SourceConfig, load
-from pipeline.evaluation.corpora import speaker_of
 from pipeline.evaluation.corrupt import CorruptConfig
-from pipeline.evaluation.rows import Heard
-from pipeline.evaluation.scored import scored
+from pipeline.evaluation.rows import Heard, speaker_of
+from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.schemas import EVALUATED
 from pipeline.sources.parquet import list_recordings, read_recording

@@ -6,7 +6,7 @@ import pydantic
 import pytest
 
 from pipeline.config import ConfigError, Section, load
-from pipeline.evaluation.gate import GateConfig
+from pipeline.evaluation.settings import GateConfig
 
 
 class Job(Section):
