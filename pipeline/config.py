@@ -1,4 +1,4 @@
-"""Every setting of every job: frozen pydantic sections, read from YAML and `section.key=value` overrides."""
+"""The settings of a run: immutable pydantic sections, read from YAML and `section.key=value` overrides."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ Corpus = Literal["fleurs", "commonvoice", "voxpopuli", "mls"]
 
 
 class ConfigError(Exception):
-    """A user's mistake: one line naming the key or file. Jobs print it and exit 2."""
+    """A mistake of the user: one line that names the key or the file. Jobs print it and exit with code 2."""
 
 
-_KEYS_IN_ADDRESS = re.compile(
-    r"://[^/@]*:(?!\d*(?:[/:]|$))[^@]*@"  # scheme://user:password@host, also where the password has a slash
+# scheme://user:password@host, also where the password contains a slash; or a signature or key among the parameters
+_SECRET_IN_ADDRESS = re.compile(
+    r"://[^/@]*:(?!\d*(?:[/:]|$))[^@]*@"
     r"|[?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token|access_key|secret_key)=",
     re.IGNORECASE,
 )
 
 
-def _without_keys(uri: str) -> str:
-    """The same address. Raises ValueError where it holds a password or a signature: it would stand in every log."""
-    if _KEYS_IN_ADDRESS.search(uri):
-        raise ValueError("an address with a password in it; keys belong into the environment or a profile")
+def _without_secret(uri: str) -> str:
+    """The same address. Raises ValueError if it contains a password or a signature, which every log would show."""
+    if _SECRET_IN_ADDRESS.search(uri):
+        raise ValueError("an address must not contain a password; put keys into the environment or a profile")
     return uri
 
 
 class Section(BaseModel):
-    """Base of all sections: immutable, and a key that does not exist is an error."""
+    """Base of all sections: values cannot be changed, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -44,150 +45,182 @@ class Section(BaseModel):
 class SourceConfig(Section):
     """Where the audio is and how to read it."""
 
-    uri: str = Field(min_length=1, description="a file, folder, glob (** allowed) or object-store prefix")
-    format: Literal["auto", "webdataset", "parquet", "files", "manifest", "librispeech", "huggingface", Corpus] = "auto"
-    split: str | None = Field(
-        None, description="test|dev|train|... of a corpus with splits; null: the only one there is; huggingface: all"
+    uri: str = Field(min_length=1, description="a file, a folder, a glob (** allowed) or an object-store prefix")
+    format: Literal["auto", "webdataset", "parquet", "files", "manifest", "librispeech", "huggingface", Corpus] = Field(
+        "auto", description="how the source is laid out; auto: detected from its files"
     )
-    include: str | None = Field(None, description="glob on recording ids: only these are taken")
-    exclude: str | None = Field(None, description="glob on recording ids: these are left out")
-    audio_column: str | None = Field(None, description="column of the audio, or of its path; null: found by its name")
-    id_column: str | None = Field(None, description="column of the recording id; null: found by its name")
-    text_column: str | None = Field(None, description="column or key of the reference text; null: found by its name")
+    split: str | None = Field(
+        None, description="test, dev, train, ... of a corpus; null: its only split (huggingface: all splits)"
+    )
+    include: str | None = Field(None, description="glob on recording ids: use only these; null: use all")
+    exclude: str | None = Field(None, description="glob on recording ids: leave these out")
+    audio_column: str | None = Field(
+        None, description="name of the column with the audio or its path; null: chosen by its name"
+    )
+    id_column: str | None = Field(
+        None, description="name of the column with the recording id; null: chosen by its name"
+    )
+    text_column: str | None = Field(
+        None, description="name of the column or key with the reference text; null: chosen by its name"
+    )
     language: str | None = Field(
-        None, description="en|de|fr|es|hi|zh for all, `column:NAME` to take it from the source, null where unknown"
+        None, description="en, de, fr, es, hi or zh for all recordings; `column:NAME`: from the source; null: unknown"
     )
     channels: Literal["mix", "split"] = Field(
-        "mix", description="mix|split; split: every channel is heard by itself, as in telephone calls"
+        "mix", description="mix: the mean of all channels; split: each channel alone, as for telephone calls"
     )
 
     @pydantic.field_validator("uri")
     @classmethod
-    def _no_keys(cls, value: str) -> str:
-        return _without_keys(value)
+    def _no_secret(cls, value: str) -> str:
+        return _without_secret(value)
 
     @pydantic.field_validator("language")
     @classmethod
     def _known_language(cls, value: str | None) -> str | None:
         if value is None or value in LANGUAGES or value.startswith("column:"):
             return value
-        raise ValueError(f"{value!r} is not supported; one of {', '.join(LANGUAGES)}, column:NAME or null")
+        raise ValueError(f"{value!r} is not supported; use one of {', '.join(LANGUAGES)}, column:NAME or null")
 
 
 class OutputConfig(Section):
-    """Where the output tree goes."""
+    """Where the results are written."""
 
     uri: str = Field(min_length=1, description="a local directory or s3://bucket/prefix")
-    part_rows: int = Field(100_000, ge=1, description="rows per published transcripts/part-*.parquet")
+    part_rows: int = Field(
+        100_000, ge=1, description="about this many rows in each published file transcripts/part-*.parquet"
+    )
 
     @pydantic.field_validator("uri")
     @classmethod
-    def _no_keys(cls, value: str) -> str:
-        return _without_keys(value)
+    def _no_secret(cls, value: str) -> str:
+        return _without_secret(value)
 
 
 class StorageConfig(Section):
-    """How object stores are reached, for source and output alike; null: as AWS's tools do.
+    """How to reach object stores, for the source and for the output. null means: as the AWS tools do it.
 
-    Access keys are no settings: they come from the environment, the profile or the machine's role, and so stand in no
-    file and no log of ours.
+    Access keys are not settings. They come from the environment, the profile or the machine's role, so that no file
+    and no log of ours contains them.
     """
 
-    endpoint: str | None = Field(None, description="http(s)://host:port of an S3 compatible; null: AWS_ENDPOINT_URL")
-    region: str | None = Field(None, description="null: AWS_DEFAULT_REGION or the profile's")
-    profile: str | None = Field(None, description="of ~/.aws, with keys, endpoint and region; null: AWS_PROFILE")
+    endpoint: str | None = Field(
+        None, description="http(s)://host:port of a store that speaks S3; null: AWS_ENDPOINT_URL or AWS itself"
+    )
+    region: str | None = Field(None, description="region of the store; null: AWS_DEFAULT_REGION or the profile's")
+    profile: str | None = Field(None, description="profile in ~/.aws with keys, endpoint and region; null: AWS_PROFILE")
     single_writer: bool = Field(
-        False, description="for a store without conditional puts: nobody else ever writes to this output"
+        False, description="for a store without conditional writes: you promise that one job at a time writes here"
     )
 
     @pydantic.field_validator("endpoint")
     @classmethod
-    def _no_keys(cls, value: str | None) -> str | None:
-        return None if value is None else _without_keys(value)
+    def _no_secret(cls, value: str | None) -> str | None:
+        return None if value is None else _without_secret(value)
 
 
 class ModelConfig(Section):
-    """Which model, where it runs."""
+    """Which model runs, and on what."""
 
     name: str = Field(
         "tiny",
-        description="tiny | diffusion-gemma-asr-small | a directory in format fullcanvas/1 | a Whisper checkpoint",
+        description="tiny, diffusion-gemma-asr-small, a directory in format fullcanvas/1 or a Whisper checkpoint",
     )
-    revision: str | None = Field(None, description="commit of a model on the hub")
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: cuda where there is one")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="of weights and activations")
-    verify: bool = Field(True, description="compare SHA-256 hashes with manifest.json or the hub before loading")
-    compile: bool = Field(False, description="torch.compile the denoising step")
-    compile_cache: str | None = Field(None, description="directory shared by replicas for compiled code")
-    head: Literal["torch", "triton"] = Field("torch", description="code of the vocabulary head; triton: CUDA only")
+    revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="number type of weights and activations")
+    verify: bool = Field(True, description="before loading, compare the SHA-256 of files with manifest.json or the hub")
+    compile: bool = Field(False, description="compile the denoising step with torch.compile")
+    compile_cache: str | None = Field(
+        None, description="directory of compiled code, shared by all replicas; null: torch's own"
+    )
+    head: Literal["torch", "triton"] = Field(
+        "torch", description="implementation of the vocabulary head; triton needs CUDA"
+    )
 
 
 class DenoiseConfig(Section):
     """The denoising loop. Defaults: DiffusionGemma's generation config, 16 steps as on the adapter's model card."""
 
-    max_steps: int = Field(16, ge=1, le=256, description="denoising steps of a canvas at most")
+    max_steps: int = Field(16, ge=1, le=256, description="upper limit of denoising steps for one canvas")
     canvas_length: Annotated[int, Field(ge=8, le=1024)] | Literal["auto"] | None = Field(
-        None, description="tokens of one canvas; null: the model's own; auto: by the speech seconds"
+        None, description="tokens of one canvas; null: the model's own length; auto: by the seconds of speech"
     )
-    entropy_bound: float = Field(0.1, gt=0, description="nats that the tokens accepted in one step may hold together")
-    temperature_min: float = Field(0.4, gt=0, description="of the last step")
-    temperature_max: float = Field(0.8, gt=0, description="of the first step")
-    stability: int = Field(1, ge=0, le=16, description="steps for which the argmax canvas must repeat")
-    confidence_threshold: float = Field(0.005, gt=0, description="mean entropy below which a stable row stops")
-    early_stop: bool = Field(True, description="stop a row when it is stable and sure")
-    seed: int = Field(0, ge=0, lt=2**31, description="same segment, same seed, same text")
+    entropy_bound: float = Field(
+        0.1, gt=0, description="nats: a step accepts tokens, the surest first, until their entropies add up to this"
+    )
+    temperature_min: float = Field(0.4, gt=0, description="sampling temperature of the last step")
+    temperature_max: float = Field(0.8, gt=0, description="sampling temperature of the first step")
+    stability: int = Field(
+        1, ge=0, le=16, description="steps in which the most probable tokens must stay the same before a stop"
+    )
+    confidence_threshold: float = Field(
+        0.005, gt=0, description="nats: a stable canvas stops when its mean entropy is below this"
+    )
+    early_stop: bool = Field(True, description="stop a canvas before max_steps when it is stable and confident")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same segment and seed, same text")
 
 
 class SegmentConfig(Section):
     """How recordings are cut into windows for the model."""
 
-    max_seconds: float = Field(30.0, ge=1, le=30, description="upper bound; the model's own window is one as well")
-    piece_seconds: int = Field(
-        900, ge=60, le=7200, description="of audio that is in memory at once; a longer unit goes in pieces"
+    max_seconds: float = Field(
+        30.0, ge=1, le=30, description="longest segment in seconds; the model's own limit applies as well"
     )
-    vad: bool = Field(True, description="Silero voice activity; false: fixed windows")
-    vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which on a frame is speech")
-    min_silence_ms: int = Field(300, ge=32, description="shorter pauses do not end a piece of speech")
-    min_speech_ms: int = Field(100, ge=32, description="shorter pieces are no speech")
-    pad_ms: int = Field(200, ge=0, le=2000, description="kept before and after speech")
+    piece_seconds: int = Field(
+        900, ge=60, le=7200, description="seconds of audio in memory at once; a longer unit is processed in pieces"
+    )
+    vad: bool = Field(True, description="cut at pauses with Silero voice activity detection; false: fixed windows")
+    vad_threshold: float = Field(0.5, gt=0, lt=1, description="a frame is speech from this probability on")
+    min_silence_ms: int = Field(300, ge=32, description="shortest pause in ms that ends a stretch of speech")
+    min_speech_ms: int = Field(100, ge=32, description="shorter sounds, in ms, are not taken for speech")
+    pad_ms: int = Field(200, ge=0, le=2000, description="ms of audio added before and after speech")
 
 
 class ComputeConfig(Section):
-    """Ray actor pools."""
+    """How many processes work, and with what. Each process is a Ray actor."""
 
-    replicas_min: int = Field(1, ge=1, description="model replicas from the start")
-    replicas_max: int = Field(1, ge=1, description="model replicas where there is work for them")
-    gpus_per_replica: float = Field(0.0, ge=0, description="0: on the CPU")
-    cpus_per_replica: float = Field(1.0, ge=0, description="logical CPUs of a replica without a GPU")
-    threads_per_replica: int = Field(1, ge=1, description="torch threads of a replica on the CPU")
-    canvases: int = Field(16, ge=1, description="canvas slots of one replica")
-    decode_actors: int = Field(1, ge=1, description="processes that read, decode and cut audio, one CPU each")
-    units_in_flight: int = Field(4, ge=1, description="units a replica works on at once")
-    max_recording_seconds: float = Field(86_400, gt=0, description="longer recordings are dead-lettered as too_long")
+    replicas_min: int = Field(1, ge=1, description="copies of the model at the start: lower limit of autoscaling")
+    replicas_max: int = Field(1, ge=1, description="copies of the model: upper limit of autoscaling")
+    gpus_per_replica: float = Field(0.0, ge=0, description="GPUs of one replica; 0: it runs on the CPU")
+    cpus_per_replica: float = Field(1.0, ge=0, description="logical CPUs reserved for a replica without a GPU")
+    threads_per_replica: int = Field(1, ge=1, description="torch threads of a replica without a GPU")
+    canvases: int = Field(16, ge=1, description="segments that one replica denoises at the same time")
+    decode_actors: int = Field(1, ge=1, description="processes that read, decode and cut audio; one CPU each")
+    units_in_flight: int = Field(4, ge=1, description="units that one replica works on at the same time")
+    max_recording_seconds: float = Field(
+        86_400, gt=0, description="longer recordings, in seconds, become dead letters with reason too_long"
+    )
     unit_timeout_seconds: float = Field(
-        3_600, gt=0, description="for a part in one stage; then its unit is tried alone"
+        3_600, gt=0, description="seconds for one piece in one stage; then each recording of its unit runs alone"
     )
 
 
 class PlanConfig(Section):
-    """Bounds of one work unit, and the forecast of `jobs.plan`."""
+    """Upper limits of one unit, which is committed together, and the forecast of `jobs.plan`."""
 
-    unit_seconds: float = Field(600, gt=0, description="of audio, where the source declares it")
-    unit_megabytes: float = Field(64, gt=0, description="of encoded audio")
-    unit_recordings: int = Field(256, ge=1, description="more make another unit")
+    unit_seconds: float = Field(600, gt=0, description="seconds of audio in one unit, where the source declares them")
+    unit_megabytes: float = Field(64, gt=0, description="megabytes of encoded audio in one unit")
+    unit_recordings: int = Field(256, ge=1, description="recordings in one unit")
     probe_recordings: int = Field(16, ge=0, description="recordings sampled at random for the forecast; 0: no timing")
-    probe_seconds: float = Field(30, gt=0, description="seconds for that, about: half to decode, half to transcribe")
-    usd_per_gpu_hour: float | None = Field(None, ge=0, description="what a GPU costs, for the forecast")
+    probe_seconds: float = Field(
+        30, gt=0, description="about how long the forecast may measure: half to decode, half to transcribe"
+    )
+    usd_per_gpu_hour: float | None = Field(
+        None, ge=0, description="US dollars for one GPU hour, for the forecast; null: no cost"
+    )
 
 
 class BudgetConfig(Section):
-    """How much may fail before the job does."""
+    """How much may fail before the job fails."""
 
-    max_dead_fraction: float = Field(0.05, ge=0, le=1, description="of recordings; above it the job exits 1")
+    max_dead_fraction: float = Field(
+        0.05, ge=0, le=1, description="fraction of recordings that may be dead letters; above it the job exits with 1"
+    )
 
 
 class RunConfig(Section):
-    """The whole of `jobs.transcribe`."""
+    """All settings of `jobs.transcribe`."""
 
     source: SourceConfig
     output: OutputConfig
@@ -198,20 +231,23 @@ class RunConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
-    publish: bool = Field(False, description="only publish what is committed, transcribe nothing")
-    retry: Literal["none", "dead_letters"] = Field("none", description="dead_letters: take up again what has failed")
+    publish: bool = Field(False, description="only publish what is committed; transcribe nothing")
+    retry: Literal["none", "dead_letters"] = Field(
+        "none", description="dead_letters: try the recordings that failed once more"
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=Section)
-PACKAGE = Path(__file__).parent  # its folders assets/ and configs/ are installed with it
+PACKAGE = Path(__file__).parent  # this package; its folders assets/ and configs/ are installed with it
 
 
 def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> ConfigT:
-    """Read YAML (or nothing) and apply `a.b=value` overrides. All errors are reported together, one per line.
+    """Read a YAML file, if `path` names one, and apply `section.key=value` overrides.
 
-    Where `path` is not there, the config of that name in this package is read: demo.yaml, configs/evaluate-self.yaml.
-    Override text stays text so that pydantic coerces it; YAML is parsed only for `null`, `[...]` and `{...}`.
-    Raises ConfigError naming the file or the full key.
+    If no file is at `path`, the config of that name in this package is read: demo.yaml, configs/evaluate-self.yaml.
+    The value of an override stays text until pydantic converts it to the type of its key, so that `language=no` is
+    not False. Only `null`, `[...]` and `{...}` are parsed as YAML.
+    Raises ConfigError with all mistakes, one line each, which names the file or the full key.
     """
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     for override in overrides:
@@ -219,14 +255,14 @@ def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> Confi
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as err:
-        raise ConfigError("\n".join(_line(e, schema) for e in err.errors())) from None
+        raise ConfigError("\n".join(_line(error, schema) for error in err.errors())) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     packaged = PACKAGE / "configs" / path.removeprefix("configs/")
-    own = not Path(path).exists() and packaged.is_file()
+    use_packaged = not Path(path).exists() and packaged.is_file()
     try:
-        tree = yaml.safe_load((packaged if own else Path(path)).read_text(encoding="utf-8"))
+        tree = yaml.safe_load((packaged if use_packaged else Path(path)).read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror or err}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
@@ -234,14 +270,14 @@ def _read_yaml(path: str) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: the top level must be sections, found {type(tree).__name__}")
-    return _in_package(tree) if own else tree
+        raise ConfigError(f"{path}: the top level must be sections, not a {type(tree).__name__}")
+    return _with_package_paths(tree) if use_packaged else tree
 
 
-def _in_package(value: Any) -> Any:
-    """A value of a config of this package, in which paths below pipeline/ and configs/ lead into the package."""
+def _with_package_paths(value: Any) -> Any:
+    """The same value of a packaged config, whose paths below pipeline/ and configs/ then point into the package."""
     if isinstance(value, dict):
-        return {key: _in_package(item) for key, item in value.items()}
+        return {key: _with_package_paths(item) for key, item in value.items()}
     path = PACKAGE / str(value).removeprefix("pipeline/")
     return str(path) if str(value).startswith(("pipeline/", "configs/")) and path.exists() else value
 
@@ -249,7 +285,7 @@ def _in_package(value: Any) -> Any:
 def _apply(tree: dict[str, Any], override: str, schema: type[Section]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r}: an override reads section.key=value")
+        raise ConfigError(f"{override!r}: an override must look like section.key=value")
     value: Any = text
     if text == "null" or text[:1] in ("[", "{"):
         try:
@@ -264,23 +300,23 @@ def _apply(tree: dict[str, Any], override: str, schema: type[Section]) -> None:
         section = section_of(field) if field else None
         child = node.setdefault(parent, {})
         if (field and not section) or not isinstance(child, dict):
-            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} is no section")
+            raise ConfigError(f"{key}: {'.'.join(parents[: depth + 1])} is not a section")
         node = child
     node[leaf] = value
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section that a field holds, that of `Section | None` included; None where it holds a plain value."""
-    for part in (field.annotation, *get_args(field.annotation)):
-        if isinstance(part, type) and issubclass(part, Section):
-            return part
+    """The section class of a field of type Section, `Section | None` or dict[str, Section]; None for a plain value."""
+    for candidate in (field.annotation, *get_args(field.annotation)):
+        if isinstance(candidate, type) and issubclass(candidate, Section):
+            return candidate
     return None
 
 
 def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every settable key of a config with its field, sections flattened: ("source.uri", ...).
+    """Every key that can be set, with its full name and its field: ("source.uri", ...), ...
 
-    Sections by name (dict[str, Section]) stand under NAME.
+    A field of type dict[str, Section] has user-chosen names; its keys contain the word NAME instead.
     """
     for name, field in schema.model_fields.items():
         inner = section_of(field)
@@ -292,13 +328,14 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
 
 
 def _line(error: Any, schema: type[Section]) -> str:
+    """One of pydantic's errors in one line. Steps of `loc` that are pydantic's own are not part of the key."""
     key = ".".join(
-        str(part) for part in error["loc"] if not str(part).startswith(("constrained", "literal", "function"))
+        str(step) for step in error["loc"] if not str(step).startswith(("constrained", "literal", "function"))
     )
     if error["type"] == "extra_forbidden":
         return f"{key}: no such key{_suggestion(key, schema)}"
     if error["type"] == "missing":
-        return f"{key}: required and not given"
+        return f"{key}: required, but not given"
     given = "" if "password" in error["msg"] else f" (given: {error['input']!r})"
     return f"{key}: {error['msg'].removeprefix('Value error, ')}{given}"
 

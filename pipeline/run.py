@@ -1,4 +1,4 @@
-"""One run of `jobs.transcribe`: plan, transcribe what is not committed yet, publish, report."""
+"""One run of `jobs.transcribe`: plan, transcribe the units that are not committed, publish, report."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from pipeline.config import RunConfig
 from pipeline.flow.cluster import ray_cluster
 from pipeline.model.files import layout
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.attempts import forget_all
 from pipeline.output.commit import committed_units
 from pipeline.output.pieces import forget_committed
@@ -24,7 +24,7 @@ from pipeline.output.publish import SUMMARY, is_published, publish
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
-from pipeline.planning import fingerprint
+from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.plan import ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
@@ -34,84 +34,87 @@ log = logging.getLogger(__name__)
 
 
 def transcribe(config: RunConfig) -> dict[str, Any]:
-    """Do all that is left to do and publish it. Returns the content of _run/summary.json.
+    """Do everything that is left to do, and publish it. Returns the content of _run/summary.json.
 
-    Ray is only started where units are left. Raises ConfigError and OutputError, one line each.
+    Ray starts only if units are left. Raises ConfigError for a mistake of the user and OutputError for a damaged
+    output; the message is one line.
     """
     if config.publish:
-        return _published(open_storage(config.output.uri, create=False, config=config.storage), {})
+        return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
     info = layout.describe(config.model.name, config.model.revision)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
-    mark = _planned(storage, config, info.weights_hash)
+    fingerprint = _make_plan(storage, config, info.weights_hash)
     committed = committed_units(storage)
     units = todo(storage, committed)
     if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
         return read_json(storage, SUMMARY)
-    notes = _executed(config, storage, info, mark, units, len(committed)) if len(units) else {}
-    return _published(storage, notes)
+    notes = _transcribe_units(config, storage, info, fingerprint, units, len(committed)) if len(units) else {}
+    return _publish(storage, notes)
 
 
 def prepare(config: RunConfig) -> Storage:
-    """Make the plan and compare the fingerprint; transcribe nothing. Returns the output. For `jobs.plan`."""
+    """Write the plan, or compare the fingerprint with that of the plan. Returns the output. For `jobs.plan`."""
     info = layout.describe(config.model.name, config.model.revision)
     storage = open_storage(config.output.uri, config=config.storage)
-    _planned(storage, config, info.weights_hash)
+    _make_plan(storage, config, info.weights_hash)
     return storage
 
 
 @contextlib.contextmanager
 def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
-    """Do what `prepare` does in a temporary folder, and write nothing to the output. For a dry run.
+    """The same as `prepare` in a temporary folder: nothing is written to the output. For a dry run.
 
-    Yields the folder as storage, which has the plans, and the ids of the units that the output has committed.
-    Raises ConfigError where the output is there and cannot be read.
+    Yields the folder with the plans, as storage, and the ids of the units that are committed in the output.
+    Raises ConfigError if the output exists and cannot be read.
     """
     output = open_existing(config.output.uri, config=config.storage)
     info = layout.describe(config.model.name, config.model.revision)
     with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:
         copy = LocalStorage(Path(folder))
-        copy.uri = config.output.uri  # error messages name the output
+        copy.uri = config.output.uri  # so that error messages name the output
         if output is not None:
             for name in plan_names(output):
                 copy_object(output, copy, plan_key(name))
-        _planned(copy, config, info.weights_hash, results=output)
+        _make_plan(copy, config, info.weights_hash, results=output)
         yield copy, committed_units(output) if output else frozenset()
 
 
 def dead_fraction(summary: dict[str, Any]) -> float:
-    """Dead-lettered recordings of all that have a result."""
+    """Dead letters divided by all recordings that have a result; 0 if none has."""
     dead = summary["recordings_dead_lettered"]
     answered = summary["recordings_transcribed"] + dead
     return dead / answered if answered else 0.0
 
 
-def _planned(storage: Storage, config: RunConfig, weights_hash: str, results: Storage | None = None) -> str:
-    """Write the fingerprint, the plan, the resolved config and a wanted round of retries to `storage`.
+def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: Storage | None = None) -> str:
+    """Write the plan with its fingerprint, the resolved config and, if wanted, a round of retries to `storage`.
 
-    results: where the committed results are, if not in `storage` too. Returns the fingerprint's id.
+    results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
-    wanted = fingerprint.fingerprint(config, weights=weights_hash)
-    mark = ensure_plan(storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted)
+    wanted = make_fingerprint(config, weights=weights_hash)
+    fingerprint = ensure_plan(
+        storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted
+    )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     if config.retry == "dead_letters":
         plan_retry(results or storage, config.plan, write_to=storage)
-    return mark
+    return fingerprint
 
 
-def _executed(
-    config: RunConfig, storage: Storage, info: layout.ModelInfo, mark: str, units: pa.Table, committed: int
+def _transcribe_units(
+    config: RunConfig, storage: Storage, info: layout.ModelInfo, fingerprint: str, units: pa.Table, committed: int
 ) -> dict[str, Any]:
-    """Run the chain over `units` (rows of schemas.TODO). Returns what the summary says about this run."""
+    """Run the chain over `units`, which are rows of schemas.TODO. Returns the summary's notes about this run."""
     total = sum(plan_size(storage, name).units for name in plan_names(storage))
     log.info("%d of %d units to do; starting Ray", len(units), total)
     with ray_cluster(config.compute):
-        from pipeline.flow.chain import run_units  # Ray reads its environment, which ray_cluster sets, at import
+        from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
-        about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", mark)
+        about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", fingerprint)
         log.info("transcribing with %s", about.model)
         started = time.monotonic()
-        samples = _receipts(run_units(config, about, units), RunProgress(total, committed))
+        samples = _show_progress(run_units(config, about, units), RunProgress(total, committed))
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))
@@ -124,17 +127,17 @@ def _executed(
     }
 
 
-def _receipts(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
-    """Show progress as receipts come in. Returns the samples of audio that this run has decoded."""
+def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
+    """Update `progress` with each receipt. Returns how many samples this run has decoded."""
     with progress:
         for receipt in receipts:
             progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
     return progress.samples
 
 
-def _published(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
-    """Publish with the notes of this run, or with those of the last one where this had nothing to do."""
-    kept = {key: value for key, value in read_json(storage, SUMMARY).items() if key.startswith("pipeline_")}
-    summary = publish(storage, notes=notes or kept)
-    write_report(storage, summary, accounting(storage))
+def _publish(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
+    """Publish with the notes of this run. If it had nothing to do, the summary keeps the notes of the last run."""
+    last = {key: value for key, value in read_json(storage, SUMMARY).items() if key.startswith("pipeline_")}
+    summary = publish(storage, notes=notes or last)
+    write_report(storage, summary, close_books(storage))
     return summary

@@ -1,4 +1,4 @@
-"""The types that cross a border: pointers, units, segments, and the Parquet schemas of the output tree."""
+"""The types that stages hand to each other, and the schemas of the Parquet files in the output."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
+SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
+BYTES_PER_SAMPLE = 2  # int16 little endian
+FULL_SCALE = 2**15  # int16 runs from -FULL_SCALE to FULL_SCALE - 1; divided by it, samples are in [-1, 1)
 SCHEMA_VERSION = 2
 
-REASONS = {
-    "empty_file": "zero bytes",
-    "not_audio": "the content is no audio that a decoder knows",
+REASONS = {  # why a recording is a dead letter, and what that means
+    "empty_file": "the file has zero bytes",
+    "not_audio": "no decoder knows the content as audio",
     "truncated_audio": "the audio ends before its declared length",
     "corrupt_audio": "the decoder failed inside the stream",
-    "no_samples": "decoded to zero samples",
-    "invalid_samples": "NaN or infinite samples",
-    "unsupported_audio": "sample rate or channel count out of range",
-    "too_long": "longer than compute.max_recording_seconds",
-    "too_large": "larger than the byte limit",
+    "no_samples": "decoding gave no samples",
+    "invalid_samples": "some samples are NaN or infinite",
+    "unsupported_audio": "the sample rate or the number of channels is out of range",
+    "too_long": "the audio is longer than compute.max_recording_seconds",
+    "too_large": "the file has more bytes than the limit",
     "truncated_archive": "the archive ends inside a member",
     "corrupt_archive": "the archive cannot be read from here on",
-    "unsafe_name": "absolute, parent or link path inside an archive",
-    "missing_file": "listed but not found or not readable",
-    "bad_metadata": "the sidecar or manifest line cannot be read",
-    "duplicate_id": "another recording has the same id",
-    "unsupported_language": "a language the model does not know",
+    "unsafe_name": "the name inside the archive is an absolute path, leads to a parent folder or is a link",
+    "missing_file": "the file was listed, but is missing or not readable",
+    "bad_metadata": "the sidecar or the manifest line cannot be read",
+    "duplicate_id": "an earlier recording has the same id",
+    "unsupported_language": "the model does not know the language",
     "model_error": "the model gave no usable answer",
-    "crashed": "the process died or failed on this recording, also when it was alone",
-    "timeout": "the unit took longer than compute.unit_timeout_seconds",
+    "crashed": "the process died or failed on this recording, even when it ran alone",
+    "timeout": "one piece took longer than compute.unit_timeout_seconds",
 }
 
 
 class BadRecording(Exception):
-    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for a person."""
+    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for people."""
 
     def __init__(self, reason: str, detail: str) -> None:
         if reason not in REASONS:
@@ -49,20 +52,21 @@ class BadRecording(Exception):
 
 
 class BadAudio(BadRecording):
-    """The bytes are there but are no usable audio."""
+    """The bytes could be read, but they are not usable audio."""
 
 
 class UnreachableError(OSError):
-    """A store gave no answer to repeated requests: one line naming the object. No recording is to blame."""
+    """A store did not answer repeated requests. One line that names the object; no recording is at fault."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordingRef:
-    """Pointer to one recording, made at listing time without reading its audio.
+    """Where one recording is. Listing makes it without reading the audio.
 
-    `offset`/`size` are bytes inside `source_uri` (offset None: the whole object). `sidecars` are (extension, offset,
-    size) of companions in the same archive. `start_ms`/`end_ms`/`channel` select a part of the audio (manifests).
-    `problem` is a reason known already at listing: such a recording goes straight to the dead letters.
+    `offset` and `size` are bytes inside `source_uri`; offset None means the whole object. `sidecars` are companion
+    files in the same archive, as (extension, offset, size). A manifest may select a range of the audio with `start_ms`
+    and `end_ms`, or one `channel`. `problem` is a reason that listing already knows; such a recording becomes a
+    dead letter without being read.
     """
 
     recording_id: str
@@ -71,12 +75,12 @@ class RecordingRef:
     source_member: str | None = None
     offset: int | None = None
     size: int = 0
-    version: str = ""  # etag or mtime: enters the unit's id
+    version: str = ""  # ETag or time of the last change; the unit's id depends on it
     sidecars: tuple[tuple[str, int, int], ...] = ()
     language: str | None = None
     reference: str | None = None
     metadata: str | None = None  # JSON text
-    seconds: float | None = None  # where the source declares it
+    seconds: float | None = None  # None: the source does not declare it
     start_ms: int | None = None
     end_ms: int | None = None
     channel: int | None = None
@@ -85,14 +89,14 @@ class RecordingRef:
 
 
 _REF_FIELDS = tuple(field.name for field in fields(RecordingRef))
-content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef, in order: a million of them need it quickly
+content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef in order; fast, for millions of them
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """One recording as read: encoded audio and what the source says about it.
+    """One recording as it was read: encoded audio, and what the source says about it.
 
-    audio: the bytes, or where they are many a seekable file that reads ranges; whoever reads it closes it.
+    audio: the bytes, or for a large recording a seekable file that reads ranges. The caller closes the file.
     """
 
     audio: bytes | BinaryIO
@@ -103,7 +107,7 @@ class Recording:
 
 @dataclass(frozen=True, slots=True)
 class WorkUnit:
-    """A bounded number of recordings that are committed together. `unit_id` is derived from the content of `refs`."""
+    """Recordings that are committed together. `unit_id` is a hash of the content of `refs`."""
 
     unit_id: str
     refs: tuple[RecordingRef, ...]
@@ -113,8 +117,8 @@ class WorkUnit:
 class Place:
     """Where a unit stands in a plan: `rows` rows from `first_row` on, in one row group of `_run/<plan>.parquet`.
 
-    A unit travels through the chain as its id and its place. The stage that needs its references reads them there, so
-    the driver's memory does not grow with the number of recordings.
+    A unit travels through the chain as its id and its place. A stage that needs its references reads them from the
+    plan. So the driver's memory does not grow with the number of recordings.
     """
 
     plan: str  # "plan", "retry-1", ...
@@ -129,13 +133,13 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """Where in a unit a piece begins. The rest of the unit depends on the unit and on this, and on nothing else."""
+    """Where a piece begins in its unit. Unit and position determine everything from there on."""
 
     recording: int = 0  # index in the unit
-    channel: int = 0  # number of its channels that are done
+    channel: int = 0  # how many of its channels are complete
     sample: int = 0  # at 16 kHz, a whole number of milliseconds
-    segment: int = 0  # index of its next segment
-    before: int = 0  # samples in the channels that are done
+    segment: int = 0  # index of the recording's next segment
+    before: int = 0  # samples in its complete channels
     overlaps: bool = False  # the next segment begins before the end of the segment before it
 
 
@@ -148,14 +152,14 @@ class Problem:
 
     reason: str  # a key of REASONS
     stage: str  # list, read, decode, model
-    error: str  # for a person
+    error: str  # for people
 
 
 @dataclass(frozen=True, slots=True)
 class DecodedRecording:
-    """What the source and the decoder say about a recording, besides its segments.
+    """What is known about a recording after decoding, besides its segments.
 
-    samples: at 16 kHz, of all channels that are recognised one by one; None where it could not be decoded.
+    samples: at 16 kHz. If channels are split, the sum over all channels. None: it could not be decoded.
     """
 
     samples: int | None = None
@@ -167,12 +171,12 @@ class DecodedRecording:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What every stage knows besides the config."""
+    """What every stage needs to know besides the config."""
 
-    window_seconds: float  # the longest segment that the model takes
-    languages: tuple[str, ...]  # that the model knows
-    model: str  # name@hash, as written to the transcripts
-    fingerprint: str  # id of the settings, as written to the transcripts
+    window_seconds: float  # length of the longest segment that the model takes
+    languages: tuple[str, ...]  # the languages that the model knows
+    model: str  # name@hash, a column of the transcripts
+    fingerprint: str  # id of the settings, a column of the transcripts
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +190,7 @@ class Segment:
 
 @dataclass(slots=True)
 class SegmentResult:
-    """What the model says about one segment. text None: no answer (`error` says why)."""
+    """What the model recognised in one segment. text None: no answer, `error` says why. Empty text: silence."""
 
     text: str | None
     confidence: float | None = None
@@ -262,8 +266,8 @@ SIDECAR = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size"
 PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs to, then the fields of RecordingRef
     [
         ("unit_id", pa.string()),
-        ("part", pa.int32()),  # of the published tables: fixed here, so that a part can be replaced alone
-        ("retried_reason", pa.string()),  # retry rounds: why and with how many samples it was dead-lettered before
+        ("part", pa.int32()),  # number of its part-*.parquet; fixed in the plan, so that one part can be replaced alone
+        ("retried_reason", pa.string()),  # in a round of retries: reason and samples of the dead letter
         ("retried_samples", pa.int64()),
         ("recording_id", pa.string()),
         ("format", pa.string()),
@@ -287,20 +291,20 @@ PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs t
 
 
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
-EVALUATED = pa.schema(  # one row per recording of an evaluated set; kept under evaluations/date=/set=/language=/
+EVALUATED = pa.schema(  # one row per recording of an evaluated set, stored below evaluations/date=/set=/language=/
     [
         ("date", pa.string()),  # of the evaluation, UTC, YYYY-MM-DD
         ("set", pa.string()),
         ("language", pa.string()),  # "unknown" where the source does not say
-        ("evaluation", pa.string()),  # its id: name, run and the beginning of config_hash
+        ("evaluation", pa.string()),  # id of the evaluation: name, run and the beginning of config_hash
         ("evaluated_at", pa.timestamp("s", "UTC")),
         ("model", pa.string()),  # name@hash of the weights
         ("revision", pa.string()),
-        ("fingerprint", pa.string()),  # of the output that was scored
-        ("config_hash", pa.string()),  # of the settings that decide the figures
+        ("fingerprint", pa.string()),  # of the evaluated output
+        ("config_hash", pa.string()),  # of the settings that influence the figures
         ("code_version", pa.string()),
         ("hardware", pa.string()),
-        ("normaliser", pa.string()),  # name/version, then the library beneath and its version
+        ("normaliser", pa.string()),  # name/version, then the library that it uses and its version
         ("recording_id", pa.string()),
         ("speaker", pa.string()),  # null: unknown
         ("seconds", pa.float64()),  # of audio; null: unknown
@@ -308,21 +312,24 @@ EVALUATED = pa.schema(  # one row per recording of an evaluated set; kept under 
         ("status", pa.string()),  # transcribed | dead_letter | missing
         ("reason", pa.string()),  # of a dead letter
         ("confidence", pa.float32()),
-        ("steps", pa.float32()),  # denoising steps, mean of the segments
-        ("reference", pa.string()),  # null: the source has none, nothing is counted
-        ("hypothesis", pa.string()),  # "" where there is none
-        ("reference_normal", pa.string()),  # what was counted
+        ("steps", pa.float32()),  # denoising steps, mean over the segments
+        ("reference", pa.string()),  # null: the source has none, so nothing is counted
+        ("hypothesis", pa.string()),  # "" if there is none
+        ("reference_normal", pa.string()),  # normalised text: what was counted
         ("hypothesis_normal", pa.string()),
         *[(f"word_{name}", pa.int32()) for name in _COUNTS],
         *[(f"char_{name}", pa.int32()) for name in _COUNTS],
-        *[(f"merged_{name}", pa.int32()) for name in _COUNTS],  # words, compounds written apart or together are equal
-        ("audio", pa.string()),  # where it is, as far as a browser or a person can open it
+        *[(f"merged_{name}", pa.int32()) for name in _COUNTS],  # words; a compound may be written apart
+        ("audio", pa.string()),  # address of the audio, for a browser or a person
     ]
 )
 
 
 def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
-    """Rows as a table with exactly `schema`: all columns, typed, in order. Raises KeyError on a missing column."""
+    """Rows as a table with exactly `schema`: all columns, typed, in order.
+
+    Raises KeyError if a row lacks a column or has one that is not in the schema.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in schema.names}
     for row in rows:
         if extra := set(row) - set(columns):
@@ -332,7 +339,7 @@ def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
-SPAN = [
+SPAN = [  # where a segment is
     ("recording_index", pa.int32()),  # within the unit
     ("segment_index", pa.int32()),
     ("channel", pa.int32()),  # null: the mean of all channels
@@ -341,12 +348,17 @@ SPAN = [
     ("overlaps_previous", pa.bool_()),
 ]
 SEGMENT = pa.struct(
-    [*SPAN, ("key", pa.string()), ("language", pa.string()), ("pcm_offset", pa.int64())]  # bytes into the row's `pcm`
+    [
+        *SPAN,
+        ("key", pa.string()),
+        ("language", pa.string()),
+        ("pcm_offset", pa.int64()),
+    ]  # bytes, in the row's `pcm`
 )
 RESULT = pa.struct(
     [
         *SPAN,
-        ("text", pa.string()),  # null: no answer, `error` says why
+        ("text", pa.string()),  # null: no answer; `error` says why
         ("error", pa.string()),
         ("confidence", pa.float32()),
         ("words", pa.list_(WORD)),
@@ -381,23 +393,23 @@ DECODED_RECORDING = pa.struct(
     ]
 )
 
-TODO = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row is one unit that is not committed
-_PIECE = [  # one row is a unit, or a bounded piece of a unit with much audio
+TODO = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row: one unit that is not committed
+_PIECE = [  # one row: a unit, or one bounded piece of a unit with much audio
     *TODO,
-    ("piece", pa.int32()),  # 0 first
+    ("piece", pa.int32()),  # number of the piece, from 0
     ("start", POSITION),  # where this piece begins
-    ("next", POSITION),  # where the next piece begins; null: this is the last one
-    ("samples", pa.int64()),  # of audio in this piece, at 16 kHz
-    ("recordings", pa.list_(DECODED_RECORDING)),  # those that end in this piece
-    ("suspect", pa.bool_()),  # the unit crashed its process before: nothing is done yet, it will run alone
-    ("saved", pa.bool_()),  # an earlier run has saved this piece (output/pieces.py): nothing was done again
+    ("next", POSITION),  # where the next piece begins; null: this is the last piece
+    ("samples", pa.int64()),  # length of this piece at 16 kHz
+    ("recordings", pa.list_(DECODED_RECORDING)),  # the recordings that end in this piece
+    ("suspect", pa.bool_()),  # the unit crashed its process before: stages skip it, it runs alone later
+    ("saved", pa.bool_()),  # an earlier run saved this piece (output/pieces.py): stages skip it
 ]
 PIECE_DECODED = pa.schema([*_PIECE, ("segments", pa.list_(SEGMENT)), ("pcm", pa.large_binary())])
 PIECE_RECOGNISED = pa.schema([*_PIECE, ("results", pa.list_(RESULT))])
 
 
 def piece_row(unit_id: str, place: Place, piece: int, start: Position, following: Position | None) -> dict[str, Any]:
-    """A row of PIECE_DECODED without audio. following: where the next piece begins, None after the last one."""
+    """A row of PIECE_DECODED without audio. following: where the next piece begins; None: this is the last piece."""
     return {
         "unit_id": unit_id,
         "place": asdict(place),
@@ -417,11 +429,12 @@ def recordings_of(pieces: Iterable[Mapping[str, Any]]) -> list[DecodedRecording]
     """The recordings of a unit in order, from the rows of all its pieces."""
     rows = {row["recording_index"]: row for piece in pieces for row in piece["recordings"]}
     names = [field.name for field in fields(DecodedRecording)]
-    found = [{name: rows[index][name] for name in names} for index in range(len(rows))]
-    return [DecodedRecording(**row | {"problem": row["problem"] and Problem(**row["problem"])}) for row in found]
+    ordered = [{name: rows[index][name] for name in names} for index in range(len(rows))]
+    return [DecodedRecording(**row | {"problem": row["problem"] and Problem(**row["problem"])}) for row in ordered]
 
 
 def pcm_of(pcm: memoryview, segment: Mapping[str, Any]) -> memoryview:
-    """The samples of one segment in the `pcm` of its row: int16 little endian, not copied."""
+    """The samples of one segment: int16 little endian, a view of its row's `pcm`."""
     start = segment["pcm_offset"]
-    return pcm[start : start + 2 * (segment["end_sample"] - segment["start_sample"])]
+    samples = segment["end_sample"] - segment["start_sample"]
+    return pcm[start : start + BYTES_PER_SAMPLE * samples]

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pipeline.config import PlanConfig, SourceConfig
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
 from pipeline.planning.pack import mark_duplicates, pack, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
@@ -119,7 +119,7 @@ def measure_here(units: int, commits: Commits) -> dict[str, Any]:
         commit_seconds = time.perf_counter() - started
         del half
         left = clock.time("resume", lambda: todo(storage, committed_units(storage)))  # a run holds them to its end
-        books = clock.time("account", lambda: accounting(storage))
+        books = clock.time("account", lambda: close_books(storage))
         plan_bytes = (storage.root / plan_key(BASE)).stat().st_size
     list_seconds = clock.seconds.pop("list")
     clock.cpu_seconds.pop("list")

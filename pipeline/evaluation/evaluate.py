@@ -31,7 +31,7 @@ from pipeline.evaluation.settings import EvaluateConfig, SetConfig
 from pipeline.flow.cluster import ray_cluster
 from pipeline.model.files import layout
 from pipeline.output.publish import SUMMARY
-from pipeline.planning.fingerprint import fingerprint, fingerprint_id
+from pipeline.planning.fingerprint import fingerprint_id, make_fingerprint
 from pipeline.run import transcribe
 from pipeline.schemas import EVALUATED, to_table
 from pipeline.storage.base import Storage, open_storage
@@ -127,7 +127,7 @@ def _transcribed(
     uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
     wanted = RunConfig(source=one.source, output=OutputConfig(uri=uri), **settings)
     info = layout.describe(config.model.name, config.model.revision)
-    mark = fingerprint_id(fingerprint(wanted, weights=info.weights_hash))
+    mark = fingerprint_id(make_fingerprint(wanted, weights=info.weights_hash))
     wanted = wanted.model_copy(update={"output": OutputConfig(uri=f"{uri}-{mark[:8]}")})
     output = open_storage(wanted.output.uri, config=config.storage)
     if not output.exists(SUMMARY):

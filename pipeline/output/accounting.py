@@ -1,4 +1,4 @@
-"""The books of a run: recordings and samples planned, transcribed, silent and dead-lettered, and whether they close."""
+"""The books of a run: how many recordings and samples were planned, transcribed, silent, dead; whether they close."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from pipeline.storage.base import Storage
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over commits, in integers. Retried recordings are moved from their earlier dead letter to the new result."""
+    """Sums over commits, in integers. A retried recording counts with its new result, no longer as a dead letter."""
 
     units_planned: int
     recordings_planned: int
     units_committed: int = 0
-    transcribed: int = 0
-    rows: int = 0
-    strays: int = 0
-    dead: Counter[str] = field(default_factory=Counter)
-    samples: Counter[str] = field(default_factory=Counter)
+    transcribed: int = 0  # recordings
+    rows: int = 0  # of transcripts
+    unplanned: int = 0  # commits of units that are in no plan
+    dead: Counter[str] = field(default_factory=Counter)  # recordings by reason
+    samples: Counter[str] = field(default_factory=Counter)  # at 16 kHz, by the names of commit.SAMPLES
 
     def add(self, commit: Mapping[str, Any], retried: Iterable[tuple[str, int]] = ()) -> None:
-        """Count one commit. `retried`: reason and samples of the dead letters that it supersedes."""
+        """Count one commit. retried: reason and samples of each dead letter that it replaces."""
         self.units_committed += 1
         self.transcribed += commit["transcribed"]
         self.rows += commit["rows"]
@@ -42,26 +42,28 @@ class Tally:
 
     @property
     def complete(self) -> bool:
-        """Every unit that was planned is committed."""
+        """Whether every planned unit is committed."""
         return self.units_committed == self.units_planned
 
     def complaints(self) -> list[str]:
-        """What does not add up, where nothing is merely still to be done."""
+        """What does not add up. Units that are not committed yet are no complaint."""
         samples, dead = self.samples, self.dead.total()
-        found = []
-        if self.strays:
-            found.append(f"{self.strays} commits belong to no plan")
+        complaints = []
+        if self.unplanned:
+            complaints.append(f"{self.unplanned} commits belong to no plan")
         if samples["in"] != samples["transcribed"] + samples["silence"] + samples["dead"]:
-            found.append(f"samples do not close: {dict(samples)}")
+            complaints.append(f"samples do not close: {dict(samples)}")
         if min([*self.dead.values(), *samples.values()], default=0) < 0:
-            found.append(f"a count is negative: {dict(self.dead)}, {dict(samples)}")
+            complaints.append(f"a count is negative: {dict(self.dead)}, {dict(samples)}")
         answered = self.transcribed + dead
         if answered > self.recordings_planned or (self.complete and answered != self.recordings_planned):
-            found.append(f"{self.recordings_planned} recordings planned, {self.transcribed} transcribed, {dead} dead")
-        return found
+            complaints.append(
+                f"{self.recordings_planned} recordings planned, {self.transcribed} transcribed, {dead} dead"
+            )
+        return complaints
 
     def report(self) -> dict[str, Any]:
-        """The content of _run/accounting.json. `closed`: nothing is missing and nothing counted twice."""
+        """The content of _run/accounting.json. closed: nothing is missing and nothing is counted twice."""
         dead, samples = self.dead.total(), self.samples
         pending = self.recordings_planned - self.transcribed - dead
         counts = {
@@ -88,13 +90,16 @@ class Tally:
 
 
 def new_tally(storage: Storage, names: list[str]) -> Tally:
-    """An empty tally for the plans `names` of an output."""
+    """A tally of the plans `names` of an output, before any commit is counted."""
     sizes = [plan_size(storage, name) for name in names]
     return Tally(sum(size.units for size in sizes), sizes[0].recordings if sizes else 0)
 
 
-def accounting(storage: Storage) -> dict[str, Any]:
-    """The books as they stand now: plan against commits, no data file is read. About 250 MB for a million units."""
+def close_books(storage: Storage) -> dict[str, Any]:
+    """Compare all commits with the plans. Returns the content of _run/accounting.json as it would be now.
+
+    No data file is read. Memory: about 250 MB for a million units.
+    """
     names = plan_names(storage)
     planned = unit_ids(storage, BASE) if names else set()
     retried = {entry.unit.unit_id: entry.retried for name in names[1:] for entry in read_plan(storage, name)}
@@ -103,5 +108,5 @@ def accounting(storage: Storage) -> dict[str, Any]:
         if commit["unit_id"] in planned or commit["unit_id"] in retried:
             tally.add(commit, retried.get(commit["unit_id"], ()))
         else:
-            tally.strays += 1
+            tally.unplanned += 1
     return tally.report()

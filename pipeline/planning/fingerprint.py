@@ -1,4 +1,4 @@
-"""What must not change between the runs of one output: part of its plan, compared by every later run."""
+"""The fingerprint: the settings that must stay the same in all runs into one output. It is stored with the plan."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pipeline.schemas import SCHEMA_VERSION
 KEY = "_run/fingerprint.json"
 
 
-def fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
-    """Full keys and values of all that decides which recordings there are and what is heard in them.
+def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
+    """Full keys and values of all settings that decide which recordings there are and what is recognised in them.
 
-    weights: a hash of the model's weights. Left out on purpose: compute, plan, output, budget, device and compilation,
-    which may change from run to run.
+    weights: a hash of the model's weights. Not included are compute, plan, output, budget, device and compilation:
+    they may change from run to run.
     """
     settings = config.model_dump(mode="json")
     model = {key: settings["model"][key] for key in ("name", "revision", "dtype")} | {"weights": weights}
@@ -31,21 +31,21 @@ def fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
     return flat | {"schema_version": SCHEMA_VERSION}
 
 
-def fingerprint_id(fingerprint: Mapping[str, Any]) -> str:
-    """First 16 hex digits of the SHA-256 of a fingerprint: the column `fingerprint` of the published tables."""
-    return hashlib.sha256(to_json(fingerprint)).hexdigest()[:16]
+def fingerprint_id(values: Mapping[str, Any]) -> str:
+    """First 16 hex digits of the SHA-256 of a fingerprint, as in the column `fingerprint` of the published tables."""
+    return hashlib.sha256(to_json(values)).hexdigest()[:16]
 
 
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    """Compare the fingerprint of the output at `uri` with that of a run that wants to resume it.
+    """Compare the `stored` fingerprint of the output at `uri` with the one that a run `wanted` to use.
 
-    Raises ConfigError, one line with every differing key and both values, where they are not the same. A setting that
-    an older version did not know yet is what it is by default: null.
+    A key that an older version did not know counts as null. Raises ConfigError if the fingerprints differ: one line
+    with every differing key and both values.
     """
     differences = list(_differences(stored, wanted))
     if differences:
         raise ConfigError(
-            f"output.uri: {uri} has results of other settings (choose another output, or go back to them): "
+            f"output.uri: {uri} has results of other settings (choose another output, or use those settings again): "
             + "; ".join(differences)
         )
 
@@ -59,6 +59,6 @@ def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterat
             yield f"{key} was {old}, now {new}"
 
 
-def to_json(fingerprint: Mapping[str, Any]) -> bytes:
+def to_json(values: Mapping[str, Any]) -> bytes:
     """The content of _run/fingerprint.json."""
-    return json.dumps(fingerprint, sort_keys=True, indent=1).encode()
+    return json.dumps(values, sort_keys=True, indent=1).encode()

@@ -1,4 +1,4 @@
-"""Recordings packed into bounded work units: ids from content, duplicates marked, borders of published parts drawn."""
+"""Packs recordings into bounded units, gives units their ids, marks duplicates, assigns units to published parts."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ from dataclasses import dataclass, replace
 from pipeline.config import PlanConfig
 from pipeline.schemas import RecordingRef, WorkUnit, content_of
 
-# Rows of transcripts to expect from a recording: the borders of published parts are drawn before anything is heard.
-SECONDS_PER_ROW = 15  # about half of a 30 s window
-BYTES_PER_SECOND = 16_000  # undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
-_json = json.JSONEncoder(check_circular=False).encode  # the text of json.dumps, a fifth faster
+# Parts are planned before anything is recognised, so their rows are estimated from the length of the recordings.
+SECONDS_PER_ROW = 15  # seconds of audio in one row of transcripts: about half of a 30 s window
+BYTES_PER_SECOND = 16_000  # for an undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
+_json = json.JSONEncoder(check_circular=False).encode  # same text as json.dumps, in 4/5 of the time
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedUnit:
-    """A unit in its plan. `retried`: in a round of retries, per recording, reason and samples of its dead letter."""
+    """A unit and its place in the published tables.
+
+    part: number of the transcripts/part-*.parquet with its rows. retried: only in a round of retries; for each
+    recording the reason and the samples (at 16 kHz) of its dead letter.
+    """
 
     unit: WorkUnit
     part: int = 0
@@ -28,9 +32,9 @@ class PlannedUnit:
 
 
 def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
-    """The same refs; those whose id came before get the problem "duplicate_id", so that valid ids are unique.
+    """The same refs, but all except the first with the same id get the problem "duplicate_id".
 
-    Memory: a 128-bit digest per recording, about 100 MB for a million.
+    Memory: one 128-bit digest for each recording, about 100 MB for a million.
     """
     seen: set[int] = set()
     for ref in refs:
@@ -43,39 +47,43 @@ def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
 
 
 def pack(refs: Iterable[RecordingRef], config: PlanConfig, *, retry: int = 0) -> Iterator[WorkUnit]:
-    """Neighbouring recordings as units within all three bounds; one that exceeds a bound alone is a unit alone.
+    """Join neighbouring recordings to units that stay within the three limits of `config`.
 
-    A recording with a problem is not read: it has neither seconds nor bytes. `retry`: the round of retries, or 0.
+    A recording that exceeds a limit by itself is a unit of its own. A recording with a problem will not be read, so it
+    counts zero seconds and bytes. retry: number of the round of retries; 0 for the plan itself.
     """
-    bound_bytes = config.unit_megabytes * 1_000_000
-    held: list[RecordingRef] = []
+    limit_bytes = config.unit_megabytes * 1_000_000
+    waiting: list[RecordingRef] = []  # recordings of the next unit
     seconds, size = 0.0, 0
     copies: Counter[str] = Counter()
     for ref in refs:
         more_seconds, more_size = (0.0, 0) if ref.problem else (declared_seconds(ref) or 0.0, ref.size)
-        if held and (
-            len(held) >= config.unit_recordings
+        if waiting and (
+            len(waiting) >= config.unit_recordings
             or seconds + more_seconds > config.unit_seconds
-            or size + more_size > bound_bytes
+            or size + more_size > limit_bytes
         ):
-            yield _unit(held, retry, copies)
-            held, seconds, size = [], 0.0, 0
-        held.append(ref)
+            yield _unit(waiting, retry, copies)
+            waiting, seconds, size = [], 0.0, 0
+        waiting.append(ref)
         seconds, size = seconds + more_seconds, size + more_size
-    if held:
-        yield _unit(held, retry, copies)
+    if waiting:
+        yield _unit(waiting, retry, copies)
 
 
 def with_parts(units: Iterable[WorkUnit], part_rows: int) -> Iterator[PlannedUnit]:
-    """Draw the borders of the published parts: a part takes units until `part_rows` rows are to be expected of it."""
-    expected = 0
+    """Assign units to published parts, in order. A part is full when about `part_rows` rows are expected in it."""
+    expected = 0  # rows of all units so far
     for unit in units:
         yield PlannedUnit(unit, part=expected // part_rows)
         expected += sum(_expected_rows(ref) for ref in unit.refs)
 
 
 def unit_id(refs: Iterable[RecordingRef], *, retry: int = 0, copy: int = 0) -> str:
-    """16 hex digits of the SHA-256 of all that the refs say, the round of retries and how many equal units came."""
+    """First 16 hex digits of a SHA-256 of all fields of the refs and two numbers.
+
+    retry: number of the round of retries. copy: how many units with the same content come before this one.
+    """
     digest = hashlib.sha256(f"{retry} {copy}".encode())
     for ref in refs:
         digest.update(b"\n" + _json(content_of(ref)).encode())
@@ -83,18 +91,20 @@ def unit_id(refs: Iterable[RecordingRef], *, retry: int = 0, copy: int = 0) -> s
 
 
 def declared_seconds(ref: RecordingRef) -> float | None:
-    """Seconds of audio as far as the source says: of the selected part, else of the whole; None where it does not."""
+    """Seconds of audio that the source declares: of the selected range, else of the whole. None: not declared."""
     if ref.start_ms is not None and ref.end_ms is not None:
         return (ref.end_ms - ref.start_ms) / 1000
     return ref.seconds
 
 
 def _unit(refs: list[RecordingRef], retry: int, copies: Counter[str]) -> WorkUnit:
-    name = unit_id(refs, retry=retry)
-    if all(ref.problem == "duplicate_id" for ref in refs):  # only such a unit can come again, word for word
-        copies[name] += 1
-        name = unit_id(refs, retry=retry, copy=copies[name] - 1)
-    return WorkUnit(name, tuple(refs))
+    """A unit of `refs`. copies: units of duplicates so far, by their id as a first copy."""
+    first_id = unit_id(refs, retry=retry)
+    if not all(ref.problem == "duplicate_id" for ref in refs):
+        return WorkUnit(first_id, tuple(refs))
+    # Only a unit of duplicates can appear several times with the same content.
+    copies[first_id] += 1
+    return WorkUnit(unit_id(refs, retry=retry, copy=copies[first_id] - 1), tuple(refs))
 
 
 def _expected_rows(ref: RecordingRef) -> int:

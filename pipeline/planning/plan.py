@@ -1,4 +1,4 @@
-"""The immutable plan of a run: its units with the fingerprint, written once, read as a stream; what is left to do."""
+"""The plan of a run: its units and its fingerprint, written once, never changed. Also: which units are left to do."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage
 
-BASE = "plan"  # _run/plan.parquet; later rounds are _run/retry-1.parquet, ...
-FOOTER = b"fullcanvas"  # key in the file's metadata: JSON of its size and fingerprint
-ROW_GROUP = 16_384  # rows; a row group ends where a unit ends
-KEPT_ROW_GROUPS = 4  # that a PlanReader keeps: several decode actors are at work at places near each other
+BASE = "plan"  # in _run/plan.parquet; rounds of retries are in _run/retry-1.parquet, ...
+FOOTER = b"fullcanvas"  # key in the file's metadata; its value is JSON with the size and the fingerprint
+ROW_GROUP = 16_384  # rows or a few more: a row group ends where a unit ends
+CACHED_ROW_GROUPS = 4  # in a PlanReader; one is enough for units in order, but a few units run at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSize:
-    """What a plan holds. `seconds` counts the recordings that declare a length, `bytes` those whose size is known."""
+    """Sums over a plan. `seconds` and `bytes` contain only recordings whose length or size the source declares."""
 
     units: int
     recordings: int
@@ -41,17 +41,18 @@ class PlanSize:
 
 
 def make_plan(source: SourceConfig, config: PlanConfig) -> Iterator[WorkUnit]:
-    """List the source and pack it, as a stream. Raises ConfigError where the source is missing or empty."""
+    """List the source and pack its recordings, as a stream. Raises ConfigError if the source is missing or empty."""
     return pack(mark_duplicates(list_recordings(source)), config)
 
 
 def ensure_plan(
     storage: Storage, source: SourceConfig, config: PlanConfig, *, part_rows: int, fingerprint: Mapping[str, Any]
 ) -> str:
-    """Plan the source unless this output has its plan already. Returns the id of its fingerprint.
+    """Plan the source unless this output has a plan. Returns the id of the fingerprint.
 
-    Plan and fingerprint are one object, written once: of racing drivers one writes, and all use its plan or, where
-    their settings differ, are refused. Raises ConfigError for that, and where the source is missing or empty.
+    Plan and fingerprint are one object, which is written once. If several drivers start at the same time, the first to
+    write wins, and all use its plan. Raises ConfigError if the source is missing or empty, and if the settings differ
+    from those of the plan.
     """
     if not storage.exists(plan_key(BASE)):
         write_plan(storage, BASE, with_parts(make_plan(source, config), part_rows), fingerprint)
@@ -64,7 +65,7 @@ def ensure_plan(
 def write_plan(
     storage: Storage, name: str, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any] | None = None
 ) -> bool:
-    """Write `_run/<name>.parquet` once, streaming. False: there was one already and it stays."""
+    """Write `_run/<name>.parquet`, as a stream. Returns False if that plan exists; it does not change then."""
     with storage.scratch() as directory:
         path = directory / f"{name}.parquet"
         _write(path, units, fingerprint or {})
@@ -72,7 +73,7 @@ def write_plan(
 
 
 def read_plan(storage: Storage, name: str = BASE, *, skip: Set[str] = frozenset()) -> Iterator[PlannedUnit]:
-    """The units of a plan in order, one row group in memory; without those whose id is in `skip`."""
+    """The units of a plan in order, except those whose id is in `skip`. One row group is in memory at a time."""
     with _opened(storage, name) as file:
         for index in range(file.num_row_groups):
             table = file.read_row_group(index, use_threads=False)
@@ -82,7 +83,7 @@ def read_plan(storage: Storage, name: str = BASE, *, skip: Set[str] = frozenset(
 
 
 def unit_ids(storage: Storage, name: str = BASE) -> set[str]:
-    """The ids of a plan's units, about 110 MB for a million."""
+    """The ids of all units of a plan. Memory: about 110 MB for a million."""
     with _opened(storage, name) as file:
         groups = (
             file.read_row_group(index, columns=["unit_id"], use_threads=False) for index in range(file.num_row_groups)
@@ -91,29 +92,30 @@ def unit_ids(storage: Storage, name: str = BASE) -> set[str]:
 
 
 def plan_names(storage: Storage) -> list[str]:
-    """The plans of this output in order: "plan", then the rounds of retries; empty where nothing is planned."""
+    """The plans of this output in order: "plan", then the rounds of retries. Empty if nothing is planned."""
     names = [key.removeprefix("_run/").removesuffix(".parquet") for key in storage.list("_run/retry-")]
     rounds = sorted((name for name in names if retry_round(name)), key=retry_round)
     return [BASE, *rounds] if storage.exists(plan_key(BASE)) else []
 
 
 def retry_round(name: str) -> int:
-    """3 for "retry-3", 0 for the plan itself and anything else."""
+    """The number of a round of retries: 3 for "retry-3", 0 for any other name."""
     head, _, number = name.partition("-")
     return int(number) if head == "retry" and number.isdecimal() else 0
 
 
 def plan_key(name: str) -> str:
+    """The object that contains the plan `name`."""
     return f"_run/{name}.parquet"
 
 
 def plan_size(storage: Storage, name: str = BASE) -> PlanSize:
-    """Counts of a plan, from the footer of its file. Raises OutputError where the file is damaged."""
+    """Sums over a plan, from the footer of its file. Raises OutputError if the file is damaged."""
     return PlanSize(**_footer(storage, name)["size"])
 
 
 def read_fingerprint(storage: Storage) -> dict[str, Any]:
-    """The fingerprint under which this output was planned. Raises FileNotFoundError before there is a plan."""
+    """The fingerprint of this output, from its plan. Raises FileNotFoundError if nothing is planned."""
     stored: dict[str, Any] = _footer(storage, BASE)["fingerprint"]
     return stored
 
@@ -121,7 +123,7 @@ def read_fingerprint(storage: Storage) -> dict[str, Any]:
 def todo(storage: Storage, committed: Set[str]) -> pa.Table:
     """The units of all plans that are not in `committed`, as rows of schemas.TODO in plan order.
 
-    Only the column of ids is read. A row takes about 60 bytes, however many recordings its unit has.
+    Only the column of ids is read. A row takes about 60 bytes of memory, independent of the recordings in its unit.
     """
     tables = [TODO.empty_table()]
     for name in plan_names(storage):
@@ -138,41 +140,42 @@ def todo(storage: Storage, committed: Set[str]) -> pa.Table:
 
 
 def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
-    """The units of all plans that are not in `committed`, with their references, in plan order, as a stream."""
+    """The units of all plans that are not in `committed`, with their references: a stream in plan order."""
     for name in plan_names(storage):
         for planned in read_plan(storage, name, skip=committed):
             yield planned.unit
 
 
 class PlanReader:
-    """Reads single units by their place. It keeps the last row groups, about 5 MB each: neighbours come together."""
+    """Reads single units by their place. It caches the last row groups, about 5 MB each, for a unit's neighbours."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
-        self._row_groups: dict[tuple[str, int], pa.Table] = {}  # the most recent one last
+        self._row_groups: dict[tuple[str, int], pa.Table] = {}  # by plan and index; the last one used is the last
 
     def unit(self, unit_id: str, place: Place) -> WorkUnit:
-        """The unit, or the part of it that `place` names. Raises OutputError where another unit stands there."""
+        """The unit at `place`, or the one recording of it that `place` names. Raises OutputError if it is not there."""
         planned = list(_planned(self._row_group(place.plan, place.row_group).slice(place.first_row, place.rows)))
         if len(planned) != 1 or planned[0].unit.unit_id != unit_id or len(planned[0].unit.refs) != place.rows:
             key = plan_key(place.plan)
-            raise OutputError(f"{self._storage.uri}/{key}: unit {unit_id} is not where it was planned")
+            raise OutputError(f"{self._storage.uri}/{key}: unit {unit_id} is not at its place in the plan")
         return planned[0].unit
 
     def _row_group(self, plan: str, index: int) -> pa.Table:
+        """A row group of a plan; an empty table if the plan does not have so many."""
         table = self._row_groups.pop((plan, index), None)
         if table is None:
             with _opened(self._storage, plan) as file:
                 exists = index < file.num_row_groups
                 table = file.read_row_group(index, use_threads=False) if exists else PLAN.empty_table()
         self._row_groups[plan, index] = table
-        if len(self._row_groups) > KEPT_ROW_GROUPS:
+        if len(self._row_groups) > CACHED_ROW_GROUPS:
             del self._row_groups[next(iter(self._row_groups))]
         return table
 
 
 def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any]) -> None:
-    count, recordings, seconds, size = 0, 0, 0.0, 0
+    count, recordings, seconds, size = 0, 0, 0.0, 0  # of the plan so far
     rows: list[tuple[object, ...]] = []
     with pq.ParquetWriter(path, PLAN, compression="zstd") as writer:
         for planned in units:
@@ -191,6 +194,7 @@ def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, A
 
 
 def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
+    """The row of PLAN for one recording of a unit."""
     reason, samples = planned.retried[index] if planned.retried else (None, None)
     return planned.unit.unit_id, planned.part, reason, samples, *content_of(planned.unit.refs[index])
 
@@ -206,16 +210,18 @@ def _table(rows: list[tuple[object, ...]]) -> pa.Table:
 
 
 def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
+    """The units in some rows of a plan."""
     columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
-    for name, rows in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        held = list(rows)
-        refs = tuple(RecordingRef(*row[4:]) for row in held)
-        retried = tuple((row[2], row[3]) for row in held) if held[0][2] is not None else ()
-        yield PlannedUnit(WorkUnit(name, refs), held[0][1], retried)
+    for unit_id, group in groupby(zip(*columns, strict=True), key=itemgetter(0)):
+        rows = list(group)  # tuples in the order of PLAN: unit_id, part, retried_reason, retried_samples, *fields
+        refs = tuple(RecordingRef(*row[4:]) for row in rows)
+        _, part, first_reason, *_ = rows[0]
+        retried = tuple((row[2], row[3]) for row in rows) if first_reason is not None else ()
+        yield PlannedUnit(WorkUnit(unit_id, refs), part, retried)
 
 
 def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
-    """(id, first row, rows) of each run of equal ids: the rows of a unit stand together."""
+    """(id, first row, number of rows) of each unit: its rows have equal ids and follow each other."""
     encoded = pc.run_end_encode(ids)
     ends = encoded.run_ends.to_pylist()
     for unit_id, first, end in zip(encoded.values.to_pylist(), [0, *ends], ends, strict=False):
@@ -223,12 +229,12 @@ def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:
-    """As `to_pylist`, at once where there is no value at all: half of the columns of most plans."""
+    """The same as `to_pylist`, but fast for a column without any value. Half of the columns of most plans have none."""
     return [None] * len(column) if column.null_count == len(column) else column.to_pylist()
 
 
 def _sidecars(column: pa.ChunkedArray) -> list[tuple[tuple[str, int, int], ...]]:
-    """The cells as tuples of (extension, offset, size), without a dict for each."""
+    """The cells as tuples of (extension, offset, size). It avoids `to_pylist`, which makes a dict for each sidecar."""
     cells: list[tuple[tuple[str, int, int], ...]] = []
     for chunk in column.chunks:
         values = list(zip(*(field.to_pylist() for field in chunk.flatten().flatten()), strict=True))
@@ -238,6 +244,7 @@ def _sidecars(column: pa.ChunkedArray) -> list[tuple[tuple[str, int, int], ...]]
 
 
 def _footer(storage: Storage, name: str) -> dict[str, Any]:
+    """Size and fingerprint, as `_write` has stored them."""
     with _opened(storage, name) as file:
         footer: dict[str, Any] = json.loads(file.metadata.metadata[FOOTER])
         return footer
@@ -245,6 +252,7 @@ def _footer(storage: Storage, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
+    """The open file of a plan. Raises OutputError if it is damaged or not a plan of this version."""
     with storage.open(plan_key(name)) as stream:
         try:
             file = pq.ParquetFile(stream)

@@ -10,7 +10,7 @@ import pytest
 from jobs import bench as job
 from pipeline.benchmark import planning
 from pipeline.config import PlanConfig, SourceConfig
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import commit_key, committed_units, read_commit
 from pipeline.planning.pack import pack
 from pipeline.sources.formats import list_recordings
@@ -61,7 +61,7 @@ def test_made_up_commits_are_listed_and_read_as_files_are(tmp_path: Path) -> Non
 def test_a_commit_that_nobody_planned_is_found_in_the_books(tmp_path: Path) -> None:
     """The accounting is the real one: it would notice commits that are not those of the plan."""
     storage = planning.MadeUpCommits(tmp_path, IDS[:3])
-    assert accounting(storage)["complaints"] == ["3 commits belong to no plan"]
+    assert close_books(storage)["complaints"] == ["3 commits belong to no plan"]
 
 
 def test_the_recordings_are_those_of_a_manifest_and_each_is_a_unit(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Config files and overrides: what stays text, and how mistakes are told."""
+"""Config files and overrides: what stays text, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_override_text_stays_text_until_its_type_is_known(override: str, section
 
 def test_language_no_is_text_not_false() -> None:
     assert complaint("source.language=no") == (
-        "source.language: 'no' is not supported; one of en, de, fr, es, hi, zh, column:NAME or null (given: 'no')"
+        "source.language: 'no' is not supported; use one of en, de, fr, es, hi, zh, column:NAME or null (given: 'no')"
     )
 
 
@@ -62,10 +62,10 @@ def test_a_section_can_be_given_whole() -> None:
     [
         ("denoise.max_step=3", "denoise.max_step: no such key; did you mean denoise.max_steps?"),
         ("sorce.uri=x", "sorce: no such key; did you mean source?"),
-        ("publish.now=true", "publish.now: publish is no section"),
-        ("source.uri.deep=x", "source.uri.deep: source.uri is no section"),
-        ("denoise", "'denoise': an override reads section.key=value"),
-        ("=3", "'=3': an override reads section.key=value"),
+        ("publish.now=true", "publish.now: publish is not a section"),
+        ("source.uri.deep=x", "source.uri.deep: source.uri is not a section"),
+        ("denoise", "'denoise': an override must look like section.key=value"),
+        ("=3", "'=3': an override must look like section.key=value"),
         ("plan={unit_seconds: ", "plan: '{unit_seconds: ' is not YAML"),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_wrong_value_is_named_with_its_key(override: str) -> None:
     assert "\n" not in text
 
 
-def test_all_errors_are_told_together() -> None:
+def test_all_errors_are_reported_together() -> None:
     with pytest.raises(ConfigError) as caught:
         load(RunConfig, None, ["source.uri=/in", "denoise.seed=-1", "modle.name=x"])
     lines = sorted(str(caught.value).splitlines())
@@ -94,7 +94,7 @@ def test_all_errors_are_told_together() -> None:
     [
         (None, "No such file or directory"),
         ("a: [", "not YAML"),
-        ("- a\n- b\n", "the top level must be sections, found list"),
+        ("- a\n- b\n", "the top level must be sections, not a list"),
         (b"\xff\xfe\x00", "not YAML"),
     ],
 )
@@ -140,7 +140,7 @@ def test_the_configs_of_the_repository_are_valid(name: str) -> None:
 @pytest.mark.parametrize("key", ["source.uri", "output.uri", "storage.endpoint"])
 def test_an_address_with_keys_is_refused_without_repeating_them(key: str, uri: str) -> None:
     text = complaint(f"{key}={uri}")
-    assert text.startswith(f"{key}: an address with a password in it")
+    assert text.startswith(f"{key}: an address must not contain a password")
     assert "SEC" not in text
     assert "abc" not in text
 

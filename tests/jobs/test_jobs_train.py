@@ -17,13 +17,13 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "source: required and not given\nevaluation: required and not given\noutput: required"),
+        ([], "source: required, but not given\nevaluation: required, but not given\noutput: required"),
         (["train.stepz=3"], "train.stepz: no such key; did you mean train.steps?"),
         (["train.batch=0"], "train.batch: Input should be greater than or equal to 1 (given: '0')"),
         (["train.precision=half"], "train.precision: Input should be 'bfloat16' or 'float32' (given: 'half')"),
         (["augment.snr_db_min=50"], "augment: snr_db_min is above snr_db_max"),
         (["--config", "none.yaml"], "none.yaml: No such file or directory"),
-        (["adapter"], "'adapter': an override reads section.key=value"),
+        (["adapter"], "'adapter': an override must look like section.key=value"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:

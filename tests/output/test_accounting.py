@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
-from pipeline.output.accounting import Tally, accounting
+from pipeline.output.accounting import Tally, close_books
 from pipeline.output.commit import commit_key
 from pipeline.output.retry import plan_retry
 from pipeline.schemas import REASONS, SAMPLE_RATE
@@ -99,7 +99,7 @@ def test_books_that_do_not_close_say_why(change: dict[str, Any], complaint: str)
 def test_a_run_that_is_half_done_is_not_closed_but_has_no_complaint(storage: Storage) -> None:
     mark = plan(storage, [ref(number) for number in range(10)])
     run(storage, mark, only=lambda number: number < 2)
-    report = accounting(storage)
+    report = close_books(storage)
     assert (report["closed"], report["complete"], report["complaints"]) == (False, False, [])
     assert (report["units_planned"], report["units_committed"]) == (4, 2)
     assert (report["recordings_planned"], report["recordings_pending"]) == (10, 4)
@@ -110,7 +110,7 @@ def test_a_whole_run_closes(storage: Storage) -> None:
     refs = [*(ref(number) for number in range(9)), ref("empty", problem="empty_file"), ref(4)]
     mark = plan(storage, refs)
     run(storage, mark, dead=["r2", "r3"])
-    report = accounting(storage)
+    report = close_books(storage)
     assert report["closed"]
     assert report["recordings_planned"] == 11
     assert report["recordings_transcribed"] == 7
@@ -123,13 +123,13 @@ def test_a_whole_run_closes(storage: Storage) -> None:
 def test_a_retried_recording_is_counted_once(storage: Storage) -> None:
     mark = plan(storage, [ref(number) for number in range(9)])
     run(storage, mark, dead=["r2", "r3", "r8"])
-    before = accounting(storage)
+    before = close_books(storage)
     plan_retry(storage, PlanConfig(unit_recordings=2))
-    planned = accounting(storage)
+    planned = close_books(storage)
     assert planned["closed"]  # nobody has answered yet: the dead letters stand
     assert not planned["complete"]
     run(storage, mark, dead=["r8"])
-    report = accounting(storage)
+    report = close_books(storage)
     assert report["closed"]
     assert report["complete"]
     assert report["recordings_transcribed"] == before["recordings_transcribed"] + 2 == 8
@@ -144,7 +144,7 @@ def test_commits_of_no_plan_are_named(storage: Storage) -> None:
     stored = storage.get(next(storage.list("commits/")))
     unit_id = next(storage.list("commits/"))[-21:-5]
     storage.put(commit_key("f" * 16), stored.replace(unit_id.encode(), b"f" * 16))
-    report = accounting(storage)
+    report = close_books(storage)
     assert report["complaints"] == ["1 commits belong to no plan"]
     assert not report["closed"]
     assert left(storage) == []

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import PlanConfig
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import collect_garbage, committed_units, read_commits
 from pipeline.output.publish import publish
 from pipeline.output.retry import plan_retry
@@ -125,5 +125,5 @@ def test_retries_and_the_books_work_in_a_bucket(storage: Storage) -> None:
     assert plan_retry(storage, PlanConfig(unit_recordings=2)) == "retry-1"
     run(storage, mark, dead=["r9"])
     assert publish(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 1}
-    assert accounting(storage)["closed"]
+    assert close_books(storage)["closed"]
     assert _recordings(storage) == [f"r{number}" for number in range(30) if number != 9 for _ in range(2)]

@@ -22,7 +22,7 @@ from pipeline.audio.segment import Window, piece_end
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import RunConfig, SegmentConfig, SourceConfig
 from pipeline.flow.guard import GuardedDecoder
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.pieces import PREFIX, complete_unit, forget_committed, save_piece, saved_pieces
 from pipeline.output.stage import CommitStage
@@ -262,7 +262,7 @@ def test_a_unit_is_committed_with_the_piece_that_completes_it_in_whatever_order(
     assert read_unit(storage, read_commit(storage, UNIT_ID))["transcripts"].equals(tables["transcripts"])
     forget_committed(storage, {UNIT_ID})
     assert list(storage.list(PREFIX)) == []
-    assert accounting(storage)["complaints"] == []
+    assert close_books(storage)["complaints"] == []
 
 
 def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_path: Path) -> None:

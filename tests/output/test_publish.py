@@ -24,7 +24,7 @@ import pytest
 
 from pipeline.config import ConfigError, PlanConfig
 from pipeline.output import publish as publishing
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit
 from pipeline.output.publish import is_published, publish
 from pipeline.output.retry import plan_retry
@@ -159,7 +159,7 @@ def test_the_books_and_the_summary_are_written(storage: Storage) -> None:
     summary = publish(storage, notes={"pipeline_rtfx": 12.5}, progress=done.append)
     assert done == [1, 2, 3]
     assert json.loads(storage.get("_run/summary.json")) == summary
-    assert json.loads(storage.get("_run/accounting.json")) == accounting(storage)
+    assert json.loads(storage.get("_run/accounting.json")) == close_books(storage)
     assert summary["closed"]
     assert (summary["recordings"], summary["segments"], summary["dead_letters"]) == (9, 16, {"model_error": 1})
     assert summary["pipeline_rtfx"] == 12.5

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from pipeline.output.accounting import accounting
+from pipeline.output.accounting import close_books
 from pipeline.output.publish import publish
 from pipeline.output.report import render, write_report
 from pipeline.output.tables import Line
@@ -77,7 +77,7 @@ def test_the_figures_are_there() -> None:
 def test_the_report_of_an_output(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     run(storage, plan(storage, [ref(number) for number in range(4)]), dead=["r2"])
-    write_report(storage, publish(storage), accounting(storage))
+    write_report(storage, publish(storage), close_books(storage))
     text = (tmp_path / "out" / "report.html").read_text()
     assert "hallo hallo" in text
     assert "model_error" in text

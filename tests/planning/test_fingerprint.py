@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from pipeline.config import ConfigError, RunConfig, load
-from pipeline.planning.fingerprint import check_fingerprint, fingerprint, fingerprint_id, to_json
+from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, make_fingerprint, to_json
 
 
 def _fingerprint(*overrides: str, weights: str = "abc") -> dict[str, Any]:
     config = load(RunConfig, None, ["source.uri=/in", "output.uri=/out", *overrides])
-    return fingerprint(config, weights=weights)
+    return make_fingerprint(config, weights=weights)
 
 
 @pytest.mark.parametrize(

@@ -198,7 +198,7 @@ def test_every_unit_is_read_back_from_its_place(
 )
 def test_a_unit_that_is_not_at_its_place_is_an_error_that_names_the_plan(storage: Storage, place: Place) -> None:
     plan(storage, [ref(number) for number in range(10)])
-    with pytest.raises(OutputError, match=r"_run/plan\.parquet: unit \w+ is not where it was planned"):
+    with pytest.raises(OutputError, match=r"_run/plan\.parquet: unit \w+ is not at its place in the plan"):
         PlanReader(storage).unit(left(storage)[0].unit_id, place)
 
 
