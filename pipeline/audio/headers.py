@@ -12,10 +12,10 @@ MIN_RATE, MAX_RATE = 1_000, 384_000  # Hz
 MAX_CHANNELS = 32
 
 MAGIC = (
-    *(b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"#!AMR"),
+    *(b"RIFF", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"#!AMR", b"FLV\x01", b"NIST_1A"),
     b"\x1aE\xdf\xa3",  # Matroska
     b"\x30\x26\xb2\x75",  # ASF
-    *(b"FLV\x01", b"NIST_1A", b"\x0b\x77", b"\xff\xf0", b"\xff\xf1", b"\xff\xf8", b"\xff\xf9"),  # ..., AC-3, ADTS
+    *(b"\x0b\x77", b"\xff\xf1", b"\xff\xf9"),  # AC-3, AAC in ADTS
 )
 # Written into a wav header on a pipe, where the length is not known yet: by FFmpeg and others, by sox, by arecord.
 WAV_SIZE_UNKNOWN = (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00)
@@ -26,12 +26,10 @@ MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"moof", b"traf"}
 # An honest sample takes 4 bytes in the tables; only raw PCM is declared in bulk (and is read in chunks).
 MP4_BYTES_PER_SAMPLE = 4
 
-# kbit/s by (MPEG-1?, layer): the rows of ISO 11172-3 table 3-B and ISO 13818-3
+# kbit/s by (MPEG-1?, layer): the rows of ISO 11172-3 table 3-B and ISO 13818-3; layer 1 is as good as extinct
 MPEG_KBITS = {
-    (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
     (True, 2): (0, 32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-    (False, 1): (0, 32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
     (False, 2): (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
 MPEG_KBITS[(False, 3)] = MPEG_KBITS[(False, 2)]
@@ -44,8 +42,8 @@ def check_header(file: BinaryIO, size: int, *, name: str) -> None:
     that declare more than the file can hold. Formats that a decoder checks well enough by itself pass.
     """
     head = _read(file, 0, 40)
-    if head[:4] in (b"RIFF", b"RIFX", b"RF64", b"BW64") and head[8:12] == b"WAVE":
-        _check_wav(file, size, ">" if head[:4] == b"RIFX" else "<", name)
+    if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
+        _check_wav(file, size, name)
     elif head[:4] == b"riff" and len(head) >= 24:  # Sony Wave64: GUID, then the size of everything
         _check_missing(struct.unpack_from("<Q", head, 16)[0] - size, name)
     elif head[:4] == b"caff":
@@ -72,23 +70,23 @@ def looks_like_audio(head: bytes) -> bool:
 
 
 def mpeg_frame_bytes(head: bytes) -> int:
-    """Length in bytes of the MPEG audio frame (mp1, mp2, mp3) that starts with the 4 bytes `head`; 0 if none does."""
+    """Length in bytes of the MPEG audio frame (mp2, mp3) that starts with the 4 bytes `head`; 0 if none does."""
     return _mpeg_frame(head)[0]
 
 
 def mp3_declared_seconds(file: BinaryIO) -> float:
-    """Length by the Xing, Info or VBRI header in the first frame of an mp3 file; 0 where there is none."""
+    """Length by the Xing or Info header in the first frame of an mp3 file; 0 where there is none."""
     head = _read(file, 0, 10)
     start = 0
     if head[:3] == b"ID3" and len(head) == 10:  # the size has 7 bits in each byte
         start = 10 + (head[6] << 21 | head[7] << 14 | head[8] << 7 | head[9])
     frame = _read(file, start, 64)
     length, samples, rate = _mpeg_frame(frame)
-    for mark, layout in ((b"Xing", ">4xII"), (b"Info", ">4xII"), (b"VBRI", ">4x6x4xI")):
+    for mark in (b"Xing", b"Info"):
         at = frame.find(mark)
-        if length and 0 <= at <= len(frame) - struct.calcsize(layout):
-            *flags, count = struct.unpack_from(layout, frame, at)
-            return float(count * samples / rate) if not flags or flags[0] & 1 else 0.0
+        if length and 0 <= at <= len(frame) - 12:
+            flags, count = struct.unpack_from(">4xII", frame, at)
+            return float(count * samples / rate) if flags & 1 else 0.0
     return 0.0
 
 
@@ -98,26 +96,23 @@ def _mpeg_frame(head: bytes) -> tuple[int, int, int]:
         return 0, 0, 0
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # version 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
     bitrate, rate = head[2] >> 4, head[2] >> 2 & 3
-    if version == 1 or layer == 4 or bitrate in (0, 15) or rate == 3:
+    if version == 1 or layer not in (2, 3) or bitrate in (0, 15) or rate == 3:
         return 0, 0, 0
     hertz = (44_100, 48_000, 32_000)[rate] // {3: 1, 2: 2, 0: 4}[version]
     bits = MPEG_KBITS[(version == 3, layer)][bitrate] * 1000
-    padding = head[2] >> 1 & 1
-    if layer == 1:
-        return (12 * bits // hertz + padding) * 4, 384, hertz
     samples = 576 if layer == 3 and version != 3 else 1152
-    return samples // 8 * bits // hertz + padding, samples, hertz
+    return samples // 8 * bits // hertz + (head[2] >> 1 & 1), samples, hertz
 
 
-def _check_wav(file: BinaryIO, size: int, order: str, name: str) -> None:
+def _check_wav(file: BinaryIO, size: int, name: str) -> None:
     ds64_bytes, frame_bytes, at = None, 1, 12
     while at + 8 <= size:
-        kind, length = struct.unpack(order + "4sI", _read(file, at, 8))
+        kind, length = struct.unpack("<4sI", _read(file, at, 8))
         body = _read(file, at + 8, 24)
         if kind == b"ds64" and len(body) >= 16:
             ds64_bytes = struct.unpack_from("<Q", body, 8)[0]
         if kind == b"fmt " and len(body) >= 16:
-            _, channels, rate, _, frame_bytes = struct.unpack_from(order + "HHIIH", body)
+            _, channels, rate, _, frame_bytes = struct.unpack_from("<HHIIH", body)
             check_format(rate, channels, name=name)
         if kind == b"data":
             declared = ds64_bytes if length == 0xFFFFFFFF and ds64_bytes else length
@@ -196,7 +191,7 @@ def _mp4_table_samples(file: BinaryIO, at: int, end: int) -> int:
         if kind == b"stts" and len(body) == 16:
             entries, _, ticks = struct.unpack_from(">III", body, 4)
             is_pcm = entries == 1 and ticks == 1
-        elif kind in (b"stsz", b"stz2") and len(body) >= 12:
+        elif kind == b"stsz" and len(body) >= 12:
             samples = struct.unpack_from(">I", body, 8)[0]
     return 0 if is_pcm else samples
 
@@ -208,8 +203,6 @@ def _mp4_boxes(file: BinaryIO, at: int, end: int, *, top: bool = False) -> Itera
         header = 8
         if length == 1 and at + 16 <= end:
             length, header = struct.unpack(">Q", _read(file, at + 8, 8))[0], 16
-        elif length == 0:
-            length = end - at
         if length < header or (top and kind not in MP4_TOP):  # junk behind the last box
             return
         yield kind, at + header, length - header

@@ -8,6 +8,7 @@ import struct
 import pytest
 
 from pipeline.audio.headers import (
+    MP4_BYTES_PER_SAMPLE,
     WAV_SIZE_UNKNOWN,
     check_format,
     check_header,
@@ -16,7 +17,9 @@ from pipeline.audio.headers import (
     mpeg_frame_bytes,
 )
 from pipeline.schemas import BadAudio
-from tests.support.audio_files import KINDS, encoded, id3, mp4_with_declared_samples, patched
+from tests.support.audio_files import KINDS, encoded, ffmpeg, id3, mp4_with_declared_samples, patched, tone
+
+SEGMENT = encoded("webm").index(b"\x18\x53\x80\x67") + 4  # where the size of Matroska's outermost element stands
 
 
 def reason_of(data: bytes) -> str | None:
@@ -90,6 +93,36 @@ def test_mp4_fragments_that_declare_more_than_the_file_holds_are_corrupt() -> No
     assert reason_of(patched(data, data.index(b"trun") + 8, b"\x05\0\0\0")) == "corrupt_audio"
 
 
+def test_mp4_with_a_long_box_is_read_to_its_end() -> None:
+    """As FFmpeg writes more than 4 GB: the box `free` before `mdat` becomes the first half of a 64-bit header."""
+    data = encoded("m4a")
+    at = data.index(b"free") - 4
+    (length,) = struct.unpack_from(">I", data, at + 8)
+    assert data[at + 12 : at + 16] == b"mdat"
+    data = patched(data, at, struct.pack(">I4sQ", 1, b"mdat", length + 8))
+    assert reason_of(data) is None
+    assert reason_of(data[:-1000]) == "truncated_audio"
+    assert reason_of(data[: at + 5000]) == "truncated_audio"
+
+
+def test_raw_samples_in_mov_are_many_and_no_lie() -> None:
+    data = ffmpeg(tone(16_000, 2.0), 16_000, "mov", "pcm_s16le", {})
+    assert len(data) < 32_000 * MP4_BYTES_PER_SAMPLE
+    assert reason_of(data) is None
+    assert reason_of(data[:-2000]) == "truncated_audio"
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "unknown"),
+    [("caf", encoded("caf").index(b"data") + 4, b"\xff" * 8), ("webm", SEGMENT, b"\x01" + b"\xff" * 7)],
+)
+def test_lengths_that_a_writer_on_a_pipe_leaves_open_pass(kind: str, at: int, unknown: bytes) -> None:
+    data = patched(encoded(kind), at, unknown)
+    assert data != encoded(kind)
+    assert reason_of(data) is None
+    assert reason_of(data[: len(data) // 2]) is None
+
+
 def test_mp4_may_end_with_junk_but_not_without_tables() -> None:
     data = encoded("m4a")
     tables = data.index(b"moov") - 4
@@ -104,6 +137,7 @@ def test_mp4_may_end_with_junk_but_not_without_tables() -> None:
         (b"\xff\xfb\x92\x64", 418),  # the same, padded
         (b"\xff\xf3\x68\xc4", 216),  # MPEG-2 layer 3, 48 kbit/s, 16 kHz: 72 * 48000 / 16000
         (b"\xff\xfd\x84\x04", 384),  # MPEG-1 layer 2, 128 kbit/s, 48 kHz: 144 * 128000 / 48000
+        (b"\xff\xe3\x48\xc4", 288),  # MPEG-2.5 layer 3, 32 kbit/s, 8 kHz: 72 * 32000 / 8000
         (b"\xff\xf1\x50\x80", 0),  # ADTS
         (b"TAG!", 0),
         (b"\xff", 0),
@@ -118,11 +152,6 @@ def test_only_mp3_files_with_a_xing_header_declare_their_length() -> None:
     assert 2.0 <= mp3_declared_seconds(io.BytesIO(id3() + encoded("mp3"))) < 2.1
     assert mp3_declared_seconds(io.BytesIO(encoded("mp3_plain"))) == 0
     assert mp3_declared_seconds(io.BytesIO(encoded("wav"))) == 0
-
-
-def test_vbri_headers_declare_their_length() -> None:
-    frame = b"\xff\xfb\x90\x64".ljust(36, b"\0") + struct.pack(">4sHHHII", b"VBRI", 1, 0, 75, 40_000, 100)
-    assert mp3_declared_seconds(io.BytesIO(frame)) == 100 * 1152 / 44_100
 
 
 @pytest.mark.parametrize("text", [b"", b"just text", b"<html><body>", b"\0" * 64, b'{"text": "a"}'])

@@ -44,7 +44,8 @@ def test_every_kind_is_decoded_to_its_end(kind: str) -> None:
         parts = [(position, rate, planes.shape) for position, rate, planes in track.planes()]
     position, rate, (channels, frames) = parts[-1]
     assert channels in (1, 2)
-    assert 2.0 <= (position + frames) / rate < 2.1  # encoders add up to three frames of silence
+    least = 1.99 if kind == "wma" else 2.0  # FFmpeg's encoder of wma drops its last frame
+    assert least <= (position + frames) / rate < 2.1  # the others add up to three frames of silence
     assert [at for at, _, _ in parts] == np.cumsum([0, *(shape[1] for _, _, shape in parts[:-1])]).tolist()
 
 

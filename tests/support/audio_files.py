@@ -25,6 +25,7 @@ LIBSNDFILE = {  # kind: format, subtype, rate, channels
     "aiff": ("AIFF", "PCM_16", 44_100, 2),
     "au": ("AU", "PCM_16", 16_000, 1),
     "caf": ("CAF", "PCM_16", 16_000, 1),
+    "nist": ("NIST", "PCM_16", 16_000, 1),
     "flac": ("FLAC", "PCM_16", 16_000, 1),
     "flac_24": ("FLAC", "PCM_24", 44_100, 2),
     "vorbis": ("OGG", "VORBIS", 44_100, 2),
@@ -46,10 +47,15 @@ FFMPEG = {  # kind: container, codec, rate, channels, options of the container
     "mpegts": ("mpegts", "aac", 44_100, 1, {}),
     "flv": ("flv", "aac", 44_100, 1, {}),
     "avi": ("avi", "mp2", 44_100, 1, {}),
+    "wma": ("asf", "wmav2", 44_100, 1, {}),
+    "mp3_8k": ("mp3", "libmp3lame", 8_000, 1, {}),
     "3gp": ("3gp", "aac", 44_100, 1, {}),
 }
 KINDS = (*LIBSNDFILE, *FFMPEG)
-LOSSLESS = ("wav", "wav_24", "wav_32", "wav_float", "wav_double", "rf64", "w64", "aiff", "au", "caf", "flac", "flac_24")
+LOSSLESS = (
+    *("wav", "wav_24", "wav_32", "wav_float", "wav_double", "rf64", "w64", "aiff", "au", "caf", "nist"),
+    *("flac", "flac_24"),
+)
 
 
 def tone(rate: int, seconds: float, channels: int = 1) -> np.ndarray:
@@ -84,6 +90,8 @@ def ffmpeg(samples: np.ndarray, rate: int, container: str, codec: str, options: 
     with av.open(file, "w", format=container, options=dict(options)) as out:
         stream = out.add_stream(codec, rate=rate)
         stream.layout = layout
+        if codec == "wmav2":  # FFmpeg has no default for it
+            stream.bit_rate = 64_000
         frame = av.AudioFrame.from_ndarray((samples * 32767).astype(np.int16).reshape(1, -1), "s16", layout)
         frame.sample_rate = rate
         resampler = av.AudioResampler(stream.format.name, layout, rate)
