@@ -1,7 +1,8 @@
-"""Train projector and LoRA of a model on your own audio: python -m jobs.train --config configs/train-adapter.yaml
+"""Train an adapter on your own audio: python -m jobs.train --config configs/train-adapter.yaml source.uri=...
 
-source.uri=... evaluation.NAME.uri=... output.uri=... After a kill the same command goes on from the last checkpoint.
-Exit code 1: the best model does not listen to the audio.
+evaluation.NAME.uri=... output.uri=...
+An adapter is the projector and the LoRA of a model. After a kill the same command goes on from the last checkpoint.
+Exit code 1 also says that the best model does not listen to the audio.
 """
 
 from __future__ import annotations

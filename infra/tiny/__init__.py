@@ -1,1 +1,1 @@
-"""The factory of the embedded model: voices, phrases, training, measurement."""
+"""The factory of the embedded model: phrases, synthesised voices, training, measurement, and the speech we ship."""

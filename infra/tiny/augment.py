@@ -1,4 +1,4 @@
-"""Makes synthesised speech less clean: tempo, room, telephone, noise, level and silence, all from one generator."""
+"""Make synthesised speech less clean: tempo, room, telephone, noise, level and silence, all from one generator."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ LEVEL_DBFS = (-36.0, -14.0)  # range of the augmented RMS
 PEAK = 0.98
 EDGE_SECONDS = (0.05, 0.5)  # silence before and after
 CLEAN_EDGE_SECONDS = 0.15
-TEMPO_SHARE, TEMPO = 0.6, (0.87, 1.15)  # tempo moves pitch and formants with it: as if another person spoke
+TEMPO_SHARE, TEMPO = 0.6, (0.87, 1.15)  # another tempo changes pitch and formants too, like another speaker
 REVERBERATION_SHARE, RT60_SECONDS = 0.06, (0.15, 0.5)
 TELEPHONE_SHARE, TELEPHONE_HZ = 0.05, (300.0, 3400.0)
 NOISE_SHARE, SNR_DB = 0.5, (10.0, 40.0)
 
 
 def trim(samples: np.ndarray, rate: int, *, threshold: float = 0.01, margin_seconds: float = 0.02) -> np.ndarray:
-    """Cuts what stays below `threshold` of the peak at both ends, but for a margin. float32 [samples] in and out."""
+    """Cut both ends where they stay below `threshold` of the peak, except a margin. float32 [samples]."""
     loud = np.flatnonzero(np.abs(samples) > threshold * np.abs(samples).max())
     if not len(loud):
         return samples
@@ -29,14 +29,14 @@ def trim(samples: np.ndarray, rate: int, *, threshold: float = 0.01, margin_seco
 
 
 def clean(samples: np.ndarray, rate: int) -> np.ndarray:
-    """Any rate to float32 [samples] at 16 kHz, at SPEECH_DBFS, with a little silence around. For evaluation."""
+    """Resample to 16 kHz, with SPEECH_DBFS and a little silence around: for evaluation. float32 [samples]."""
     edge = np.zeros(round(CLEAN_EDGE_SECONDS * SAMPLE_RATE), np.float32)
     speech = _resample(trim(samples, rate), rate)
     return to_level(np.concatenate([edge, speech, edge]), SPEECH_DBFS)
 
 
 def augment(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
-    """Any rate to float32 [samples] at 16 kHz, |x| <= PEAK, altered at random. The same rng state: the same samples."""
+    """Resample to 16 kHz and alter at random. float32 [samples], |x| <= PEAK; the rng state decides all of it."""
     speech = trim(samples, rate)
     tempo = rng.uniform(*TEMPO) if rng.random() < TEMPO_SHARE else 1.0
     speech = _resample(speech, rate * tempo)
@@ -53,7 +53,7 @@ def augment(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndar
 
 
 def to_level(samples: np.ndarray, dbfs: float) -> np.ndarray:
-    """Scales to an RMS in dB below full scale, or to PEAK where that would clip. Silence stays silence."""
+    """Scale to an RMS of `dbfs` dB relative to full scale, or to PEAK where that would clip. Silence stays silence."""
     rms, peak = float(np.sqrt(np.mean(samples**2))), float(np.abs(samples).max())
     if rms == 0.0:
         return samples.astype(np.float32)
@@ -61,7 +61,7 @@ def to_level(samples: np.ndarray, dbfs: float) -> np.ndarray:
 
 
 def reverberate(samples: np.ndarray, rt60_seconds: float, rng: np.random.Generator) -> np.ndarray:
-    """The direct sound plus an exponentially decaying noise tail (60 dB in rt60_seconds). Length is kept."""
+    """Add a tail of noise that decays by 60 dB in rt60_seconds to the direct sound. The length stays."""
     length = round(rt60_seconds * SAMPLE_RATE)
     decay = 10 ** (-3 * np.arange(length) / length)
     tail = rng.standard_normal(length) * decay
@@ -73,7 +73,7 @@ def reverberate(samples: np.ndarray, rt60_seconds: float, rng: np.random.Generat
 
 
 def telephone(samples: np.ndarray) -> np.ndarray:
-    """Keeps the band of a telephone line, 300-3400 Hz."""
+    """Keep the band of a telephone line alone, 300 to 3400 Hz."""
     spectrum = np.fft.rfft(samples)
     frequencies = np.fft.rfftfreq(len(samples), 1 / SAMPLE_RATE)
     spectrum[(frequencies < TELEPHONE_HZ[0]) | (frequencies > TELEPHONE_HZ[1])] = 0.0

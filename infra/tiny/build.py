@@ -1,4 +1,4 @@
-"""The embedded model from nothing: corpus, features, tokenizer, training, measurement, export. Every stage resumes."""
+"""Make the embedded model: corpus, features, tokenizer, training, measurement, export. Every stage resumes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def check(config: TrainConfig) -> None:
-    """Before hours of work: raises ConfigError, one line naming the key, for a file or folder that is of no use."""
+    """Find useless files and folders before hours of work. Raises ConfigError, one line that names the key."""
     for key, folder in (("folder", config.folder), ("export", config.export)):
         try:
             Path(folder).mkdir(parents=True, exist_ok=True)
@@ -49,17 +49,19 @@ def check(config: TrainConfig) -> None:
 
 
 def _check_also(config: TrainConfig) -> None:
-    """Raises ConfigError for a folder that has no cached features or those of another window, or is named twice."""
+    """Raise ConfigError for a folder without cached features, with those of another window, or named twice."""
     folders = [Path(config.folder), *map(Path, config.also)]
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise ConfigError("also: a folder named twice, or `folder` itself: its phrases would count twice")
     frames = asr_config(config.size, config.size.vocab_size).encoder_frames
     for name in config.also:
-        held = data.cached_frames(Path(name) / "features")
-        if not held:
+        cached = data.cached_frames(Path(name) / "features")
+        if not cached:
             raise ConfigError(f"also: {name}/features: no cached features; run its own config with stage=features")
-        if other := held - {frames}:
-            raise ConfigError(f"also: {name}/features: of windows of {min(other)} frames, this run's have {frames}")
+        if other := cached - {frames}:
+            raise ConfigError(
+                f"also: {name}/features: its windows have {min(other)} frames, those of this run {frames}"
+            )
 
 
 def make_corpus(config: TrainConfig) -> None:
@@ -71,7 +73,7 @@ def make_corpus(config: TrainConfig) -> None:
 
 
 def make_features(config: TrainConfig) -> None:
-    """Run the frozen encoder once over the training corpus, in bfloat16."""
+    """Run the frozen encoder once over the training corpus, in bfloat16, and keep its output."""
     size = asr_config(config.size, config.size.vocab_size)
     e = size.encoder
     encoder = AudioEncoder(
@@ -89,7 +91,7 @@ def make_features(config: TrainConfig) -> None:
 
 
 def trainer(config: TrainConfig) -> Trainer:
-    """Model, tokenizer and batches of a training run that `check` has passed, before its first step or checkpoint."""
+    """Make model, tokenizer and batches of a run that `check` has passed, as they are before the first step."""
     folder = Path(config.folder)
     if not any((folder / "features").glob("*.json")):
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
@@ -139,7 +141,10 @@ def made(model: AsrModel, batches: Batches, phases: PhaseSection, *, seed: int, 
 
 
 def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
-    """Held-out voices and phrases, averaged weights, production engine, 16 steps. Raises ConfigError before the end."""
+    """Measure the averaged weights on held-out voices and phrases, with the production engine and 16 steps.
+
+    Raises ConfigError where the training has not ended.
+    """
     run.restore()
     if run.done < run.total:
         raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
@@ -149,7 +154,7 @@ def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
 
 
 def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, command: str) -> None:
-    """Write the checkpoint folder with its model card."""
+    """Write the model's folder with its model card."""
     folder = Path(config.export)
     checkpoint.save(run.model, folder, whisper=_whisper(config))
     card = measure.card(measurement, config, run.done, resume.changes(run.folder), command)
@@ -157,7 +162,7 @@ def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, 
 
 
 def _tokenizer(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Tokenizer:
-    """A new one, trained on the texts of the corpus, unless the folder has one."""
+    """The folder's tokenizer; where it has none, a new one, trained on the texts of the corpus."""
     path = folder / "tokenizer.json"
     if not path.exists():
         train_tokenizer(cache.texts, config.size.vocab_size).save(str(path))
@@ -165,7 +170,7 @@ def _tokenizer(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> T
 
 
 def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
-    """Weights drawn from the seed."""
+    """A model with weights drawn from the seed."""
     tokenizer = _tokenizer(config, folder, cache)
     torch.manual_seed(config.seed)
     model = AsrModel(asr_config(config.size, tokenizer.get_vocab_size()), tokenizer)
@@ -174,16 +179,17 @@ def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrM
 
 
 def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
-    """The model that `start` names, trainable. Raises ConfigError where it is not of the size section.
+    """The model that `start` names, trainable. Raises ConfigError where its numbers are not those of `size`.
 
-    It is copied to the folder at first: `export` may overwrite the place it came from, and a resume starts the same.
+    It is copied to the folder first. So `export` may overwrite the place it came from, and a resumed run starts from
+    the same weights.
     """
-    kept = folder / "start"
-    if not kept.exists():
-        temporary = kept.with_suffix(".tmp")
+    copied = folder / "start"
+    if not copied.exists():
+        temporary = copied.with_suffix(".tmp")
         shutil.copytree(layout.directory(str(config.start)), temporary, dirs_exist_ok=True)
-        temporary.replace(kept)
-    model = checkpoint.load(str(kept))
+        temporary.replace(copied)
+    model = checkpoint.load(str(copied))
     if model.config != asr_config(config.size, model.tokenizer.get_vocab_size()):
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
     if config.retokenise:

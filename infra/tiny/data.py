@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,31 @@ from torch import Tensor
 from pipeline.audio.pcm import from_pcm
 from pipeline.model.network.encoder import AudioEncoder
 
+log = logging.getLogger(__name__)
+
 
 @torch.inference_mode()
 def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_samples: int, batch: int = 16) -> int:
-    """One float16 .npy per corpus shard, [utterances, frames, d_model], plus its texts. Returns utterances cached.
+    """Write the encoder's output for every utterance. Returns how many utterances are cached.
 
-    The encoder runs in the dtype it is in. Utterances longer than the window are left out. A shard already cached is
-    not computed again unless it has more utterances now or the window is another; files appear whole or not at all.
+    Each shard of the corpus gives a float16 .npy [utterances, frames, d_model] and a .json with texts, languages and
+    voices; files appear whole or not at all. A cached shard is computed again only where it has more utterances now,
+    or where the window has changed. Utterances longer than the window are left out.
+
+    Args:
+        corpus: folder of shards.
+        cache: folder of the features.
+        encoder: runs in the dtype it is in.
+        window_samples: of the model's window, at 16 kHz.
+        batch: utterances that the encoder takes at once.
     """
     cache.mkdir(parents=True, exist_ok=True)
     total = 0
     for shard in sorted(corpus.glob("*.parquet")):
         done = cache / f"{shard.stem}.json"
         recipe = {"utterances": pq.read_metadata(shard).num_rows, "window_samples": window_samples}
-        if done.exists() and (found := json.loads(done.read_text())).get("recipe") == recipe:
-            total += len(found["texts"])
+        if done.exists() and (cached := json.loads(done.read_text())).get("recipe") == recipe:
+            total += len(cached["texts"])
             continue
         table = pq.read_table(shard, columns=["language", "voice", "text", "pcm"])
         table = table.filter(pc.less_equal(pc.binary_length(table["pcm"]), 2 * window_samples))
@@ -45,17 +56,17 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
         temporary.write_text(json.dumps({k: v.to_pylist() for k, v in names.items()} | {"recipe": recipe}))
         temporary.replace(done)
         total += len(pcm)
-        print(f"features: {shard.stem}, {total} utterances", flush=True)
+        log.info("features: %s, %d utterances", shard.stem, total)
     return total
 
 
 def cached_frames(cache: Path) -> set[int]:
-    """Encoder frames per utterance of what is cached in a folder; empty where nothing is."""
+    """How many encoder frames the utterances of a cache have. Empty where nothing is cached."""
     return {np.load(path.with_suffix(".npy"), mmap_mode="r").shape[1] for path in cache.glob("*.json")}
 
 
 class FeatureCache:
-    """Random access over the cached shards of one or more folders (memory-mapped)."""
+    """The cached utterances of one or more folders, mapped into memory and read by number."""
 
     def __init__(self, *caches: Path) -> None:
         self.texts: list[str] = []
@@ -76,15 +87,15 @@ class FeatureCache:
         return len(self.texts)
 
     def features(self, rows: list[int]) -> Tensor:
-        """float32 [rows, frames, d_model]."""
+        """The features of some rows, float32 [rows, frames, d_model]."""
         picked = np.stack([self._shards[shard][row] for shard, row in (self._where[i] for i in rows)])
         return torch.from_numpy(picked).float()
 
 
 def mask_features(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
-    """SpecAugment on cached features: per row two spans of at most 0.2 s and a band of at most 1/16 of the channels.
+    """Hide two spans of at most 0.2 s and a band of at most 1/16 of the channels in each row. Returns a copy.
 
-    Source: arXiv 1904.08779; differs: on encoder outputs, since the encoder never runs again.
+    Source: SpecAugment, arXiv 1904.08779; differs: it hides encoder outputs, since the encoder does not run again.
     """
     batch, frames, channels = features_BFD.shape
     masked = features_BFD.clone()

@@ -1,7 +1,9 @@
-"""Real human speech in the model card: python -m infra.tiny.human_speech_card [model card]
+"""Write the error rates on real human speech into the model card.
 
-Makes the speech (infra/tiny/human_speech.py), transcribes and scores it as configs/evaluate-human.yaml says, and
-writes the section "## Real human speech" at the end of pipeline/assets/tiny/MODEL_CARD.md. The rest stays.
+    python -m infra.tiny.human_speech_card [model card]
+
+Makes the speech (infra/tiny/human_speech.py), transcribes and scores it as configs/evaluate-human.yaml says, and writes
+the section "## Real human speech" at the end of pipeline/assets/tiny/MODEL_CARD.md. The rest of the card stays.
 """
 
 from __future__ import annotations
@@ -20,9 +22,13 @@ import pyarrow.parquet as pq
 from infra.tiny import human_speech
 from infra.tiny.measure import LANGUAGE_NAMES
 from pipeline.config import LANGUAGES, ConfigError, load
+from pipeline.evaluation import history
+from pipeline.evaluation.evaluate import evaluate
 from pipeline.evaluation.rates import counts
 from pipeline.evaluation.result import Counts, headline
+from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.model.files.layout import ASSETS
+from pipeline.storage.base import open_storage
 
 CARD = ASSETS / "tiny" / "MODEL_CARD.md"
 CONFIG = "configs/evaluate-human.yaml"
@@ -32,18 +38,18 @@ _SECTION = re.compile(rf"^{HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def cell(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Error rate (errors / units of the reference; recordings), "none" without any. rows: of schemas.EVALUATED."""
-    held = [counts(row, "char" if headline(row["language"]) == "CER" else "word") for row in rows]
-    total = sum(held, Counts())
+    """A cell: error rate (errors / units of the reference; recordings), or "none". rows: of schemas.EVALUATED."""
+    counted = [counts(row, "char" if headline(row["language"]) == "CER" else "word") for row in rows]
+    total = sum(counted, Counts())
     if total.rate is None:
         return "none"
-    return f"{100 * total.rate:.1f} % ({total.errors} / {total.units}; {len(held)})"
+    return f"{100 * total.rate:.1f} % ({total.errors} / {total.units}; {len(counted)})"
 
 
 def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[str]:
-    """The Markdown table. rows: of schemas.EVALUATED, each with `corpus` and `in_vocabulary` of its recording.
+    """The Markdown table: a line for each `about` of the corpora and for each language, also one without recordings.
 
-    One line per `about` of the corpora, one per language, one too that has no recordings.
+    rows: of schemas.EVALUATED, each with `corpus` and `in_vocabulary` of its recording.
     """
     lines = [
         "| language | who says what | metric | in vocabulary | any text |",
@@ -55,9 +61,9 @@ def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[
         for about in dict.fromkeys(corpus["about"] for corpus in spoken):
             names = {corpus["name"] for corpus in spoken if corpus["about"] == about}
             lines.append(_line(name, about, metric, [row for row in rows if row["corpus"] in names]))
-        held = [row for row in rows if row["language"] == language]
-        if held:
-            lines.append(_line(name, "**all**", metric, held))
+        own = [row for row in rows if row["language"] == language]
+        if own:
+            lines.append(_line(name, "**all**", metric, own))
         else:
             lines.append(f"| {name} | nothing recorded in these packages, not measured | {metric} | none | none |")
     return lines
@@ -69,7 +75,7 @@ def _line(language: str, about: str, metric: str, rows: list[dict[str, Any]]) ->
 
 
 def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: list[dict[str, Any]]) -> str:
-    """The section of the card, with its heading. rows: as of `lines_of`."""
+    """The section of the card, with its heading. rows: as `lines_of` takes them."""
     silent = sum(not row["hypothesis"] for row in rows)
     licences: dict[str, list[str]] = {}
     for corpus in corpora:
@@ -77,22 +83,22 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         if corpus["licence"] not in known:
             known.append(corpus["licence"])
     texts = [name for name in packages if name not in licences]
-    named = "; ".join(f"{name} {packages[name]} ({', '.join(held)})" for name, held in licences.items())
-    told = "; ".join(f"{name} {packages[name]}" for name in texts)
+    named = "; ".join(f"{name} {packages[name]} ({', '.join(own)})" for name, own in licences.items())
+    listed = "; ".join(f"{name} {packages[name]}" for name in texts)
     paragraphs = [
-        f"{len(rows)} recordings of people, none of them in the training, heard by `jobs.transcribe` (voice activity, "
-        'windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any text" is all '
-        "of them: the vocabulary is closed, and no other word can come out right. A cell is error rate (errors / units "
+        f"{len(rows)} recordings of people, none of them in the training, transcribed by `jobs.transcribe` (voice "
+        'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any text" is '
+        "all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate (errors / units "
         "of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. In "
-        f"{silent} recordings nothing was heard: their words count as deleted.",
+        f"{silent} recordings nothing was recognised: their words count as deleted.",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
         "own lists, with their spelling repaired, else what the name of the file says; nobody listened to them for "
         "this table. Mah-Jongg tiles are called as the "
         "game's German handbook lists its sound files (Bambus, Kreis and Zahl, each 1 to 9).",
-        f"Debian 12 packages, each asked for its licence by the command below: {named}. "
-        f'Texts also from: {told}. "Of the package as a whole": its copyright file does not name the recordings. '
+        f"Debian 12 packages; the command below checks what each says of its licence: {named}. "
+        f'Texts also from: {listed}. "Of the package as a whole": its copyright file does not name the recordings. '
         "Nothing of them is in this repository.",
     ]
     wrapped = [
@@ -102,7 +108,7 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
 
 
 def rewritten(card: str, new: str) -> str:
-    """The card with `new` as its last section, instead of the one of that heading; all else byte for byte."""
+    """Replace the section of that heading by `new`, at the end of the card. The rest stays byte for byte."""
     rest = _SECTION.sub("", card)
     while not rest.endswith("\n\n"):
         rest += "\n"
@@ -110,12 +116,7 @@ def rewritten(card: str, new: str) -> str:
 
 
 def measured(folder: Path) -> list[dict[str, Any]]:
-    """Transcribe and score the speech in FOLDER afresh: rows as of `lines_of`."""
-    from pipeline.evaluation import history
-    from pipeline.evaluation.evaluate import evaluate
-    from pipeline.evaluation.settings import EvaluateConfig
-    from pipeline.storage.base import open_storage
-
+    """Transcribe and score the speech in a folder again. Returns rows as `lines_of` takes them."""
     speech = human_speech.make(folder)
     places = [f"sets.human.source.uri={speech}", f"output.uri={folder / 'evaluation'}"]
     config = load(EvaluateConfig, CONFIG, places)
@@ -127,7 +128,7 @@ def measured(folder: Path) -> list[dict[str, Any]]:
 
 
 def main(card: Path, folder: Path = human_speech.FOLDER) -> None:
-    """Measure and rewrite the card."""
+    """Measure, and write the section into the card."""
     new = section(measured(folder), *human_speech.table())
     card.write_bytes(rewritten(card.read_bytes().decode("utf-8"), new).encode("utf-8"))
 

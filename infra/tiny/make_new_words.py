@@ -1,9 +1,10 @@
-"""Speech to teach the embedded model 30 new words: python -m infra.tiny.make_new_words [folder [per language]]
+"""Make speech that teaches the embedded model 30 new words of each language.
 
-Writes FOLDER/train (phrases with new words, and REHEARSAL times as many of the old vocabulary so that it is not
-forgotten; training voices, augmented), FOLDER/new and FOLDER/old (phrases that are not trained on, of voices that
-neither this training nor the model's own has heard). They are Parquet sources: configs/train-adapter-words.yaml reads
-them.
+    python -m infra.tiny.make_new_words [folder [phrases per language]]
+
+FOLDER/train has phrases with new words, and REHEARSAL times as many of the old vocabulary, so that the model does not
+forget it; training voices, augmented. FOLDER/new and FOLDER/old have held-out phrases by held-out voices, which no
+training has. All are Parquet sources, which configs/train-adapter-words.yaml reads.
 """
 
 from __future__ import annotations
@@ -47,7 +48,7 @@ Phrase = Callable[[str, random.Random], str]
 
 
 def new_words() -> dict[str, list[str]]:
-    """Thirty words per language, none of them in the model's vocabulary (of Mandarin, new ones in known characters)."""
+    """Thirty words per language that the model's vocabulary lacks; Mandarin's are of characters that it has."""
     tree: dict[str, list[str]] = yaml.safe_load(Path(__file__).with_name("new_words.yaml").read_text("utf-8"))
     for language, words in tree.items():
         table = vocabulary(language)
@@ -58,7 +59,7 @@ def new_words() -> dict[str, list[str]]:
 
 
 def new_phrase(language: str, rng: random.Random) -> str:
-    """One to three items in any order, a new word among them; the others are new or old ones."""
+    """Draw one to three items in any order: at least one new word, the others new or old."""
     words, table = _WORDS[language], vocabulary(language)
     items = [rng.choice(words)]
     for _ in range(rng.choices((0, 1, 2), (3, 4, 3))[0]):
@@ -70,7 +71,7 @@ def new_phrase(language: str, rng: random.Random) -> str:
 def rows(
     name: str, count: int, of: Phrase, *, held_out: bool, engines: tuple[str, ...] = ENGINES
 ) -> Iterator[dict[str, Any]]:
-    """`count` spoken phrases of every language, different ones where they are held out."""
+    """Speak `count` phrases of every language; held-out phrases differ from each other. Yields rows of SCHEMA."""
     tokenizer = Tokenizer.from_file(str(ASSETS / "tiny" / "tokenizer.json"))
     canvas = read_config(ASSETS / "tiny").canvas_length
     for language in LANGUAGES:
@@ -105,20 +106,20 @@ def rows(
 
 
 def write(path: Path, count: int, of: Phrase, *, held_out: bool) -> None:
-    """One file of phrases, whole or not at all; what is there is kept."""
+    """Write a file of phrases, whole or not at all. An existing file stays."""
     if path.exists():
         log.info("%s: kept", path)
         return
     name = path.stem if held_out else f"train-{path.stem}"
     made = list(rows(name, count, of, held_out=held_out))
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # a killed call may have left a process that writes it too
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")  # a process that a killed call left may write the same file
     pq.write_table(pa.Table.from_pylist(made, SCHEMA), temporary, row_group_size=64)
     temporary.replace(path)
 
 
 def main(folder: Path, per_language: int) -> None:
-    """All four files, two at a time. Raises SystemExit where one is there with another number of phrases."""
+    """Write all four files, two at a time. Raises SystemExit where a file exists with another number of phrases."""
     rehearsal = int(per_language * REHEARSAL)
     files: list[tuple[str, int, Phrase, bool]] = [
         ("new/new.parquet", EVALUATED, new_phrase, True),
@@ -128,8 +129,8 @@ def main(folder: Path, per_language: int) -> None:
     ]
     for name, count, _, _ in files:
         path, wanted = folder / name, count * len(LANGUAGES)
-        if path.exists() and (found := pq.read_metadata(path).num_rows) != wanted:
-            raise SystemExit(f"{path}: has {found} phrases, not {wanted}: delete it or name a new folder")
+        if path.exists() and (there := pq.read_metadata(path).num_rows) != wanted:
+            raise SystemExit(f"{path}: has {there} phrases, not {wanted}: delete it or name a new folder")
     for held_out in (False, True):
         check_engines(LANGUAGES, held_out=held_out)
     with ProcessPoolExecutor(2) as pool:

@@ -1,7 +1,8 @@
-"""Make the sample archive that we ship: python -m infra.tiny.make_sample_archive (needs the speech engines).
+"""Make the sample archive of `make demo`: python -m infra.tiny.make_sample_archive.
 
-Six languages in flac, wav, mp3, ogg/opus and m4a at 8 to 48 kHz, mono and stereo; a recording of several minutes; and
-bad ones. Voices and phrases are of the evaluation side: training never saw them. The same seed gives the same speech.
+It needs the speech engines (voices.py). Six languages in flac, wav, mp3, ogg/opus and m4a at 8 to 48 kHz, mono and
+stereo; a recording of several minutes; and bad files. Voices and phrases are held out: training never saw them. The
+same seed gives the same speech.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from infra.tiny.voices import pick_voice, speak
 
 FOLDER = Path(__file__).parents[2] / "pipeline" / "assets" / "sample"
 RATE = 16_000
-# name, extension, sample rate, channels: every language meets several containers
+# extension, sample rate in Hz, channels: every language gets several containers
 FORMATS = [
     ("flac", 16_000, 1),
     ("wav", 8_000, 1),
@@ -37,7 +38,7 @@ LONG_PHRASES = 70
 
 
 def main() -> None:
-    """Write all shards."""
+    """Write all shards of the archive."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     rng = random.Random(2026)
     for name, languages in SHARDS.items():
@@ -80,7 +81,7 @@ def main() -> None:
 
 
 def utterance(language: str, rng: random.Random) -> tuple[np.ndarray, str]:
-    """float32 [samples] at 16 kHz of an evaluation phrase in an evaluation voice, and its text."""
+    """Speak a held-out phrase with a held-out voice. Returns float32 [samples] at 16 kHz, and the text."""
     text = phrase(language, rng)
     while not is_evaluation(text) or len(text) < 8 // (1 + (language == "zh")):
         text = phrase(language, rng)
@@ -89,17 +90,17 @@ def utterance(language: str, rng: random.Random) -> tuple[np.ndarray, str]:
 
 
 def long_recording(language: str, rng: random.Random) -> tuple[np.ndarray, str]:
-    """Several minutes: phrases with pauses of 0.8 to 2.5 s."""
-    parts, texts = [], []
+    """Speak for several minutes: phrases with pauses of 0.8 to 2.5 s. Returns samples and text as `utterance`."""
+    audio, texts = [], []
     for _ in range(LONG_PHRASES):
         samples, text = utterance(language, rng)
-        parts += [samples, np.zeros(int(RATE * rng.uniform(0.8, 2.5)), np.float32)]
+        audio += [samples, np.zeros(int(RATE * rng.uniform(0.8, 2.5)), np.float32)]
         texts.append(text)
-    return np.concatenate(parts), " ".join(texts)
+    return np.concatenate(audio), " ".join(texts)
 
 
 def encode(samples: np.ndarray, extension: str, rate: int, channels: int) -> bytes:
-    """16 kHz mono samples as a file of another rate, channel count and codec."""
+    """Encode 16 kHz mono samples as a file of some rate in Hz, channel count and codec."""
     audio = soxr.resample(samples, RATE, rate).astype(np.float32)
     audio = np.clip(np.stack([audio] * channels, axis=1), -1.0, 1.0)
     out = io.BytesIO()
@@ -119,18 +120,19 @@ def encode(samples: np.ndarray, extension: str, rate: int, channels: int) -> byt
         frame.sample_rate = rate
         frame_size = stream.frame_size or 0
         resampler = av.AudioResampler(format=stream.format.name, layout=layout, rate=rate, frame_size=frame_size)
-        for piece in [*resampler.resample(frame), *resampler.resample(None)]:
-            target.mux(stream.encode(piece))
+        for resampled in [*resampler.resample(frame), *resampler.resample(None)]:
+            target.mux(stream.encode(resampled))
         target.mux(stream.encode(None))
     return out.getvalue()
 
 
 def sidecar(text: str, language: str) -> bytes:
+    """The JSON file beside a recording: its text and language."""
     return (json.dumps({"text": text, "language": language}, ensure_ascii=False) + "\n").encode()
 
 
 def write_tar(path: Path, members: dict[str, bytes]) -> None:
-    """Plain ustar with constant times, so that the same members give the same bytes."""
+    """Write a plain ustar archive with constant times, so that the same members give the same bytes."""
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
         for name, data in members.items():
             info = tarfile.TarInfo(name)

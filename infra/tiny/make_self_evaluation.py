@@ -1,7 +1,8 @@
-"""Make the set for evaluating ourselves: python -m infra.tiny.make_self_evaluation (needs speech engines).
+"""Make the set that this repository evaluates itself on: python -m infra.tiny.make_self_evaluation.
 
-40 utterances of each language in voices and phrases that training never saw, other ones than those of the sample
-archive and of the model card, in one tar of Opus files. The same seed gives the same speech.
+It needs the speech engines (voices.py). 40 utterances of each language in one tar of Opus files. Training never saw
+their voices and phrases, and the sample archive and the model card have other utterances. The same seed gives the same
+speech.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Error rates of the embedded model on held-out voices and phrases, with the production engine, and its model card."""
+"""Measure the embedded model on held-out voices and phrases with the production engine, and write its model card."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.evaluation.result import Counts, headline
 from pipeline.model.recogniser import AsrModel
 from pipeline.training.evaluation import SetRates, evaluate
 from pipeline.training.parallel import Group
-from pipeline.training.resume import Changes, told
+from pipeline.training.resume import Changes, sentences
 
 LANGUAGE_NAMES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish", "hi": "Hindi", "zh": "Mandarin"}
 
@@ -26,7 +26,7 @@ LANGUAGE_NAMES = {"en": "English", "de": "German", "fr": "French", "es": "Spanis
 class Corpus:
     """A folder of synthesised utterances, as `pipeline.training.evaluation` takes recordings.
 
-    Utterances that are longer than `window_samples` lose their end. Raises FileNotFoundError for an empty folder.
+    An utterance that is longer than `window_samples` loses its end. Raises FileNotFoundError for an empty folder.
     """
 
     def __init__(self, folder: Path, window_samples: int) -> None:
@@ -58,12 +58,12 @@ def measure(model: AsrModel, folder: Path, denoise: DenoiseConfig, *, slots: int
     """Transcribe and score every utterance of a corpus folder. Raises FileNotFoundError where it is empty."""
     corpus = Corpus(folder, model.config.window_samples)
     alone = Group(torch.device("cpu"))
-    found = evaluate(model, {"corpus": corpus}, denoise, slots=slots, group=alone, normal=as_spoken)
-    return Measurement(found.sets["corpus"], dict(Counter(corpus.languages)))
+    evaluated = evaluate(model, {"corpus": corpus}, denoise, slots=slots, group=alone, normal=as_spoken)
+    return Measurement(evaluated.sets["corpus"], dict(Counter(corpus.languages)))
 
 
 def as_spoken(text: str, language: str) -> str:
-    """Texts are compared as the phrases are written, so that words are counted as they are spoken."""
+    """A text as the phrases are written: a number counts as its spoken words, Mandarin has no spaces."""
     return text.replace(" ", "") if language == "zh" else text
 
 
@@ -86,26 +86,26 @@ def _row(name: str, metric: str, counts: Counts, utterances: int) -> str:
 
 
 def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled: Changes, command: str) -> str:
-    """MODEL_CARD.md: what the model is, what it was trained on, its figures and the command that made it."""
+    """Write MODEL_CARD.md: what the model is, what it was trained on, its figures, the command that made it."""
     p, c, s = config.phases, config.corpus, config.size
     rates, utterances = measurement.rates, sum(measurement.utterances.values())
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
-    changes = told(rescheduled)
+    changes = sentences(rescheduled)
     also = f", and those of {', '.join(config.also)}" if config.also else ""
     return f"""# tiny: the embedded model of fullcanvas
 
 A demonstration-size speech recogniser in the architecture of diffusion-gemma-asr-small: the frozen encoder of
 openai/whisper-base (multilingual, MIT licence), a convolutional projector, and a small backbone of transformers'
-DiffusionGemma classes trained from scratch. It hears a **closed vocabulary** (numbers 0-99, weekdays, months, colours,
-greetings and everyday words; different words: {words} characters; `infra/tiny/vocabulary/`)
+DiffusionGemma classes trained from scratch. It recognises a **closed vocabulary** (numbers 0-99, weekdays, months,
+colours, greetings and everyday words; different words: {words} characters; `infra/tiny/vocabulary/`)
 and nothing else: other words come out as the nearest words it knows.
 
 ## Figures
 
-Measured with the production engine (16 steps) on {utterances} synthesised utterances of phrases and
-VOICES that training never saw (espeak-ng Annie, Gene2, Hugo, Lee, Mario, klatt3, steph2, quincy; flite kal16; pico
-en-GB). The kept voices of German, French, Spanish, Hindi and Mandarin are all espeak-ng variants; only English has
+Measured with the production engine (16 steps) on {utterances} synthesised utterances of phrases
+and voices that training never saw (espeak-ng Annie, Gene2, Hugo, Lee, Mario, klatt3, steph2, quincy; flite kal16; pico
+en-GB). The held-out voices of German, French, Spanish, Hindi and Mandarin are all espeak-ng variants; only English has
 flite and pico ones.
 
 {table(measurement)}

@@ -1,4 +1,4 @@
-"""Random and templated phrases in six languages, from closed vocabularies: what the embedded model is trained on."""
+"""Random and templated phrases in six languages, from closed vocabularies. The embedded model is trained on them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.config import LANGUAGES
 VOCABULARY_FOLDER = Path(__file__).parent / "vocabulary"
 MAX_WORDS = 8
 MAX_CHARACTERS_ZH = 14
-EVALUATION_SHARE = 20  # one text in 20 is kept for evaluation
+EVALUATION_SHARE = 20  # one text in 20 is held out for evaluation
 TEMPLATE_ONLY = frozenset({"function", "clock", "counts"})  # lists that random sequences do not draw from
 ITEM_COUNTS = (1, 2, 3, 4, 5, 6)  # items of a random sequence; an item is "monday" or "twenty three"
 ITEM_WEIGHTS = (10, 22, 26, 20, 14, 8)
@@ -30,9 +30,10 @@ _SLOT = re.compile(r"\{(\w+)\}")
 class Vocabulary:
     """The closed vocabulary of one language.
 
-    lists: name -> items (one or more words each), with three derived ones: `several` (numbers that go with a plural),
+    lists: name -> items of one or more words. Three lists are derived: `several` (numbers that go with a plural),
     `days` (of a month, from the second) and `hours` (of a clock).
-    others: every item of a random sequence that is no number. templates: texts with {list name} slots.
+    others: the items of random sequences that are no numbers.
+    templates: texts with slots; {colours} is filled from the list `colours`.
     """
 
     language: str
@@ -42,18 +43,18 @@ class Vocabulary:
 
     @property
     def joiner(self) -> str:
-        """What stands between two items: nothing in Mandarin."""
+        """What stands between two items: a space, in Mandarin nothing."""
         return "" if self.language == "zh" else " "
 
     def words(self) -> frozenset[str]:
-        """All single words; for Mandarin all characters."""
+        """All single words; of Mandarin all characters."""
         items = " ".join(item for items in self.lists.values() for item in items)
         return frozenset(items.replace(" ", "")) if self.language == "zh" else frozenset(items.split())
 
 
 @cache
 def vocabulary(language: str) -> Vocabulary:
-    """The vocabulary of one of LANGUAGES, read once. Raises ValueError for another language."""
+    """The vocabulary of one of LANGUAGES; its file is read once. Raises ValueError for another language."""
     if language not in LANGUAGES:
         raise ValueError(f"language {language!r} is not one of {', '.join(LANGUAGES)}")
     # BaseLoader keeps every scalar text: "yes", "no" and "on" are words here, not booleans.
@@ -70,10 +71,10 @@ def vocabulary(language: str) -> Vocabulary:
 
 
 def phrase(language: str, rng: random.Random) -> str:
-    """One phrase of 1 to 8 words (Mandarin: 1 to 14 characters), lower case, without punctuation.
+    """Draw a phrase of 1 to 8 words (Mandarin: 1 to 14 characters), lower case, without punctuation.
 
-    Two phrases in five fill a template, the others are random sequences. The same rng state gives the same phrase.
-    Raises ValueError if the language is not one of LANGUAGES.
+    Two phrases in five fill a template, the others are random sequences. The same state of rng gives the same phrase.
+    Raises ValueError for a language that is not one of LANGUAGES.
     """
     table = vocabulary(language)
     while True:
@@ -83,7 +84,7 @@ def phrase(language: str, rng: random.Random) -> str:
 
 
 def is_evaluation(text: str) -> bool:
-    """Whether a text is kept for evaluation. Depends on the text alone: no text is ever on both sides."""
+    """Whether a text is held out for evaluation. The text alone decides: no text is ever on both sides."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % EVALUATION_SHARE == 0
 
 
@@ -93,7 +94,7 @@ def _from_template(table: Vocabulary, rng: random.Random) -> str:
 
 
 def _sequence(table: Vocabulary, rng: random.Random) -> str:
-    """Items in any order. Numbers meet only as single digits: "quatre vingts" + "trois" is heard as another number."""
+    """Items in any order. Numbers meet only as single digits: "quatre vingts" + "trois" would be another number."""
     numbers = table.lists["numbers"]
     items: list[str] = []
     for _ in range(rng.choices(ITEM_COUNTS, ITEM_WEIGHTS)[0]):

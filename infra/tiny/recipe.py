@@ -1,4 +1,4 @@
-"""Settings of `infra.tiny.train`: what is synthesised, the size of the model, the phases of training."""
+"""Settings of `infra.tiny.train`: what is synthesised, how large the model is, how long each phase trains."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class CorpusSection(Section):
     """Synthesised speech and its feature cache."""
 
     train_per_language: int = Field(5000, ge=1, description="utterances to train on")
-    evaluation_per_language: int = Field(60, ge=1, description="utterances of kept voices and phrases")
+    evaluation_per_language: int = Field(60, ge=1, description="utterances of held-out voices and phrases")
     workers: int = Field(2, ge=1, description="processes that synthesise")
 
 
@@ -46,24 +46,24 @@ class PhaseSection(TrainingSteps):
 
 
 class TrainConfig(Section):
-    """The whole of `infra.tiny.train`."""
+    """All settings of `infra.tiny.train`."""
 
     folder: str = Field("work/train-tiny", description="corpus, features, checkpoints and the log")
     encoder: str = Field(
         "pipeline/assets/tiny/encoder.safetensors", description="frozen Whisper encoder weights (30 s positions)"
     )
     start: str | None = Field(
-        None, description="tiny or a fullcanvas/1 directory whose weights training starts from; null: from random ones"
+        None, description="tiny, or a fullcanvas/1 directory whose weights training starts from; null: random weights"
     )
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"
     )
-    also: list[str] = Field([], description="folders of earlier runs whose cached features are trained on as well")
+    also: list[str] = Field([], description="folders of earlier runs whose cached features are trained on too")
     seed: int = Field(0, ge=0, description="of phrases, voices, weights, batches and noise")
     threads: int = Field(2, ge=1, description="of torch")
     stage: Literal["all", "corpus", "features", "train", "export"] = Field(
-        "all", description="one stage only; `all` runs them in this order, each from where it stopped"
+        "all", description="one stage; `all` runs them in this order, each from where it stopped"
     )
     note: str = Field("", description="what else the model card must say of this run")
     corpus: CorpusSection = CorpusSection()

@@ -1,4 +1,4 @@
-"""A model with another tokenizer: what both tokenizers know keeps its embedding, the rest starts from its pieces."""
+"""Give a model another tokenizer: tokens of both keep their embedding, new ones start from those of their pieces."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ EMBEDDINGS = ("model.encoder.language_model.embed_tokens", "model.decoder.embed_
 
 
 def retokenised(model: AsrModel, tokenizer: Tokenizer, config: AsrConfig) -> AsrModel:
-    """The weights of `model` in a model of `config`, which differs in its vocabulary alone.
+    """Put the weights of `model` into a new model of `config`, which differs in its vocabulary alone.
 
-    A token that `model` does not know starts as the mean of the embeddings of the tokens that `model` writes it with.
-    Raises RuntimeError where any other weight has another shape.
+    A new token starts as the mean of the embeddings of the old tokens that spell it. Raises RuntimeError where another
+    weight has another shape.
     """
     made = AsrModel(config, tokenizer)
     state = model.state_dict()
@@ -26,7 +26,7 @@ def retokenised(model: AsrModel, tokenizer: Tokenizer, config: AsrConfig) -> Asr
 
 
 def embeddings(known_VH: Tensor, old: Tokenizer, new: Tokenizer) -> Tensor:
-    """Rows of `new` [its vocabulary, hidden] out of those of `old` [its vocabulary, hidden]."""
+    """The embeddings of `new` [new vocabulary, hidden] from those of `old`, known_VH [old vocabulary, hidden]."""
     rows = torch.zeros(new.get_vocab_size(), known_VH.shape[1], dtype=known_VH.dtype)
     for text, number in new.get_vocab().items():
         token = old.token_to_id(text)

@@ -1,4 +1,4 @@
-"""Synthesises a training or evaluation corpus of spoken phrases: Parquet shards, reproducible, resumable."""
+"""Synthesise a corpus of spoken phrases for training or evaluation: Parquet shards, reproducible, resumable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.schemas import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
-MAX_SECONDS = 5.7  # what exceeds the window of 5.12 s is not trained on, and loses its end in the evaluation
+MAX_SECONDS = 5.7  # what is longer than the window of 5.12 s is not trained on, and loses its end in the evaluation
 SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
 MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
 
@@ -45,7 +45,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a call of `synthesise` made. Shards found from an earlier call count in `shards_kept` alone."""
+    """What a call of `synthesise` made. Shards of an earlier call count in `shards_kept` alone."""
 
     shards: int
     shards_kept: int
@@ -69,7 +69,7 @@ class ShardPlan:
 
     @property
     def recipe(self) -> dict[bytes, bytes]:
-        """What decides the content; kept in the file, so that another recipe is never taken for this one."""
+        """What decides the content. It stands in the file, so that shards of two recipes are never mixed."""
         text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}"
         return {b"recipe": text.encode()}
 
@@ -84,11 +84,22 @@ def synthesise(
     languages: tuple[str, ...] = LANGUAGES,
     engines: tuple[str, ...] = ENGINES,
 ) -> Summary:
-    """Writes folder/part-00000.parquet and so on, with the columns of SCHEMA, languages interleaved.
+    """Write FOLDER/part-00000.parquet and so on, with the columns of SCHEMA and the languages in turn.
 
-    The two splits share neither a voice nor a text. The training split is augmented, the evaluation split is clean and
-    holds a text once per shard. A shard that exists is kept; it is made again only where a larger `per_language`
-    lengthens it. Raises ConfigError if an engine is not installed, or the folder holds shards of another recipe.
+    The two splits share no voice and no text. The training split is augmented; the evaluation split is clean and has a
+    text once per shard. An existing shard stays; it is made again only where a larger `per_language` lengthens it.
+
+    Args:
+        folder: of the shards.
+        split: "train" or "evaluation".
+        per_language: utterances of each language.
+        seed: decides phrases, voices and augmentation.
+        workers: processes that synthesise.
+        languages: some of LANGUAGES.
+        engines: some of voices.ENGINES.
+
+    Raises:
+        ConfigError: an engine is not installed, or the folder has shards of another recipe.
     """
     check_engines(languages, held_out=split == "evaluation", engines=engines)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,22 +118,22 @@ def synthesise(
     todo = [plan for plan in plans if not _is_done(plan)]
     made = [Summary(0, len(plans) - len(todo), 0, 0.0, 0, 0)]
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for part in pool.map(write_shard, todo):
-            made.append(part)
-            utterances = sum(part.utterances for part in made)
+        for shard in pool.map(write_shard, todo):
+            made.append(shard)
+            utterances = sum(one.utterances for one in made)
             log.info("%s: %d/%d shards, %d utterances", split, len(made) - 1, len(todo), utterances)
     return Summary(
-        sum(part.shards for part in made),
+        sum(one.shards for one in made),
         made[0].shards_kept,
-        sum(part.utterances for part in made),
-        sum(part.seconds for part in made),
-        sum(part.engine_failures for part in made),
-        sum(part.too_long for part in made),
+        sum(one.utterances for one in made),
+        sum(one.seconds for one in made),
+        sum(one.engine_failures for one in made),
+        sum(one.too_long for one in made),
     )
 
 
 def write_shard(plan: ShardPlan) -> Summary:
-    """Synthesises one shard and writes it whole or not at all."""
+    """Synthesise one shard and write it whole or not at all."""
     rows: list[dict[str, object]] = []
     seen: set[str] = set()
     counts = {"engine_failures": 0, "too_long": 0}
@@ -139,7 +150,7 @@ def write_shard(plan: ShardPlan) -> Summary:
 def _utterance(
     plan: ShardPlan, language: str, number: int, seen: set[str], counts: dict[str, int]
 ) -> dict[str, object]:
-    """One row. Everything random comes from (seed, split, language, number)."""
+    """Make one row. (seed, split, language, number) decide everything random."""
     evaluation = plan.split == "evaluation"
     name = f"{plan.split}-{language}-{number:06d}"
     key = hashlib.sha256(f"{plan.seed} {name}".encode()).digest()
@@ -165,7 +176,7 @@ def _utterance(
 
 
 def _texts(language: str, rng: random.Random, split: Split, seen: set[str]) -> Iterator[str]:
-    """Phrases of one side of the split, without end."""
+    """Phrases of one split, without end."""
     while True:
         text = phrase(language, rng)
         if is_evaluation(text) == (split == "evaluation") and text not in seen:
@@ -173,14 +184,14 @@ def _texts(language: str, rng: random.Random, split: Split, seen: set[str]) -> I
 
 
 def _is_done(plan: ShardPlan) -> bool:
-    """Whether the shard is there. A shorter one of the same recipe is not; any other recipe raises ConfigError."""
+    """Whether the shard is complete. A shorter one of the same recipe is not. Raises ConfigError for another recipe."""
     if not plan.path.exists():
         return False
-    found = (pq.read_schema(plan.path).metadata or {}).get(b"recipe", b"unknown")
-    if found == plan.recipe[b"recipe"]:
+    recipe = (pq.read_schema(plan.path).metadata or {}).get(b"recipe", b"unknown")
+    if recipe == plan.recipe[b"recipe"]:
         return True
     rows = pq.read_metadata(plan.path).num_rows
     shorter = replace(plan, stop=plan.start + rows // len(plan.languages))
-    if shorter.stop < plan.stop and found == shorter.recipe[b"recipe"]:
+    if shorter.stop < plan.stop and recipe == shorter.recipe[b"recipe"]:
         return False
-    raise ConfigError(f"{plan.path}: made by another recipe ({found.decode()}); use a new folder")
+    raise ConfigError(f"{plan.path}: made by another recipe ({recipe.decode()}); use a new folder")

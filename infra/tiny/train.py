@@ -1,4 +1,4 @@
-"""Train the embedded model: python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml"""
+"""Train the embedded model: python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml section.key=value ..."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs import cli
 
 
 def run(config: TrainConfig) -> int:
-    """Run all stages, or the one that `stage` names. Returns the exit code."""
+    """Run all stages, or the one that `stage` names. Returns exit code 0."""
     import torch
 
     from infra.tiny import build, measure
@@ -37,7 +37,7 @@ def run(config: TrainConfig) -> int:
 
 
 def main(arguments: list[str]) -> int:
-    """Returns the exit code of jobs.cli."""
+    """Run the command line. Returns the exit code of jobs.cli."""
     return cli.main("infra.tiny.train", TrainConfig, run, __doc__, arguments)
 
 

@@ -1,4 +1,4 @@
-"""The speech synthesisers and their voices: which exist per language, which are held out, and how a text is spoken."""
+"""The speech synthesisers and their voices: which each language has, which are held out, and how a text is spoken."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ESPEAK_ACCENTS = {
     "hi": ("hi",),
     "zh": ("cmn-latn-pinyin",),
 }
-# All variants under espeak-ng's voices/!v but whispers, croaks and robots.
+# All variants under espeak-ng's voices/!v except whispers, croaks and robots.
 # fmt: off
 TRAINING_VARIANTS = (
     "Alex", "Alicia", "Andrea", "Andy", "AnxiousAndy", "Denis", "Diogo", "Gene", "Henrique", "Jacky", "Marco",
@@ -56,8 +56,8 @@ MBROLA_VOICES = {
     "es": ("es1", "es2", "mx1", "mx2", "vz1"),  # es3 and es4 lack most of the sounds that espeak-ng asks for
     "hi": ("in1", "in2"),
 }
-# espeak-ng 1.51 writes sounds that the Spanish voices know by another name ("calle" is k a l^ e/): without this they
-# are silent. Pairs of (known, written).
+# espeak-ng 1.51 writes some sounds by names that the Spanish voices do not know ("calle" is k a l^ e/); without these
+# pairs of (known, written) such sounds are silent.
 _VOWELS = "e e/ o o/ a a/"
 MBROLA_CLONES = {
     "es1": _VOWELS,
@@ -69,17 +69,17 @@ MBROLA_CLONES = {
 PICO_VOICES = {"en": ("en-US",), "de": ("de-DE",), "fr": ("fr-FR",), "es": ("es-ES",)}
 FLITE_VOICES = {"en": ("slt", "rms", "awb")}
 HELD_OUT_VOICES = {"pico": {"en": ("en-GB",)}, "flite": {"en": ("kal16",)}}
-# Of the utterances of a language that has them; espeak-ng speaks the rest.
+# Shares of the utterances of a language that has the engine; espeak-ng speaks the rest.
 ENGINE_SHARES = {"mbrola": 0.25, "pico": 0.15, "flite": 0.10}
 
 
 class EngineError(Exception):
-    """A synthesiser gave no audio for one text; another voice may."""
+    """A synthesiser gave no audio for one text. Another voice may give some."""
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """engine: one of ENGINES. name: what the engine calls it, for espeak-ng "accent+variant"."""
+    """A voice of one of ENGINES. name: what the engine calls it; for espeak-ng "accent+variant"."""
 
     engine: str
     name: str
@@ -90,7 +90,7 @@ class Voice:
 
 @cache
 def voices(language: str, *, held_out: bool, engines: tuple[str, ...] = ENGINES) -> dict[str, tuple[Voice, ...]]:
-    """engine -> its voices for a language, on one side of the split. Engines without such a voice are left out."""
+    """The voices of a language on one side of the split, by engine. Engines that have none are left out."""
     variants = HELD_OUT_VARIANTS if held_out else TRAINING_VARIANTS
     names = {
         "espeak": tuple(f"{accent}+{variant}" for accent in ESPEAK_ACCENTS[language] for variant in variants),
@@ -102,7 +102,7 @@ def voices(language: str, *, held_out: bool, engines: tuple[str, ...] = ENGINES)
 
 
 def pick_voice(language: str, rng: random.Random, *, held_out: bool, engines: tuple[str, ...] = ENGINES) -> Voice:
-    """A random voice: first the engine by ENGINE_SHARES, then one of its voices. Raises ConfigError if none exists."""
+    """Draw an engine by ENGINE_SHARES, then one of its voices. Raises ConfigError where no engine has one."""
     table = voices(language, held_out=held_out, engines=engines)
     if not table:
         raise ConfigError(f"engines: {', '.join(engines)} have no voice for {language!r}")
@@ -113,7 +113,7 @@ def pick_voice(language: str, rng: random.Random, *, held_out: bool, engines: tu
 
 
 def check_engines(languages: tuple[str, ...], *, held_out: bool, engines: tuple[str, ...] = ENGINES) -> None:
-    """Raises ConfigError, one line that names the Debian packages, if a program or a voice is not installed."""
+    """Raise ConfigError, one line that names the Debian packages, where a program or a voice is not installed."""
     missing = []
     for engine in engines:
         programs, package = PROGRAMS[engine]
@@ -123,9 +123,9 @@ def check_engines(languages: tuple[str, ...], *, held_out: bool, engines: tuple[
     known = _espeak_voices() if "espeak" in engines and shutil.which("espeak-ng") else None
     for language in languages:
         table = voices(language, held_out=held_out, engines=engines)
-        parts = {part for voice in table.get("espeak", ()) for part in voice.name.split("+")}
-        if known is not None and parts - known:
-            missing.append(f"espeak-ng 1.51 or later (no voice {', '.join(sorted(parts - known))})")
+        names = {name for voice in table.get("espeak", ()) for name in voice.name.split("+")}
+        if known is not None and names - known:
+            missing.append(f"espeak-ng 1.51 or later (no voice {', '.join(sorted(names - known))})")
         for voice in table.get("mbrola", ()):
             if not (MBROLA_FOLDER / voice.name / voice.name).exists():
                 missing.append(f"mbrola-{voice.name} (component non-free)")
@@ -134,7 +134,7 @@ def check_engines(languages: tuple[str, ...], *, held_out: bool, engines: tuple[
 
 
 def _espeak_voices() -> set[str]:
-    """Accents and variants that espeak-ng knows; it speaks an unknown one as English without a word."""
+    """The accents and variants of espeak-ng. It speaks an unknown one as English and reports no error."""
     try:
         accents = _run(["espeak-ng", "--voices"]).decode().splitlines()[1:]
         variants = _run(["espeak-ng", "--voices=variant"]).decode().splitlines()[1:]
@@ -144,9 +144,10 @@ def _espeak_voices() -> set[str]:
 
 
 def speak(voice: Voice, text: str, rng: random.Random) -> tuple[np.ndarray, int]:
-    """A text as (float32 [samples] mono in [-1, 1], sample rate), with a speed and a pitch drawn from rng.
+    """Speak a text, with a speed and a pitch drawn from rng.
 
-    Raises EngineError if the engine fails, takes too long or gives silence.
+    Returns float32 [samples], mono in [-1, 1], and the sample rate. Raises EngineError where the engine fails, takes
+    too long or gives silence.
     """
     data = _ENGINES[voice.engine](voice.name, text, rng)
     try:
@@ -164,7 +165,7 @@ def _espeak(name: str, text: str, rng: random.Random) -> bytes:
 
 
 def _mbrola(name: str, text: str, rng: random.Random) -> bytes:
-    """espeak-ng turns the text into sounds with durations and pitch, mbrola joins a real speaker's diphones."""
+    """Speak with mbrola: espeak-ng gives sounds, durations and pitch, mbrola joins a real speaker's diphones."""
     speed, pitch = rng.randint(120, 175), rng.randint(30, 70)
     sounds = _run(["espeak-ng", "-v", f"mb-{name}", "-s", str(speed), "-p", str(pitch), "-q", "--pho", "--", text])
     clones = ["-C", MBROLA_CLONES[name]] if name in MBROLA_CLONES else []

@@ -1,4 +1,4 @@
-"""The models of the benchmark: the embedded one, 300 M for a CPU, the full size; random weights are made in place."""
+"""The models of the benchmark: the embedded one, one of 307 M parameters for a CPU, and the full size."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from pipeline.model.files.materialise import materialise
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
 
-PERIOD = 1_000_003  # random numbers that are drawn; a prime, so that no two rows of a weight are equal
-END_SHARE = 4  # one token of END_SHARE is an end token in random models: else every canvas would overflow
-PROMPT_FILL = 14  # times that a token stands in the full size's prompt, so that it is 208 long
-PEAK = 20.0  # scale of the last norm in random models: logits spread as a trained model's, so that rows stop early
+PERIOD = 1_000_003  # so many random numbers are drawn, and repeated; a prime, so that no two rows of a weight are equal
+END_SHARE = 4  # in random models one token in four ends a text: else every canvas would overflow
+PROMPT_FILL = 14  # repeats of a token in the prompt of the full size, which make it 208 long
+PEAK = 20.0  # factor of the last norm in random models: logits spread like a trained model's, so that rows stop early
 
 
 @dataclass(frozen=True)
 class Size:
-    """One model and how much of it is run: windows, stock's batch sizes, our slots."""
+    """A model, and how it is run: denoising steps, windows, batch sizes of transformers' `generate`, our slots."""
 
     name: str
     config: AsrConfig
@@ -32,12 +32,12 @@ class Size:
 
 
 def sizes(name: str) -> Size:
-    """`tiny`, `cpu300m` or `full`. Raises KeyError."""
+    """The size of that name: `tiny`, `cpu300m` or `full`. Raises KeyError for another name."""
     return {"tiny": _tiny, "cpu300m": _cpu300m, "full": _full}[name]()
 
 
 def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
-    """The trained weights where the repository has them (tiny), else random ones. Never two copies in memory.
+    """Load the trained weights where the repository has them (tiny), else draw random ones.
 
     Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there.
     """
@@ -56,7 +56,7 @@ def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
 
 
 def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
-    """Norms and scales 1, biases 0, the rest normal with the deviation that keeps activations at their size."""
+    """Fill one weight: norms and scales with 1, biases with 0, the rest so that activations keep their size."""
     if weight.ndim < 2:
         weight.data.fill_(0.0 if name.endswith("bias") else 1.0)
         return
@@ -68,7 +68,7 @@ def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
 
 
 def trained(name: str) -> bool:
-    """Whether the repository has trained weights of this size; else they are random."""
+    """Whether the repository has trained weights of this size."""
     folder = layout.ASSETS / name
     return (folder / "config.json").is_file() and (folder / "backbone" / "model.safetensors").is_file()
 
@@ -82,7 +82,7 @@ def _tiny() -> Size:
 
 
 def _cpu300m() -> Size:
-    """307 M parameters in the full model's proportions: 12 layers of 16 experts, two chosen, each sixth global."""
+    """307 M parameters in proportions of the full size: 12 layers of 16 experts, 2 chosen; every sixth is global."""
     section = SizeSection(
         window_seconds=12, canvas_length=64, hidden=768, layers=12, heads=8, kv_heads=4, mlp=2112,
         experts=16, experts_per_token=2, expert_mlp=384,
@@ -98,9 +98,9 @@ def _cpu300m() -> Size:
 
 
 def _full() -> Size:
-    """DiffusionGemma-26B-A4B (facts: 30 layers, 128 experts of which 8, vocabulary 262,144) behind whisper-small.
+    """DiffusionGemma-26B-A4B (30 layers, 128 experts of which 8 are chosen, vocabulary 262,144) behind whisper-small.
 
-    Canvas 256 and a prompt of 208, as in the measurements of facts/model.md.
+    The canvas has 256 tokens and the prompt 208.
     """
     section = SizeSection(
         window_seconds=30, canvas_length=256, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,

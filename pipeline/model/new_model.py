@@ -1,4 +1,4 @@
-"""A model of any size before it has weights: the numbers of its config, and a tokenizer for its texts."""
+"""A new model of any size, before it has weights: the numbers of its config, and a tokenizer for its texts."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 
 
 class SizeSection(Section):
-    """The model's numbers."""
+    """The numbers of a model."""
 
-    window_seconds: float = Field(5.12, gt=0, le=30, description="of audio that it hears at once")
+    window_seconds: float = Field(5.12, gt=0, le=30, description="of audio that the model takes at once")
     canvas_length: int = Field(16, ge=4, description="tokens")
     vocab_size: int = Field(2048, ge=300, description="tokens at most, bytes and special ones included")
     projector_hidden: int = Field(192, ge=1, description="channels of the projector's convolutions")
@@ -37,7 +37,7 @@ class SizeSection(Section):
 
 
 def asr_config(size: SizeSection, vocab_size: int) -> AsrConfig:
-    """The checkpoint config of an embedded model: whisper-base dimensions in front of a small DiffusionGemma."""
+    """The config of a model of this size: the dimensions of whisper-base in front of a DiffusionGemma."""
     head_dim = size.hidden // size.heads
     text = {
         "vocab_size": vocab_size,
@@ -90,9 +90,10 @@ def asr_config(size: SizeSection, vocab_size: int) -> AsrConfig:
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """Deterministic for the same texts. Special tokens come first, in the order of `recipe`; the 256 bytes come last.
+    """Train BPE over spaces-as-letters with byte fallback, as Gemma's tokenizer is. The same texts give the same.
 
-    Never larger than vocab_size; smaller where the texts do not hold enough pairs to merge.
+    Special tokens come first, in the order of SPECIAL_TOKENS and LANGUAGE_TOKENS; the 256 bytes come last. The
+    vocabulary has at most vocab_size tokens, fewer where the texts have too few pairs to merge.
     """
     tokenizer = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.NFC()

@@ -39,18 +39,16 @@ SCHEMA = pa.schema(
         ("pcm", pa.large_binary()),  # mono, 16 kHz, int16 little-endian
     ]
 )
-LEFT_OUT = {  # reasons beside schemas.REASONS
-    "no_reference": "the source has no text for it",
-    "no_speech": "it has no speech",
-    "several_windows": "it is longer than one window of the model: nobody knows which words belong to which window",
-    "too_many_tokens": "its text does not fit the canvas",
-}
 
 
 class Examples:
     """The examples that `prepare` wrote, mapped into memory.
 
-    `left_out`: how many recordings gave no example, by reason (LEFT_OUT or schemas.REASONS).
+    `left_out` counts the recordings that are no example, by a reason of schemas.REASONS or one of these:
+
+    no_reference      the source has no text for it
+    no_speech         it has no speech
+    several_windows   it is longer than a window of the model: nobody knows which words belong to which window
     """
 
     def __init__(self, path: Path) -> None:
@@ -133,30 +131,31 @@ def _decoded(
 
 
 def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter[str]) -> list[dict[str, Any]]:
+    """Decode some recordings: rows of SCHEMA. Counts the others in `left_out`."""
     recordings: dict[int, DecodedRecording] = {}
     segments: dict[int, list[dict[str, Any]]] = {}
     for piece in decoder.pieces(WorkUnit("examples", refs)):
         recordings |= piece.recordings
         pcm = memoryview(piece.pcm)
         for segment in piece.segments:
-            own = segment | {"pcm": bytes(pcm_of(pcm, segment))}
-            segments.setdefault(segment["recording_index"], []).append(own)
+            with_audio = segment | {"pcm": bytes(pcm_of(pcm, segment))}
+            segments.setdefault(segment["recording_index"], []).append(with_audio)
     rows = []
     for index in range(len(refs)):
-        recording, found = recordings[index], segments.get(index, [])
+        recording, windows = recordings[index], segments.get(index, [])
         if recording.problem:
             left_out[recording.problem.reason] += 1
         elif not recording.reference:
             left_out["no_reference"] += 1
-        elif len(found) != 1:
-            left_out["several_windows" if found else "no_speech"] += 1
+        elif len(windows) != 1:
+            left_out["several_windows" if windows else "no_speech"] += 1
         else:
             rows.append(
                 {
-                    "key": found[0]["key"],
+                    "key": windows[0]["key"],
                     "language": recording.language,
                     "text": recording.reference,
-                    "pcm": found[0]["pcm"],
+                    "pcm": windows[0]["pcm"],
                 }
             )
     return rows

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
-from pipeline.training.resume import Changes, told
+from pipeline.training.resume import Changes, sentences
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ figure flatters a little.
 
 {t.steps} steps of {t.batch} x {t.accumulate} x {max(1, config.compute.workers)} recordings, uniform diffusion with
 two-pass self-conditioning ({t.self_conditioning_share:g}), {t.autoregressive_weight:g} autoregressive,
-{t.ctc_weight:g} CTC; learning rate {t.lr:g}, seed {config.seed}.{told(rescheduled)}
+{t.ctc_weight:g} CTC; learning rate {t.lr:g}, seed {config.seed}.{sentences(rescheduled)}
 
     {command}
 """

@@ -63,7 +63,7 @@ def changes(folder: Path) -> Changes:
     return made
 
 
-def told(made: Changes) -> str:
+def sentences(made: Changes) -> str:
     """The changes as sentences of a model card."""
     return "".join(
         f" At step {step} of {total} its number of steps was changed; from there on the rate follows the new cosine."

@@ -38,7 +38,7 @@ def test_the_number_of_steps_may_change_where_it_lies_ahead(tmp_path: Path, step
     resume.agree(tmp_path, changed, steps="train.steps")
     resume.agree(tmp_path, changed, steps="train.steps")
     assert resume.changes(tmp_path) == [[4, 6]]
-    assert "At step 4 of 6 its number of steps was changed" in resume.told(resume.changes(tmp_path))
+    assert "At step 4 of 6 its number of steps was changed" in resume.sentences(resume.changes(tmp_path))
 
 
 def test_steps_of_earlier_phases_count(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_before_the_first_checkpoint_a_change_of_steps_is_not_worth_telling(tmp_
     resume.agree(tmp_path, SETTINGS, steps="train.steps")
     resume.agree(tmp_path, SETTINGS | {"train.steps": 2}, steps="train.steps")
     assert resume.changes(tmp_path) == []
-    assert resume.told([]) == ""
+    assert resume.sentences([]) == ""
 
 
 def test_a_checkpoint_of_another_version_is_one_line(tmp_path: Path) -> None:
