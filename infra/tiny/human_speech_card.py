@@ -87,10 +87,10 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
     listed = "; ".join(f"{name} {packages[name]}" for name in texts)
     paragraphs = [
         f"{len(rows)} recordings of people, none of them in the training, transcribed by `jobs.transcribe` (voice "
-        'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any text" is '
-        "all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate (errors / units "
-        "of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. In "
-        f"{silent} recordings nothing was recognised: their words count as deleted.",
+        'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any '
+        'text" is all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate '
+        "(errors / units of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. "
+        f"In {silent} recordings nothing was recognised: their words count as deleted.",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "

@@ -1,4 +1,4 @@
-"""A small model in a folder and a few recordings of noise with texts: what tests of adapter training start from."""
+"""What tests of adapter training start from: a small model in a folder, and a few recordings of noise with texts."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ LORA = {"rank": 4, "alpha": 8, "targets": ["q_proj", "k_proj", "v_proj", "o_proj
 
 
 def write_case(root: Path, *, lora: LoraSpec | None = None) -> None:
-    """root/model, root/train (8 recordings of one to three words) and root/held (4)."""
+    """Write root/model, root/train (8 recordings of one to three words) and root/heldout (4)."""
     model = random_model(1, spread=1.0, canvas_length=8, experts=2, layers=2, lora=lora)
     checkpoint.save(model, root / "model", dtype=torch.float32)
     rng = np.random.default_rng(0)
-    for name, count in (("train", 8), ("held", 4)):
+    for name, count in (("train", 8), ("heldout", 4)):
         (root / name).mkdir()
         for i in range(count):
             soundfile.write(root / name / f"{i}.wav", rng.normal(size=round(SECONDS * 16_000)) * 0.1, 16_000)
@@ -32,10 +32,10 @@ def write_case(root: Path, *, lora: LoraSpec | None = None) -> None:
 
 
 def settings(root: Path, name: str = "run", **sections: Any) -> dict[str, Any]:
-    """A config as a tree: six steps of four recordings in this process; `sections` are merged into it."""
+    """A config as a tree: six steps of four recordings in this process, changed by `sections`."""
     tree: dict[str, Any] = {
         "source": {"uri": str(root / "train"), "format": "files", "language": "en"},
-        "evaluation": {"held": {"uri": str(root / "held"), "format": "files", "language": "en"}},
+        "evaluation": {"heldout": {"uri": str(root / "heldout"), "format": "files", "language": "en"}},
         "output": {"uri": str(root / name / "model")},
         "folder": str(root / name / "work"),
         "model": {"name": str(root / "model")},

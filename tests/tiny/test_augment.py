@@ -1,4 +1,4 @@
-"""Tests of the augmentation: levels, bands and lengths measured on tones, one generator decides everything."""
+"""The augmentation: levels, bands and lengths measured on tones; one generator decides everything."""
 
 from __future__ import annotations
 

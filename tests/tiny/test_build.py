@@ -1,4 +1,4 @@
-"""Building the embedded model: a run may start from the weights of an earlier one."""
+"""Making the embedded model: from random weights or those of an earlier run, resumable to the bit."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.small_model import WORDS, random_model
 
 
 def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig:
-    """A run over cached features of these texts, from the embedded model unless told otherwise."""
+    """The settings of a run over cached features of these texts. It starts from the embedded model by default."""
     cache = folder / "features"
     cache.mkdir(parents=True, exist_ok=True)
     np.save(cache / "part-00000.npy", np.zeros((len(texts), 256, 512), np.float16))
@@ -64,7 +64,7 @@ def test_a_folder_without_features_is_named(tmp_path: Path) -> None:
         build.trainer(TrainConfig(folder=str(tmp_path / "none")))
 
 
-def test_features_of_an_earlier_run_that_are_of_no_use_are_told_before_hours_of_work(tmp_path: Path) -> None:
+def test_useless_features_of_an_earlier_run_are_refused_before_hours_of_work(tmp_path: Path) -> None:
     earlier, run = tmp_path / "earlier", str(tmp_path / "run")
     cases = {
         f"^also: {earlier}/features: no cached features": [str(earlier)],
@@ -76,7 +76,7 @@ def test_features_of_an_earlier_run_that_are_of_no_use_are_told_before_hours_of_
     config(earlier, texts=["yes"])
     build.check(TrainConfig(folder=run, export=run, also=[str(earlier)]))
     longer = {"folder": run, "export": run, "also": [str(earlier)], "size": {"window_seconds": 10.24}}
-    with pytest.raises(ConfigError, match=r"^also: .* of windows of 256 frames, this run's have 512"):
+    with pytest.raises(ConfigError, match=r"^also: .* its windows have 256 frames, those of this run 512"):
         build.check(TrainConfig.model_validate(longer))
     with pytest.raises(ConfigError, match=r"^retokenise: needs `start`"):
         build.check(TrainConfig(folder=run, export=run, retokenise=True))
@@ -88,7 +88,7 @@ def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) 
         build.evaluate(build.trainer(settings), settings)
 
 
-def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_were_overwritten(tmp_path: Path) -> None:
+def test_a_resumed_run_starts_from_the_same_weights_although_they_were_overwritten(tmp_path: Path) -> None:
     given = tmp_path / "given"
     checkpoint.save(checkpoint.load("tiny"), given)
     settings = config(tmp_path / "run", texts=["yes", "no"], start=str(given))
@@ -101,20 +101,20 @@ def test_a_resumed_run_starts_from_the_weights_it_started_from_although_they_wer
 
 
 def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as told:
+    with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as caught:
         build.trainer(config(tmp_path, texts=["yes"], size={"hidden": 96}))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [("start", "/not/there"), ("folder", "/proc/x"), ("encoder", "/not/there"), ("export", "/proc/x")],
 )
-def test_what_is_of_no_use_is_told_before_hours_of_work(tmp_path: Path, key: str, value: str) -> None:
+def test_useless_files_and_folders_are_refused_before_hours_of_work(tmp_path: Path, key: str, value: str) -> None:
     settings = {"folder": str(tmp_path), "export": str(tmp_path), key: value}
-    with pytest.raises(ConfigError, match=f"^{key}: {value}") as told:
+    with pytest.raises(ConfigError, match=f"^{key}: {value}") as caught:
         build.check(TrainConfig.model_validate(settings))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_run_that_can_be_done_passes_the_check(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ PHASES = PhaseSection(
 
 
 def small(folder: Path, phases: PhaseSection = PHASES) -> Trainer:
-    """The loop over a small random model and features of noise."""
+    """The loop on a small random model and features of noise."""
     model = random_model(1, spread=1.0, canvas_length=8, experts=2).requires_grad_(True)
     features = torch.randn(30, 50, 32, generator=torch.Generator().manual_seed(0))
     batches = Batches(
@@ -179,7 +179,7 @@ STEPS = {"ctc_steps": 1, "autoregressive_steps": 1, "diffusion_steps": 3, "batch
 
 @pytest.mark.parametrize("killed_at", [1, 3, 4])
 def test_a_killed_training_ends_bit_equal_to_an_uninterrupted_one(tmp_path: Path, killed_at: int) -> None:
-    """Of the embedded model, from its cached features; the steps since the last checkpoint are done again."""
+    """The embedded model on cached features; the steps since the last checkpoint are done again."""
     texts = ["yes", "no", "hello", "good night"]
     whole = build.trainer(config(tmp_path / "whole", texts=texts, phases=STEPS))
     whole.run()

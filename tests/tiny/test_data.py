@@ -68,12 +68,12 @@ def test_cached_features_are_the_encoders_in_float16(cached: Path, corpus: Path,
 def test_a_resumed_cache_is_equal_and_computes_only_what_is_missing(
     cached: Path, corpus: Path, encoder: AudioEncoder, tmp_path: Path
 ) -> None:
-    """Killed between a shard's features and its texts, which mark it as done, with files half written."""
+    """The kill came between the features of a shard and its texts, which mark it as done, with half-written files."""
     data.cache_features(corpus, tmp_path, encoder, window_samples=SAMPLES, batch=4)
     (tmp_path / "part-00001.json").unlink()
     (tmp_path / "part-00001.npy").write_bytes(b"half")
     (tmp_path / "part-00001.json.tmp").write_text('{"texts": ["ha')
-    assert len(FeatureCache(tmp_path)) == 2 * PER_SHARD  # what is not done is not there
+    assert len(FeatureCache(tmp_path)) == 2 * PER_SHARD  # an unfinished shard is not read
     kept = (tmp_path / "part-00002.npy").stat().st_mtime_ns
     assert data.cache_features(corpus, tmp_path, encoder, window_samples=SAMPLES, batch=4) == 3 * PER_SHARD
     assert (tmp_path / "part-00002.npy").stat().st_mtime_ns == kept

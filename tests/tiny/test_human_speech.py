@@ -1,4 +1,4 @@
-"""Recorded speech and its section in the model card: true texts, licences seen, what the model can know kept apart."""
+"""Recorded speech and its section in the model card: true texts, checked licences, known words counted apart."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ SYLLABLES: dict[str, Any] = WORDS | {
 
 
 def sound(seconds: float, seed: int) -> np.ndarray:
-    """float32 [samples], quiet noise."""
+    """Quiet noise, float32 [samples]."""
     return (0.1 * np.random.default_rng(seed).standard_normal(int(seconds * RATE))).astype(np.float32)
 
 
 @pytest.fixture
 def packages(tmp_path: Path) -> Path:
-    """What a package of recordings looks like when it is unpacked."""
+    """An unpacked package of recordings."""
     root = tmp_path / "words"
     for folder in ("doc", "sounds", "syllables/yi", "syllables/yue"):
         (root / folder).mkdir(parents=True)
@@ -132,7 +132,7 @@ def test_only_texts_of_known_words_are_in_the_vocabulary(language: str) -> None:
     assert not in_vocabulary(table.joiner.join([table.lists["numbers"][1], "xylofon龘"]), language)
 
 
-def test_a_list_tells_what_is_spoken_and_stage_directions_are_no_prompts(packages: Path) -> None:
+def test_a_list_says_what_is_spoken_and_stage_directions_are_no_prompts(packages: Path) -> None:
     assert human_speech.texts(WORDS, packages) == {
         "plain": "the dog and seven",
         "one": "one",
@@ -243,11 +243,11 @@ def test_a_package_that_is_there_is_kept(packages: Path) -> None:
 
 
 DOWNLOADS = "echo new > words_1.0-1_all.deb"
-UNPACKS = '[ "$1" = -x ] && /bin/mkdir "$3" && /bin/cp "$2" "$3/held"'
+UNPACKS = '[ "$1" = -x ] && /bin/mkdir "$3" && /bin/cp "$2" "$3/file"'
 
 
 def tools(folder: Path, monkeypatch: pytest.MonkeyPatch, scripts: dict[str, str]) -> None:
-    """Only these commands are found."""
+    """Put these commands, and no others, on the path."""
     folder.mkdir()
     for name, script in scripts.items():
         (folder / name).write_text(f"#!/bin/sh\n{script}\n")
@@ -261,8 +261,8 @@ def test_another_version_takes_the_place_of_what_is_there(packages: Path, monkey
     (packages / "words_0.9-1_all.deb").write_text("left over")
     (packages / "words_1.0-1_all.deb").write_text("left over")
     human_speech.fetch({"words": "1.0-1"}, packages)
-    assert [path.name for path in (packages / "words").iterdir()] == ["held"]
-    assert (packages / "words/held").read_text() == "new\n"
+    assert [path.name for path in (packages / "words").iterdir()] == ["file"]
+    assert (packages / "words/file").read_text() == "new\n"
     assert (packages / "words.version").read_text() == "1.0-1"
     assert not list(packages.glob("*.deb"))
 
@@ -273,7 +273,7 @@ def test_another_version_takes_the_place_of_what_is_there(packages: Path, monkey
         ({}, "apt-get: No such file or directory"),
         ({"apt-get": "echo W: old >&2; echo E: Version not found >&2; exit 100"}, "apt-get: E: Version not found"),
         ({"apt-get": "exit 100"}, "apt-get: exit status 100"),
-        ({"apt-get": "exit 0"}, "apt-get download brought 0 files words_*.deb, not 1"),
+        ({"apt-get": "exit 0"}, "apt-get download fetched 0 files words_*.deb, not 1"),
         ({"apt-get": DOWNLOADS}, "dpkg-deb: No such file or directory"),
         ({"apt-get": DOWNLOADS, "dpkg-deb": "echo no archive >&2; exit 2"}, "dpkg-deb: no archive"),
     ],
@@ -307,7 +307,7 @@ def test_every_corpus_names_a_pinned_package_its_licence_and_the_words_for_it() 
 
 
 def evaluated(corpus: str, language: str, reference: str, hypothesis: str, known: str) -> dict[str, Any]:
-    """A row as the evaluation leaves it."""
+    """A row of an evaluation."""
     heard = Heard(f"{corpus}/x", language, "transcribed", reference=reference, hypothesis=hypothesis)
     row = scored(heard, dict.fromkeys(EVALUATED.names), "multilingual", CorruptConfig())
     return row | {"corpus": corpus, "in_vocabulary": known}
@@ -334,7 +334,7 @@ def test_the_section_names_packages_licences_and_the_command() -> None:
     assert text.startswith("## Real human speech\n\n3 recordings")
     assert "In 1 recordings" in " ".join(text.split())
     assert "words 1.0-1 (CC0-1.0)" in text
-    assert "list 2." in text
+    assert "list 2." in " ".join(text.split())
     assert text.endswith("\n\n    python -m infra.tiny.human_speech_card\n")
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 

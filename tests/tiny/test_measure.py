@@ -1,4 +1,4 @@
-"""Error rates are ratios of sums, per language and over all, and the model card tells them."""
+"""Error rates are ratios of sums, by language and over all, and stand in the model card."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model() -> AsrModel:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
-    """Two shards."""
+    """A corpus of two shards."""
     for number, rows in enumerate((ROWS[:4], ROWS[4:])):
         columns = {name: [row[i] for row in rows] for i, name in enumerate(("id", "language", "text"))}
         table = pa.table({**columns, "pcm": [noise_segment(ord(row[0]), seconds=1.4).pcm for row in rows]})
@@ -48,7 +48,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def answering(self: Engine, segments: list[Segment]) -> list[SegmentResult]:
-    """The answers of ROWS, for segments that fit the window."""
+    """Give the answers of ROWS. The segments must fit the window."""
     assert all(len(segment.pcm) == 2 * self.model.config.window_samples for segment in segments)
     answers = {row[0]: row[3] for row in ROWS}
     languages = {row[0]: row[1] for row in ROWS}
@@ -78,7 +78,7 @@ def test_measure_sums_over_utterances_and_languages(model: AsrModel, corpus: Pat
 
 
 def test_measure_uses_the_production_engine(model: AsrModel, corpus: Path) -> None:
-    """An untrained model: nothing is right, and shuffling the audio makes it no worse."""
+    """The model is untrained, so that hardly anything is right."""
     denoise = DenoiseConfig(max_steps=5, entropy_bound=2.0)
     got = measure.measure(model, corpus, denoise, slots=3)
     assert got.rates.counts.units == 14
@@ -92,7 +92,7 @@ def test_an_empty_corpus_is_an_error(model: AsrModel, tmp_path: Path) -> None:
         measure.measure(model, tmp_path, DenoiseConfig())
 
 
-def test_the_card_tells_figures_steps_and_the_command() -> None:
+def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
     languages = {"zh": Counts(7, 1), "en": Counts(21, 3)}
     rates = SetRates(Counts(28, 4), Counts(2, 30), languages, steps_mean=7.25)
     measurement = Measurement(rates, {"en": 10, "zh": 5})

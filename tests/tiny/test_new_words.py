@@ -1,4 +1,4 @@
-"""The speech with new words: words that the embedded model does not know, on one side of the split only."""
+"""The speech with new words: words that the embedded model does not know, each phrase on one side of the split."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ def espeak() -> None:
 def test_every_language_has_thirty_words_that_are_spelled_without_bytes() -> None:
     words = make_new_words.new_words()
     assert tuple(words) == LANGUAGES
-    for language, held in words.items():
-        assert len(held) == 30
-        for word in held:
+    for language, listed in words.items():
+        assert len(listed) == 30
+        for word in listed:
             tokens = TOKENIZER.encode(word, add_special_tokens=False).tokens
             assert not [token for token in tokens if token.startswith("<")], (language, word)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
 def test_the_models_own_phrases_have_none_of_them(language: str) -> None:
-    """Mandarin has no spaces: a word must not come about between two old ones either."""
+    """Mandarin has no spaces: two old words side by side must not make a new one either."""
     rng = random.Random(0)
     said = "\n".join(phrase(language, rng) for _ in range(5000))
-    heard = said if language == "zh" else said.split()
-    assert [word for word in make_new_words.new_words()[language] if word in heard] == []
+    spoken = said if language == "zh" else said.split()
+    assert [word for word in make_new_words.new_words()[language] if word in spoken] == []
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -53,14 +53,14 @@ def test_a_phrase_has_a_new_word(language: str) -> None:
     words = make_new_words.new_words()[language]
     phrases = [make_new_words.new_phrase(language, rng) for _ in range(200)]
     assert all(any(word in text for word in words) for text in phrases)
-    heard = {word for text in phrases for word in words if word in text}
-    assert len(heard) == 30
+    spoken = {word for text in phrases for word in words if word in text}
+    assert len(spoken) == 30
     assert any(text not in words for text in phrases)
 
 
 @pytest.mark.parametrize("held_out", [False, True])
 def test_what_is_spoken_is_on_one_side_of_the_split(held_out: bool) -> None:
-    """By voice and by text; it fits window and canvas, and old phrases are the model's own."""
+    """By voice and by text. It fits window and canvas, and old phrases are the model's own."""
     speak = functools.partial(make_new_words.rows, held_out=held_out, engines=("espeak",))
     made = [*speak("new", 1, make_new_words.new_phrase), *speak("old", 1, phrase)]
     assert [row["language"] for row in made] == [*LANGUAGES, *LANGUAGES]
@@ -81,7 +81,7 @@ def test_a_second_call_speaks_the_same() -> None:
     assert first == second
 
 
-def test_files_of_another_size_are_not_taken_for_those_that_are_wanted(tmp_path: Path) -> None:
+def test_files_with_another_number_of_phrases_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "train/new.parquet"
     path.parent.mkdir()
     pq.write_table(pa.Table.from_pylist([{"id": "a"}] * 12), path)
@@ -89,4 +89,4 @@ def test_files_of_another_size_are_not_taken_for_those_that_are_wanted(tmp_path:
         SystemExit, match=r"train/new\.parquet: has 12 phrases, not 18: delete it or name a new folder$"
     ):
         make_new_words.main(tmp_path, 3)
-    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [path]

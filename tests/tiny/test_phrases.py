@@ -1,4 +1,4 @@
-"""Tests of the phrases: tables checked by hand, closed vocabularies, lengths, reproducibility, the evaluation split."""
+"""The phrases: tables checked by hand, closed vocabularies, lengths, reproducibility, the evaluation split."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_unknown_language_is_named() -> None:
         phrase("xx", random.Random(0))
 
 
-def test_one_text_in_twenty_is_kept_for_evaluation() -> None:
+def test_one_text_in_twenty_is_held_out_for_evaluation() -> None:
     rng = random.Random(8)
     texts = {phrase(language, rng) for language in LANGUAGES for _ in range(1500)}
     assert 0.04 < sum(map(is_evaluation, texts)) / len(texts) < 0.06

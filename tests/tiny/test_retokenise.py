@@ -1,4 +1,4 @@
-"""A larger vocabulary starts from what the model knows: old tokens keep their rows, new ones begin as their pieces."""
+"""Another tokenizer: old tokens keep their embeddings, new ones start from those of their pieces."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tests of corpus synthesis: typed shards, same seed same bytes, resumed, splits apart, engine failures survived."""
+"""Corpus synthesis: typed shards, same bytes from the same seed, resumable, separate splits, failing engines."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def espeak() -> None:
 
 @pytest.fixture(scope="module")
 def corpora(tmp_path_factory: pytest.TempPathFactory) -> dict[str, pa.Table]:
-    """split -> the table of a small corpus of all six languages."""
+    """The tables of a small corpus of all six languages, by split."""
     tables = {}
     for split, per_language in (("train", 12), ("evaluation", 6)):
         path = tmp_path_factory.mktemp("corpus") / f"{split}.parquet"
@@ -68,7 +68,7 @@ def test_splits_share_neither_a_text_nor_a_voice(corpora: dict[str, pa.Table]) -
     assert not {voice.split("+")[1] for voice in train["voice"].to_pylist()} & set(HELD_OUT_VARIANTS)
 
 
-def test_evaluation_holds_a_text_once(corpora: dict[str, pa.Table]) -> None:
+def test_the_evaluation_split_has_a_text_once(corpora: dict[str, pa.Table]) -> None:
     texts = corpora["evaluation"]["text"].to_pylist()
     assert len(set(texts)) == len(texts)
 
@@ -81,7 +81,7 @@ def test_same_seed_same_bytes_another_seed_another_corpus(tmp_path: Path) -> Non
     assert not set(a["pcm"].to_pylist()) & set(c["pcm"].to_pylist())
 
 
-def test_a_second_call_keeps_what_exists_and_makes_what_is_missing(tmp_path: Path) -> None:
+def test_a_second_call_keeps_existing_shards_and_makes_missing_ones(tmp_path: Path) -> None:
     count = SHARD_PER_LANGUAGE + 2
     summary = speak_english(tmp_path, per_language=count)
     assert (summary.shards, summary.shards_kept, summary.utterances) == (2, 0, count)

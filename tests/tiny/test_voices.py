@@ -1,4 +1,4 @@
-"""Tests of the voices: held-out ones are never trained on, missing engines are named, speech is speech."""
+"""The voices: held-out ones are never trained on, missing engines are named, speech is speech."""
 
 from __future__ import annotations
 

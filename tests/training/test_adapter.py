@@ -1,4 +1,4 @@
-"""The adapter job but for Ray: what is refused before it starts, what it writes, and that it listens to a restart."""
+"""The adapter job without Ray: what it refuses before it starts, what it writes, how it goes on after a kill."""
 
 from __future__ import annotations
 
@@ -56,15 +56,15 @@ def test_the_directory_transcribes_with_the_trained_adapter(root: Path, result: 
 def wrong(percent: int) -> Evaluated:
     """An evaluation with this error rate, and nothing right with the audio shuffled."""
     counts = Counts(hits=100 - percent, substitutions=percent)
-    return Evaluated({"held": SetRates(counts, Counts(substitutions=100), {"en": counts})})
+    return Evaluated({"heldout": SetRates(counts, Counts(substitutions=100), {"en": counts})})
 
 
 def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
     """The error rate is lowest at step 4 of 6."""
     given = config(root, "best", grounding_margin=0.0)
     with mock.patch.object(adapter_worker, "evaluate", side_effect=[wrong(90), wrong(30), wrong(50)]):
-        found = adapter.train_adapter(given, "")
-    assert [found[name]["step"] for name in ("before", "best", "last")] == [0, 4, 6]
+        trained_run = adapter.train_adapter(given, "")
+    assert [trained_run[name]["step"] for name in ("before", "best", "last")] == [0, 4, 6]
     last = torch.load(root / "best" / "work" / "checkpoint.pt")["weights"]
     written = recogniser.adapter_state(checkpoint.load(str(root / "best" / "model")))
     assert any(not torch.equal(written[name], weight) for name, weight in last.items())
@@ -72,7 +72,7 @@ def test_the_model_is_that_of_the_best_step_not_the_last(root: Path) -> None:
 
 
 def test_the_best_step_is_never_one_that_a_kill_took_back(root: Path) -> None:
-    """Step 6 is the best, is killed before its checkpoint, and is no more once the steps are others."""
+    """Step 6 is the best, but the run is killed before its checkpoint, and goes on with another number of steps."""
     weights: list[dict[str, torch.Tensor]] = []
 
     def first_run(model: AsrModel, *_: object, **__: object) -> Evaluated:
@@ -95,8 +95,8 @@ def test_the_best_step_is_never_one_that_a_kill_took_back(root: Path) -> None:
         adapter.train_adapter(given(8), "")
     assert len(weights) == 4  # steps 0, 2, 4 and 6
     with mock.patch.object(adapter_worker, "evaluate", return_value=wrong(70)):
-        found = adapter.train_adapter(given(10), "")
-    assert (found["best"]["step"], found["last"]["step"]) == (2, 10)
+        trained_run = adapter.train_adapter(given(10), "")
+    assert (trained_run["best"]["step"], trained_run["last"]["step"]) == (2, 10)
     for name, weight in recogniser.adapter_state(checkpoint.load(str(root / "back/model"))).items():
         assert torch.equal(weight, weights[1][name])
 
@@ -140,7 +140,7 @@ def test_a_log_without_the_start_is_one_line(root: Path) -> None:
         adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
 
 
-def test_a_folder_called_start_that_is_somebody_elses_is_left_alone(root: Path) -> None:
+def test_somebody_elses_folder_called_start_is_left_alone(root: Path) -> None:
     shutil.copytree(root / "model", root / "foreign/work/start")
     theirs = config(root, "foreign", model={"name": str(root / "foreign/work/start")})
     for given in (theirs, config(root, "foreign")):
@@ -154,8 +154,8 @@ def test_a_folder_called_start_that_is_somebody_elses_is_left_alone(root: Path) 
 def test_a_person_reads_every_line_of_the_log(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         adapter.train_adapter(config(root, "read"), "")
-    told = [record.message for record in caplog.records if record.message.startswith("step ")]
-    assert [line.split(":")[0] for line in told] == [
+    lines = [record.message for record in caplog.records if record.message.startswith("step ")]
+    assert [line.split(":")[0] for line in lines] == [
         *("step 0", "step 2/6", "step 4/6", "step 4", "step 6/6", "step 6")
     ]
     assert any("training on 8 recordings, evaluating on 4" in record.message for record in caplog.records)
@@ -171,7 +171,7 @@ def test_a_person_reads_every_line_of_the_log(root: Path, caplog: pytest.LogCapt
         ({"augment": {"noise_share": 0.1}}, "augment.noise_share"),
     ],
 )
-def test_a_run_with_other_settings_is_not_gone_on_from(
+def test_a_run_does_not_go_on_with_other_settings(
     root: Path, result: dict[str, Any], sections: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(ConfigError, match=says):
@@ -179,7 +179,7 @@ def test_a_run_with_other_settings_is_not_gone_on_from(
 
 
 def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
-    """From its checkpoint, at the rate of the new cosine, and the card says so; fewer than done are other settings."""
+    """It goes on from its checkpoint at the rate of the new cosine, and the card says so. Fewer steps are refused."""
     log = root / "more/work/log.jsonl"
     adapter.train_adapter(config(root, "more", train={"steps": 2}), "")
     first = log.read_text()
@@ -202,7 +202,7 @@ def test_a_run_goes_on_when_it_is_given_more_steps(root: Path) -> None:
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_takes_any_number_of_steps(root: Path) -> None:
-    """Nothing was trained for the old one, so the card has nothing to tell."""
+    """No step was done for the old number, so the card does not mention it."""
     with mock.patch.object(Trainer, "step", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         adapter.train_adapter(config(root, "early", train={"steps": 4}), "")
     adapter.train_adapter(config(root, "early", train={"steps": 2}), "")
@@ -233,7 +233,7 @@ def test_settings_that_decide_nothing_may_change(root: Path, result: dict[str, A
         ({"source": {"uri": "/nowhere"}}, r"^source.uri: /nowhere"),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(root: Path, sections: dict[str, Any], says: str) -> None:
+def test_impossible_settings_are_refused_in_one_line(root: Path, sections: dict[str, Any], says: str) -> None:
     tree = settings(root, "refused")
     places = {"MODEL": str(root / "model"), "SOURCE": tree["source"]}
     filled = {
@@ -251,7 +251,7 @@ def test_weights_that_need_autocast_are_not_trained_without_it(root: Path) -> No
         load(AdapterConfig, None, given)
 
 
-def test_texts_that_do_not_fit_the_canvas_are_refused_where_none_fits(root: Path) -> None:
+def test_a_source_is_refused_where_no_text_fits_the_canvas(root: Path) -> None:
     folder = root / "long"
     folder.mkdir()
     (folder / "a.wav").write_bytes((root / "train" / "0.wav").read_bytes())
@@ -261,7 +261,7 @@ def test_texts_that_do_not_fit_the_canvas_are_refused_where_none_fits(root: Path
 
 
 def test_the_start_of_a_run_is_the_adapter_of_the_model(root: Path, result: dict[str, Any]) -> None:
-    """Step 0 of the log is the model before training: its rates are those of `model.name` itself."""
+    """Step 0 of the log has the rates of `model.name` itself."""
     lines = [json.loads(line) for line in (root / "run" / "work" / "log.jsonl").read_text().splitlines()]
     assert lines[0]["step"] == 0
     assert result["before"] == lines[0]

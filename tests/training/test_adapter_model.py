@@ -1,4 +1,4 @@
-"""The start and the end of adapter training: an adapter on frozen files, which come out as they went in."""
+"""The model before and after adapter training: the adapter changes, the frozen files stay byte by byte."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ def test_a_gpu_that_an_evaluation_does_not_fit_is_refused_before_anything_is_all
     settings = config(root, "memory")
     start = adapter_model.prepare_start(settings)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10**9, 10**9))
-    for share, told in ((1.0, "0.9"), (0.5, "0.5")):
+    for share, free in ((1.0, "0.9"), (0.5, "0.5")):
         shared = config(root, "memory", compute={"workers": 1, "gpus_per_worker": share})
-        says = rf"compute.canvases: .* need .* of GPU memory, and {told} GiB are free: .* model\.dtype=bfloat16$"
+        says = rf"compute.canvases: .* need .* of GPU memory, and {free} GiB are free: .* model\.dtype=bfloat16$"
         with pytest.raises(ConfigError, match=says):
             adapter_model.build(start, shared, torch.device("cuda"))
 
@@ -100,7 +100,7 @@ def test_what_is_written_differs_from_the_start_in_the_adapter_alone(root: Path)
         checkpoint.load(str(out), verify=True)
 
 
-def test_a_model_that_was_half_written_again_is_not_held_against_old_hashes(root: Path) -> None:
+def test_a_model_that_was_half_written_again_is_not_compared_with_old_hashes(root: Path) -> None:
     settings = config(root, "half-again")
     state = load_file(adapter_model.prepare_start(settings) / "adapter.safetensors")
     out = adapter_model.export(settings, state, "")

@@ -1,4 +1,4 @@
-"""Noise has the level and the colour that were asked for; SpecAugment hides whole spans and bands, and nothing else."""
+"""Noise has the level and colour of the settings; SpecAugment hides whole spans and bands, and nothing else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def masked(seed: int = 0, **sizes: int) -> Tensor:
 
 
 def hidden(**sizes: int) -> Tensor:
-    """Which of [64, 20, 100] are the mean of their row now."""
+    """Where the mask is: bool [64, 20, 100]. Every masked value is the mean of its row."""
     result = masked(**sizes)
     mean = mel().mean((1, 2), keepdim=True).expand_as(result)
     changed = result != mel()
@@ -37,7 +37,7 @@ def test_a_time_mask_hides_all_bins_of_a_span() -> None:
     lengths = spans[:, 0].sum(1)
     assert set(lengths.tolist()) <= set(range(16))
     assert len(set(lengths.tolist())) > 8
-    assert bool((spans[:, 0].int().diff(dim=1).abs().sum(1) <= 2).all())  # one piece
+    assert bool((spans[:, 0].int().diff(dim=1).abs().sum(1) <= 2).all())  # one span
     assert bool(spans[:, 0, -20:].any())
     assert bool(spans[:, 0, :20].any())
 

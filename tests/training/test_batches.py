@@ -20,7 +20,7 @@ CLEAN = AudioAugment(noise_share=0.0)
 
 
 class Recordings:
-    """Recordings of 0.5 s, as `examples.Examples` has them."""
+    """Recordings of 0.5 s, like `examples.Examples`."""
 
     texts = TEXTS
     languages = ["en", None] * 15
@@ -46,7 +46,7 @@ def batches(**changes: Any) -> Batches:
     return Batches(TEXTS, Recordings.languages, audio(CLEAN), TOKENIZER, **(settings | changes))
 
 
-def test_an_epoch_has_every_recording_once_but_for_fewer_than_a_batch() -> None:
+def test_an_epoch_has_every_recording_once_except_a_rest_smaller_than_a_batch() -> None:
     made = batches()
     counts = Counter(row for number in range(7) for row in made.at(number)[0])  # 30 rows: 7 batches of 4
     assert set(counts.values()) == {1}
@@ -79,7 +79,7 @@ def test_texts_of_like_length_share_a_batch() -> None:
 
 
 @pytest.mark.parametrize("changes", [{"canvas_step": None}, {"full_canvas_share": 1.0}])
-def test_canvases_are_full_where_that_is_asked_for(changes: dict[str, Any]) -> None:
+def test_canvases_are_full_where_the_settings_say_so(changes: dict[str, Any]) -> None:
     made = batches(**changes)
     assert {made.at(number)[1] for number in range(7)} == {16}
 
@@ -111,6 +111,6 @@ def test_targets_are_text_then_end_tokens() -> None:
 def test_noise_depends_on_seed_batch_and_recording_alone() -> None:
     loud = audio(AudioAugment(noise_share=1.0))
     one = loud([3, 4], 5)
-    assert torch.equal(loud([4, 9], 5)[0], one[1])  # whoever stands beside it
+    assert torch.equal(loud([4, 9], 5)[0], one[1])  # the other rows of the batch do not matter
     assert not torch.equal(loud([3], 6)[0], one[0])
     assert not torch.equal(audio(CLEAN)([3], 5)[0], one[0])

@@ -1,4 +1,4 @@
-"""Gradient checkpointing: the same losses, cache and gradients as without, and each layer runs once more for them."""
+"""Gradient checkpointing gives the same losses, cache and gradients, and each layer runs once more for them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def prompt_of(model: AsrModel) -> Tensor:
 def gradients(
     model: AsrModel, prefill: object, dtype: torch.dtype | None = None, *, share: float = 0.5
 ) -> dict[str, Tensor]:
-    """Of the prompt and of every adapter, and both losses. share: of self-conditioned rows."""
+    """The gradients of the prompt and of every adapter, and both losses. share: of self-conditioned rows."""
     prompt = prompt_of(model)
     knobs = DiffusionKnobs(draws=2, all_noise_share=0.3, self_conditioning_share=share, eos_weight=0.2)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
@@ -43,26 +43,26 @@ def gradients(
         diffusion, _ = diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, torch.Generator().manual_seed(3))
     (diffusion + 0.3 * ar).backward()
     assert prompt.grad is not None
-    found = {"ar": ar.detach(), "diffusion": diffusion.detach(), "prompt": prompt.grad}
+    values = {"ar": ar.detach(), "diffusion": diffusion.detach(), "prompt": prompt.grad}
     for name, weight in lora.state(model.backbone).items():
         assert weight.grad is not None, name
         assert bool(weight.grad.any()), name
-        found[name] = weight.grad
+        values[name] = weight.grad
         weight.grad = None
-    return found
+    return values
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_losses_and_gradients_are_those_without(dtype: torch.dtype | None) -> None:
-    """Of every adapter of both phases, through the cache that all draws share; self-conditioning has its two passes."""
+    """Every adapter of both phases gets its gradient through the cache that all draws share, in both passes."""
     model = model_of()
     expected = gradients(model, backbone.prefill, dtype)
     checkpointing.enable(model.backbone)
     model.backbone.train()
-    found = gradients(model, checkpointing.prefill, dtype)
+    saved = gradients(model, checkpointing.prefill, dtype)
     rounding = 1e-5 if dtype is None else 0.03  # in bfloat16 a weight's uses are summed in another precision
     for name, value in expected.items():
-        assert float((found[name] - value).norm() / value.norm()) < rounding, name
+        assert float((saved[name] - value).norm() / value.norm()) < rounding, name
 
 
 def test_the_cache_is_that_of_one_pass_also_after_the_backward() -> None:
@@ -70,10 +70,10 @@ def test_the_cache_is_that_of_one_pass_also_after_the_backward() -> None:
     prompt = prompt_of(model)
     expected, hidden = backbone.prefill(model.backbone, prompt)
     model.backbone.train()
-    cache, found = checkpointing.prefill(model.backbone, prompt)
+    cache, saved = checkpointing.prefill(model.backbone, prompt)
     kept = [layer.keys.detach().clone() for layer in cache.layers]
-    found.square().sum().backward()
-    torch.testing.assert_close(found, hidden)
+    saved.square().sum().backward()
+    torch.testing.assert_close(saved, hidden)
     for layer, before, own in zip(cache.layers, kept, expected.layers, strict=True):
         assert torch.equal(layer.keys, before)
         torch.testing.assert_close(layer.keys, own.keys)
@@ -85,7 +85,7 @@ def _count(ran: Tensor, *_: object) -> None:
 
 
 def test_every_layer_of_both_phases_runs_again_in_the_backward() -> None:
-    """Which is what saves the memory: without checkpointing, none does."""
+    """That saves the memory. Without checkpointing no layer runs again."""
     counts = {}
     for checkpointed in (False, True):
         model = model_of()

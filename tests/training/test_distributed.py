@@ -1,4 +1,4 @@
-"""Adapter training on Ray Train: killed without a warning, the same command gives what an uninterrupted run gives."""
+"""Adapter training on Ray Train: after a kill the same command gives the weights of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
 
 
 def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
-    """`jobs.train` in a process group of its own, with paths as users write them: from where the job starts."""
+    """Start `jobs.train` in a process group of its own, with relative paths, as users write them."""
     arguments = overrides(settings(Path(os.path.relpath(root)), "killed", **(STEPS | sections)))
     command = [sys.executable, "-m", "jobs.train", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -31,7 +31,7 @@ def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
-    """Killed while it trains in one process, it goes on in a worker of Ray Train: neither is seen in the weights."""
+    """It is killed while it trains in one process, and goes on in a worker of Ray Train."""
     write_case(tmp_path)
     work = tmp_path / "killed" / "work"
     first = job(tmp_path)
@@ -46,7 +46,7 @@ def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupt
     second = job(tmp_path, compute={"workers": 1})
     out, err = second.communicate(timeout=240)
     assert second.returncode in (0, 1), err  # 1: random weights do not listen
-    assert "| held | all" in out
+    assert "| heldout | all" in out
     steps = [json.loads(line)["step"] for line in (work / "log.jsonl").read_text().splitlines()]
     assert steps == [0, *range(2, 42, 2), 40]
     assert (work / "ray").is_dir()  # Ray Train was there

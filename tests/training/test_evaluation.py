@@ -1,4 +1,4 @@
-"""Rates of the model in training: words, characters of Mandarin, and the same with the audio shuffled."""
+"""Error rates of the model in training: in words, for Mandarin in characters, and with the audio shuffled."""
 
 from __future__ import annotations
 
@@ -20,34 +20,34 @@ LANGUAGES: list[str | None] = ["de", "de", "zh", None]
 
 
 def answers(*texts: str) -> dict[int, Answer]:
-    """By row; row n took n + 1 steps."""
+    """Answers by row; row n took n + 1 steps."""
     return {row: Answer(text, row + 1) for row, text in enumerate(texts)}
 
 
 def test_words_and_characters_are_counted_by_language() -> None:
-    found = score(TEXTS, answers("Ein roter Hut!", "zwei", "我要水", "drei"), LANGUAGES)
-    assert found.languages == {"unknown": Counts(1, 0, 1, 0), "de": Counts(3, 1, 0, 0), "zh": Counts(2, 1, 0, 0)}
-    assert found.counts == Counts(6, 2, 1, 0)
-    assert found.steps_mean == 2.5
+    made = score(TEXTS, answers("Ein roter Hut!", "zwei", "我要水", "drei"), LANGUAGES)
+    assert made.languages == {"unknown": Counts(1, 0, 1, 0), "de": Counts(3, 1, 0, 0), "zh": Counts(2, 1, 0, 0)}
+    assert made.counts == Counts(6, 2, 1, 0)
+    assert made.steps_mean == 2.5
 
 
 def test_texts_are_compared_as_the_caller_makes_them_comparable() -> None:
-    """ "twenty one" is 21 to jobs.evaluate, and two words where they are counted as they are spoken."""
+    """jobs.evaluate writes "twenty one" as 21; the factory of the embedded model counts two words."""
     texts, given = ["twenty one"], answers("twenty two")
     assert score(texts, given, ["en"]).counts == Counts(0, 1)
     assert score(texts, given, ["en"], normal=lambda text, _: text).counts == Counts(1, 1)
 
 
-def test_shuffled_is_what_was_heard_in_the_next_recording_of_the_language() -> None:
-    found = score(["eins", "zwei", "drei", "one"], answers("eins", "zwei", "drei", "one"), ["de"] * 3 + ["en"])
-    assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 3, 3)  # English has no other
+def test_shuffled_compares_with_the_answer_to_the_next_recording_of_the_language() -> None:
+    made = score(["eins", "zwei", "drei", "one"], answers("eins", "zwei", "drei", "one"), ["de"] * 3 + ["en"])
+    assert (made.counts.errors, made.shuffled.errors, made.shuffled.units) == (0, 3, 3)  # English has no other
 
 
-def test_shuffled_is_never_what_was_heard_of_the_same_text() -> None:
+def test_shuffled_never_compares_with_the_answer_to_the_same_text() -> None:
     """One sentence by many voices, or digits: a good model is right about the next recording too."""
     texts = ["eins", "eins", "zwei", "eins"]
-    found = score(texts, answers(*texts), ["de"] * 4)
-    assert (found.counts.errors, found.shuffled.errors, found.shuffled.units) == (0, 4, 4)
+    made = score(texts, answers(*texts), ["de"] * 4)
+    assert (made.counts.errors, made.shuffled.errors, made.shuffled.units) == (0, 4, 4)
 
 
 @pytest.mark.parametrize(("shuffled", "grounded"), [(8, True), (3, True), (2, False), (0, False)])
@@ -62,7 +62,7 @@ def test_the_rate_of_all_sets_is_errors_over_units() -> None:
 
 
 class Recordings:
-    """Recordings as `examples.Examples` has them."""
+    """Recordings of noise, like `examples.Examples`."""
 
     def __init__(self, numbers: range, texts: list[str]) -> None:
         self.segments = [noise_segment(number) for number in numbers]
@@ -81,16 +81,16 @@ def model() -> AsrModel:
     return hearing_model(5)
 
 
-def test_rates_are_of_what_the_production_engine_hears(model: AsrModel) -> None:
-    """References are its own answers, but for one word in one of them."""
+def test_rates_are_those_of_the_production_engine(model: AsrModel) -> None:
+    """The references are its own answers, except for one word in one of them."""
     denoise = DenoiseConfig(max_steps=4)
     segments = [noise_segment(number) for number in range(4)]
     engine = Engine(model, denoise, slots=2)
     texts = [result.text or "" for result in engine.transcribe(segments)]
     engine.close()
     sets: Any = {"right": Recordings(range(4), texts), "other": Recordings(range(2), ["qqq", texts[1]])}
-    found = evaluate(model, sets, denoise, slots=2, group=Group(torch.device("cpu")))
-    assert found.sets["right"].counts.errors == 0
-    assert found.sets["right"].counts.units > 4
-    assert found.sets["other"].counts.errors >= 1
-    assert found.grounded(0.2)
+    made = evaluate(model, sets, denoise, slots=2, group=Group(torch.device("cpu")))
+    assert made.sets["right"].counts.errors == 0
+    assert made.sets["right"].counts.units > 4
+    assert made.sets["other"].counts.errors >= 1
+    assert made.grounded(0.2)

@@ -1,4 +1,4 @@
-"""Examples from a source: one window with a text each, everything else counted, decoded once."""
+"""Examples from a source: each is one window with a text; all others are counted; decoding happens once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def prepare(
     root: Path, *, uri: str = "audio", segment: SegmentConfig = FIXED, model: AsrConfig = MODEL, **source: str | None
 ) -> Examples:
     config = SourceConfig.model_validate({"uri": str(root / uri), "language": "de"} | source)
-    return examples.prepare(root / "held", config, model=model, segment=segment, storage=StorageConfig())
+    return examples.prepare(root / "examples", config, model=model, segment=segment, storage=StorageConfig())
 
 
 @pytest.fixture
@@ -56,11 +56,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_recording_of_one_window_with_a_text_is_an_example(folder: Path) -> None:
-    found = prepare(folder)
-    assert (found.texts, found.languages) == (["null", "eins"], ["de", "de"])
-    assert found.keys == ["0.wav#0#0", "1.wav#0#0"]
-    assert found.pcm(0) == soundfile.read(folder / "audio" / "0.wav", dtype="int16")[0].tobytes()
-    assert len(found.pcm(1)) == 2 * 8000
+    made = prepare(folder)
+    assert (made.texts, made.languages) == (["null", "eins"], ["de", "de"])
+    assert made.keys == ["0.wav#0#0", "1.wav#0#0"]
+    assert made.pcm(0) == soundfile.read(folder / "audio" / "0.wav", dtype="int16")[0].tobytes()
+    assert len(made.pcm(1)) == 2 * 8000
 
 
 def test_what_is_left_out_is_counted_by_reason(folder: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_examples(folder:
 
 
 def test_pseudo_labels_in_a_manifest_or_a_parquet_file_are_a_source(folder: Path) -> None:
-    """A pointer to audio and a text per row: what a machine has heard can be trained on as what people wrote."""
+    """Each row points to audio and has a text, by a machine or by people."""
     lines = [{"audio_filepath": str(folder / "audio" / f"{n}.wav"), "text": f"gehört {n}"} for n in (1, 3)]
     (folder / "labels.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     assert prepare(folder, uri="labels.jsonl").texts == ["gehört 1", "gehört 3"]
@@ -100,10 +100,10 @@ def test_pseudo_labels_in_a_manifest_or_a_parquet_file_are_a_source(folder: Path
     assert prepare(folder, uri="labels.parquet").texts == ["gehört 1", "gehört 3"]
 
 
-def test_what_a_run_heard_becomes_a_source_as_the_documentation_says(
+def test_the_transcripts_of_a_run_become_a_source_as_the_documentation_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every label with its own audio: of a telephone call, that of its channel."""
+    """Every label has its own audio; in a telephone call, that of its channel."""
     page = (Path(__file__).parents[2] / "docs/adapter.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     with tarfile.open(layout.ASSETS / "evaluation/self.tar") as archive:
@@ -122,17 +122,17 @@ def test_what_a_run_heard_becomes_a_source_as_the_documentation_says(
     in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", *run))
     monkeypatch.chdir(tmp_path)
     exec(code)
-    heard = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.9]
-    assert 6 <= len(heard) <= 12
-    calls = [row for row in heard if row["source_uri"].endswith("call.wav")]
+    labelled = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.9]
+    assert 6 <= len(labelled) <= 12
+    calls = [row for row in labelled if row["source_uri"].endswith("call.wav")]
     assert sorted(row["channel"] for row in calls) == [0, 1]
     tiny = layout.read_config(layout.ASSETS / "tiny")
-    found = prepare(tmp_path, uri="labels.jsonl", model=tiny, language="column:lang")
-    assert sorted(found.texts) == sorted(row["text"] for row in heard)
-    assert found.left_out == {}
-    lengths = sorted(len(found.pcm(i)) // 32 for i in range(len(found.texts)))  # in ms
-    assert lengths == sorted(row["end_ms"] - row["start_ms"] for row in heard)
+    made = prepare(tmp_path, uri="labels.jsonl", model=tiny, language="column:lang")
+    assert sorted(made.texts) == sorted(row["text"] for row in labelled)
+    assert made.left_out == {}
+    lengths = sorted(len(made.pcm(i)) // 32 for i in range(len(made.texts)))  # in ms
+    assert lengths == sorted(row["end_ms"] - row["start_ms"] for row in labelled)
     for row in calls:
-        held = [np.frombuffer(found.pcm(i), np.int16) for i, text in enumerate(found.texts) if text == row["text"]]
-        said = call[:, row["channel"]][:: sides[0][1] // 16_000][row["start_ms"] * 16 : row["end_ms"] * 16]
-        assert max(np.corrcoef(said, one)[0, 1] for one in held if len(one) == len(said)) > 0.9
+        audio = [np.frombuffer(made.pcm(i), np.int16) for i, text in enumerate(made.texts) if text == row["text"]]
+        spoken = call[:, row["channel"]][:: sides[0][1] // 16_000][row["start_ms"] * 16 : row["end_ms"] * 16]
+        assert max(np.corrcoef(spoken, one)[0, 1] for one in audio if len(one) == len(spoken)) > 0.9

@@ -1,4 +1,4 @@
-"""The adapter's training loop: it learns, changes the adapter alone, and resumes to the bit."""
+"""The training loop on an adapter: it learns, changes the adapter alone, and resumes to the bit."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def weights(run: Trainer) -> dict[str, torch.Tensor]:
 
 
 def equal(one: Trainer, other: Trainer) -> bool:
-    """Weights and the optimiser's state, to the bit."""
+    """Whether weights and the state of the optimiser are the same, to the bit."""
     a, b = weights(one), weights(other)
     moments = [run.optimizer.state_dict()["state"] for run in (one, other)]
     return all(torch.equal(a[name], b[name]) for name in a) and all(
@@ -51,13 +51,13 @@ def uninterrupted(root: Path) -> Trainer:
 
 
 def log_of(run: Trainer) -> list[dict[str, Any]]:
-    """Without the times."""
+    """The lines of the log without the times."""
     lines = [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "seconds_per_step"} for line in lines]
 
 
 def test_only_projector_and_lora_change(root: Path, uninterrupted: Trainer) -> None:
-    """Every other tensor of the state is byte-identical; all of the adapter's have moved."""
+    """Every tensor of the adapter has changed; every other tensor is byte-identical."""
     start = adapter_model.build(uninterrupted.folder / "start", config(root, "whole"), torch.device("cpu"))
     before, after = start.state_dict(keep_vars=True), uninterrupted.model.state_dict(keep_vars=True)
     trained = {id(parameter) for parameter in uninterrupted.parameters}
@@ -81,8 +81,8 @@ def test_steps_on_a_repeated_batch_lower_its_loss(root: Path, checkpointed: bool
         assert figures[-1][name] < figures[0][name]
 
 
-def test_losses_are_logged_with_what_ctc_could_not_take(root: Path, uninterrupted: Trainer) -> None:
-    """A window of one second has seven slots: texts of seven tokens with a repeat do not fit."""
+def test_losses_are_logged_with_the_texts_that_are_too_long_for_ctc(root: Path, uninterrupted: Trainer) -> None:
+    """A window of one second has seven audio vectors: seven tokens with a repeat do not fit."""
     steps = [line for line in log_of(uninterrupted) if "loss" in line]
     assert [line["step"] for line in steps] == [2, 4, 6]
     assert {"loss", "diffusion", "ar", "ctc", "ce_t>0.9", "infeasible", "grad_norm", "lr"} <= steps[0].keys()
@@ -98,7 +98,7 @@ def test_losses_are_logged_with_what_ctc_could_not_take(root: Path, uninterrupte
 
 
 def test_accumulated_batches_make_one_step(root: Path) -> None:
-    """Two batches of two: the mean of their gradients, and all recordings are heard."""
+    """Two batches of two recordings: the step has the mean of their gradients."""
     exact = {"precision": "float32", "clip": 1e9}
     run = trainer(root, "accumulate", train={"batch": 2, "accumulate": 2, **exact})
     single = trainer(root, "single", train={"batch": 2, **exact})

@@ -1,4 +1,4 @@
-"""The three losses: what they count, what they leave out, and that they reach the audio."""
+"""The three losses: what they count, what they leave out, and that their gradients reach the audio."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def prompt_cache(model: AsrModel, audio: Tensor) -> PromptKV:
 
 
 def test_ctc_counts_infeasible_rows_and_gives_them_no_loss(model: AsrModel) -> None:
-    """Four slots: tokens plus adjacent repeats may be at most four."""
+    """With four audio vectors, tokens and adjacent repeats together may be at most four."""
     texts = [[30, 31, 32, 33], [30, 31, 32, 33, 34], [30, 30, 31], [30, 30, 31, 31], [30, 30, 30, 31], [30]]
     targets, lengths = targets_of(*texts)  # 4, 5, 3 + 1, 4 + 2, 4 + 2, 1
     audio = audio_of(model, 6, slots=4).requires_grad_()
@@ -66,7 +66,7 @@ def test_ctc_does_not_take_end_tokens_for_repeats_of_the_text(model: AsrModel) -
 
 
 def test_ctc_is_small_where_the_vectors_spell_the_text(model: AsrModel) -> None:
-    """Through the backbone's own output head; a token may take several slots."""
+    """A token may take several audio vectors. The head is the backbone's own."""
     weight = model.backbone.lm_head.weight
     spelled = [30, 30, 30, 31, 32, 32, 32]
     vectors = (weight[spelled] / weight[spelled].norm(dim=1, keepdim=True) ** 2 * 60)[None]
@@ -88,7 +88,7 @@ def test_autoregressive_cache_cut_equals_prompt_only_prefill(model: AsrModel) ->
 
 
 def test_autoregressive_loss_equals_feeding_one_token_at_a_time(model: AsrModel) -> None:
-    """Over the text and its first end token: 4 + 2 + 6 predictions, each from what stands before it."""
+    """4 + 2 + 6 predictions over text and first end token, each from the tokens before it."""
     audio = audio_of(model, 3)
     prompt = model.prompt_embeds(audio, [None] * 3)
     expected = []
@@ -123,7 +123,7 @@ def test_corrupt_has_one_rate_per_row_and_uniform_tokens() -> None:
 
 
 def diffusion(model: AsrModel, logits: Tensor | None, knobs: DiffusionKnobs) -> float:
-    """The loss where the head gives `logits`, or what it gives."""
+    """The loss with these logits instead of those of the head, or, for None, with its own."""
     cache = prompt_cache(model, audio_of(model, 3))
     if logits is None:
         return float(losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator())[0])
@@ -137,7 +137,7 @@ def sure_of(targets: Tensor, vocab: int) -> Tensor:
 
 
 def test_diffusion_loss_is_zero_where_the_clean_canvas_is_predicted(model: AsrModel) -> None:
-    """For every draw of every row, so targets and canvases belong together."""
+    """It is zero for every draw of every row, so targets and canvases belong together."""
     knobs = DiffusionKnobs(draws=2, all_noise_share=0.5, self_conditioning_share=0.0, eos_weight=0.2)
     vocab = model.config.vocab_size
     assert diffusion(model, sure_of(TARGETS, vocab), knobs) < 1e-6
@@ -189,14 +189,14 @@ def test_self_conditioning_takes_a_first_pass_without_gradient(model: AsrModel, 
         return
     first_canvas, first_soft, first_gradient = calls[0]
     assert (len(calls), len(first_canvas), first_gradient) == (2, conditioned, False)
-    assert not bool(first_soft.any())  # the first step of decoding knows nothing either
+    assert not bool(first_soft.any())  # the first step of denoising knows nothing either
     if share == 1.0:
         clean = TARGETS.repeat_interleave(8, 0)
         assert (first_canvas != clean).sum() > (canvas != clean).sum()  # at least as noisy
 
 
-def test_every_draw_of_a_row_hears_its_own_audio(model: AsrModel) -> None:
-    """In both passes, the first of which takes some of the rows only."""
+def test_every_draw_of_a_row_has_the_audio_of_its_row(model: AsrModel) -> None:
+    """In both passes; the first takes some of the rows only."""
     calls: list[tuple[Tensor, Tensor]] = []
     decode = backbone.decode
 
@@ -231,7 +231,7 @@ def test_all_noise_examples_keep_nothing_of_the_target(model: AsrModel) -> None:
 
 
 def test_the_diffusion_loss_reaches_the_audio(model: AsrModel) -> None:
-    """Through the prompt's cache: without it the model could not learn to listen."""
+    """The gradient comes through the prompt's cache; without it the model could not learn to listen."""
     audio = audio_of(model, 3).requires_grad_()
     loss, _ = losses.diffusion_loss(model, prompt_cache(model, audio), TARGETS, LENGTHS, KNOBS, generator())
     loss.backward()

@@ -27,22 +27,22 @@ def _worker(rank: int, root: Path, port: int) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     group = Group(torch.device("cpu"), rank, 2)
-    found = {"average": averaged(group), "gathered": group.gather(f"of {rank}")}
+    results = {"average": averaged(group), "gathered": group.gather(f"of {rank}")}
     run = made(two(root), group)
     figures = [run.step(0)]
     line = run.evaluate()
     figures.append(run.step(1))
-    found["run"] = {
+    results["run"] = {
         "adapter": {name: weight.detach().clone() for name, weight in run.named.items()},
         "figures": figures,
         "sets": line["sets"],
     }
-    torch.save(found, root / f"rank-{rank}.pt")
+    torch.save(results, root / f"rank-{rank}.pt")
     distributed.destroy_process_group()
 
 
 def averaged(group: Group) -> list[list[float]]:
-    """Gradients after `average`: of one parameter that every worker has used, and one that only the first has."""
+    """Average the gradients of a parameter that both workers have used, and of one that only the first has."""
     both, first = (nn.Parameter(torch.zeros(2)) for _ in range(2))
     both.grad = torch.tensor([1.0, 10.0]) * (group.rank + 1)
     first.grad = torch.tensor([4.0, 8.0]) if group.rank == 0 else None
@@ -59,7 +59,7 @@ def two(root: Path) -> AdapterConfig:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What the two workers found, by rank."""
+    """The results of the two workers, by rank."""
     root = tmp_path_factory.mktemp("parallel")
     write_case(root)
     adapter_model.prepare_start(two(root))
@@ -76,7 +76,7 @@ def test_gradients_become_their_mean_over_the_workers(runs: list[dict[str, Any]]
     assert [run["gathered"] for run in runs] == [["of 0", "of 1"]] * 2
 
 
-def test_workers_hear_different_recordings_and_hold_one_adapter(runs: list[dict[str, Any]]) -> None:
+def test_workers_train_on_different_recordings_and_have_one_adapter(runs: list[dict[str, Any]]) -> None:
     one, other = (run["run"] for run in runs)
     assert one["figures"][0]["loss"] != other["figures"][0]["loss"]
     assert all(torch.equal(one["adapter"][name], other["adapter"][name]) for name in one["adapter"])

@@ -1,4 +1,4 @@
-"""The loop in three phases, on features that spell their text: resumable to the bit, averaged, one cosine."""
+"""The training loop in three phases, on features that spell their text: it resumes to the bit, averages, learns."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TEXTS = [f"{a} {b}" for a in SPOKEN for b in SPOKEN if a != b]
 
 
 def spelling() -> torch.Tensor:
-    """[texts, frames, width]: each word is always the same noise."""
+    """Features [texts, frames, width] in which each word is always the same noise."""
     generator = torch.Generator().manual_seed(0)
     of = {word: torch.randn(25, 32, generator=generator) for word in SPOKEN}
     return torch.stack([torch.cat([of[word] for word in text.split()]) for text in TEXTS])
 
 
 def masked(features_BFD: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """One frame in ten hidden."""
+    """Hide one frame in ten."""
     return features_BFD * (torch.rand(features_BFD.shape[:2], generator=generator) > 0.1)[..., None]
 
 
@@ -60,7 +60,7 @@ def weights(run: Trainer) -> dict[str, torch.Tensor]:
 
 
 def equal(one: Trainer, other: Trainer) -> bool:
-    """Weights, averages and the optimiser's state, to the bit."""
+    """Whether weights, averages and the state of the optimiser are the same, to the bit."""
     a, b = weights(one), weights(other)
     moments = [run.optimizer.state_dict()["state"] for run in (one, other)]
     return (
@@ -82,7 +82,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Trainer:
 def test_an_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(
     uninterrupted: Trainer, tmp_path: Path, killed_at: int
 ) -> None:
-    """Killed in each of the phases; the steps since the last checkpoint are done again."""
+    """It is killed in each of the phases; the steps since the last checkpoint are done again."""
     step = Trainer.step
 
     def killed(self: Trainer, number: int) -> dict[str, float]:

@@ -49,18 +49,18 @@ def test_the_table_has_before_and_after_by_set_and_language() -> None:
 
 @pytest.mark.parametrize("grounded", [True, False])
 def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path: Path, grounded: bool) -> None:
-    class Held:
+    class Data:
         def __init__(self) -> None:
             self.left_out = {"no_reference": 2}
 
         def __len__(self) -> int:
             return 8
 
-    held: Any = Held()
+    data: Any = Data()
     result = {"before": evaluation(0.5), "best": evaluation(0.25, step=80, grounded=grounded)}
     sets = {"new": {"uri": "new"}, "old": {"uri": "old"}}
     settings = config(tmp_path, evaluation=sets)
-    card = report.card(settings, result, held, [], "python -m jobs.train x=y")
+    card = report.card(settings, result, data, [], "python -m jobs.train x=y")
     assert "8 recordings of" in card
     assert "(left out: no_reference 2)" in card
     assert "After: step 80 of 6" in card

@@ -1,4 +1,4 @@
-"""A folder belongs to one run: its settings, a whole checkpoint or the one before, a log without what a kill took."""
+"""The folder of a training: settings that agree, a whole checkpoint, a log without the steps that a kill took back."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_steps_of_earlier_phases_count(tmp_path: Path) -> None:
     assert resume.changes(tmp_path) == [[14, 16]]
 
 
-def test_before_the_first_checkpoint_a_change_of_steps_is_not_worth_telling(tmp_path: Path) -> None:
+def test_a_change_of_steps_before_the_first_checkpoint_is_not_recorded(tmp_path: Path) -> None:
     resume.agree(tmp_path, SETTINGS, steps="train.steps")
     resume.agree(tmp_path, SETTINGS | {"train.steps": 2}, steps="train.steps")
     assert resume.changes(tmp_path) == []
