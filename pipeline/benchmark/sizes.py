@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from pipeline.model.files import checkpoint, layout
+from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig
-from pipeline.model.files.materialise import materialise
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
 
@@ -46,7 +46,7 @@ def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
     tokenizer = train_tokenizer(["la le li lo lu"], 300)
     with torch.device("meta"):
         model = AsrModel(size.config, tokenizer)
-    materialise(model, device=device, dtype=dtype)
+    allocate(model, device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     normal = torch.randn(PERIOD, generator=generator, device=device, dtype=torch.float32).to(dtype)
     for name, weight in model.named_parameters():  # tied ones come once

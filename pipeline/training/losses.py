@@ -158,12 +158,12 @@ def diffusion_loss(
             noisier = t + (1 - t) * draw[:, 3]
             first = corrupt(targets, noisier, vocab, generator)[conditioned]
             zeros = soft[conditioned]
-            hidden = backbone.decode(model.backbone, first, zeros, cache.rows(conditioned))
+            hidden = backbone.denoise(model.backbone, first, zeros, cache.rows(conditioned))
             low, high = TEMPERATURES
             temperature = (low + (high - low) * noisier[chosen, None, None]).to(device)
             probs = (backbone.softcapped_logits(model.backbone, hidden) / temperature).softmax(-1)
             soft[conditioned] = (probs.to(embeddings.dtype) @ embeddings).float()
-    hidden = backbone.decode(model.backbone, canvas, soft, cache)
+    hidden = backbone.denoise(model.backbone, canvas, soft, cache)
     logits = backbone.softcapped_logits(model.backbone, hidden)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     position = torch.arange(targets.shape[1], device=device)[None]

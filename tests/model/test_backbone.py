@@ -59,9 +59,9 @@ def test_decode_with_soft_embeddings_equals_transformers_decoder_with_the_logits
         self_conditioning_logits=logits,
     )
     soft = logits.softmax(-1) @ model.backbone.lm_head.weight
-    hidden = backbone.decode(model.backbone, canvas, soft, prefilled(model, prompts))
+    hidden = backbone.denoise(model.backbone, canvas, soft, prefilled(model, prompts))
     torch.testing.assert_close(hidden, stock.last_hidden_state, atol=1e-4, rtol=1e-4)
-    unconditioned = backbone.decode(model.backbone, canvas, soft * 0, prefilled(model, prompts))
+    unconditioned = backbone.denoise(model.backbone, canvas, soft * 0, prefilled(model, prompts))
     assert float((hidden - unconditioned).abs().max()) > 0.01  # what was compared does depend on the soft embeddings
 
 
@@ -69,7 +69,7 @@ def test_zeros_are_transformers_first_step_and_logits_are_softcapped(
     model: AsrModel, prompts: torch.Tensor, canvas: torch.Tensor
 ) -> None:
     stock = model.backbone(input_ids=prompts, decoder_input_ids=canvas)
-    hidden = backbone.decode(model.backbone, canvas, nothing(model, canvas), prefilled(model, prompts))
+    hidden = backbone.denoise(model.backbone, canvas, nothing(model, canvas), prefilled(model, prompts))
     torch.testing.assert_close(backbone.softcapped_logits(model.backbone, hidden), stock.logits, atol=1e-4, rtol=1e-4)
     huge = backbone.softcapped_logits(model.backbone, hidden * 1e6)
     assert float(huge.abs().max()) == 30.0
@@ -80,7 +80,7 @@ def test_the_decoder_leaves_the_prompt_cache_as_it_is(
 ) -> None:
     cache = prefilled(model, prompts)
     before = [layer.keys.clone() for layer in cache.layers]
-    backbone.decode(model.backbone, canvas, nothing(model, canvas), cache)
+    backbone.denoise(model.backbone, canvas, nothing(model, canvas), cache)
     assert cache.length == PROMPT
     assert all(torch.equal(layer.keys, keys) for layer, keys in zip(cache.layers, before, strict=True))
 
@@ -91,8 +91,8 @@ def test_the_canvas_is_read_in_both_directions_and_the_prompt_in_one(
     changed = canvas.clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.config.vocab_size
     cache = prefilled(model, prompts)
-    one = backbone.decode(model.backbone, canvas, nothing(model, canvas), cache)
-    other = backbone.decode(model.backbone, changed, nothing(model, canvas), cache)
+    one = backbone.denoise(model.backbone, canvas, nothing(model, canvas), cache)
+    other = backbone.denoise(model.backbone, changed, nothing(model, canvas), cache)
     assert float((one - other)[:, 0].abs().max()) > 1e-4  # the last token reaches the first position
     changed = prompts.clone()
     changed[:, -1] = (changed[:, -1] + 1) % model.config.vocab_size

@@ -74,7 +74,7 @@ def dying(model: AsrModel) -> Iterator[tuple[Engine, threading.Event]]:
         go.wait(SECONDS)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    with mock.patch.object(backbone, "decode", decode):
+    with mock.patch.object(backbone, "denoise", decode):
         yield Engine(model, DENOISE, slots=2, prefill_batch=2), go
     go.set()
 

@@ -22,7 +22,7 @@ from pipeline.model.denoise import lane as lane_module
 from pipeline.model.denoise import sampler
 from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets, slot_buckets
 from pipeline.model.denoise.engine import Engine, EngineDead
-from pipeline.model.denoise.vocabulary_head import State, vocabulary_head
+from pipeline.model.denoise.vocabulary_head import State, run_head
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
@@ -78,7 +78,7 @@ def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
 
     shapes: set[int] = set()
     prefills: set[int] = set()
-    calls = replace(plain, decode=decode, prefill=prefill, tile_step=one_token, static=True)
+    calls = replace(plain, denoise=decode, prefill=prefill, tile_step=one_token, static=True)
     with mock.patch.object(Calls, "make", return_value=calls):
         engine = Engine(
             model,
@@ -170,7 +170,7 @@ def test_as_many_shapes_as_allowed_compile_in_any_thread_and_one_more_raises(
         for rows in range(2, 14):
             hidden, keys = torch.randn(rows, 4), torch.zeros(rows, 2, dtype=torch.int32)
             arguments = {"softcap": 30.0, "temperature_N": torch.ones(rows), "keys_N2": keys, "tile": 64}
-            vocabulary_head(hidden, weight[:128], step=calls.tile_step, **arguments)
+            run_head(hidden, weight[:128], step=calls.tile_step, **arguments)
 
     before = compilations()
     with ThreadPoolExecutor(1) as other, contextlib.ExitStack() as stack:
@@ -199,7 +199,7 @@ def of_a_compilation() -> Exception:
     return error
 
 
-@pytest.mark.parametrize("where", ["decode", "prefill", "hear", "tile_step"])
+@pytest.mark.parametrize("where", ["denoise", "prefill", "audio_vectors", "tile_step"])
 @pytest.mark.parametrize(
     "error",
     [
@@ -241,7 +241,7 @@ def test_memory_that_does_not_suffice_for_the_lanes_halves_them_again(
         return torch.OutOfMemoryError("injected")
 
     plain = Calls.make(compile=False)
-    calls = replace(plain, decode=Faulty(plain.decode, steps, out))
+    calls = replace(plain, denoise=Faulty(plain.denoise, steps, out))
     allocate = Faulty(lane_module._allocate, allocations, out)
     with mock.patch.object(Calls, "make", return_value=calls), mock.patch.object(lane_module, "_allocate", allocate):
         engine = Engine(model, DenoiseConfig(max_steps=3), slots=8)

@@ -13,7 +13,7 @@ import torch
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.denoise import head
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.denoise.vocabulary_head import State, tile_step, vocabulary_head
+from pipeline.model.denoise.vocabulary_head import State, run_head, tile_step
 from tests.model.test_vocabulary_head_triton import inputs
 from tests.support.small_model import noise_segment, random_model
 from tests.support.triton_process import TIMEOUT
@@ -56,7 +56,7 @@ def chosen_there() -> tuple[bool, bool]:
     arguments = inputs(0, 30, 150, 8)
     with mock.patch.object(head, "obstacle", return_value=None):
         step = head.tile_step_for("triton", tile_step, arguments["weight_VH"])
-    same = torch.equal(vocabulary_head(**arguments, step=step).sample, vocabulary_head(**arguments).sample)
+    same = torch.equal(run_head(**arguments, step=step).sample, run_head(**arguments).sample)
     return step is fused.tile_step, same
 
 

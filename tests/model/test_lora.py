@@ -45,7 +45,7 @@ def passes(model: AsrModel, calls: Calls | None = None) -> tuple[list[Tensor], T
     canvas = torch.randint(400, (2, 8), generator=generator)
     soft = torch.randn(2, 8, 64, generator=generator) * 0.05
     kv, hidden = calls.prefill(model.backbone, prompt)
-    decoded = calls.decode(model.backbone, canvas, soft, kv)
+    decoded = calls.denoise(model.backbone, canvas, soft, kv)
     return [hidden, *(t for layer in kv.layers for t in (layer.keys, layer.values))], decoded
 
 
@@ -164,7 +164,7 @@ def test_training_reaches_both_adapters_and_no_base_weight() -> None:
     generator = torch.Generator().manual_seed(2)
     cache, hidden = backbone.prefill(trained.backbone, torch.randn(2, 6, 64, generator=generator))
     canvas = torch.randint(400, (2, 8), generator=generator)
-    decoded = backbone.decode(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
+    decoded = backbone.denoise(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
     (decoded.abs().sum() + hidden.abs().sum()).backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in adapters.values())
     assert all(weight.grad is None for weight in recogniser.backbone_state(trained.backbone)[0].values())

@@ -34,7 +34,7 @@ def hangs(*_):
     time.sleep(200)
 
 replica_module.HUNG_SECONDS = 0.5
-with mock.patch.object(backbone, "decode", {"dies": dies, "hangs": hangs}[sys.argv[2]]):
+with mock.patch.object(backbone, "denoise", {"dies": dies, "hangs": hangs}[sys.argv[2]]):
     replica = test_model_stage.Replica(test_model_stage.config(sys.argv[1]), test_model_stage.ABOUT)
     try:
         asyncio.run(replica(test_model_stage.units({"u": [1, 2], "v": [3]})))

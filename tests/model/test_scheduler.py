@@ -82,11 +82,11 @@ def test_prompts_of_waiting_segments_are_ready_while_all_slots_are_busy(model: A
     heard: list[int] = []
     plain = Calls.make(compile=False)
 
-    def hear(own: AsrModel, mel: torch.Tensor) -> torch.Tensor:
+    def audio_vectors(own: AsrModel, mel: torch.Tensor) -> torch.Tensor:
         heard.append(len(mel))
-        return plain.hear(own, mel)
+        return plain.audio_vectors(own, mel)
 
-    made = scheduler(model, slots=4, canvas=24, prefill_batch=2, calls=replace(plain, hear=hear))
+    made = scheduler(model, slots=4, canvas=24, prefill_batch=2, calls=replace(plain, audio_vectors=audio_vectors))
     for number in range(12):
         made.add(job(number, 24))
     made.turn()
@@ -115,12 +115,12 @@ def test_what_is_ahead_runs_after_the_step_has_started_and_before_its_result_is_
 
         return call
 
-    calls = replace(plain, decode=noted("decode"), prefill=noted("prefill"))
+    calls = replace(plain, denoise=noted("denoise"), prefill=noted("prefill"))
     made = scheduler(model, slots=2, canvas=24, prefill_batch=2, calls=calls)
     for number in range(4):
         made.add(job(number, 24))
     made.turn()
-    assert order == ["prefill", "decode", "prefill"]
+    assert order == ["prefill", "denoise", "prefill"]
 
 
 def test_one_turn_prefills_at_most_the_slots_and_one_batch(model: AsrModel) -> None:

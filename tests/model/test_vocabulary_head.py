@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.model.denoise import noise, sampler
 from pipeline.model.denoise import vocabulary_head as vocabulary_head_module
-from pipeline.model.denoise.vocabulary_head import CPU_FLOATS, HeadOutput, rows_at_once, vocabulary_head
+from pipeline.model.denoise.vocabulary_head import CPU_FLOATS, HeadOutput, rows_at_once, run_head
 from tests.support.allocations import Allocations
 
 CAP = 30.0
@@ -35,7 +35,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 def head(hidden: Tensor, weight: Tensor, temperature: Tensor, *, tile: int | None) -> HeadOutput:
     keys = position_keys(len(hidden))
-    return vocabulary_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys, tile=tile)
+    return run_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys, tile=tile)
 
 
 def on_a_grid(generator: torch.Generator, *shape: int, bits: int) -> Tensor:
@@ -89,7 +89,7 @@ def test_memory_grows_with_the_tile_and_not_with_the_batch() -> None:
     for rows in (1024, 4096):
         hidden, temperature, keys = torch.randn(rows, size), torch.full((rows,), 0.5), position_keys(rows)
         with Allocations() as made:
-            out = vocabulary_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys)
+            out = run_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys)
         assert made.largest <= CPU_FLOATS < rows * vocab / 10
         peaks[rows] = made.peak - 2 * sum(output.nbytes for output in out)  # the outputs' parts, and joined
     assert peaks[1024] <= 6 * 4 * CPU_FLOATS
@@ -157,10 +157,10 @@ def test_a_row_does_not_depend_on_its_neighbours() -> None:
     torch.manual_seed(3)
     hidden, weight = torch.randn(6, 8), torch.randn(300, 8)
     temperature, keys = torch.linspace(0.4, 0.8, 6), position_keys(6)
-    together = vocabulary_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys)
+    together = run_head(hidden, weight, softcap=CAP, temperature_N=temperature, keys_N2=keys)
     for row in range(6):
         at = slice(row, row + 1)
-        alone = vocabulary_head(hidden[at], weight, softcap=CAP, temperature_N=temperature[at], keys_N2=keys[at])
+        alone = run_head(hidden[at], weight, softcap=CAP, temperature_N=temperature[at], keys_N2=keys[at])
         assert int(alone.sample) == int(together.sample[row])
         assert int(alone.argmax) == int(together.argmax[row])
         torch.testing.assert_close(alone.entropy, together.entropy[at])

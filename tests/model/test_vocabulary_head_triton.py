@@ -20,7 +20,7 @@ from pipeline.model.denoise import noise
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Lane, Prepared
-from pipeline.model.denoise.vocabulary_head import HeadOutput, State, _start, tile_step, vocabulary_head
+from pipeline.model.denoise.vocabulary_head import HeadOutput, State, run_head, start_state, tile_step
 from pipeline.model.network import backbone
 from tests.support.small_model import random_model
 from tests.support.triton_process import TIMEOUT
@@ -37,7 +37,7 @@ def keys_of(rows: int, seed: int) -> Tensor:
 def head_there(arguments: dict[str, Any]) -> HeadOutput:
     from pipeline.model.denoise import vocabulary_head_triton as fused
 
-    return vocabulary_head(**arguments, step=fused.tile_step)
+    return run_head(**arguments, step=fused.tile_step)
 
 
 def steps_there(arguments: list[tuple[Any, ...]], state: State) -> list[State]:
@@ -94,7 +94,7 @@ def test_equals_the_torch_version(
 ) -> None:
     """Of a scale of 1,024 most logits are at the softcap, where many tokens tie."""
     arguments = inputs(seed, rows, vocab, size, scale=scale, dtype=dtype) | {"tile": tile, "raw": raw}
-    expected = vocabulary_head(**arguments)
+    expected = run_head(**arguments)
     out = interpreter.submit(head_there, arguments).result()
     assert torch.equal(out.argmax, expected.argmax)
     assert torch.equal(out.sample, expected.sample)
@@ -114,8 +114,8 @@ def test_carries_the_same_state_from_tile_to_tile(interpreter: ProcessPoolExecut
         (hidden, part, torch.tensor(start), 1 / given["temperature_N"][:, None], given["keys_N2"], CAP, raw)
         for start, part in zip((0, 192, 384), weight.split(192), strict=True)
     ]
-    found = interpreter.submit(steps_there, after, _start(20, hidden)).result()
-    state = _start(20, hidden)
+    found = interpreter.submit(steps_there, after, start_state(20, hidden)).result()
+    state = start_state(20, hidden)
     for arguments, ours in zip(after, found, strict=True):
         top = state.top
         state = tile_step(state, *arguments)
@@ -191,13 +191,13 @@ def resources_there(dtype: str, raw: bool, cubin: str) -> tuple[str, str]:
     from pipeline.model.denoise import vocabulary_head_triton as fused
 
     fixed = {"RAW": raw, "BLOCKS": 128, "BLOCK": noise.BLOCK, "PADDING": -1e30, "CHUNK": fused.SOFT_CHUNK}
-    types = dict.fromkeys(fused._one_row.arg_names, "*fp32") | dict.fromkeys(fixed, "constexpr")
+    types = dict.fromkeys(fused.one_row.arg_names, "*fp32") | dict.fromkeys(fixed, "constexpr")
     types |= {"logits_ptr": f"*{dtype}", "keys_ptr": "*i32", "width": "i32", "hidden": "i32", "softcap": "fp32"}
     types |= dict.fromkeys(("offset_ptr", "argmax_ptr", "block_ptr"), "*i64")
     aligned = {
         (i,): [["tt.divisibility", 16]] for i, kind in enumerate(types.values()) if kind not in ("constexpr", "fp32")
     }
-    source = ASTSource(fused._one_row, types, constexprs=fixed, attrs=aligned)
+    source = ASTSource(fused.one_row, types, constexprs=fixed, attrs=aligned)
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": fused.WARPS})
     Path(cubin).write_bytes(made.asm["cubin"])
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.config import ConfigError
 from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, weights
+from pipeline.model.files.allocation import allocate
 from pipeline.model.recogniser import AsrModel
 from tests.support.small_model import hearing_model
 
@@ -100,7 +101,7 @@ def test_loading_takes_no_second_copy(tmp_path: Path) -> None:
                        experts_per_token=2, expert_mlp=640)  # fmt: skip
     with torch.device("meta"):
         made = AsrModel(asr_config(size, tokenizer.get_vocab_size()), tokenizer)
-    checkpoint.materialise(made, device="cpu", dtype=torch.bfloat16)
+    allocate(made, device="cpu", dtype=torch.bfloat16)
     for weight in made.parameters():
         weight.fill_(0.01)
     checkpoint.save(made, tmp_path, dtype=torch.bfloat16)

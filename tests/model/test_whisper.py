@@ -39,7 +39,7 @@ def segments() -> list[Segment]:
 
 
 def heard(model: Whisper, segments: list[Segment]) -> list[SegmentResult]:
-    results = model.hear(segments)
+    results = model.recognise(segments)
     assert all(result is not None for result in results)
     return [result for result in results if result is not None]
 
@@ -83,7 +83,7 @@ def test_a_result_does_not_depend_on_its_batch(
 
 
 def test_the_same_again_is_the_same_to_the_last_bit(loaded: Whisper, segments: list[Segment], folder: Path) -> None:
-    assert loaded.hear(segments) == loaded.hear(segments) == whisper.load(str(folder)).hear(segments)
+    assert loaded.recognise(segments) == loaded.recognise(segments) == whisper.load(str(folder)).recognise(segments)
 
 
 def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[SegmentResult]) -> None:
@@ -109,24 +109,24 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
 def test_probabilities_are_those_of_the_decoder_at_temperature_one(loaded: Whisper, segments: list[Segment]) -> None:
     """One pass over the whole sequence gives what the steps gave; what may not be said has no share."""
     segment = segments[2]
-    decoded = loaded.decode([segment])
+    generated = loaded.generate([segment])
     ids = loaded.tokenizer.token_to_id
     prompt = [ids(f"<|{name}|>") for name in ("startoftranscript", str(segment.language), "transcribe", "notimestamps")]
-    count = len(decoded.tokens[0])
+    count = len(generated.tokens[0])
     with torch.inference_mode():
         logits = loaded.model(
             encoder_outputs=(loaded._encoded([segment]),),
-            decoder_input_ids=torch.tensor([prompt + decoded.tokens[0][:-1]]),
+            decoder_input_ids=torch.tensor([prompt + generated.tokens[0][:-1]]),
         ).logits[0, 3:]
     logits = logits.clone()
     generation = loaded.model.generation_config
     logits[:, generation.suppress_tokens] = -math.inf
     logits[0, generation.begin_suppress_tokens] = -math.inf
     probability = logits.softmax(-1)
-    assert probability.argmax(-1).tolist() == decoded.tokens[0]
-    np.testing.assert_allclose(probability.max(-1).values, decoded.probability[0], rtol=1e-4)
+    assert probability.argmax(-1).tolist() == generated.tokens[0]
+    np.testing.assert_allclose(probability.max(-1).values, generated.probability[0], rtol=1e-4)
     entropy = [-sum(p * math.log(p) for p in probability[i].double().tolist() if p > 0) for i in range(count)]
-    np.testing.assert_allclose(entropy, decoded.entropy[0], rtol=1e-4)
+    np.testing.assert_allclose(entropy, generated.entropy[0], rtol=1e-4)
 
 
 def test_the_language_decides_and_where_it_is_unknown_it_is_detected(loaded: Whisper) -> None:
@@ -197,7 +197,7 @@ def test_a_row_of_nan_leaves_its_neighbours_alone(
         return hidden
 
     with mock.patch.object(loaded, "_encoded", poisoned):
-        got = loaded.hear(segments[2:5])
+        got = loaded.recognise(segments[2:5])
     assert got[1] is None
     assert [result.text for result in (got[0], got[2]) if result] == [alone[2].text, alone[4].text]
 

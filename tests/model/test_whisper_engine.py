@@ -34,7 +34,7 @@ def segments() -> list[Segment]:
 
 @pytest.fixture(scope="module")
 def alone(loaded: Whisper, segments: list[Segment]) -> list[SegmentResult | None]:
-    return [loaded.hear([segment])[0] for segment in segments]
+    return [loaded.recognise([segment])[0] for segment in segments]
 
 
 def texts(results: list[SegmentResult] | list[SegmentResult | None]) -> list[str | None]:

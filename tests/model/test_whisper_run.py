@@ -42,7 +42,7 @@ def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
     assert got.schema == schemas.PIECE_RECOGNISED
     alone = whisper.load(str(folder))
     answers = [[row["text"] for row in of_unit] for of_unit in got["results"].to_pylist()]
-    wanted = {n: alone.hear([noise_segment(n)])[0] for n in range(1, 6)}
+    wanted = {n: alone.recognise([noise_segment(n)])[0] for n in range(1, 6)}
     assert answers == [[wanted[n].text for n in of_unit if wanted[n]] for of_unit in ([1, 2, 3, 4], [], [5])]  # type: ignore[union-attr]
     row = got["results"].to_pylist()[0][0]
     assert row["signals"]["revisions"] is None

@@ -167,7 +167,7 @@ def test_diffusion_loss_weighs_the_fill_after_the_first_end_token(model: AsrMode
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_self_conditioning_takes_a_first_pass_without_gradient(model: AsrModel, share: float) -> None:
     calls: list[tuple[Tensor, Tensor, bool]] = []
-    decode = backbone.decode
+    decode = backbone.denoise
 
     def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
         calls.append((canvas, soft.clone(), torch.is_grad_enabled()))
@@ -175,7 +175,7 @@ def test_self_conditioning_takes_a_first_pass_without_gradient(model: AsrModel, 
 
     knobs = DiffusionKnobs(draws=8, all_noise_share=0.3, self_conditioning_share=share, eos_weight=0.2)
     cache = prompt_cache(model, audio_of(model, 3))
-    with mock.patch.object(backbone, "decode", spy):
+    with mock.patch.object(backbone, "denoise", spy):
         losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator())
     canvas, soft, with_gradient = calls[-1]
     conditioned = int(soft.abs().amax((1, 2)).gt(0).sum())
@@ -198,14 +198,14 @@ def test_self_conditioning_takes_a_first_pass_without_gradient(model: AsrModel, 
 def test_every_draw_of_a_row_has_the_audio_of_its_row(model: AsrModel) -> None:
     """In both passes; the first takes some of the rows only."""
     calls: list[tuple[Tensor, Tensor]] = []
-    decode = backbone.decode
+    decode = backbone.denoise
 
     def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
         calls.append((soft.clone(), cache.layers[1].keys))
         return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
 
     cache = prompt_cache(model, audio_of(model, 3))
-    with mock.patch.object(backbone, "decode", spy):
+    with mock.patch.object(backbone, "denoise", spy):
         losses.diffusion_loss(model, cache, TARGETS, LENGTHS, DiffusionKnobs(4, 0.3, 0.5, 0.2), generator())
     (_, first_keys), (soft, keys) = calls
     row_of_draw = torch.arange(12) // 4  # as the targets: the draws of a row are neighbours
@@ -217,14 +217,14 @@ def test_every_draw_of_a_row_has_the_audio_of_its_row(model: AsrModel) -> None:
 
 def test_all_noise_examples_keep_nothing_of_the_target(model: AsrModel) -> None:
     calls: list[Tensor] = []
-    decode = backbone.decode
+    decode = backbone.denoise
 
     def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
         calls.append(canvas)
         return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
 
     cache = prompt_cache(model, audio_of(model, 3))
-    with mock.patch.object(backbone, "decode", spy):
+    with mock.patch.object(backbone, "denoise", spy):
         losses.diffusion_loss(model, cache, TARGETS, LENGTHS, DiffusionKnobs(8, 1.0, 0.0, 0.2), generator())
     kept = (calls[0] == TARGETS.repeat_interleave(8, 0)).float().mean()
     assert float(kept) < 0.03

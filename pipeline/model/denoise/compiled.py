@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch._dynamo.utils import counters
 
-from pipeline.model.denoise.advance import Draws, Rows, advance, draw
+from pipeline.model.denoise.step import Draws, Rows, advance, draw
 from pipeline.model.denoise.vocabulary_head import Settle, TileStep, settle_rows, tile_step
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
@@ -24,13 +24,13 @@ GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile 
 class Calls:
     """The model as the engine calls it: compiled or plain, same arguments and results."""
 
-    decode: Callable[..., Tensor]
+    denoise: Callable[..., Tensor]
     tile_step: TileStep
     settle: Settle
     draw: Callable[..., Draws]
     advance: Callable[..., tuple[Rows, Tensor]]
     prefill: Callable[..., tuple[PromptKV, Tensor]]
-    hear: Callable[[AsrModel, Tensor], Tensor]
+    audio_vectors: Callable[[AsrModel, Tensor], Tensor]
     static: bool  # every new shape costs a compilation: callers keep to a few
 
     @classmethod
@@ -40,25 +40,27 @@ class Calls:
         More shapes than GRAPHS, or code that breaks a graph, raise: torch would go on slowly and say nothing.
         """
         if not compile:
-            return cls(backbone.decode, tile_step, settle_rows, draw, advance, backbone.prefill, hear, static=False)
+            return cls(
+                backbone.denoise, tile_step, settle_rows, draw, advance, backbone.prefill, audio_vectors, static=False
+            )
         if cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
         # Not through torch._dynamo.config: that holds for the thread that sets it, and the engine has its own.
         options: dict[str, Any] = {"dynamic": False, "fullgraph": True, "recompile_limit": GRAPHS}
         any_number = options | {"dynamic": True}  # of rows: these are small
         return cls(
-            torch.compile(backbone.decode, **options),
+            torch.compile(backbone.denoise, **options),
             torch.compile(tile_step, **options),
             torch.compile(settle_rows, **any_number),
             torch.compile(draw, **any_number),
             torch.compile(advance, **any_number),
             torch.compile(backbone.prefill, **options),
-            torch.compile(hear, **options),
+            torch.compile(audio_vectors, **options),
             static=True,
         )
 
 
-def hear(model: AsrModel, mel_BMT: Tensor) -> Tensor:
+def audio_vectors(model: AsrModel, mel_BMT: Tensor) -> Tensor:
     """Encoder and projector: audio vectors [batch, slots, hidden] of log-mel windows [batch, mels, frames].
 
     The spectrogram before it stays plain: inductor has no code for complex numbers.

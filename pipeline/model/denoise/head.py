@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.denoise.vocabulary_head import TileStep, vocabulary_head
+from pipeline.model.denoise.vocabulary_head import TileStep, run_head
 from pipeline.model.exhaustion import memory_exhausted
 
 
@@ -50,7 +50,7 @@ def obstacle(device: torch.device) -> str | None:
 def _run_once(step: TileStep, weight_VH: Tensor, *, raw: bool) -> None:
     """The head of one position: its tiles are as wide as those of any number of positions on CUDA."""
     device = weight_VH.device
-    vocabulary_head(
+    run_head(
         torch.zeros(1, weight_VH.shape[1], device=device, dtype=weight_VH.dtype),
         weight_VH,
         softcap=1.0,

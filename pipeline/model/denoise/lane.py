@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
-from pipeline.model.denoise.advance import Rows
 from pipeline.model.denoise.compiled import Calls, slot_buckets
 from pipeline.model.denoise.confidence import FinalCanvas
-from pipeline.model.denoise.vocabulary_head import HeadOutput, vocabulary_head
+from pipeline.model.denoise.step import Rows
+from pipeline.model.denoise.vocabulary_head import HeadOutput, run_head
 from pipeline.model.network.backbone import LayerKV, PromptKV
 from pipeline.model.recogniser import AsrModel
 
@@ -164,7 +164,7 @@ class Lane:
         drawn = self.calls.draw(
             self.keys[:n], rows.step, length=self.length, vocab=self.model.config.vocab_size, denoise=self.denoise
         )
-        hidden = self.calls.decode(self.model.backbone, rows.canvas, self.soft[:n], self.kv.rows(slice(0, n)))
+        hidden = self.calls.denoise(self.model.backbone, rows.canvas, self.soft[:n], self.kv.rows(slice(0, n)))
         head = self._head(hidden, drawn.temperature, drawn.sample_keys, raw=raw)
         after, ends = self.calls.advance(
             rows, head.entropy, head.argmax, head.sample, drawn.tokens, denoise=self.denoise
@@ -176,7 +176,7 @@ class Lane:
 
     def _head(self, hidden: Tensor, temperature_N: Tensor, keys_N2: Tensor, *, raw: bool) -> HeadOutput:
         """The vocabulary head over hidden states [n, canvas, hidden]."""
-        return vocabulary_head(
+        return run_head(
             hidden.reshape(len(keys_N2), -1),
             self.model.backbone.lm_head.weight,
             softcap=self.model.backbone.final_logit_softcapping,

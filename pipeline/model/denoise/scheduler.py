@@ -233,5 +233,5 @@ class Scheduler:
         model = self.model
         windows = np.stack([from_pcm(segment.pcm, model.config.window_samples) for segment in segments])
         mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))
-        audio = self.calls.hear(model, mel.to(model.projector.input.weight.dtype))
+        audio = self.calls.audio_vectors(model, mel.to(model.projector.input.weight.dtype))
         return model.prompt_embeds(audio, [segment.language for segment in segments])

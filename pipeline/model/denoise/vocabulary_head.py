@@ -51,7 +51,7 @@ TileStep = Callable[..., State]
 Settle = Callable[..., HeadOutput]
 
 
-def vocabulary_head(
+def run_head(
     hidden_NH: Tensor,
     weight_VH: Tensor,
     *,
@@ -103,7 +103,7 @@ def _rows(
 
     They are tensors on the device: an int would compile anew for every tile, a copy from the host would wait for it.
     """
-    state = _start(hidden_NH.shape[0], hidden_NH)
+    state = start_state(hidden_NH.shape[0], hidden_NH)
     for offset, weight in zip(offsets, weight_VH.split(width), strict=True):
         state = step(state, hidden_NH, weight, offset, inverse_N1, keys_N2, softcap, raw)
     return settle(state, keys_N2, weight_VH.shape[0], weight_VH.dtype, raw)
@@ -200,7 +200,7 @@ def whole_blocks(width: int) -> int:
     return -(-width // noise.BLOCK) * noise.BLOCK
 
 
-def _start(n: int, hidden_NH: Tensor) -> State:
+def start_state(n: int, hidden_NH: Tensor) -> State:
     """No tensor stands for two: compiled code of its own would be made for that, and run for the first tile only."""
     device, hidden = hidden_NH.device, hidden_NH.shape[1]
     low, best = (torch.full((n,), -torch.inf, device=device) for _ in range(2))

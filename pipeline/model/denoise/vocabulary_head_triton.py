@@ -45,7 +45,7 @@ def tile_step(
     """What `vocabulary_head.tile_step` does and gives, but in the tensors of `state`, which are overwritten."""
     width, hidden = weight_TH.shape
     logits = hidden_NH @ weight_TH.T
-    _one_row[(len(logits),)](
+    one_row[(len(logits),)](
         logits,
         offset,
         inverse_N1.contiguous(),
@@ -69,7 +69,7 @@ def tile_step(
 
 
 @triton.jit
-def _one_row(
+def one_row(
     logits_ptr,  # [N, width], then the weights e^z
     offset_ptr,  # int64, one
     inverse_ptr,  # float32 [N]

@@ -11,8 +11,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pipeline.model.files import hub, importer, weights
+from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
-from pipeline.model.files.materialise import materialise
 from pipeline.model.files.weights import unusable
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
@@ -57,7 +57,7 @@ def load(
     _check_numbers(config, files.backbone[0].with_name("config.json"))
     if check is not None:
         check(model)
-    materialise(model, device=device, dtype=dtype)
+    allocate(model, device=device, dtype=dtype)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
     own = adapter_state(model)
     weights.fill(own, files.adapter, rename=_adapter_names(files.adapter[0], own))

@@ -19,6 +19,7 @@ from pydantic import Field
 from pipeline.config import ConfigError, Section
 from pipeline.model.files import hub, whisper_layout
 from pipeline.model.files.hub import HubSpec, shards
+from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 from pipeline.schemas import SAMPLE_RATE
 
 FORMAT = "fullcanvas/1"
@@ -78,7 +79,7 @@ class AsrConfig(Section):
 
     format: Literal["fullcanvas/1"]
     name: str
-    window_seconds: float = Field(gt=0, le=30)
+    window_seconds: float = Field(gt=0, le=MAX_WINDOW_SECONDS)
     canvas_length: int = Field(ge=1)
     languages: list[str]
     encoder: EncoderSpec
@@ -95,7 +96,7 @@ class AsrConfig(Section):
 
     @property
     def encoder_frames(self) -> int:
-        return round(self.window_seconds * 50)
+        return round(self.window_seconds * POSITIONS_PER_SECOND)
 
     @property
     def audio_slots(self) -> int:

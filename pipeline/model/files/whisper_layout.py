@@ -14,12 +14,11 @@ from typing import Any
 
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.model.files import hub
+from pipeline.model.positions import MAX_POSITIONS, MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
 CONFIG, GENERATION, TOKENIZER, WEIGHTS = "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"
 FILES = (CONFIG, GENERATION, TOKENIZER, WEIGHTS, f"{WEIGHTS}.index.json", "model-*-of-*.safetensors")  # from a hub
-POSITIONS_PER_SECOND = 50  # of the encoder: 100 mel frames / stride 2
-MAX_POSITIONS = 1500  # 30 s
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 TIMESTAMPS = MAX_POSITIONS + 1  # tokens of 20 ms steps, 0.00 to 30.00, behind the one for "no timestamps"
 
@@ -87,7 +86,7 @@ def read(folder: Path) -> WhisperSpec:
     generation = _Keys(folder / GENERATION, tokens=vocab_size)
     positions = config.number("max_source_positions")
     if positions > MAX_POSITIONS:
-        raise config.wrong("max_source_positions", f"more than {MAX_POSITIONS}, which are 30 s")
+        raise config.wrong("max_source_positions", f"more than {MAX_POSITIONS}, which are {MAX_WINDOW_SECONDS} s")
     target = config.number("max_target_positions")
     if target < 2 * PROMPT_TOKENS + 2:
         raise config.wrong("max_target_positions", f"{target} are too few")

@@ -1,7 +1,7 @@
 """DiffusionGemma as two calls: prefill a prompt of embeddings to a KV cache, denoise canvases against it.
 
 Over transformers' own modules (5.23), because its `forward` takes no audio embeddings, insists on self-conditioning
-*logits*, and always applies the whole vocabulary head. `decode` is DiffusionGemmaDecoderModel.forward with soft
+*logits*, and always applies the whole vocabulary head. `denoise` is DiffusionGemmaDecoderModel.forward with soft
 embeddings.
 """
 
@@ -98,7 +98,7 @@ def embed(model: DiffusionGemmaForBlockDiffusion, tokens: Tensor) -> Tensor:
     return embedded
 
 
-def decode(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH: Tensor, prompt: PromptKV) -> Tensor:
+def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH: Tensor, prompt: PromptKV) -> Tensor:
     """One bidirectional pass over canvases. Returns final hidden states [batch, canvas, hidden], before the lm_head.
 
     canvas_BC: int64 tokens. soft_BCH: `softmax(logits / T) @ embeddings`, unscaled; zeros in the first step.

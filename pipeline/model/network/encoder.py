@@ -7,9 +7,8 @@ from torch import Tensor, nn
 from transformers import WhisperConfig
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from pipeline.model.network.features import FRAMES_PER_SECOND, LogMel
-
-POSITIONS_30_S = 1500  # Whisper's own window: 30 s x 100 mel frames / stride 2
+from pipeline.model.network.features import LogMel
+from pipeline.model.positions import MAX_POSITIONS, POSITIONS_PER_SECOND
 
 
 class AudioEncoder(nn.Module):
@@ -20,8 +19,8 @@ class AudioEncoder(nn.Module):
 
     def __init__(self, *, d_model: int, layers: int, heads: int, ffn: int, mels: int, window_seconds: float) -> None:
         super().__init__()
-        positions = round(window_seconds * FRAMES_PER_SECOND / 2)
-        if not 0 < positions <= POSITIONS_30_S:
+        positions = round(window_seconds * POSITIONS_PER_SECOND)
+        if not 0 < positions <= MAX_POSITIONS:
             raise ValueError(f"window_seconds must be in (0, 30], not {window_seconds}")
         config = WhisperConfig(
             d_model=d_model,

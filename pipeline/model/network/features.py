@@ -6,11 +6,10 @@ import torch
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 
+from pipeline.model.positions import HOP
 from pipeline.schemas import SAMPLE_RATE
 
 N_FFT = 400  # 25 ms
-HOP = 160  # 10 ms: 100 mel frames per second, 50 after the encoder's stride of 2
-FRAMES_PER_SECOND = SAMPLE_RATE // HOP
 
 
 class LogMel(nn.Module):

@@ -67,7 +67,7 @@ class WhisperEngine(Worker):
     def _heard(self, segments: list[Segment]) -> list[SegmentResult | None] | None:
         """None where memory is exhausted; that is returned, as a traceback would keep the tensors alive."""
         try:
-            return self.whisper.hear(segments)
+            return self.whisper.recognise(segments)
         except RuntimeError as err:
             if len(segments) == 1 or not memory_exhausted(err):
                 raise

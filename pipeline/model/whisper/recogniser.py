@@ -29,13 +29,14 @@ from pipeline.model.files import layout, weights, whisper_layout
 from pipeline.model.files.weights import unusable
 from pipeline.model.files.whisper_layout import WhisperSpec
 from pipeline.model.network.features import LogMel
+from pipeline.model.positions import POSITIONS_PER_SECOND
 from pipeline.schemas import SAMPLE_RATE, Segment, SegmentResult
 
 HEAD = "proj_out.weight"
 
 
 @dataclass(frozen=True, slots=True)
-class Decoded:
+class Generated:
     """What was generated for a batch, one row a segment, one column a token; columns after a row's end mean nothing."""
 
     tokens: list[list[int]]
@@ -48,18 +49,18 @@ class Whisper:
 
     def __init__(self, model: WhisperForConditionalGeneration, tokenizer: Tokenizer, spec: WhisperSpec) -> None:
         self.model, self.tokenizer, self.spec = model, tokenizer, spec
-        self.window_samples = spec.positions * SAMPLE_RATE // whisper_layout.POSITIONS_PER_SECOND
+        self.window_samples = spec.positions * SAMPLE_RATE // POSITIONS_PER_SECOND
         self.log_mel = LogMel(spec.mels).to(model.device)
         self._token_of = {token: name for name, token in getattr(model.generation_config, "lang_to_id", {}).items()}
 
-    def hear(self, segments: list[Segment]) -> list[SegmentResult | None]:
+    def recognise(self, segments: list[Segment]) -> list[SegmentResult | None]:
         """Segments of at most `window_samples`, of the spec's languages or of none (then it is detected)."""
-        decoded = self.decode(segments)
-        rows = zip(decoded.tokens, decoded.probability, decoded.entropy, strict=True)
+        generated = self.generate(segments)
+        rows = zip(generated.tokens, generated.probability, generated.entropy, strict=True)
         return [self._result(*row) for row in rows]
 
     @torch.inference_mode()
-    def decode(self, segments: list[Segment]) -> Decoded:
+    def generate(self, segments: list[Segment]) -> Generated:
         """Greedy tokens with their probabilities, up to the slowest row's end."""
         heard = self._encoded(segments)
         chosen = _Chosen()
@@ -75,7 +76,7 @@ class Whisper:
             num_beams=1,
             **prompt,
         )
-        return chosen.decoded(self.spec.max_tokens)
+        return chosen.generated(self.spec.max_tokens)
 
     def _encoded(self, segments: list[Segment]) -> Tensor:
         """[segments, positions, d_model]."""
@@ -134,9 +135,9 @@ class _Chosen(LogitsProcessor):
         self.steps.append((token, logp.gather(-1, token[:, None])[:, 0].exp(), entropy))
         return scores
 
-    def decoded(self, length: int) -> Decoded:
+    def generated(self, length: int) -> Generated:
         columns = zip(*self.steps[:length], strict=True)
-        return Decoded(*(torch.stack(of, dim=1).tolist() for of in columns))
+        return Generated(*(torch.stack(of, dim=1).tolist() for of in columns))
 
 
 def load(name: str, revision: str | None = None, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Whisper:

@@ -9,7 +9,7 @@ from pipeline.model.network.features import LogMel
 from pipeline.model.recogniser import AsrModel
 
 
-def materialise(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
+def allocate(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
     """Allocate all weights on `device` in `dtype`, not filled, tied ones once, in inference mode.
 
     Buffers that are computed, not loaded (mel filters, rotary frequencies), get their values, in float32 as an ordinary
