@@ -86,7 +86,7 @@ class SourceConfig(Section):
 class OutputConfig(Section):
     """Where the results are written."""
 
-    uri: str = Field(min_length=1, description="a local directory or s3://bucket/prefix")
+    uri: str = Field(min_length=1, description="a local directory, or s3://, gs:// or az://bucket/prefix")
     part_rows: int = Field(
         100_000, ge=1, description="about this many rows in each published file transcripts/part-*.parquet"
     )
@@ -252,11 +252,6 @@ def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> Confi
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     for override in overrides:
         _apply(tree, override, schema)
-    return validate(schema, tree)
-
-
-def validate(schema: type[ConfigT], tree: dict[str, Any]) -> ConfigT:
-    """The config of a tree of sections. Raises ConfigError with all mistakes, one line each, with the full keys."""
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as err:

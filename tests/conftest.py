@@ -3,7 +3,13 @@
 import pytest
 from hypothesis import HealthCheck, settings
 
-pytest_plugins = ["tests.support.browser", "tests.support.ceph", "tests.support.runs", "tests.support.triton_process"]
+pytest_plugins = [
+    "tests.support.azurite",
+    "tests.support.browser",
+    "tests.support.ceph",
+    "tests.support.runs",
+    "tests.support.triton_process",
+]
 
 # The same examples everywhere, and no verdict from a clock: a busy machine is no failure.
 settings.register_profile(
@@ -17,8 +23,8 @@ LONG = (
     *("jobs", "source_runs", "exactly_once_s3", "engine_steady", "storage_s3", "demo", "throughput_bench", "cluster"),
     *("bad_audio_run", "pieces", "commit"),
 )
-# Who uses one of these is slow: a gateway of Ceph, Chromium, Triton. Others say it with @pytest.mark.slow.
-SLOW_FIXTURES = {"ceph", "browser", "triton_path"}
+# Who uses one of these is slow: a gateway of Ceph, Azurite, Chromium, Triton. Others say it with @pytest.mark.slow.
+SLOW_FIXTURES = {"ceph", "azurite", "browser", "triton_path"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

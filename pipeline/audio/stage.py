@@ -32,7 +32,6 @@ from pipeline.schemas import (
     piece_row,
     to_table,
 )
-from pipeline.sources.access import remote
 from pipeline.sources.formats import read_recording
 from pipeline.storage.base import apply, open_storage
 
@@ -82,7 +81,6 @@ class DecodeStage:
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.decoder = Decoder(config, about)
         self.plans = PlanReader(self.storage)
-        self.retries = (self.storage.counters, remote.retries)  # requests that were repeated, by error
 
     def __call__(self, units: pa.Table) -> pa.Table:
         """One piece of each unit: the piece that begins at column `start`, or without that column the first one."""

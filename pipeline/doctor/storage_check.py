@@ -16,6 +16,7 @@ from pipeline.doctor.rows import Row, size
 from pipeline.schemas import BadAudio, BadRecording
 from pipeline.sources.formats import list_recordings, read_recording
 from pipeline.storage.base import apply, open_storage, race_probe, reason
+from pipeline.storage.patience import retries
 
 TRIED = 5  # recordings of the source: a single bad one is no reason to stop
 PROBE_BYTES = 1 << 20
@@ -63,7 +64,7 @@ def output(config: RunConfig) -> Iterator[Row]:
         return
     with _left_as_it_was(config.output.uri):
         key, body = f"_run/probe-{uuid.uuid4().hex}", os.urandom(PROBE_BYTES)
-        started = time.perf_counter()
+        before, started = retries.total(), time.perf_counter()
         try:
             storage = open_storage(config.output.uri, config=config.storage)
             storage.put(key, body)
@@ -82,7 +83,7 @@ def output(config: RunConfig) -> Iterator[Row]:
     if wrong:
         yield Row("output", "FAIL", f"{storage.uri}: an object that was put is not {', '.join(wrong)}", RIGHTS)
         return
-    retried = sum(storage.counters.values())
+    retried = retries.total() - before
     found = f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s" + f", {retried} retries" * bool(
         retried
     )

@@ -45,7 +45,7 @@ class GuardedDecoder:
         self.storage = self.stage.storage
         self.attempts = Attempts(self.storage, "decode")
         self.timeout_seconds = config.compute.unit_timeout_seconds
-        self.metrics = RetryMetrics("decode", *self.stage.retries)
+        self.metrics = RetryMetrics("decode")
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
         for row in self._pieces(units["unit_id"][0].as_py(), Place(**units["place"][0].as_py())):
@@ -109,7 +109,7 @@ class GuardedReplica:
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.attempts = Attempts(self.storage, "model")
         self.timeout_seconds = config.compute.unit_timeout_seconds
-        self.metrics = RetryMetrics("model", self.storage.counters)
+        self.metrics = RetryMetrics("model")
 
     async def __call__(self, pieces: pa.Table) -> pa.Table:
         answered = await self._answered(pieces)
@@ -136,7 +136,7 @@ class MeteredCommit:
 
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = CommitStage(config, about)
-        self.metrics = RetryMetrics("commit", self.stage.storage.counters)
+        self.metrics = RetryMetrics("commit")
 
     def __call__(self, pieces: pa.Table) -> pa.Table:
         receipts = self.stage(pieces)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from ray.util import metrics
+
+from pipeline.storage.patience import retries
 
 
 class RetryMetrics:
     """Counts the requests to stores that this process repeated: `ray_fullcanvas_store_retries_total{stage, error}`."""
 
-    def __init__(self, stage: str, *sources: Counter[str]) -> None:
-        """stage: decode, model or commit. sources: counters by name of error, which `report` empties."""
-        self._sources = sources
+    def __init__(self, stage: str) -> None:
+        """stage: decode, model or commit."""
         self._metric = metrics.Counter(
             "fullcanvas_store_retries", "requests to object stores that were repeated", tag_keys=("stage", "error")
         )
@@ -20,7 +19,6 @@ class RetryMetrics:
 
     def report(self) -> None:
         """Hand over what was counted since the last call."""
-        for source in self._sources:
-            for error in list(source):
-                if count := source.pop(error, 0):
-                    self._metric.inc(count, {"error": error})
+        for error in list(retries):
+            if count := retries.pop(error, 0):
+                self._metric.inc(count, {"error": error})

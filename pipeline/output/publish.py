@@ -35,6 +35,7 @@ from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
+from pipeline.storage.patience import retries
 
 ROW_GROUP = 16_384  # rows of a published part that are written together
 LEFT_BEHIND_SECONDS = 24 * 3600  # temporary files this old have no writer any more
@@ -153,7 +154,7 @@ def _publish_once(
     if overtaken():
         raise _Overtaken
     written = letters.versions | rows.versions
-    summary = _summary(storage, tally) | notes
+    summary = _summary(tally) | notes
     storage.put(SUMMARY, _as_json(summary))
     storage.put(PUBLISHED, _as_json(written))
     if _versions(storage) != written:
@@ -260,7 +261,7 @@ def _check_books(storage: Storage, tally: Tally, tables: Mapping[str, _Table]) -
         raise OutputError(f"{storage.uri}/{ACCOUNTING}: the books do not close: {'; '.join(complaints)}")
 
 
-def _summary(storage: Storage, tally: Tally) -> dict[str, Any]:
+def _summary(tally: Tally) -> dict[str, Any]:
     report = tally.report()
     kept = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments")
     return {
@@ -269,7 +270,7 @@ def _summary(storage: Storage, tally: Tally) -> dict[str, Any]:
         "recordings_transcribed": report["recordings_transcribed"],
         "recordings_dead_lettered": report["recordings_dead_lettered"],
         "audio_hours": round(report["seconds_in"] / 3600, 4),
-        "storage_retries": dict(storage.counters),
+        "storage_retries": dict(retries),
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

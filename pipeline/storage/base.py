@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import uuid
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
 from pipeline.config import ConfigError, StorageConfig
+from pipeline.storage.connect import SCHEMES
 from pipeline.storage.local import open_local
+from pipeline.storage.objects import open_objects
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more
 BROKEN = FULL | {errno.EIO, errno.ESTALE}  # a disk or a store, and no program
@@ -48,7 +50,6 @@ class Storage(Protocol):
 
     uri: str
     parallel: int  # how many requests are worth having in flight
-    counters: Counter[str]  # retried errors by name
     single_writer: bool  # nobody else writes here: put_if_absent looks first, and is no condition of the store's
 
     def put(self, key: str, data: bytes | Path) -> None:
@@ -87,7 +88,9 @@ class Storage(Protocol):
 
 
 def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None = None) -> Storage:
-    """The storage at a local directory, `file://` or `s3://bucket/prefix`. `create` makes it and proves it writable.
+    """The storage at a local directory, `file://`, or `s3://`, `gs://` or `az://bucket/prefix`.
+
+    create: make it, and prove that it can be written.
 
     config: applied to this process (`apply`) before. Raises ConfigError, one line naming output.uri, where it cannot be
     read (or, with `create`, written).
@@ -95,12 +98,12 @@ def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None 
     config = config or StorageConfig()
     apply(config)
     scheme, separator, rest = uri.partition("://")
-    if separator and scheme == "s3":
-        from pipeline.storage.s3 import open_s3
-
-        opened: Storage = open_s3(uri, create=create)
+    if separator and scheme in SCHEMES:
+        opened: Storage = open_objects(uri, create=create)
     elif separator and scheme != "file":
-        raise ConfigError(f"output.uri: {uri}: no {scheme}:// here; a local directory or s3://bucket/prefix")
+        raise ConfigError(
+            f"output.uri: {uri}: no {scheme}:// here; a local directory or s3://, gs:// or az://bucket/prefix"
+        )
     else:
         opened = open_local(rest if separator else uri, create=create)
     opened.single_writer = config.single_writer

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -30,7 +29,6 @@ class LocalStorage:
         self.root = root
         self.uri = str(root)
         self.single_writer = False
-        self.counters: Counter[str] = Counter()
 
     def put(self, key: str, data: bytes | Path) -> None:
         target = self._path(key)

@@ -17,7 +17,7 @@ from pipeline.doctor import storage_check
 from pipeline.doctor.rows import Row, guarded
 from pipeline.doctor.settings import DoctorConfig, DoctorOutput, DoctorSource
 from tests.support.archives import archive
-from tests.support.small_s3 import SmallS3
+from tests.support.small_s3 import SmallS3, etag_of
 
 SECRET = "wJalrXUtnFEMIK7MDENG"
 
@@ -32,7 +32,7 @@ class CarelessS3(SmallS3):
             def do_PUT(self) -> None:  # noqa: N802
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 store.objects[self.key()] = data
-                self.answer(200, b"")
+                self.answer(200, b"", {"ETag": etag_of(data)})
 
             def do_DELETE(self) -> None:  # noqa: N802
                 store.objects.pop(self.key(), None)
@@ -114,7 +114,7 @@ def test_an_output_with_content_keeps_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["plan.parquet"]
 
 
-@pytest.mark.parametrize("uri", ["/proc/fullcanvas", "/dev/null/out", "gs://bucket/out"])
+@pytest.mark.parametrize("uri", ["/proc/fullcanvas", "/dev/null/out", "ftp://bucket/out"])
 def test_an_output_that_cannot_be_written_fails(uri: str) -> None:
     row = only(storage_check.output, settings(output=uri))
     assert row.state == "FAIL"

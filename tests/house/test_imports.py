@@ -22,7 +22,6 @@ LAZY = {  # imports of our own inside a function, with their reasons
         "pipeline/run.py",
         "pipeline.flow.chain",
     ): "Ray reads its environment, which flow.cluster sets, when it is imported",
-    ("pipeline/storage/base.py", "pipeline.storage.s3"): "a local run does not load botocore",
     ("pipeline/flow/guard.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/flow/chain.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/benchmark/readers.py", "pipeline.audio.decode"): "a reader is measured with its own libraries alone",

@@ -120,7 +120,7 @@ def test_a_round_of_retries_that_is_half_done_is_shown_as_it_is(
     assert contents(tmp_path / "out") == before
 
 
-@pytest.mark.parametrize("uri", ["{file}", "{file}/below", "gs://bucket/out"])
+@pytest.mark.parametrize("uri", ["{file}", "{file}/below", "ftp://bucket/out"])
 def test_an_output_that_cannot_be_one_is_a_mistake_in_a_dry_run_too(
     source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], uri: str
 ) -> None:

@@ -31,7 +31,7 @@ from pipeline.output.retry import plan_retry
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, Storage, open_storage
 from pipeline.storage.local import LocalStorage
-from pipeline.storage.s3 import S3Replacement
+from pipeline.storage.objects import ObjectReplacement
 from tests.support.outputs import commit, killable, left, plan, ref, run
 
 
@@ -319,7 +319,7 @@ class Bucket(LocalStorage):
     @contextlib.contextmanager
     def replace(self, prefix: str) -> Iterator[Any]:
         with self.scratch() as directory:
-            yield S3Replacement(self, prefix, directory)  # type: ignore[arg-type]
+            yield ObjectReplacement(self, prefix, directory)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from pipeline.sources import parquet
 from pipeline.sources.access import remote, streams
 from pipeline.sources.access.listing import list_files
 from pipeline.sources.formats import list_recordings, read_recording
+from pipeline.storage import patience, ranges
 from tests.support.corpora import commonvoice, fleurs, mls, voxpopuli, write
 from tests.support.small_s3 import SmallS3
 
@@ -44,7 +45,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
         "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
     }.items():
         monkeypatch.setenv(key, value)
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.001)
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # those of remote.py are under test
     s3fs.S3FileSystem.clear_instance_cache()
     yield store
@@ -150,10 +151,10 @@ def test_a_table_on_s3_is_found_without_listing_its_clips(s3: SmallS3) -> None:
 def test_a_busy_store_is_waited_for_and_counted(s3: SmallS3) -> None:
     s3.objects = {"f/a.wav": b"A"}
     (ref,) = refs_of("s3://b/f")
-    before = remote.retries.total()
+    before = patience.retries.total()
     s3.fail["f/a.wav"] = deque([503] * 3)
     assert read_recording(ref).audio == b"A"
-    assert remote.retries.total() == before + 3
+    assert patience.retries.total() == before + 3
 
 
 @pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "m.jsonl", "m.csv.gz", "p.parquet"])
@@ -162,7 +163,7 @@ def test_an_outage_is_never_taken_for_the_end_of_a_file(
     s3: SmallS3, name: str, reads_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
-    for module, constant in ((remote, "STREAM"), (streams, "NEAR"), (streams, "CHUNK"), (parquet, "AHEAD")):
+    for module, constant in ((ranges, "AHEAD"), (streams, "NEAR"), (streams, "CHUNK"), (parquet, "AHEAD")):
         monkeypatch.setattr(module, f"{constant}_BYTES", 20_000)
     rows = [random.Random(row).randbytes(10_000) for row in range(30)]
     archive = tar({f"{i}.wav": row for i, row in enumerate(rows)})
@@ -224,7 +225,7 @@ def test_chains_that_open_nothing_are_one_line(tmp_path: Path, scheme: str, form
 
 
 def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
     errors: list[BaseException] = [ConnectionResetError(), TimeoutError("slow")]
 
     def call() -> str:
@@ -232,12 +233,12 @@ def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPa
             raise errors.pop()
         return "done"
 
-    before = remote.retries["ConnectionResetError"]
-    assert remote.patiently(call, "x") == "done"
-    assert remote.retries["ConnectionResetError"] == before + 1
+    before = patience.retries["ConnectionResetError"]
+    assert remote.ask(call, "x") == "done"
+    assert patience.retries["ConnectionResetError"] == before + 1
     errors.extend(ConnectionResetError(104, "reset by peer") for _ in range(remote.ATTEMPTS))
     with pytest.raises(UnreachableError, match=r"^x: reset by peer$"):
-        remote.patiently(call, "x")
+        remote.ask(call, "x")
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), IsADirectoryError(), OSError(22, "range")])
@@ -248,31 +249,31 @@ def test_what_waiting_cannot_heal_is_missing(error: OSError) -> None:
 
     calls: list[int] = []
     with pytest.raises(BadRecording, match="missing_file"):
-        remote.patiently(call, "x")
+        remote.ask(call, "x")
     assert len(calls) == 1
 
 
 def test_a_dead_web_server_costs_its_own_recordings_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests name hosts that nobody here can repair; a bucket that is silent ends the run instead."""
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
 
     def call() -> None:
         raise ConnectionResetError(104, "reset by peer")
 
-    with pytest.raises(BadRecording, match=r"missing_file: https://example\.org/a\.wav: no answer, 6 times"):
-        remote.patiently(call, "https://example.org/a.wav")
+    with pytest.raises(BadRecording, match=r"missing_file: https://example\.org/a\.wav: no answer, 7 times"):
+        remote.ask(call, "https://example.org/a.wav")
     with pytest.raises(UnreachableError):
-        remote.patiently(call, "s3://bucket/a.wav")
+        remote.ask(call, "s3://bucket/a.wav")
 
 
 def test_a_disk_that_fails_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote, "FIRST_WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
 
     def call() -> None:
         raise OSError(errno.EIO, "Input/output error")
 
     with pytest.raises(UnreachableError, match="Input/output error"):
-        remote.patiently(call, "/mnt/nfs/a.wav")
+        remote.ask(call, "/mnt/nfs/a.wav")
 
 
 @pytest.mark.parametrize("offset", [None, 1000])

@@ -19,7 +19,7 @@ def test_plain_paths_and_file_uris_are_local(tmp_path: Path) -> None:
     assert open_storage(f"file://{tmp_path}/a", create=False).get("x") == b"1"
 
 
-@pytest.mark.parametrize("uri", ["gs://bucket/out", "https://host/out", "/proc/fullcanvas", "/dev/null/out"])
+@pytest.mark.parametrize("uri", ["ftp://bucket/out", "https://host/out", "/proc/fullcanvas", "/dev/null/out"])
 def test_an_output_that_cannot_be_written_is_one_line_naming_it(uri: str) -> None:
     with pytest.raises(ConfigError) as error:
         open_storage(uri)

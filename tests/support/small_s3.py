@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections import deque
 from email.utils import formatdate
@@ -13,6 +14,10 @@ PAGE = 1000
 CODES = {403: "AccessDenied", 503: "SlowDown"}
 
 
+def etag_of(data: bytes) -> str:
+    return f'"{hashlib.md5(data).hexdigest()}"'
+
+
 class SmallS3:
     """objects: key -> bytes of the one bucket "b". fail[key]: status codes to answer first. log: what was asked."""
 
@@ -21,6 +26,7 @@ class SmallS3:
         self.fail: dict[str, deque[int]] = {}
         self.fail_ranges: deque[int] = deque()  # for ranged GETs of any object; 200 lets one pass
         self.log: list[tuple[str, str, str | None]] = []
+        self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -31,7 +37,7 @@ class SmallS3:
 
     def page(self, query: dict[str, list[str]]) -> str:
         prefix, flat = query.get("prefix", [""])[0], "delimiter" in query
-        after = query.get("continuation-token", [""])[0]
+        after = query.get("continuation-token", query.get("start-after", [""]))[0]
         keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
         folders: list[str] = []
         if flat:
@@ -41,7 +47,7 @@ class SmallS3:
         more = len(keys) > PAGE
         keys = keys[: int(query.get("max-keys", [str(PAGE)])[0])][:PAGE]
         entries = "".join(
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size><ETag>&quot;e{len(key)}&quot;</ETag>"
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[key])}</Size><ETag>{escape(etag_of(self.objects[key]))}</ETag>"
             "<LastModified>2024-01-01T00:00:00.000Z</LastModified></Contents>"
             for key in keys
         )
@@ -89,19 +95,22 @@ class SmallS3:
                     self.serve(store.objects[key])
 
             def serve(self, data: bytes) -> None:
-                wanted = self.headers.get("Range")
+                wanted, etag = self.headers.get("Range"), {"ETag": etag_of(data)}
+                if self.headers.get("If-Match", etag["ETag"]) != etag["ETag"]:
+                    return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
                 if not wanted:
-                    return self.answer(200, data)
+                    return self.answer(200, data, etag)
                 first, _, last = wanted.removeprefix("bytes=").partition("-")
                 start, end = int(first), min(int(last) + 1 if last else len(data), len(data))
                 if start >= len(data):
                     return self.answer(416, b"<Error><Code>InvalidRange</Code></Error>")
-                return self.answer(206, data[start:end], {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"})
+                return self.answer(
+                    206, data[start:end], etag | {"Content-Range": f"bytes {start}-{end - 1}/{len(data)}"}
+                )
 
             def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
-                self.send_header("ETag", '"tag"')
                 self.send_header("Last-Modified", formatdate(1_700_000_000, usegmt=True))
                 for name, value in (headers or {}).items():
                     self.send_header(name, value)

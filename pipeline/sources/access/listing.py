@@ -69,7 +69,7 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
 def version_now(uri: str) -> str:
     """What `File.version` would be if it were listed again; "" where it is gone."""
     fs, path = remote.open_fs(uri)
-    info = remote.patiently(lambda: _info(fs, path), uri)
+    info = remote.ask(lambda: _info(fs, path), uri)
     return remote.version_of(info) if info else ""
 
 
@@ -181,7 +181,7 @@ def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[s
         raise ConfigError(f"source.uri: {uri}: no bucket is named")
     options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
     while True:
-        page = remote.patiently(lambda: fs.call_s3("list_objects_v2", **options), uri)
+        page = remote.ask(lambda: fs.call_s3("list_objects_v2", **options), uri)
         yield bucket, page
         if not page.get("IsTruncated"):
             return

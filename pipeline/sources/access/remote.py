@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 import io
-import random
 import sys
-import time
-from collections import Counter
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.core import url_to_fs
@@ -16,14 +14,12 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording, UnreachableError
+from pipeline.storage.patience import Failure, patiently
+from pipeline.storage.ranges import Ranges, Slice, buffered
 
 MAX_RECORDING_BYTES = 512 << 20  # of what must be read whole; more is dead-lettered as too_large
 WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request, more of it by range while it is decoded
-STREAM_BYTES = 4 << 20  # that a reader fetches ahead
-ATTEMPTS = 6
-FIRST_WAIT_SECONDS = 0.5  # doubles: 0.5 + 1 + 2 + 4 + 8 = 15.5 s before jitter, longer than a gateway's restart
-
-retries: Counter[str] = Counter()  # transient errors by name, of this process
+ATTEMPTS = 7  # about 12 seconds, longer than a gateway's restart
 
 T = TypeVar("T")
 _MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -93,7 +89,7 @@ def read_file(uri: str, size: int = 0) -> bytes:
             raise BadRecording("too_large", f"{uri}: {expected:,} bytes; at most {MAX_RECORDING_BYTES:,} are read")
         return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
 
-    return patiently(fetch, uri)
+    return ask(fetch, uri)
 
 
 def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
@@ -103,10 +99,10 @@ def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | Bi
     """
     if not size:
         fs, path = _open(uri)
-        size = patiently(lambda: _size(fs, path, uri), uri)
+        size = ask(lambda: _size(fs, path, uri), uri)
     if size > WHOLE_BYTES:
         stream = open_stream(uri)
-        return stream if offset is None else cast(BinaryIO, io.BufferedReader(_Slice(stream, offset, size)))
+        return stream if offset is None else buffered(Slice(stream, offset, size), io.DEFAULT_BUFFER_SIZE)
     return read_file(uri, size) if offset is None else read_range(uri, offset, offset + size)
 
 
@@ -119,7 +115,7 @@ def read_range(uri: str, start: int, end: int) -> bytes:
     if end <= start:
         return b""
     fs, path = _open(uri)
-    data = patiently(lambda: fs.cat_file(path, start=start, end=end), uri)
+    data = ask(lambda: fs.cat_file(path, start=start, end=end), uri)
     return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send all
 
 
@@ -127,83 +123,30 @@ def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
     """A seekable reader; remote: of ranges, `ahead_bytes` (4 MiB) at once. It and its reads raise as `read_range`."""
     fs, path = _open(uri)
     if is_local(fs):
-        return cast(BinaryIO, patiently(lambda: fs.open(path, "rb"), uri))
-    info = patiently(lambda: fs.info(path), uri)
+        return cast(BinaryIO, ask(lambda: fs.open(path, "rb"), uri))
+    info = ask(lambda: fs.info(path), uri)
     if info.get("type") != "file":
         raise BadRecording("missing_file", f"{uri}: not a file")
     if info.get("size") is None:  # a web server that does not tell: all of it
-        return io.BytesIO(patiently(lambda: fs.cat_file(path), uri))
-    return io.BufferedReader(_RangedFile(uri, int(info["size"])), ahead_bytes or STREAM_BYTES)
+        return io.BytesIO(ask(lambda: fs.cat_file(path), uri))
+    return buffered(Ranges(partial(read_range, uri), int(info["size"])), ahead_bytes)
 
 
-class _Sized(io.RawIOBase):
-    """A seekable file of `size` bytes, before it is said where they come from."""
-
-    def __init__(self, size: int) -> None:
-        self.size, self.at = size, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self.at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.size}[whence])
-        return self.at
+def ask(call: Callable[[], T], uri: str) -> T:
+    """Call, and again after transient errors. Raises as `read_range`."""
+    return patiently(call, lambda error: _judge(error, uri), ATTEMPTS)
 
 
-class _Slice(_Sized):
-    """`size` bytes from `offset` on of another file, which it closes."""
-
-    def __init__(self, whole: BinaryIO, offset: int, size: int) -> None:
-        super().__init__(size)
-        self.whole, self.offset = whole, offset
-
-    def readinto(self, buffer: Any) -> int:
-        wanted = min(len(buffer), self.size - self.at)
-        if wanted <= 0:
-            return 0
-        self.whole.seek(self.offset + self.at)
-        data = self.whole.read(wanted)
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-    def close(self) -> None:
-        self.whole.close()
-        super().close()
-
-
-class _RangedFile(_Sized):
-    """A remote object as a file; unlike fsspec's own, its reads are patient and tell an outage from an end."""
-
-    def __init__(self, uri: str, size: int) -> None:
-        super().__init__(size)
-        self.uri = uri
-
-    def readinto(self, buffer: Any) -> int:
-        data = read_range(self.uri, self.at, min(self.at + len(buffer), self.size))
-        buffer[: len(data)] = data
-        self.at += len(data)
-        return len(data)
-
-
-def patiently(call: Callable[[], T], uri: str) -> T:
-    """Call, again after transient errors: waits double and are jittered. Raises as `read_range`."""
-    for attempt in range(ATTEMPTS):
-        try:
-            return call()
-        except network_errors() as err:
-            if is_missing(err):
-                raise BadRecording("missing_file", f"{uri}: {one_line(err)}") from None
-            if attempt == ATTEMPTS - 1 and uri.startswith(("http://", "https://")):  # some host on the web, out of many
-                raise BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {one_line(err)}") from None
-            if attempt == ATTEMPTS - 1 or type(err).__name__ in _CREDENTIALS:
-                raise UnreachableError(f"{uri}: {one_line(err)}") from err
-            retries[type(err).__name__] += 1
-            time.sleep(FIRST_WAIT_SECONDS * 2**attempt * random.uniform(0.5, 1.5))
-    raise AssertionError("unreachable")
+def _judge(error: Exception, uri: str) -> Failure | None:
+    """What an error of a file system says of the recording, or of the store, at `uri`."""
+    if not isinstance(error, network_errors()):
+        return None
+    line, name = one_line(error), type(error).__name__
+    if is_missing(error):
+        return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
+    if uri.startswith(("http://", "https://")):  # one host of many on the web: the others may be fine
+        return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), name)
+    return Failure(UnreachableError(f"{uri}: {line}"), None if name in _CREDENTIALS else name)
 
 
 def network_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:

@@ -1,0 +1,72 @@
+"""What a failed request to an object store means: one line for a person, and whether trying again can help.
+
+obstore tells status and code only inside its messages, so they are read from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import re
+
+from obstore.exceptions import AlreadyExistsError, BaseError
+
+from pipeline.storage.patience import Failure
+
+TRANSIENT = {409, 429, 500, 502, 503, 504}  # 409: two conditional puts met, the next attempt tells who won
+TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "InternalError"}
+NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
+STATUS = re.compile(r"status code: (\d{3})|code: (\d{3})\b")
+HOST = re.compile(r"https?://([^/\s]+)")
+CODE = re.compile(r"<Code>(\w+)</Code>")
+MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+
+
+def judge(error: Exception, name: str) -> Failure | None:
+    """The meaning of what obstore raised, as an OSError about the object `name`; None: not obstore's."""
+    if not isinstance(error, (BaseError, FileNotFoundError)):
+        return None
+    text = said_by(error)
+    status, code = status_of(text), code_of(text)
+    if status is None and "HTTP error" in text:
+        host = HOST.search(text)
+        message = f"no answer from {host[1]}" if host else "the answer broke off"
+        return Failure(OSError(errno.EIO, message, name), "ConnectionError")
+    if status is None:
+        return Failure(OSError(errno.EINVAL, " ".join(text.split()), name), None)
+    transient = status in TRANSIENT or code in TRANSIENT_CODES
+    return Failure(_as_oserror(status, code, text, name), (code or str(status)) if transient else None)
+
+
+def exists_already(error: AlreadyExistsError) -> bool:
+    """Whether a conditional put was refused because the object is there. A 409 may also mean that two puts met."""
+    text = said_by(error)
+    return status_of(text) != 409 or code_of(text) == "BlobAlreadyExists"  # Azure says 409, all others 412
+
+
+def said_by(error: Exception) -> str:
+    """The message of obstore without what it adds for its own developers."""
+    return str(error).split("\n\nDebug source", 1)[0]
+
+
+def status_of(text: str) -> int | None:
+    """The HTTP status in a message of obstore; None where the store did not answer."""
+    match = STATUS.search(text)
+    return int(match[1] or match[2]) if match else None
+
+
+def code_of(text: str) -> str:
+    """The error code of the store's answer, for example "SlowDown"; "" where it gave none."""
+    match = CODE.search(text)
+    return match[1] if match else ""
+
+
+def _as_oserror(status: int, code: str, text: str, name: str) -> OSError:
+    if code in NO_BUCKET:
+        return OSError(errno.ENXIO, f"{code}: the bucket does not exist", name)
+    said = MESSAGE.search(text)
+    message = f"{code or status}: {' '.join(said[1].split()) if said and said[1].strip() else 'refused'}"
+    if status == 404:
+        return FileNotFoundError(errno.ENOENT, message, name)
+    if status in (401, 403):
+        return PermissionError(errno.EACCES, message, name)
+    return OSError(errno.EIO, message, name)

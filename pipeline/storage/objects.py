@@ -1,0 +1,281 @@
+"""Storage in a bucket through obstore: S3 and its compatibles (s3://), Google Cloud Storage (gs://), Azure (az://).
+
+One winner rests on the store's conditional PUT: `If-None-Match: *` on S3, Ceph, MinIO and Azure, and
+`x-goog-if-generation-match: 0` on Google. Tested against Ceph and Azurite; Google's is not tested against a real store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import mmap
+import os
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import obstore
+from obstore.exceptions import AlreadyExistsError
+
+from pipeline.config import ConfigError
+from pipeline.storage.answers import exists_already, judge
+from pipeline.storage.connect import CannotConnect, Store, connect
+from pipeline.storage.patience import patiently
+from pipeline.storage.ranges import AHEAD_BYTES, Ranges, buffered
+
+ATTEMPTS, OPENING_ATTEMPTS = 12, 7  # about 80 and 12 seconds of patience
+LARGEST_PUT = 5 * 2**30  # bytes of one request, S3's limit; a condition on a multipart upload is ignored by Ceph
+LARGE = 16 * 2**20  # bytes; longer uploads get LARGE_SECONDS
+SMALL_SECONDS, LARGE_SECONDS = 60, 1800  # of one request, from connecting to the end of its answer
+PAGE = 1000  # keys of one listing request
+T = TypeVar("T")
+
+_process: int | None = None  # the one that started obstore's threads
+
+
+class ObjectStorage:
+    """A `pipeline.storage.base.Storage` at `scheme://bucket/prefix`; what the methods promise is written there.
+
+    409, 429, 5xx, timeouts and resets are repeated and counted in `patience.retries`; 403 and 404 never are. A process
+    that was forked from one that has sent requests cannot send any (obstore's threads are not forked): RuntimeError.
+    """
+
+    parallel = 32
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        self.uri = uri.rstrip("/")
+        self.scheme, self.bucket = parts.scheme, parts.netloc
+        self.prefix = f"{parts.path.strip('/')}/".lstrip("/")
+        self.single_writer = False
+        self.attempts = ATTEMPTS
+        self._lock = threading.Lock()
+        self._clients: dict[int, Store] = {}  # by the seconds that a request may take
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The clients, with their keys, are made again wherever it arrives.
+        return type(self), (self.uri,), {"single_writer": self.single_writer}
+
+    def put(self, key: str, data: bytes | Path) -> None:
+        self.put_version(key, data)
+
+    def put_version(self, key: str, data: bytes | Path) -> str:
+        """Do what `put` does. Returns the version of the written object, as `versions` gives it."""
+        etag, _ = self._put(key, data, "overwrite")
+        _consume(data)
+        return _version(etag)
+
+    def put_if_absent(self, key: str, data: bytes | Path) -> bool:
+        if self.single_writer:
+            won = not self.exists(key)
+            if won:
+                self._put(key, data, "overwrite")
+        else:
+            won = self._create(key, data)
+        _consume(data)
+        return won
+
+    def get(self, key: str) -> bytes:
+        return self._patiently(lambda client: bytes(obstore.get(client, self._at(key)).bytes()), key)
+
+    def open(self, key: str) -> BinaryIO:
+        head = self._patiently(lambda client: obstore.head(client, self._at(key)), key)
+        return buffered(Ranges(partial(self._read_range, key, head["e_tag"]), head["size"]))
+
+    def list(self, prefix: str) -> Iterator[str]:
+        for entry in self._entries(prefix):
+            yield entry["path"].removeprefix(self.prefix)
+
+    def versions(self, prefix: str) -> dict[str, str]:
+        return {entry["path"].removeprefix(self.prefix): _version(entry["e_tag"]) for entry in self._entries(prefix)}
+
+    def exists(self, key: str) -> bool:
+        try:
+            self._patiently(lambda client: obstore.head(client, self._at(key)), key)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, key: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self._patiently(lambda client: obstore.delete(client, self._at(key)), key)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="fullcanvas-") as directory:
+            yield Path(directory)
+
+    @contextlib.contextmanager
+    def replace(self, prefix: str) -> Iterator[ObjectReplacement]:
+        with self.scratch() as directory:
+            replacement = ObjectReplacement(self, prefix, directory)
+            yield replacement
+            for key in list(self.list(f"{prefix}/")):
+                if key not in replacement.versions:
+                    self.delete(key)
+
+    def sweep(self, older_than_seconds: float) -> int:  # noqa: ARG002
+        return 0  # a put is one request: there is nothing half-written
+
+    def _create(self, key: str, data: bytes | Path) -> bool:
+        """Write the object unless it exists. Returns whether this call wrote it."""
+        etag, requests = self._put(key, data, "create")
+        if etag is not None:
+            return True
+        # Refused after a retry: the answer of an earlier request may have got lost after that request wrote the object.
+        return requests > 1 and self._contains(key, data)
+
+    def _put(self, key: str, data: bytes | Path, mode: Literal["create", "overwrite"]) -> tuple[str | None, int]:
+        """The etag of the written object, None where "create" found one there; and how many requests were sent."""
+        target, size = self._at(key), _size(data)
+        if size > LARGEST_PUT:
+            raise OSError(errno.EFBIG, f"{size} bytes are more than one request may carry", f"{self.uri}/{key}")
+        body = _body(data)
+        requests = 0
+
+        def request(client: Store) -> str | None:
+            nonlocal requests
+            requests += 1
+            try:
+                return obstore.put(client, target, body, mode=mode, use_multipart=False)["e_tag"] or ""
+            except AlreadyExistsError as err:
+                if mode == "create" and exists_already(err):
+                    return None
+                raise
+
+        return self._patiently(request, key, LARGE_SECONDS if size > LARGE else SMALL_SECONDS), requests
+
+    def _contains(self, key: str, data: bytes | Path) -> bool:
+        """Whether the object at `key` has this content."""
+        with _stream(data) as ours, self.open(key) as theirs:
+            while chunk := ours.read(AHEAD_BYTES):
+                if theirs.read(len(chunk)) != chunk:
+                    return False
+            return not theirs.read(1)
+
+    def _read_range(self, key: str, etag: str | None, start: int, end: int) -> bytes:
+        """Bytes from start to end while the object has that etag; OSError once it was replaced."""
+        options: Any = {"range": (start, end), "if_match": etag}
+        return self._patiently(lambda client: bytes(obstore.get(client, self._at(key), options=options).bytes()), key)
+
+    def _entries(self, prefix: str) -> Iterator[Any]:
+        """Metadata of the objects whose keys start with `prefix`, in order.
+
+        obstore lists whole folders. So the listing of the folder begins at the prefix and ends where it is left.
+        """
+        folder, _, start = prefix.rpartition("/")
+        after = self.prefix + prefix if start else None
+        if start:
+            with contextlib.suppress(FileNotFoundError):  # the object whose key is the prefix itself
+                yield self._patiently(lambda client: obstore.head(client, self._at(prefix)), prefix)
+        pages: Iterator[Sequence[Any]] | None = None
+
+        def next_page(client: Store) -> Sequence[Any]:
+            nonlocal pages
+            if pages is None:
+                pages = iter(obstore.list(client, (self.prefix + folder).rstrip("/"), offset=after, chunk_size=PAGE))
+            try:
+                return next(pages, ())
+            except Exception:
+                pages = None  # the next attempt goes on after the last key
+                raise
+
+        while page := self._patiently(next_page, prefix):
+            for entry in page:
+                if after is not None and entry["path"].encode() <= after.encode():
+                    continue  # not every store begins where it is told to
+                if not entry["path"].startswith(self.prefix + prefix):
+                    return
+                yield entry
+            after = page[-1]["path"]
+
+    def _at(self, key: str) -> str:
+        if any(part in ("", ".", "..") for part in key.split("/")):
+            raise ValueError(f"{key!r} is no key below {self.uri}")
+        return self.prefix + key
+
+    def _patiently(self, request: Callable[[Store], T], key: str, seconds: int = SMALL_SECONDS) -> T:
+        name = f"{self.uri}/{key}"
+        try:
+            client = self._client(seconds)
+        except CannotConnect as err:
+            raise OSError(errno.EINVAL, str(err), name) from None
+        return patiently(lambda: request(client), lambda error: judge(error, name), self.attempts)
+
+    def _client(self, seconds: int) -> Store:
+        global _process
+        _process = _process or os.getpid()
+        if _process != os.getpid():
+            raise RuntimeError(
+                "an object store cannot be used in a process that was forked from one that has used it: "
+                'start the process by the method "spawn" or "forkserver"'
+            )
+        with self._lock:
+            if seconds not in self._clients:
+                self._clients[seconds] = connect(self.scheme, self.bucket, seconds)
+            return self._clients[seconds]
+
+
+class ObjectReplacement:
+    """Objects below a prefix that are put one by one and, at the end, are all there is."""
+
+    def __init__(self, storage: ObjectStorage, prefix: str, directory: Path) -> None:
+        self._storage, self._prefix, self._directory = storage, prefix, directory
+        self.versions: dict[str, str] = {}
+
+    def path(self, name: str) -> Path:
+        return self._directory / name
+
+    def add(self, name: str) -> None:
+        key = f"{self._prefix}/{name}"
+        self.versions[key] = self._storage.put_version(key, self._directory / name)
+
+
+def open_objects(uri: str, *, create: bool) -> ObjectStorage:
+    """The storage at `uri`, proved readable and with `create` writable; ConfigError where that fails."""
+    storage = ObjectStorage(uri)
+    if not storage.bucket:
+        raise ConfigError(f"output.uri: {uri}: no bucket; it reads {storage.scheme}://bucket/prefix")
+    storage.attempts = OPENING_ATTEMPTS
+    try:
+        if create:
+            probe = f"_run/probe-{uuid.uuid4().hex}"
+            storage.put(probe, b"writable")
+            storage.delete(probe)
+        next(storage.list(""), None)
+    except OSError as err:
+        raise ConfigError(f"output.uri: {uri}: {err.strerror or err}") from None
+    storage.attempts = ATTEMPTS
+    return storage
+
+
+def _version(etag: str | None) -> str:
+    """An etag without quotes: Azure's listings leave them out."""
+    return (etag or "").strip('"')
+
+
+def _body(data: bytes | Path) -> Any:
+    """What obstore sends: a file is mapped into memory, not copied there."""
+    if isinstance(data, bytes) or not _size(data):
+        return data if isinstance(data, bytes) else b""
+    with data.open("rb") as file:
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _size(data: bytes | Path) -> int:
+    return len(data) if isinstance(data, bytes) else data.stat().st_size
+
+
+def _stream(data: bytes | Path) -> BinaryIO:
+    return io.BytesIO(data) if isinstance(data, bytes) else data.open("rb")
+
+
+def _consume(data: bytes | Path) -> None:
+    if isinstance(data, Path):
+        data.unlink()
