@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from infra.tiny.augment import augment, clean
 from infra.tiny.phrases import is_evaluation, phrase
 from infra.tiny.voices import ENGINES, EngineError, check_engines, pick_voice, speak
+from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.schemas import SAMPLE_RATE
 
@@ -169,7 +170,7 @@ def _utterance(
             continue
         if evaluation:
             seen.add(text)
-        pcm = np.round(samples * 32767).astype("<i2").tobytes()
+        pcm = to_pcm(samples)
         seconds = len(samples) / SAMPLE_RATE
         return {"id": name, "language": language, "voice": str(voice), "text": text, "pcm": pcm, "seconds": seconds}
     raise RuntimeError(f"{name}: no utterance in {MAX_ATTEMPTS} attempts; do the engines work?")

@@ -16,6 +16,8 @@ import pytest
 from pipeline.training import adapter
 from tests.support.adapter_case import config, overrides, settings, write_case
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
 
 
@@ -28,8 +30,6 @@ def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """It is killed while it trains in one process, and goes on in a worker of Ray Train."""
     write_case(tmp_path)
@@ -62,7 +62,7 @@ def test_a_mistake_that_a_worker_of_ray_finds_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "long/a.wav").write_bytes((tmp_path / "train/0.wav").read_bytes())
     (tmp_path / "long/a.txt").write_text("qqqqqqqqqqqqqqqq")
     run = job(tmp_path, source={"uri": str(tmp_path / "long")}, compute={"workers": 1, "max_failures": 0})
-    _, err = run.communicate(timeout=100)
+    _, err = run.communicate(timeout=240)
     assert run.returncode == 2
     assert err.splitlines()[-1] == f"source.uri: {tmp_path}/long: no text fits the canvas of 8"
     assert "Traceback" not in err
