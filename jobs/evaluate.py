@@ -1,7 +1,7 @@
 """Measure word error rates and judge them: python -m jobs.evaluate --config configs/evaluate-nightly.yaml key=value ...
 
-Transcribes the sets (or takes outputs that are there), compares them with a baseline, keeps the result beside those of
-other nights and writes report.html and junit.xml. 1 where the gate is closed.
+Transcribes the sets (or reads finished outputs), compares them with a baseline, keeps the result for later evaluations
+and writes report.html and junit.xml. Exit code 1 where the gate is closed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pipeline.evaluation.settings import EvaluateConfig
 
 
 def run(config: EvaluateConfig) -> int:
-    """Evaluate and show the rates; returns the exit code."""
+    """Evaluate and print the rates; returns the exit code."""
     from pipeline.evaluation.evaluate import evaluate
     from pipeline.evaluation.wording import summary_lines
 

@@ -1,1 +1,1 @@
-"""Error rates that can be trusted: corpora, normalisers, counts, comparison with a baseline, history, report."""
+"""Evaluation: error rates with intervals, comparison with a baseline, a gate, history and a report."""

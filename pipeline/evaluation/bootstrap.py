@@ -35,12 +35,12 @@ CHUNK = 2**20  # blocks drawn at a time: 8 MB for each of the arrays that scipy 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """New minus old. p < 1 - level implies `low` > 0: both come from the same draws."""
+    """Rate of the new system minus that of the old one. Where p < 1 - level, `low` > 0: both use the same draws."""
 
     difference: float  # of corpus-level rates
-    low: float  # the true difference is above it with the probability `level`
-    high: float  # ... below it
-    p: float  # one-sided, in (0, 1]: that the new one is no worse
+    low: float  # the true difference is above it with probability `level`
+    high: float  # the true difference is below it with probability `level`
+    p: float  # one-sided, in (0, 1], of the hypothesis that the new system is no worse
 
 
 def interval(
@@ -54,9 +54,9 @@ def interval(
 ) -> tuple[float, float] | tuple[None, None]:
     """Two-sided interval of a corpus-level error rate; (None, None) where there is one block only.
 
-    errors, units: [recordings], integers, units of the reference > 0. blocks: [recordings], what is drawn together.
-    The order of recordings does not matter. Without any error it is (0, 0): what was never seen cannot be drawn.
-    Raises ValueError where nothing is given or a block has no units.
+    errors, units: [recordings], integers; units are those of the reference. blocks: [recordings], names of what is
+    drawn together. The order of recordings does not matter. Without any error the interval is (0, 0), since a bootstrap
+    draws only what was observed. Raises ValueError where there is no recording, or where a block has no units.
     """
     errors_B, units_B = block_sums(blocks, errors, units)
     if len(units_B) == 1:
@@ -77,12 +77,13 @@ def paired(
 ) -> Paired:
     """Difference of the corpus-level error rates of two systems on the same recordings.
 
-    new, old: [recordings], errors; units, blocks: as in `interval`. Each bound holds with the probability `level` by
-    itself, so both together with 2 level - 1. Raises ValueError with fewer than two blocks or where one has no units.
+    new, old: [recordings], errors of each system. units, blocks: as in `interval`. Each bound alone is right with
+    probability `level`, both together with 2 level - 1. Raises ValueError with fewer than two blocks, or where a block
+    has no units.
     """
     new_B, old_B, units_B = block_sums(blocks, new, old, units)
     if len(units_B) == 1:
-        raise ValueError("a single block: the spread of its difference is unknown")
+        raise ValueError("a single block: the spread of the difference is unknown")
     draws = _draws(new_B - old_B, units_B, resamples, seed)
     low, high = _bounds(draws, 1 - level)
     p = float((1 + np.count_nonzero(draws <= 0)) / (1 + resamples))
@@ -90,30 +91,34 @@ def paired(
 
 
 def blocks_of(rows: Iterable[tuple[str, str, str | None]]) -> list[str]:
-    """What is drawn together, of (set, recording, speaker): a speaker's recordings of a set, or one without a speaker.
+    """Names of the blocks of (set, recording, speaker) rows: all recordings of one speaker in one set are a block.
 
-    Where that would be one block, recordings: what is found then holds for this speaker.
+    A recording whose speaker is unknown is a block of its own. Where all rows are from one speaker, every recording is
+    a block; the result is then valid for this speaker only.
     """
-    held = list(rows)
-    blocks = [f"{group}\0speaker {who}" if who else f"{group}\0recording {name}" for group, name, who in held]
-    return blocks if len(set(blocks)) > 1 else [f"{group}\0recording {name}" for group, name, _ in held]
+    given = list(rows)
+    recordings = [f"{group}\0recording {name}" for group, name, _ in given]
+    blocks = [
+        f"{group}\0speaker {who}" if who else alone for (group, _, who), alone in zip(given, recordings, strict=True)
+    ]
+    return blocks if len(set(blocks)) > 1 else recordings
 
 
 def block_sums(blocks: Sequence[str], *values: ArrayLike) -> tuple[np.ndarray, ...]:
-    """Sums of each of `values` [recordings] over equal names in `blocks`: float64 [blocks], in the order of names."""
+    """Sums of each of `values` [recordings] over equal names in `blocks`: float64 [blocks], sorted by name."""
     names, index = np.unique(np.asarray(blocks, dtype=object), return_inverse=True)
     return tuple(np.bincount(index, np.asarray(value, float), len(names)) for value in values)
 
 
 def language_seed(seed: int, language: str) -> int:
-    """The seed of one language: the same whatever other languages there are."""
+    """The seed of one language. It does not depend on which other languages are evaluated."""
     return int.from_bytes(hashlib.sha256(f"{seed} {language}".encode()).digest()[:8])
 
 
 def _draws(values_B: np.ndarray, units_B: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    """[resamples]: what the ratio of the sums might be. At least two blocks."""
+    """[resamples]: possible values of sum(values) / sum(units). There are at least two blocks."""
     if not len(units_B) or units_B.min() <= 0:
-        raise ValueError("no block, or one without units: it has no rate")
+        raise ValueError("no block, or a block without units: there is no rate")
     random = np.random.default_rng(seed)
     blocks = len(units_B)
     ratios_R = stats.bootstrap(
@@ -137,6 +142,6 @@ def _ratio(values: np.ndarray, units: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def _bounds(draws: np.ndarray, tail: float) -> tuple[float, float]:
-    """With the probability `tail` the truth is below, and as often above. Quantiles k / (n + 1), as p has them."""
+    """The truth is below the first with probability `tail`, and above the second as well. Quantiles k / (n + 1)."""
     low, high = np.quantile(draws, [tail, 1 - tail], method="weibull")
     return float(low), float(high)

@@ -1,4 +1,4 @@
-"""New evaluation against baseline: pairs recordings, tests the difference by language, says if the gate is open."""
+"""New evaluation against the baseline: pairs recordings, tests the difference by language, decides the gate."""
 
 from __future__ import annotations
 
@@ -20,25 +20,26 @@ from pipeline.evaluation.wording import percent, points, probability
 KEY = ["set", "recording_id"]
 _COUNTS = [f"{prefix}_{name}" for prefix in ("word", "char") for name in ("substitutions", "deletions", "insertions")]
 _HITS = ["word_hits", "char_hits"]
-ALL = "all"  # every language at once: a small loss everywhere shows here first
+ALL = "all"  # all languages together: shows a small loss in every language first
 _COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HITS, *_COUNTS]
 
 
 def compare(
     new: pa.Table, old: pa.Table, *, resamples: int = 1_000, alpha: float = 0.05, seed: int = 0
 ) -> list[Comparison]:
-    """One comparison per language, in the order of their names, on the recordings that both evaluations have; with more
-    than one language, before them all recordings together, each in the units of its language's headline.
+    """One comparison per language, sorted by name, on the recordings that both evaluations have.
+
+    With more than one language, the first comparison is of all recordings together, each in the units (words or
+    characters) that its language is judged by.
 
     new, old: schemas.EVALUATED, one evaluation each, rows in any order. A pair has the same set and recording_id, and
-    the same reference after normalisation, which is not empty. `left_out` counts what has a reference in either
-    evaluation and no partner. Blocks are the speakers of a set, and recordings where they are unknown; where a
-    language has but one speaker, blocks are the recordings, and what is found holds for this speaker. A language of
-    one recording has no comparison. `low` and `high` hold with 1 - alpha each; p_holm corrects for the number of
-    comparisons, and `detectable` is for the strictest step of this correction: seen whatever the others do.
+    the same normalised reference, which is not empty. `left_out` counts recordings that have a reference in either
+    evaluation but no partner. Blocks: see `blocks_of`. A language with one pair only has no comparison. `low` and
+    `high` each hold with probability 1 - alpha. p_holm is corrected for the number of comparisons. `detectable` is for
+    the strictest step of this correction, so it does not depend on the other languages.
 
-    Raises ConfigError where a recording stands in one evaluation twice, where the normalisers differ, where nothing
-    pairs, or where resamples are so few that no p could be below alpha.
+    Raises ConfigError where an evaluation has a recording twice, where the normalisers differ, where nothing pairs, or
+    where `resamples` are too few for any p below alpha.
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
     both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
@@ -59,30 +60,32 @@ def compare(
     counts = pairs["language_new"].value_counts().to_pylist()
     languages = sorted(count["values"] for count in counts if count["counts"] > 1)
     languages = [ALL, *languages] if len(languages) > 1 else languages
-    if len(languages) / (resamples + 1) >= alpha:  # the smallest p there is, corrected: the gate could never close
+    if len(languages) / (resamples + 1) >= alpha:  # the smallest possible p_holm: the gate could never close
         raise ConfigError(
             f"gate.resamples: {resamples:,} are too few for {len(languages)} comparisons at gate.alpha={alpha:g}: "
             f"{math.ceil(len(languages) / alpha):,} or more"
         )
     expected = pc.coalesce(joined["language_new"], joined["language_old"])
-    found = []
+    comparisons = []
     for language in languages:
         chosen = pairs if language == ALL else pairs.filter(pc.field("language_new") == language)
         wanted = joined.num_rows if language == ALL else pc.sum(pc.equal(expected, language)).as_py()
         left_out = wanted - chosen.num_rows
         share = alpha / len(languages)
-        found.append(_compared(chosen, language, left_out, resamples=resamples, alpha=alpha, share=share, seed=seed))
+        comparisons.append(
+            _compared(chosen, language, left_out, resamples=resamples, alpha=alpha, share=share, seed=seed)
+        )
     return [
         replace(one, p_holm=p_holm, regressed=p_holm < alpha and one.low > 0)
-        for one, p_holm in zip(found, holm([one.p for one in found]), strict=True)
+        for one, p_holm in zip(comparisons, holm([one.p for one in comparisons]), strict=True)
     ]
 
 
 def unpaired(new: pa.Table, old: pa.Table) -> dict[str, int]:
-    """Languages of which `new` has no recording that pairs with one of the baseline's, and how many it has of them.
+    """Languages of the baseline without any pair in `new`, with the number of their recordings in the baseline.
 
-    Of the sets that `new` has as well: another choice of sets is no loss. The baseline's with a reference count; a
-    single one of a language is not compared, and not missed.
+    Only sets that `new` has too are considered, so that another choice of sets is no loss. Only recordings with a
+    reference count. A language with one recording is never compared, so it is not missed either.
     """
     sets = pc.unique(new["set"])
     there = _side(old, "old").filter(pc.is_in(pc.field("set"), sets))
@@ -104,11 +107,11 @@ def verdict(
     *,
     lost: Mapping[str, int] | None = None,
 ) -> Verdict:
-    """Whether the gate is open: no language regressed, none is above its ceiling, every set is covered.
+    """Whether the gate is open: no language regressed, no rate is above its ceiling, every set is covered.
 
-    comparisons: of `compare`; empty where there is no baseline. rates: those of the groups language and set are judged,
-    others are passed over. lost: of `unpaired`. What cannot be judged closes the gate: a ceiling without a rate, a set
-    without references, a language of the baseline that is not there.
+    comparisons: from `compare`; empty without a baseline. rates: only the groups language and set are used. lost: from
+    `unpaired`. What cannot be judged closes the gate: a ceiling without a rate, a set without references, a language
+    of the baseline that is missing.
     """
     languages = {one.key: one for one in rates if one.group == "language"}
     sets = [one for one in rates if one.group == "set"]
@@ -120,14 +123,14 @@ def verdict(
     checks += [Check("regression", language, _gone(language, count)) for language, count in (lost or {}).items()]
     checks += [
         Check("coverage", one.key, _uncovered(one, gate.min_coverage)) for one in sets if one.recordings > one.unread
-    ]  # a language of which nothing could be read counts in its set
+    ]  # where no recording of a language could be read, its set shows that
     checks += _covered(sets, gate.min_coverage)
     failures = tuple(check.failure for check in checks if check.failure is not None)
     return Verdict(failures, tuple(_warnings(comparisons, languages, gate)), tuple(checks))
 
 
 def _side(table: pa.Table, name: str) -> pa.Table:
-    """What has a reference, columns called *_new or *_old."""
+    """The rows that have a reference, columns renamed to *_new or *_old, except the keys."""
     rows = table.select(_COLUMNS).filter(pc.field("reference_normal") != "")
     if twice := rows.num_rows - rows.group_by(KEY).aggregate([]).num_rows:
         side = "this evaluation" if name == "new" else "baseline"
@@ -138,7 +141,7 @@ def _side(table: pa.Table, name: str) -> pa.Table:
 def _compared(
     pairs: pa.Table, language: str, left_out: int, *, resamples: int, alpha: float, share: float, seed: int
 ) -> Comparison:
-    """One language or all, at least two pairs; p not corrected. share: of alpha, for the smallest difference seen."""
+    """One comparison of at least two pairs, p not corrected yet. share: of alpha, for `detectable`."""
     new, old = (_counted(pairs, name) for name in ("new", "old"))
     units = _counted(pairs, "new", ("hits", "substitutions", "deletions"))
     speakers = pc.coalesce(pairs["speaker_new"], pairs["speaker_old"])
@@ -168,7 +171,7 @@ def _compared(
 def _counted(
     pairs: pa.Table, name: str, kinds: Sequence[str] = ("substitutions", "deletions", "insertions")
 ) -> np.ndarray:
-    """[recordings]: sum of these kinds, in the units of each one's language."""
+    """[recordings]: sum of these kinds of counts, in characters or words as the language of each is judged by."""
     words, chars = (
         np.stack([pairs[f"{prefix}_{kind}_{name}"].to_numpy() for kind in kinds]).sum(axis=0, dtype=np.int64)
         for prefix in ("word", "char")
@@ -188,7 +191,7 @@ def _regression(one: Comparison) -> str:
 def _above(language: str, rates: Rates | None, ceiling: float) -> str | None:
     rate = rates.counts.rate if rates else None
     if rates is None or rate is None:
-        return f"{language}: nothing to hold against its ceiling of {percent(ceiling)}: no rate"
+        return f"{language}: no rate to compare with its ceiling of {percent(ceiling)}"
     if rate <= ceiling:
         return None
     return f"{language}: {rates.metric} {percent(rate)} is above the ceiling of {percent(ceiling)}"
@@ -204,15 +207,15 @@ def _uncovered(one: Rates, least: float) -> str | None:
 
 
 def _covered(sets: Sequence[Rates], least: float) -> Iterator[Check]:
-    """Whole sets, where their languages do not say it: some recordings could not be read at all, or have no text."""
+    """Checks of whole sets, where their languages do not show it: recordings that could not be read or have no text."""
     nothing = "no recording with a reference: nothing was evaluated"
     if not any(one.recordings > one.unread for one in sets):
         yield Check("coverage", ALL, nothing)
         return
-    held: dict[str, list[Rates]] = {}
+    by_name: dict[str, list[Rates]] = {}
     for one in sets:
-        held.setdefault(one.key.split(" ")[0], []).append(one)
-    for name, group in held.items():
+        by_name.setdefault(one.key.split(" ")[0], []).append(one)
+    for name, group in by_name.items():
         fields = ("recordings", "transcribed", "dead", "missing", "unread", "bare", "empty_references")
         whole = replace(group[0], key=name, **{key: sum(getattr(one, key) for one in group) for key in fields})
         if whole.recordings == whole.unread and not whole.empty_references:
@@ -222,7 +225,7 @@ def _covered(sets: Sequence[Rates], least: float) -> Iterator[Check]:
 
 
 def _gone(language: str, count: int) -> str:
-    return f"{language}: none of the {count:,} recordings of the baseline is here with the same reference"
+    return f"{language}: the baseline has {count:,} recordings, this evaluation has none with the same reference"
 
 
 def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], gate: GateConfig) -> Iterator[str]:
@@ -233,10 +236,10 @@ def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], ga
                 f"{100 * gate.margin:.2f}): {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
                 f"p {probability(one.p_holm)} after Holm, {one.blocks:,} blocks"
             )
-        if one.left_out and one.language != ALL:  # languages tell their own
+        if one.left_out and one.language != ALL:  # the languages say it already
             yield (
                 f"{one.language}: {one.left_out:,} recordings left out of the comparison, {one.recordings:,} compared: "
-                f"only one evaluation has them, or with another reference"
+                f"only one evaluation has them, or their references differ"
             )
     compared = {one.language for one in comparisons}
     for language in languages if comparisons else ():

@@ -1,4 +1,4 @@
-"""Drawings of matplotlib as SVG text that follows the colours and fonts of the page around it."""
+"""Drawings of matplotlib as SVG text that takes colours and fonts from the page around it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
-# Drawn in these, then replaced by a variable of the page; after the comma what holds where there is no such page.
+# Matplotlib draws in these colours, which variables of the page then replace. Behind the comma: without such a page.
 INK, LINE, SERIES, OTHER = "#010101", "#020202", "#030303", "#040404"
 _COLOURS = {
     INK: "var(--ink,#1c2127)",
@@ -22,8 +22,8 @@ _COLOURS = {
     OTHER: "var(--other,#b45309)",
 }
 _SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",  # text stays text: the browser has the letters of Hindi and Chinese
-    "text.parse_math": False,  # a name may hold a dollar sign
+    "svg.fonttype": "none",  # text stays text, since the browser has fonts for Hindi and Chinese
+    "text.parse_math": False,  # a name may contain a dollar sign
     "font.size": 10,
     "axes.edgecolor": LINE,
     "axes.labelcolor": INK,
@@ -46,24 +46,24 @@ _SETTINGS: dict[Any, Any] = {
 
 @contextmanager
 def drawing(name: str) -> Iterator[None]:
-    """The settings of one plot. Its name enters the ids of its shapes: the same every time, others in another plot."""
+    """The settings of one plot. The ids of its shapes depend on its name, so they differ between plots."""
     with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()  # whatever a matplotlibrc of this machine says
+        matplotlib.rcdefaults()  # ignore any matplotlibrc of this machine
         matplotlib.rcParams.update(_SETTINGS | {"svg.hashsalt": name})
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # only measured here, shown elsewhere
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # the browser has other fonts
         yield
 
 
 def svg(name: str, figure: Figure, title: str) -> str:
-    """The drawing as one <svg> element, without date, file header and ids that nothing refers to."""
+    """The drawing as one <svg> element, without date, file header and unused ids."""
     file = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(file, format="svg", transparent=True, metadata=nothing)
     text = file.getvalue()
     text = text[text.index("<svg") :].strip()
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # would hold for the whole page
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)  # it would apply to the whole page
     used = set(re.findall(r"#([\w-]+)", text))
-    text = re.sub(r' id="([^"]+)"', lambda found: found[0] if found[1] in used else "", text)
+    text = re.sub(r' id="([^"]+)"', lambda match: match[0] if match[1] in used else "", text)
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font,system-ui),sans-serif", text)
     for drawn, shown in _COLOURS.items():
         text = text.replace(drawn, shown)

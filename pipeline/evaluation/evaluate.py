@@ -1,4 +1,4 @@
-"""One evaluation: transcribe what is not there yet, score, compare with the baseline, judge, keep, report."""
+"""One evaluation: transcribe the sets, count errors, compare with the baseline, decide the gate, keep, report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.rates import rate, rates
 from pipeline.evaluation.report import render
 from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
-from pipeline.evaluation.rows import heard
+from pipeline.evaluation.rows import outcomes
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
 from pipeline.flow.cluster import ray_cluster
@@ -38,44 +38,44 @@ from pipeline.storage.base import Storage, open_storage
 
 log = logging.getLogger(__name__)
 
-# What changes the figures; all else of the config does not.
+# The sections of the config that change the figures.
 DECIDING = ("sets", "model", "denoise", "segment", "corrupt")
 
 
 @dataclass(frozen=True, slots=True)
-class _Round:
-    """The rows of all sets under one combination of settings, and how fast they came."""
+class _Scored:
+    """The rows of all sets under one combination of settings, and how long transcribing took."""
 
     rows: list[dict[str, Any]]
     audio_seconds: float
-    seconds: float  # 0: nothing was transcribed for it
+    seconds: float  # of the clock; 0: nothing had to be transcribed
 
 
 def evaluate(config: EvaluateConfig) -> Evaluation:
-    """Evaluate all sets. What was transcribed in the same run under the same settings is not transcribed again.
+    """Evaluate all sets. What the same run has transcribed under the same settings is not transcribed again.
 
     Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
     """
-    swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # mistakes before hours
+    swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work
     storage = open_storage(config.output.uri, config=config.storage)
     about = _about(config)
     run = config.run or datetime.now(UTC).date().isoformat()
     identity = f"{config.name}-{run}-{about['config_hash'][:6]}"
     at = history.started(storage, identity)
     old = None
-    if config.baseline:  # before hours are spent
+    if config.baseline:  # a missing baseline is an error before hours of work
         old = history.baseline_rows(storage, config.baseline, config.name, identity, config.storage)
     kept = ("revision", "config_hash", "code_version", "hardware")
     common = {"date": at.date().isoformat(), "evaluation": identity, "evaluated_at": at} | {
         name: about[name] for name in kept
     }
     with contextlib.ExitStack() as stack:
-        base = _round(config, run, common, stack)
+        base = _scored(config, run, common, stack)
         sweep = [_point(one, settings, run, common, stack) for settings, one in swept]
     rows = base.rows
-    found = rates(rows, resamples=config.gate.resamples, seed=config.gate.seed)
-    table = to_table(rows, EVALUATED)
     gate = config.gate
+    measured = rates(rows, resamples=gate.resamples, seed=gate.seed)
+    table = to_table(rows, EVALUATED)
     compared, lost = [], {}
     if old is not None:
         compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
@@ -86,10 +86,10 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         evaluation=identity,
         evaluated_at=at,
         about=about,
-        rates=found,
+        rates=measured,
         comparisons=compared,
         baseline=old["evaluation"][0].as_py() if old is not None else None,
-        verdict=_first_night(config, old, verdict(compared, found, gate, lost=lost)),
+        verdict=_noted(config, old, verdict(compared, measured, gate, lost=lost)),
         sweep=sweep,
     )
     history.write_rows(storage, table)
@@ -102,8 +102,8 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
     return evaluation
 
 
-def _round(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Round:
-    """All sets under one config. stack: where Ray lives, from the first set on that has something to transcribe."""
+def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Scored:
+    """All sets under one config. stack: keeps Ray, which the first set with something to transcribe starts."""
     rows: list[dict[str, Any]] = []
     audio = seconds = 0.0
     for name, one in config.sets.items():
@@ -114,14 +114,14 @@ def _round(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: c
             audio += summary.get("pipeline_audio_seconds", 0.0)
             seconds += summary.get("pipeline_seconds", 0.0)
         identity = {**common, "set": name}
-        rows += [scored(row, identity, one.normaliser, config.corrupt) for row in heard(output)]
-    return _Round(rows, audio, seconds)
+        rows += [scored(row, identity, one.normaliser, config.corrupt) for row in outcomes(output)]
+    return _Scored(rows, audio, seconds)
 
 
 def _transcribed(
     config: EvaluateConfig, name: str, one: SetConfig, run: str, stack: contextlib.ExitStack
 ) -> tuple[Storage, dict[str, Any]]:
-    """Transcribe a set into an output of its own, which its settings name: other settings, other output."""
+    """Transcribe a set into an output of its own. Its name depends on the settings: other settings, other output."""
     assert one.source
     settings = {key: getattr(config, key) for key in ("storage", "model", "denoise", "segment", "compute", "plan")}
     uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
@@ -136,16 +136,16 @@ def _transcribed(
     return output, transcribe(wanted)
 
 
-def _first_night(config: EvaluateConfig, old: pa.Table | None, judged: Verdict) -> Verdict:
-    """With a word about the baseline where there is none yet."""
+def _noted(config: EvaluateConfig, old: pa.Table | None, judged: Verdict) -> Verdict:
+    """The verdict, with a warning where the baseline does not exist yet."""
     if old is not None or not config.baseline:
         return judged
-    told = f"baseline: {config.baseline}: no earlier evaluation is called {config.name}: nothing to compare with yet"
-    return replace(judged, warnings=(told, *judged.warnings))
+    warning = f"baseline: {config.baseline}: no earlier evaluation is called {config.name}: nothing to compare with yet"
+    return replace(judged, warnings=(warning, *judged.warnings))
 
 
 def _combinations(config: EvaluateConfig) -> Iterator[dict[str, Any]]:
-    """Every combination of the sweep; none without a sweep."""
+    """Every combination of settings of the sweep; none without a sweep."""
     if config.sweep:
         for values in product(*config.sweep.values()):
             yield dict(zip(config.sweep, values, strict=True))
@@ -154,14 +154,14 @@ def _combinations(config: EvaluateConfig) -> Iterator[dict[str, Any]]:
 def _point(
     config: EvaluateConfig, settings: dict[str, Any], run: str, common: Mapping[str, Any], stack: contextlib.ExitStack
 ) -> SweepPoint:
-    """One combination. config: with its settings."""
+    """One combination of the sweep. config: already with these settings."""
     log.info("sweep %s", ", ".join(f"{key}={value}" for key, value in settings.items()))
-    done = _round(config, run, common, stack)
-    held = rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
+    done = _scored(config, run, common, stack)
+    measured = rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
     steps = [row["steps"] for row in done.rows if row["steps"] is not None]
     return SweepPoint(
         settings=settings,
-        rates={one.key: one for one in held if one.group == "language"},
+        rates={one.key: one for one in measured if one.group == "language"},
         overall=rate("all", "all", done.rows, resamples=config.gate.resamples, seed=config.gate.seed),
         rtfx=done.audio_seconds / done.seconds if done.seconds else None,
         steps=sum(steps) / len(steps) if steps else None,
@@ -169,7 +169,7 @@ def _point(
 
 
 def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
-    """The config with some settings changed. Raises ConfigError naming a value that cannot be."""
+    """The config with some settings changed. Raises ConfigError, which names the key and the value refused."""
     tree = config.model_dump(mode="json")
     for key, value in settings.items():
         section, _, name = key.partition(".")
@@ -194,7 +194,7 @@ def _about(config: EvaluateConfig) -> dict[str, str]:
     if any(one.source for one in config.sets.values()):
         info = layout.describe(config.model.name, config.model.revision)
         deciding["weights"], revision = info.weights_hash, info.revision
-    damage = config.corrupt.told()
+    damage = config.corrupt.description()
     return ({"corrupt": damage} if damage else {}) | {
         "revision": revision,
         "config_hash": hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16],

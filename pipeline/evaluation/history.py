@@ -1,8 +1,8 @@
-"""Evaluations that stay: rows as Parquet by date, set and language, a small result beside them, baselines by name.
+"""Past evaluations: rows as Parquet by date, set and language, a small result for each, baselines by name.
 
 OUT/evaluations/date=YYYY-MM-DD/set=NAME/language=xx/EVALUATION.parquet   a row per recording, schemas.EVALUATED
 OUT/results/EVALUATION.json                                              rates, comparisons, verdict: one object each
-OUT/results/EVALUATION.started                                           when it began, so that a resume keeps its date
+OUT/results/EVALUATION.started                                           when it began; a resume keeps this date
 OUT/baselines/NAME.json                                                  which evaluation NAME stands for
 """
 
@@ -31,24 +31,27 @@ _KEY = re.compile(rf"{ROWS}/date=([^/]+)/set=([^/]+)/language=([^/]+)/([^/]+)\.p
 
 
 def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
-    """Rows of one evaluation, a file per date, set and language; written again they replace themselves. The keys."""
+    """Write the rows of one evaluation, a file per date, set and language, and return the keys.
+
+    Writing an evaluation again replaces its files.
+    """
     written = set()
     for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
         mask = pa.scalar(True)
         for name in PARTITIONS:
             mask = pc.and_(mask, pc.equal(rows[name], group[name]))
-        held = rows.filter(mask)
-        key = _row_key(group, held["evaluation"][0].as_py())
+        chosen = rows.filter(mask)
+        key = _row_key(group, chosen["evaluation"][0].as_py())
         with storage.scratch() as directory:
             path = directory / "rows.parquet"
-            pq.write_table(held.drop_columns(list(PARTITIONS)), path, compression="zstd")
+            pq.write_table(chosen.drop_columns(list(PARTITIONS)), path, compression="zstd")
             storage.put(key, path.read_bytes())
         written.add(key)
     return written
 
 
 def read_rows(storage: Storage, evaluation: str) -> pa.Table:
-    """The rows of one evaluation. Raises ConfigError where there are none."""
+    """The rows of one evaluation: schemas.EVALUATED. Raises ConfigError where there are none."""
     tables = []
     for key in storage.list(f"{ROWS}/"):
         match = _KEY.fullmatch(key)
@@ -65,14 +68,17 @@ def read_rows(storage: Storage, evaluation: str) -> pa.Table:
 
 
 def write_result(storage: Storage, name: str, evaluation: Evaluation) -> None:
-    """The result as JSON; rates of speakers, lengths and noise follow from the rows and are left out."""
+    """Write the result as JSON, without the rates of speakers, durations and noise: they follow from the rows."""
     rates = [asdict(rate) for rate in evaluation.rates if rate.group in ("all", "set", "language")]
     content = {"name": name} | asdict(evaluation) | {"history": [], "rates": rates}
     storage.put(f"{RESULTS}/{evaluation.evaluation}.json", json.dumps(content, indent=1, default=_text).encode())
 
 
 def keep(storage: Storage, target: str, rows: pa.Table, config: StorageConfig) -> None:
-    """Make an evaluation the baseline `target`: a NAME in its own output, or an address that then holds it alone."""
+    """Make an evaluation the baseline `target`: a NAME in its own output, or an address.
+
+    An address then contains this evaluation only; the rows of earlier ones are deleted there.
+    """
     if "/" not in target:
         content = {"evaluation": rows["evaluation"][0].as_py()}
         storage.put(f"{BASELINES}/{target}.json", json.dumps(content).encode())
@@ -85,22 +91,22 @@ def keep(storage: Storage, target: str, rows: pa.Table, config: StorageConfig) -
 
 
 def results(storage: Storage) -> list[dict[str, Any]]:
-    """All results, oldest first. What is no result of this version is left out."""
-    found = []
+    """All results, oldest first. Files that are not results of this version are left out."""
+    known = []
     for key in storage.list(f"{RESULTS}/"):
         content = read_json(storage, key)
         if {"name", "evaluation", "evaluated_at", "rates", "about"} <= set(content):
-            found.append(content)
-    return sorted(found, key=lambda one: (one["evaluated_at"], one["evaluation"]))
+            known.append(content)
+    return sorted(known, key=lambda one: (one["evaluated_at"], one["evaluation"]))
 
 
 def is_corrupted(result: dict[str, Any]) -> bool:
-    """Whether its hypotheses were damaged on purpose: no baseline, and no point of a plot."""
+    """Whether its hypotheses were damaged on purpose; then it is no baseline and no point of a plot."""
     return bool(result["about"].get("corrupt"))
 
 
-def points(found: list[dict[str, Any]], name: str, *, last: int = 100) -> list[Point]:
-    """Rates by language of the last evaluations of this name, for the plot over time."""
+def points(known: list[dict[str, Any]], name: str, *, last: int = 100) -> list[Point]:
+    """Rates by language of the `last` evaluations of this name, for the plot over time. known: from `results`."""
     return [
         Point(
             evaluated_at=datetime.fromisoformat(one["evaluated_at"]),
@@ -112,7 +118,7 @@ def points(found: list[dict[str, Any]], name: str, *, last: int = 100) -> list[P
             low=rate["low"],
             high=rate["high"],
         )
-        for one in [one for one in found if one["name"] == name and not is_corrupted(one)][-last:]
+        for one in [one for one in known if one["name"] == name and not is_corrupted(one)][-last:]
         for rate in one["rates"]
         if rate["group"] == "language" and rate["low"] is not None
     ]
@@ -121,10 +127,10 @@ def points(found: list[dict[str, Any]], name: str, *, last: int = 100) -> list[P
 def baseline_rows(
     storage: Storage, baseline: str, name: str, evaluation: str, config: StorageConfig
 ) -> pa.Table | None:
-    """The rows that `baseline` stands for: a kept NAME, `previous`, or the address of another output of jobs.evaluate.
+    """The rows of the baseline: of a kept NAME, of `previous`, or at the address of another output of jobs.evaluate.
 
-    evaluation: the present one, which is not its own predecessor. None where `previous` has none yet. Corrupted ones
-    are never meant. Raises ConfigError, one line, where there is no other.
+    evaluation: the present one; it is never its own baseline, and corrupted evaluations are none either. None where
+    `previous` does not exist yet. Raises ConfigError, one line, where any other baseline does not exist.
     """
     if baseline == PREVIOUS:
         earlier = [one["evaluation"] for one in results(storage) if one["name"] == name and not is_corrupted(one)]
@@ -133,24 +139,24 @@ def baseline_rows(
     if "/" not in baseline:
         key = f"{BASELINES}/{baseline}.json"
         if storage.exists(key):
-            if not isinstance(meant := read_json(storage, key).get("evaluation"), str):
+            if not isinstance(named := read_json(storage, key).get("evaluation"), str):
                 raise ConfigError(f"baseline: {baseline}: {storage.uri}/{key} names no evaluation")
-            return read_rows(storage, meant)
+            return read_rows(storage, named)
         kept = ", ".join(sorted(_kept(storage))) or "none"
         raise ConfigError(f"baseline: {baseline}: not kept in {storage.uri} (kept there: {kept})")
     other = open_storage(baseline, create=False, config=config)
-    held = sorted({match[4] for key in other.list(f"{ROWS}/") if (match := _KEY.fullmatch(key))})
-    told = results(other)
-    if len(held) != 1 or any(is_corrupted(one) for one in told):
-        dated = [one["evaluation"] for one in told if not is_corrupted(one)]
-        if not dated:
-            raise ConfigError(f"baseline: {baseline}: {len(held)} evaluations there, and no result says which is last")
-        held = dated[-1:]
-    return read_rows(other, held[0])
+    stored = sorted({match[4] for key in other.list(f"{ROWS}/") if (match := _KEY.fullmatch(key))})
+    known = results(other)
+    if len(stored) == 1 and not any(is_corrupted(one) for one in known):
+        return read_rows(other, stored[0])
+    sound = [one["evaluation"] for one in known if not is_corrupted(one)]
+    if not sound:
+        raise ConfigError(f"baseline: {baseline}: {len(stored)} evaluations there, and no result says which is last")
+    return read_rows(other, sound[-1])
 
 
 def started(storage: Storage, evaluation: str) -> datetime:
-    """When this evaluation began, UTC; the same for everybody who goes on with it."""
+    """When this evaluation began, UTC. A resume gets the same time."""
     key = f"{RESULTS}/{evaluation}.started"
     now = datetime.now(UTC).replace(microsecond=0)
     storage.put_if_absent(key, now.isoformat().encode())

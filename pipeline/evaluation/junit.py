@@ -1,4 +1,4 @@
-"""An evaluation's gate as a JUnit file, which CI systems show test by test."""
+"""The gate of an evaluation as a JUnit file, which CI systems show check by check."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ SUITE = "evaluation"
 
 
 def junit_xml(evaluation: Evaluation) -> str:
-    """XML text: one test suite, a test case for every check of the gate, a failure where it is closed.
+    """XML text: one test suite with a test case for every check of the gate.
 
-    A reason of the verdict that belongs to no check is a case of its own: the file fails exactly when the verdict does.
-    Warnings are the suite's output.
+    A reason of the verdict that belongs to no check is a case of its own. So the file fails exactly when the verdict
+    does. Warnings are the output of the suite.
     """
     verdict = evaluation.verdict
     known = {check.failure for check in verdict.checks}

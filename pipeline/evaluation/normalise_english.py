@@ -1,13 +1,13 @@
-"""English as Whisper normalises it, with the flaws out that make a rate depend on how a reference is typed.
+"""English as Whisper normalises it, without the flaws that make a rate depend on how a reference is typed.
 
-The rules are those of the Whisper paper (appendix C): (laughs), [noise], <unk>, um and uh go; "won't" is "will not",
-"dr" "doctor", "twenty one dollars" $21, "colour" "color"; no diacritics, no punctuation. What differs:
+The rules are those of the Whisper paper (appendix C). Dropped: (laughs), [noise], <unk>, um, uh, diacritics and
+punctuation. "won't" becomes "will not", "dr" "doctor", "twenty one dollars" $21, "colour" "color". What differs:
 
-- ’ and ʼ inside a word are apostrophes: "it’s" is "it is", where Whisper hears "it s".
-- A 1 is spelled out only where it stands alone: "three point one" is 3.1 and "one dollar" $1, where published figures
+- ’ and ʼ inside a word are apostrophes: "it’s" becomes "it is"; Whisper's rules make it "it s".
+- A 1 is spelled out only where it stands alone: "three point one" becomes 3.1, and "one dollar" $1. Published figures
   up to 2026 have "3 one" and "one" (repaired upstream in August 2026, openai/whisper#2836).
-- A sign before a digit is a word: "-5" is "minus five", where Whisper drops the one and keeps the other.
-- The result is normalised until it no longer changes: 007 and "oh oh seven" are both 7.
+- A sign before a digit is a word: "-5" is the same as "minus five". Whisper's rules drop the sign and keep the word.
+- The result is normalised again until it no longer changes: 007 and "oh oh seven" both become 7.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _MINUS = re.compile(r"(?<!\S)[-−](?=\d[\d.,]*(?!\w))")
 _PLUS = re.compile(r"(?<!\S)\+(?=\d[\d.,]*(?!\w))")
 _DOLLARS_AND_CENTS = re.compile(r"([€£$])(\d+) (?:and )?¢(\d{1,2})(?!\S)")
 _ONLY_CENTS = re.compile(r"(?<!\S)[€£$]0\.(\d{2})(?!\S)")
-# After a number it stays a digit: "20 one" would be read as 21 by the next pass.
+# After a number it stays a digit: the next pass would read "20 one" as 21.
 _LONE_ONE = re.compile(r"(?<!\S)(?<!\d )1(s?)(?!\S)")
 
 
 class _Numbers(EnglishNumberNormalizer):
-    """Number words to digits, with its own last step."""
+    """Number words to digits, with a last step of our own."""
 
     def postprocess(self, s: str) -> str:
-        """ "$2 and ¢7" to "$2.07", "$0.07" to "¢7", a lone "1" to "one"."""
-        s = _DOLLARS_AND_CENTS.sub(lambda found: f"{found[1]}{found[2]}.{int(found[3]):02d}", s)
-        s = _ONLY_CENTS.sub(lambda found: f"¢{int(found[1])}", s)
+        """Makes "$2.07" of "$2 and ¢7", "¢7" of "$0.07", and "one" of a lone "1"."""
+        s = _DOLLARS_AND_CENTS.sub(lambda match: f"{match[1]}{match[2]}.{int(match[3]):02d}", s)
+        s = _ONLY_CENTS.sub(lambda match: f"¢{int(match[1])}", s)
         return _LONE_ONE.sub(r"one\1", s)
 
 
@@ -48,12 +48,12 @@ def english(text: str) -> str:
 
 
 def published_english(text: str) -> str:
-    """Whisper's own, unchanged."""
+    """Whisper's own rules, unchanged."""
     return _without_raising(_PUBLISHED, text)
 
 
 def _without_raising(rules: EnglishTextNormalizer, text: str) -> str:
-    """A text with a number of more than 4,300 digits, which Python does not convert, keeps its numbers as they are."""
+    """Apply the rules. A number of more than 4,300 digits, which Python does not convert, stays as it is."""
     try:
         return " ".join(rules(text).split())
     except (ValueError, AssertionError):

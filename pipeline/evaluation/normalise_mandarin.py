@@ -1,18 +1,18 @@
 """Mandarin as characters: NFKC, simplified, no spaces, no punctuation, every numeral in digits.
 
-Digits and not characters, since several ways to say a number have one way to write it: 二零二四 and 二千零二十四
-are both 2024, 三十五 and 35 both 35. Idioms change with them (一起 is 1起, 十分 is 10分), in both texts alike.
+Digits instead of characters, because a number is said in several ways and written in one: 二零二四 and 二千零二十四
+become 2024, 三十五 and 35 become 35. Idioms change too (一起 becomes 1起, 十分 10分), in both texts alike.
 
-- 零 〇 一 ... 九 are 0 to 9, one for one; 两 is 2 unless it is a weight after a number (三两 is 3两).
-- 十 百 千 万 亿 multiply: 三百零五 is 305, 三百五 350, 十 alone 10, 3万 30000, 一亿零三百万 103000000.
-  百 千 万 亿 after no number are words and stay: 百货, 千万, 万一.
-- A point between digits is 点, as in 三点五 and at o'clock: 3.5 is 3点5. 1.5亿 and 一点五亿 are 150000000.
-- 35% is 百分之35, as it is said.
-- Punctuation goes first, so that a transcript without any compares equal: 三，五 is 35.
-- Left alone: the accountants' 壹贰叁 (陆 and 拾 are words), fractions, 半, signs and units.
+- 零 〇 一 ... 九 become 0 to 9, one by one. 两 becomes 2, unless it is a weight after a number (三两 becomes 3两).
+- 十 百 千 万 亿 multiply: 三百零五 becomes 305, 三百五 350, 十 alone 10, 3万 30000, 一亿零三百万 103000000.
+  百 千 万 亿 without a number before them are words and stay: 百货, 千万, 万一.
+- A point between digits becomes 点, as in 三点五 and in times: 3.5 becomes 3点5. 1.5亿 and 一点五亿 become 150000000.
+- 35% becomes 百分之35, as it is said.
+- Punctuation is dropped first, so that a transcript without punctuation compares equal: 三，五 becomes 35.
+- Unchanged: the accountants' 壹贰叁 (陆 and 拾 are words), fractions, 半, signs and units.
 
-cn2an makes the same choice; it is not used because it leaves 1.5亿 beside 一点五亿, 三点五十分 beside 3点50分, and
-warns on idioms.
+The library cn2an follows the same idea. It is not used, because it keeps 1.5亿 and 一点五亿 apart, and 三点五十分 and
+3点50分 too, and warns about idioms.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _TWO = re.compile(r"两(?=[百千万亿])|(?<![\d〇零一二三四五六七八�
 _POINT = re.compile(r"(?<=\d)\.(?=\d)", re.ASCII)
 _PERCENT = re.compile(r"(?<![\d点])(\d+(?:点\d+)?)\s*%", re.ASCII)
 
-# Numbers once the digits are 0-9. More than 8 digits before 万 or 亿 are no number that anybody writes.
+# Numbers, after the digits have become 0-9. Nobody writes more than 8 digits before 万 or 亿.
 _PLAIN = r"(?<![\d点])\d{1,8}"
-_HUNDRED = "百(?!分之)"  # 百分之 is "per cent", whatever stands before it
+_HUNDRED = "百(?!分之)"  # 百分之 always means "per cent"
 _LAST = rf"(?:0\d(?![十千]|{_HUNDRED})|\d(?![\d十千]|{_HUNDRED}))"
 _SECTION = (  # below 10,000
     rf"(?:(?=[1-9]?十|[1-9]千|[1-9]{_HUNDRED})(?:\d千)?(?:0?\d{_HUNDRED})?(?:0?\d?十)?{_LAST}?)"
@@ -44,25 +44,25 @@ _SIMPLIFIED = opencc.OpenCC("t2s")
 
 
 def mandarin(text: str) -> str:
-    """Letters (lower case), marks and digits, nothing between them."""
+    """Only lower-case letters, marks and digits, without spaces."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
     text = _PERCENT.sub(r"百分之\1", _POINT.sub("点", text))
     text = "".join(character for character in text if unicodedata.category(character)[0] in "LMN")
     text = _TWO.sub("2", _SIMPLIFIED.convert(text)).translate(_DIGITS)
-    return _DECIMAL.sub(_decimal, _NUMBER.sub(lambda found: str(_value(found[0])), text))
+    return _DECIMAL.sub(_decimal, _NUMBER.sub(lambda match: str(_value(match[0])), text))
 
 
 def _value(number: str) -> int:
-    """Of a match of _NUMBER, or of a part of one. A digit right after a unit counts tenths of it: 三百五 is 350."""
+    """The value of a match of _NUMBER or of a part of it. A digit behind a unit counts its tenths: 三百五 is 350."""
     for unit, size in UNITS.items():
-        high, found, low = number.partition(unit)
-        if found:
+        high, separator, low = number.partition(unit)
+        if separator:
             rest = int(low) * size // 10 if len(low) == 1 and low.isdigit() else _value(low)
             return (_value(high) if high.strip("0") else 1) * size + rest
     return int(number or "0")
 
 
-def _decimal(found: re.Match[str]) -> str:
-    """1点5亿 in digits; as it is where that is no whole number."""
-    value, remainder = divmod(int(found[1] + found[2]) * UNITS[found[3]], 10 ** len(found[2]))
-    return found[0] if remainder else str(value)
+def _decimal(match: re.Match[str]) -> str:
+    """1点5亿 in digits; unchanged where that is no whole number."""
+    value, remainder = divmod(int(match[1] + match[2]) * UNITS[match[3]], 10 ** len(match[2]))
+    return match[0] if remainder else str(value)

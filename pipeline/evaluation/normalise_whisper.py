@@ -1,7 +1,7 @@
-"""What published Whisper figures were computed with. For comparison with those, never for a gate.
+"""The normalisers of published Whisper figures. For comparison with those figures, never for a gate.
 
-Its basic normaliser deletes every combining mark: Hindi vowel signs go, and words break where they stood (arXiv
-2409.02449). Its English one is in normalise_english.py.
+The basic one deletes every combining mark. So Hindi words lose their vowel signs and break apart there (arXiv
+2409.02449). The English one is in normalise_english.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _BASIC = BasicTextNormalizer()
 def whisper(language: str) -> Callable[[str], str]:
     """The published normaliser of a language.
 
-    For Mandarin, figures are published on single characters with spaces between them; here the spaces go, and the CER
-    of that is the same number.
+    Mandarin figures are published on single characters with spaces between them. Here the spaces are dropped; the CER
+    is the same number.
     """
     if language == "en":
         return published_english

@@ -1,4 +1,4 @@
-"""The plots of an evaluation's report, each as the text of one <svg>; "" where there is nothing to show."""
+"""The plots of the evaluation report, each as the text of one <svg>; "" where there is nothing to show."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
 from pipeline.evaluation.wording import as_utc, setting_labels
 
 _BUCKET = re.compile(r"(?:(?!below )(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
-WIDE, HALF = 10.4, 5.2  # inches, at 72 units each: the whole width of the page, and half of it
-PANELS = 3  # beside each other
-MARKED = 40  # points of a panel with a mark and a line for the interval each; where there are more it is a band
+WIDE, HALF = 10.4, 5.2  # inches of 72 units: the whole width of the page, and half of it
+PANELS = 3  # side by side
+MARKED = 40  # up to so many points have a mark and a line for the interval; more points have a band
 
 
 def over_time(history: Sequence[Point]) -> str:
-    """Rate with its 95 % interval by date, a panel per language; dotted where the model changed. "" without points."""
+    """Rate with 95 % interval by date, a panel per language; a dotted line where the model changed."""
     languages = sorted({(point.language, point.metric) for point in history})
     if not languages:
         return ""
@@ -53,7 +53,7 @@ def over_time(history: Sequence[Point]) -> str:
 
 
 def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) -> str:
-    """Rate of each language with its 95 % interval, hollow the baseline's. "" where no language has a rate."""
+    """Rate of each language with 95 % interval; hollow marks are the baseline."""
     chosen = [one for one in rates if one.group == "language" and one.counts.rate is not None]
     if not chosen:
         return ""
@@ -83,14 +83,14 @@ def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) 
 
 
 def by_duration(rates: Sequence[Rates]) -> str:
-    """Rate of each bucket of durations with its 95 % interval, a panel per language. "" where there is none.
+    """Rate of each range of durations with 95 % interval, a panel per language.
 
-    The keys of the group are "5-10 s" or, by language, "en 5-10 s"; the buckets come in the order given.
+    The keys of the group are "5-10 s" or, by language, "en 5-10 s". The ranges keep their order.
     """
     panels_of: dict[str, list[tuple[str, Rates]]] = {}
     for one in rates:
-        if one.group == "duration" and one.counts.rate is not None and (found := _BUCKET.fullmatch(one.key)):
-            panels_of.setdefault(found["language"] or "all", []).append((found["bucket"], one))
+        if one.group == "duration" and one.counts.rate is not None and (match := _BUCKET.fullmatch(one.key)):
+            panels_of.setdefault(match["language"] or "all", []).append((match["bucket"], one))
     if not panels_of:
         return ""
     with drawing("by-duration"):
@@ -110,7 +110,7 @@ def by_duration(rates: Sequence[Rates]) -> str:
 
 
 def calibration(bins: Sequence[Bin]) -> str:
-    """Reliability diagram: mean confidence against the share of right words, with counts. "" without bins."""
+    """Reliability diagram: mean confidence against the share of right words, with counts."""
     error = calibration_error(bins)
     if error is None:
         return ""
@@ -136,7 +136,7 @@ def calibration(bins: Sequence[Bin]) -> str:
 
 
 def sweep(points: Sequence[SweepPoint]) -> str:
-    """Rate against speed, a point per combination, named after the settings that differ. "" without timed points."""
+    """Rate against speed, a point per combination of settings, named after the settings that differ."""
     chosen = [(point.rtfx, point.overall.counts.rate, point) for point in points]
     timed = [(rtfx, 100 * rate, point) for rtfx, rate, point in chosen if rtfx is not None and rate is not None]
     if not timed:
@@ -165,7 +165,7 @@ def _dots(
     *,
     across: bool,
 ) -> None:
-    """Points with their interval as a line beside (`across`) or above and below. bounds: rates, not percent."""
+    """Points with their interval as a line, horizontal (`across`) or vertical. bounds: rates, not percent."""
     reach = _reach(x if across else y, bounds)
     sideways, upright = (reach, None) if across else (None, reach)
     axes.errorbar(x, y, xerr=sideways, yerr=upright, fmt="o", color=SERIES, markersize=5, elinewidth=1.6, capsize=3)
@@ -174,7 +174,7 @@ def _dots(
 def _reach(
     values: Sequence[float], bounds: Sequence[tuple[float | None, float | None]]
 ) -> tuple[list[float], list[float]]:
-    """How far each interval reaches below and above its value, in percent; nothing where there is no interval."""
+    """How far each interval reaches below and above its value, in percent; 0 where there is no interval."""
     below = [
         0.0 if low is None else max(0.0, value - 100 * low) for value, (low, _) in zip(values, bounds, strict=True)
     ]
@@ -187,7 +187,7 @@ def _reach(
 def _apart(
     axes: Axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str]
 ) -> Iterator[tuple[float, float, str, tuple[float, float]]]:
-    """Each point with its label and that one's offset in points, chosen so that no label lies on another."""
+    """Each point with its label and the offset of the label in points, chosen so that labels do not overlap."""
     width, height = 72 * 0.92 * WIDE, 72 * 2.7  # of the axes, about
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     taken: list[tuple[float, float, float, float]] = []
@@ -208,7 +208,7 @@ def _apart(
 
 
 def _panels(count: int) -> tuple[Figure, list[Axes]]:
-    """A figure with that many panels, at most PANELS beside each other."""
+    """A figure with that many panels, at most PANELS side by side."""
     across = min(PANELS, count)
     down = -(-count // across)
     figure = Figure(figsize=(WIDE, 0.5 + 2.0 * down), layout="constrained")
@@ -219,12 +219,12 @@ def _panels(count: int) -> tuple[Figure, list[Axes]]:
 
 
 def _briefly(bucket: str) -> str:
-    """ "below 2 s", "5-10 s" and "30 s and more" as "<2", "5-10" and "30+": six stand below one panel."""
+    """Short names, since six fit below a panel: "<2" for "below 2 s", "5-10", "30+" for "30 s and more"."""
     return bucket.replace("below ", "<").replace(" and more", "+").replace(" s", "")
 
 
 def _short(name: str, most: int = 20) -> str:
-    """A name that leaves room for the drawing."""
+    """A name cut to `most` characters, to leave room for the drawing."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 

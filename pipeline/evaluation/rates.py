@@ -1,4 +1,4 @@
-"""Corpus-level rates of evaluated recordings: ratios of sums by set, language, speaker, duration and noise."""
+"""Rates of evaluated recordings by set, language, speaker, duration and noise; how far their confidence is right."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline.evaluation.bootstrap import blocks_of, interval
 from pipeline.evaluation.result import Counts, Metric, Rates, headline
 
-Row = Mapping[str, Any]  # of schemas.EVALUATED
+Evaluated = Mapping[str, Any]  # a row of schemas.EVALUATED
 Group = Literal["all", "set", "language", "speaker", "duration", "snr"]
 
 DURATIONS = (0, 2, 5, 10, 20, 30)  # seconds
@@ -22,24 +22,24 @@ MANY = "all"
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Recordings whose confidence lies in one range, weighted by the words that were heard in them."""
+    """Recordings whose confidence lies in one range, weighted by their recognised words."""
 
     low: float
     high: float
     recordings: int
-    units: int  # heard words; characters where the language is judged by them
+    units: int  # recognised words; characters where the language is judged by them
     confidence: float  # mean, in [0, 1]
-    accuracy: float  # heard units that are right, of all heard, in [0, 1]
+    accuracy: float  # share of the recognised units that are right, in [0, 1]
 
 
-def rates(rows: Sequence[Row], *, resamples: int, seed: int) -> list[Rates]:
+def rates(rows: Sequence[Evaluated], *, resamples: int, seed: int) -> list[Rates]:
     """All groups, in the order of a report: everything, sets by language, languages, then breakdowns of languages.
 
-    A group of several languages adds each one's headline units (words, characters of Mandarin) and is called WER.
-    Groups of speakers have no interval.
+    A group of several languages adds the units that each language is judged by (words, characters of Mandarin); its
+    metric is called WER. Groups of speakers have no interval.
     """
-    grouped: list[tuple[Group, str, list[Row]]] = [("all", MANY, list(rows))]
-    kinds: list[tuple[Group, Callable[[Row], str | None]]] = [
+    grouped: list[tuple[Group, str, list[Evaluated]]] = [("all", MANY, list(rows))]
+    kinds: list[tuple[Group, Callable[[Evaluated], str | None]]] = [
         ("set", lambda row: f"{row['set']} {row['language']}"),
         ("language", lambda row: row["language"]),
         ("speaker", lambda row: row["speaker"] and f"{row['language']} {row['speaker']}"),
@@ -47,19 +47,20 @@ def rates(rows: Sequence[Row], *, resamples: int, seed: int) -> list[Rates]:
         ("snr", lambda row: _within(row, "snr_db", NOISE, "dB")),
     ]
     for kind, key_of in kinds:
-        held: dict[str, list[Row]] = {}
+        by_key: dict[str, list[Evaluated]] = {}
         for row in rows:
             if key := key_of(row):
-                held.setdefault(key, []).append(row)
-        order = list(held) if kind in ("set", "language") else sorted(held, key=_natural)
-        grouped += [(kind, key, held[key]) for key in order]
+                by_key.setdefault(key, []).append(row)
+        order = list(by_key) if kind in ("set", "language") else sorted(by_key, key=_natural)
+        grouped += [(kind, key, by_key[key]) for key in order]
     return [rate(kind, key, group, resamples=resamples, seed=seed) for kind, key, group in grouped if group]
 
 
-def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: int) -> Rates:
-    """One group. Transcribed recordings without any reference (null) are not expected to be scored and appear nowhere.
+def rate(group: Group, key: str, rows: Sequence[Evaluated], *, resamples: int, seed: int) -> Rates:
+    """The rates of one group.
 
-    A dead or missing one may have a reference that stands beside its audio: it counts as expected.
+    A transcribed recording without a reference (null) cannot be evaluated; only `bare` counts it. A dead or missing
+    recording without a known reference may have one beside its audio, so it counts as expected.
     """
     given = [row for row in rows if row["reference"] is not None]
     empty = [row for row in given if not row["reference_normal"]]
@@ -100,7 +101,7 @@ def rate(group: Group, key: str, rows: Sequence[Row], *, resamples: int, seed: i
     )
 
 
-def counts(row: Row, prefix: str) -> Counts:
+def counts(row: Evaluated, prefix: str) -> Counts:
     """prefix: word, char or merged."""
     return Counts(*(row[f"{prefix}_{name}"] for name in ("hits", "substitutions", "deletions", "insertions")))
 
@@ -108,8 +109,8 @@ def counts(row: Row, prefix: str) -> Counts:
 def reliability(rows: pa.Table, bins: int = 10) -> list[Bin]:
     """Bins of equal width over [0, 1], the empty ones left out, lowest confidence first.
 
-    rows: schemas.EVALUATED. Only transcribed recordings with a confidence, a reference and at least one heard word
-    count. Deleted words have no confidence and do not enter: a missed word lowers no accuracy here.
+    rows: schemas.EVALUATED. Only transcribed recordings with a confidence, a reference and at least one recognised word
+    count. Deleted words have no confidence, so they do not lower the accuracy here.
     """
     names = ("hits", "substitutions", "insertions")
     columns = [f"{unit}_{name}" for unit in ("word", "char") for name in names]
@@ -117,13 +118,14 @@ def reliability(rows: pa.Table, bins: int = 10) -> list[Bin]:
     for row in rows.select(["language", "status", "confidence", "reference_normal", *columns]).to_pylist():
         unit = "char" if headline(row["language"]) == "CER" else "word"
         hits, *wrong = (row[f"{unit}_{name}"] or 0 for name in names)
-        heard = hits + sum(wrong)
-        if row["status"] != "transcribed" or row["confidence"] is None or not row["reference_normal"] or not heard:
+        recognised = hits + sum(wrong)
+        known = row["status"] == "transcribed" and row["confidence"] is not None and row["reference_normal"]
+        if not known or not recognised:
             continue
         total = totals[min(bins - 1, int(row["confidence"] * bins))]
         total[0] += 1
-        total[1] += heard
-        total[2] += row["confidence"] * heard
+        total[1] += recognised
+        total[2] += row["confidence"] * recognised
         total[3] += hits
     return [
         Bin(index / bins, (index + 1) / bins, int(recordings), int(units), confidence / units, hits / units)
@@ -133,7 +135,7 @@ def reliability(rows: pa.Table, bins: int = 10) -> list[Bin]:
 
 
 def calibration_error(bins: Sequence[Bin]) -> float | None:
-    """ECE: the mean distance of confidence and accuracy, weighted by units, in [0, 1]; None without bins.
+    """Expected calibration error: mean distance of confidence and accuracy by units, in [0, 1]; None without bins.
 
     Source: Guo et al. 2017, arXiv 1706.04599, equation 3; differs: the confidence is that of recordings.
     """
@@ -141,11 +143,11 @@ def calibration_error(bins: Sequence[Bin]) -> float | None:
     return sum(one.units * abs(one.confidence - one.accuracy) for one in bins) / units if units else None
 
 
-def _sum(rows: Iterable[Row], prefix: Callable[[Row], str]) -> Counts:
+def _sum(rows: Iterable[Evaluated], prefix: Callable[[Evaluated], str]) -> Counts:
     return sum((counts(row, prefix(row)) for row in rows), Counts())
 
 
-def _within(row: Row, column: str, borders: Sequence[int], unit: str) -> str | None:
+def _within(row: Evaluated, column: str, borders: Sequence[int], unit: str) -> str | None:
     value = row[column]
     if value is None:
         return None
@@ -160,7 +162,7 @@ def _bucket(value: float, borders: Sequence[int], unit: str) -> str:
 
 
 def _natural(key: str) -> tuple[str, int, str]:
-    """Buckets by language and lower border, "below" first; speakers by name."""
+    """Sorts ranges by language and lower border, "below" first, and speakers by name."""
     language, _, rest = key.partition(" ")
     head = rest.split()[0].split("-")[0]
     return language, -1 if head == "below" else int(head) if head.isdecimal() else 0, rest

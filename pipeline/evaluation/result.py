@@ -1,4 +1,4 @@
-"""What an evaluation finds, as plain values: counts, rates with their coverage, comparisons, the verdict."""
+"""Results of an evaluation as plain values: counts, rates with their coverage, comparisons, the verdict."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 Metric = Literal["WER", "CER"]
-CHARACTER_LANGUAGES = ("zh",)  # written without spaces: their headline is CER
+CHARACTER_LANGUAGES = ("zh",)  # written without spaces: judged by CER
 
 
 def headline(language: str) -> Metric:
@@ -18,7 +18,7 @@ def headline(language: str) -> Metric:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """An alignment of a hypothesis with its reference, in units (words or characters)."""
+    """Counts of an alignment of a hypothesis with its reference, in units (words or characters)."""
 
     hits: int = 0
     substitutions: int = 0
@@ -31,12 +31,12 @@ class Counts:
 
     @property
     def units(self) -> int:
-        """Of the reference."""
+        """Number of units of the reference."""
         return self.hits + self.substitutions + self.deletions
 
     @property
     def rate(self) -> float | None:
-        """Errors per unit of the reference; None where there is none."""
+        """Errors per unit of the reference; None without units."""
         return self.errors / self.units if self.units else None
 
     def __add__(self, other: Counts) -> Counts:
@@ -50,11 +50,11 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One group of recordings: all of a set, a language, a speaker, a bucket of durations or of noise.
+    """One group of recordings: a set, a language, a speaker, a range of durations or of noise.
 
-    Dead-lettered and missing recordings count as deletions of their whole reference, and only in the coverage where
-    nobody could read it; recordings with an empty reference are left out of the counts, and what was heard in them is
-    `phantom_words`.
+    Dead-lettered and missing recordings count as deletions of their whole reference. Where the reference is not known,
+    they count in the coverage only. Recordings with an empty reference are not in the counts; the words recognised in
+    them are `phantom_words`.
     """
 
     group: Literal["all", "set", "language", "speaker", "duration", "snr"]
@@ -63,60 +63,64 @@ class Rates:
     words: Counts
     chars: Counts
     merged: Counts  # words, compounds merged
-    recordings: int  # expected: those with a reference, and dead and missing ones of which it is not known
-    transcribed: int  # of them
+    recordings: int  # expected: all with a reference, and dead or missing ones whose reference is not known
+    transcribed: int  # of `recordings`
     dead: int
     missing: int
     empty_references: int
     phantom_words: int
     seconds: float
-    unread: int = 0  # dead and missing ones of which no reference is known
-    bare: int = 0  # transcribed, without any reference; in no other count
-    low: float | None = None  # 95 % interval of the headline rate, blockwise bootstrap
+    unread: int = 0  # dead and missing ones whose reference is not known
+    bare: int = 0  # transcribed ones without a reference; in no other count
+    low: float | None = None  # 95 % interval of `counts.rate`: bootstrap over blocks
     high: float | None = None
 
     @property
     def counts(self) -> Counts:
-        """Of the headline metric."""
+        """Counts of the metric that the group is judged by."""
         return self.chars if self.metric == "CER" else self.words
 
     @property
     def coverage(self) -> float | None:
-        """Recordings transcribed of those expected; of all, where some that are lost may have had no reference."""
-        heard, expected = self.covered
-        return heard / expected if expected else None
+        """Share of the expected recordings that are transcribed, in [0, 1]; None where none is expected."""
+        transcribed, expected = self.covered
+        return transcribed / expected if expected else None
 
     @property
     def covered(self) -> tuple[int, int]:
-        """How many were transcribed, of how many."""
+        """How many recordings are transcribed, and how many are expected.
+
+        Lost recordings may have had no reference. Where there are such ones, transcribed ones without a reference count
+        too.
+        """
         bare = self.bare if self.unread else 0
         return self.transcribed + bare, self.recordings + bare
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """New minus baseline on the recordings both have, as differences of corpus-level rates (0.01 is one point)."""
+    """New minus baseline on the recordings that both have: differences of corpus-level rates (0.01 is one point)."""
 
     language: str
     metric: Metric
     recordings: int
-    blocks: int  # speakers, or recordings where they are unknown
+    blocks: int  # speakers, or recordings whose speaker is unknown
     rate: float
     baseline_rate: float
     difference: float
-    low: float  # each bound holds with 1 - alpha by itself (95 %): paired blockwise bootstrap
+    low: float  # each bound alone is right with probability 1 - alpha (95 %): paired bootstrap over blocks
     high: float
-    p: float  # one-sided: the new one is no worse
+    p: float  # one-sided, of the hypothesis that the new one is no worse
     p_holm: float  # the same, corrected for the number of languages
     p_mapsswe: float | None  # two-sided, matched pairs; None where it is undefined
-    detectable: float  # smallest difference seen with 80 % power, corrected for the number of languages
+    detectable: float  # smallest difference shown with 80 % power, corrected for the number of languages
     regressed: bool  # p_holm below alpha, and `low` above 0
-    left_out: int = 0  # recordings with a reference in only one evaluation, or with another reference
+    left_out: int = 0  # recordings that only one evaluation has with a reference, or whose references differ
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A rate of an earlier or of this evaluation, for the plot over time."""
+    """A rate of an earlier evaluation or of this one, for the plot over time."""
 
     evaluated_at: datetime
     evaluation: str
@@ -135,26 +139,26 @@ class SweepPoint:
     settings: Mapping[str, Any]  # {"denoise.max_steps": 8}
     rates: Mapping[str, Rates]  # by language
     overall: Rates
-    rtfx: float | None  # of the engine's pipeline over these sets
+    rtfx: float | None  # seconds of audio per second of the clock, over these sets; None where nothing was transcribed
     steps: float | None  # denoising steps, mean
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing the gate has looked at, for those who show them all (JUnit)."""
+    """One check of the gate, for the JUnit file, which shows all of them."""
 
     gate: Literal["regression", "ceiling", "coverage", "gate"]
     subject: str  # language, or set and language
-    failure: str | None  # the reason as it stands in Verdict.failures; None: it holds
+    failure: str | None  # the reason, as in Verdict.failures; None: passed
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether the gate is open: every reason it is not, and what came close."""
+    """Whether the gate is open: the reasons against it, and warnings."""
 
     failures: Sequence[str] = ()
     warnings: Sequence[str] = ()
-    checks: Sequence[Check] = ()  # all that were tried, also those that hold
+    checks: Sequence[Check] = ()  # all of them, also those that passed
 
     @property
     def passed(self) -> bool:
@@ -163,14 +167,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """All that report, JUnit file and log show. Row by row it is the table schemas.EVALUATED."""
+    """Everything that the report, the JUnit file and the log show. The rows are a table of schemas.EVALUATED."""
 
     evaluation: str
     evaluated_at: datetime
     about: Mapping[str, str]  # model, revision, code, hardware, normalisers ...: name -> text
     rates: Sequence[Rates]
     comparisons: Sequence[Comparison] = ()
-    baseline: str | None = None  # its evaluation id
+    baseline: str | None = None  # the id of that evaluation
     verdict: Verdict = field(default_factory=Verdict)
     history: Sequence[Point] = ()
     sweep: Sequence[SweepPoint] = ()

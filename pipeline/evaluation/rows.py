@@ -1,4 +1,4 @@
-"""From a published output to one row per expected recording: reference, hypothesis, and what the source says of it."""
+"""From a published output to one outcome per expected recording: reference, hypothesis, speaker, noise."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.config import ConfigError
-from pipeline.output.tables import joined
+from pipeline.output.tables import joined, published_rows
 from pipeline.planning.plan import plan_names, read_plan
 from pipeline.schemas import RecordingRef
 from pipeline.storage.base import Storage
@@ -26,13 +24,13 @@ SPEAKER_NAMES = (
     *("talker", "talker_id", "reader", "reader_id"),
 )
 SNR_NAMES = ("snr", "snr_db", "signal_to_noise", "signal_to_noise_ratio")
-_INNER = ("custom", "metadata", "extra")  # of Lhotse cuts and of manifests that were made from others
+_INNER = ("custom", "metadata", "extra")  # in Lhotse cuts and in manifests that were made from others
 _UNKNOWN = ("", "none", "null", "nan", "n/a", "unknown", "-")
 
 
 @dataclass(slots=True)
-class Heard:
-    """One recording of a set. Texts as the source and the model wrote them."""
+class Outcome:
+    """What became of one recording of a set. Texts are as the source and the model wrote them, not normalised."""
 
     recording_id: str
     language: str
@@ -51,41 +49,46 @@ class Heard:
 
 
 @dataclass(slots=True)
-class _Found:
+class _Published:
+    """The rows of one recording in the published tables."""
+
     segments: list[dict[str, Any]] = field(default_factory=list)
     letters: list[dict[str, Any]] = field(default_factory=list)
 
 
-def heard(storage: Storage) -> list[Heard]:
-    """Every recording of the plan, in its order, whether it has a transcript, a dead letter or nothing.
+def outcomes(storage: Storage) -> list[Outcome]:
+    """Every recording of the plan, in its order: with a transcript, with a dead letter, or missing.
 
-    A recording that is there twice has its second occurrence as a dead letter of reason duplicate_id, under a name of
-    its own. Memory: the texts of the set. Raises ConfigError where nothing is planned or published at `storage`.
+    Where a recording_id occurs twice, the second one is a dead letter of reason duplicate_id under a name of its own.
+    Needs memory for the texts of the set. Raises ConfigError where `storage` has no plan or nothing is published.
     """
     if not plan_names(storage):
         raise ConfigError(f"{storage.uri}: no output of jobs.transcribe: nothing is planned there")
-    found: dict[str, _Found] = {}
-    for row in _rows(storage, "transcripts", SEGMENT_COLUMNS):
-        found.setdefault(row["recording_id"], _Found()).segments.append(row)
-    for row in _rows(storage, "dead_letters", LETTER_COLUMNS):
-        found.setdefault(row["recording_id"], _Found()).letters.append(row)
-    return [_heard(ref, found.setdefault(ref.recording_id, _Found())) for ref in _refs(storage)]
+    for table in ("transcripts", "dead_letters"):
+        if not any(key.endswith(".parquet") for key in storage.list(f"{table}/")):
+            raise ConfigError(f"{storage.uri}: nothing is published there yet: jobs.transcribe publish=true publishes")
+    published: dict[str, _Published] = {}
+    for row in published_rows(storage, "transcripts", SEGMENT_COLUMNS):
+        published.setdefault(row["recording_id"], _Published()).segments.append(row)
+    for row in published_rows(storage, "dead_letters", LETTER_COLUMNS):
+        published.setdefault(row["recording_id"], _Published()).letters.append(row)
+    return [_outcome(ref, published.setdefault(ref.recording_id, _Published())) for ref in _refs(storage)]
 
 
-def _heard(ref: RecordingRef, found: _Found) -> Heard:
+def _outcome(ref: RecordingRef, published: _Published) -> Outcome:
     if ref.problem == "duplicate_id":
-        letter = next((row for row in found.letters if row["reason"] == "duplicate_id"), {})
+        letter = next((row for row in published.letters if row["reason"] == "duplicate_id"), {})
         name = f"{ref.recording_id} ({ref.source_uri}{'!' + ref.source_member if ref.source_member else ''})"
         return _known(ref, letter, name, "dead_letter", reason="duplicate_id")
-    if found.segments:
-        return _transcribed(ref, found.segments)
-    letters = [row for row in found.letters if row["reason"] != "duplicate_id"]
+    if published.segments:
+        return _transcribed(ref, published.segments)
+    letters = [row for row in published.letters if row["reason"] != "duplicate_id"]
     if letters:
         return _known(ref, letters[0], ref.recording_id, "dead_letter", reason=letters[0]["reason"])
     return _known(ref, {}, ref.recording_id, "missing")
 
 
-def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Heard:
+def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Outcome:
     segments.sort(key=lambda row: (row["channel"] or 0, row["segment_index"]))
     row = _known(ref, segments[0], ref.recording_id, "transcribed")
     row.hypothesis, row.confidence = joined((one["text"], one["confidence"]) for one in segments)
@@ -96,11 +99,11 @@ def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Heard:
     return row
 
 
-def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, reason: str | None = None) -> Heard:
-    """What the source says; sidecars were read with the audio only, so the published row goes before the plan."""
+def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, reason: str | None = None) -> Outcome:
+    """The outcome without a transcript. The published row has priority: sidecars are read with the audio only."""
     metadata = row.get("metadata") or ref.metadata
     reference = row.get("reference")
-    return Heard(
+    return Outcome(
         recording_id=name,
         language=row.get("language") or ref.language or "unknown",
         status=status,
@@ -116,33 +119,23 @@ def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, re
 
 
 def _refs(storage: Storage) -> Iterator[RecordingRef]:
-    """Of the plan itself: rounds of retries hold the same recordings again."""
+    """The recordings of the plan itself: rounds of retries contain some of them again."""
     for planned in read_plan(storage):
         yield from planned.unit.refs
 
 
-def _rows(storage: Storage, table: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    keys = [key for key in storage.list(f"{table}/") if key.endswith(".parquet")]
-    if not keys:
-        raise ConfigError(f"{storage.uri}: nothing is published there yet: jobs.transcribe publish=true does it")
-    for key in keys:
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(columns=columns):
-                yield from batch.to_pylist()
-
-
 def speaker_of(metadata: str | None) -> str | None:
-    """The speaker's name or number as text, None where it is unknown. metadata: JSON text as in the transcripts."""
+    """Name or number of the speaker as text, None where unknown. metadata: JSON text as in the transcripts."""
     for value in _values(metadata, SPEAKER_NAMES):
         if isinstance(value, float) and value.is_integer():
-            value = int(value)  # 84.0: a number that went through a table with gaps
+            value = int(value)  # 84.0: a table with gaps made a float of a whole number
         if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip().lower() not in _UNKNOWN:
             return str(value).strip()
     return None
 
 
 def snr_of(metadata: str | None) -> float | None:
-    """The signal-to-noise ratio in dB, None where it is unknown or no finite number ("12.5 dB" is one)."""
+    """The signal-to-noise ratio in dB, None where it is unknown or not a finite number ("12.5 dB" is a number)."""
     for value in _values(metadata, SNR_NAMES):
         try:
             number = float(value.strip().lower().removesuffix("db") if isinstance(value, str) else value)
@@ -154,7 +147,7 @@ def snr_of(metadata: str | None) -> float | None:
 
 
 def _values(metadata: str | None, known: tuple[str, ...]) -> list[Any]:
-    """What stands under one of the known names (case and hyphens aside), in their order; then one level deeper."""
+    """The values under the known names in their order, then those one level deeper. Ignores case and hyphens."""
     try:
         columns = json.loads(metadata) if metadata else None
     except (ValueError, RecursionError):

@@ -1,9 +1,9 @@
 """Errors of one text against another, in words, in characters and in words with compounds merged.
 
-Texts are normalised ones (pipeline.evaluation.normalise). Words stand between spaces. A character is a code point; the
-single space between two words is one too, as in jiwer's CER, so that a missed word boundary is an error. Mandarin has
-none after its normaliser. An empty reference makes every unit of the hypothesis an insertion; two empty texts have no
-errors and no units.
+Texts are normalised first (pipeline.evaluation.normalise). Spaces separate words. A character is a code point. The
+single space between two words is a character too, as in jiwer's CER, so that a missed word boundary is an error;
+normalised Mandarin has no spaces. With an empty reference every unit of the hypothesis is an insertion. Two empty texts
+have no errors and no units.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import kaldialign
 from pipeline.evaluation.corrupt import CorruptConfig, corrupt
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Counts
-from pipeline.evaluation.rows import Heard
+from pipeline.evaluation.rows import Outcome
 
 
 class Aligned(NamedTuple):
-    """One step of an alignment: a word or a character of either side, "" on the side that has none."""
+    """One step of an alignment: a word or a character of each side, "" on a side that has none."""
 
     operation: str  # equal, substitute, delete or insert
     reference: str
@@ -37,23 +37,28 @@ class AllCounts(NamedTuple):
     merged: Counts
 
 
-def scored(row: Heard, common: Mapping[str, Any], wanted: str, spoil: CorruptConfig) -> dict[str, Any]:
-    """common: the columns that all rows of a set share. wanted: name of the normaliser, or "auto".
+def scored(row: Outcome, common: Mapping[str, Any], wanted: str, damage: CorruptConfig) -> dict[str, Any]:
+    """One recording as a row of schemas.EVALUATED: corrupted where that is wanted, normalised, counted.
 
-    A recording without a transcript counts as an empty hypothesis, all its words deleted. One whose normalised
-    reference is empty has insertions only; one without a reference (null) has no counts but zeros. Text of languages
-    written without spaces has the counts of its characters as merged counts, and as words what stands between spaces.
+    common: the columns that all rows of a set share. wanted: name of the normaliser, or "auto". damage: of every
+    hypothesis.
+
+    A recording without a transcript has an empty hypothesis: all its words are deletions. A recording with an empty
+    normalised reference has insertions only. A recording without a reference (null) has only zeros. In languages
+    written without spaces the merged counts are those of characters, and a "word" is the text between spaces.
     """
     normal = normaliser(wanted, row.language)
-    hypothesis = corrupt(row.hypothesis, row.recording_id, **spoil.model_dump())
-    known, heard = normal(row.reference or ""), normal(hypothesis)
+    hypothesis = corrupt(row.hypothesis, row.recording_id, **damage.model_dump())
+    reference_normal, hypothesis_normal = normal(row.reference or ""), normal(hypothesis)
     words, chars, merged = (
         (Counts(), Counts(), Counts())
         if row.reference is None
         else (
-            word_counts(known, heard),
-            char_counts(known, heard),
-            char_counts(known, heard) if row.language in CHARACTER_LANGUAGES else merged_counts(known, heard),
+            word_counts(reference_normal, hypothesis_normal),
+            char_counts(reference_normal, hypothesis_normal),
+            (char_counts if row.language in CHARACTER_LANGUAGES else merged_counts)(
+                reference_normal, hypothesis_normal
+            ),
         )
     )
     kept = ("recording_id", "language", "speaker", "seconds", "snr_db", "status", "reason", "confidence", "steps")
@@ -69,34 +74,36 @@ def scored(row: Heard, common: Mapping[str, Any], wanted: str, spoil: CorruptCon
         **counted,
         "normaliser": normal.identity,
         "hypothesis": hypothesis,
-        "reference_normal": known,
-        "hypothesis_normal": heard,
+        "reference_normal": reference_normal,
+        "hypothesis_normal": hypothesis_normal,
     }
 
 
 def word_counts(reference: str, hypothesis: str) -> Counts:
-    """Words, by the fewest errors (Levenshtein)."""
+    """Counts of words in the alignment with the fewest errors (Levenshtein)."""
     return _counts(_by_words(reference, hypothesis))
 
 
 def char_counts(reference: str, hypothesis: str) -> Counts:
-    """Characters, by the fewest errors; a run of spaces is one, and at the ends of a text it is none."""
+    """Counts of characters in the alignment with the fewest errors. Several spaces are one, at the ends none."""
     return _counts(_by_characters(reference, hypothesis))
 
 
 def merged_counts(reference: str, hypothesis: str) -> Counts:
-    """Words, where neighbours that make the other side's word when written together are no error: "note book" is
-    "notebook". As on the Open ASR leaderboard. `units` are the words of the reference as it is written.
+    """Counts of words, where compounds written apart or together are equal: "note book" and "notebook".
+
+    As on the Open ASR leaderboard. `units` are the words of the reference as it is written.
     """
     words = reference.split()
-    found = kaldialign.edit_distance(words, hypothesis.split(), merge_compounds=True)
-    substitutions, deletions, insertions = found["sub"], found["del"], found["ins"]
+    errors = kaldialign.edit_distance(words, hypothesis.split(), merge_compounds=True)
+    substitutions, deletions, insertions = errors["sub"], errors["del"], errors["ins"]
     return Counts(len(words) - substitutions - deletions, substitutions, deletions, insertions)
 
 
 def count_all(references: Sequence[str], hypotheses: Sequence[str]) -> list[AllCounts]:
-    """The three counts of each pair, in order: a second for 10,000 of 20 words. One by one, since jiwer is no faster
-    over many. Raises ValueError where there are more of one side than of the other.
+    """The three counts of each pair, in order; takes a second for 10,000 pairs of 20 words.
+
+    Raises ValueError where references and hypotheses differ in number.
     """
     return [
         AllCounts(word_counts(*pair), char_counts(*pair), merged_counts(*pair))
@@ -105,14 +112,14 @@ def count_all(references: Sequence[str], hypotheses: Sequence[str]) -> list[AllC
 
 
 def alignment(reference: str, hypothesis: str, *, chars: bool = False) -> list[Aligned]:
-    """What word_counts (`chars`: char_counts) counts, unit by unit in order, to show as a coloured difference."""
+    """The alignment that word_counts (with `chars`: char_counts) counts, unit by unit in order."""
     output = _by_characters(reference, hypothesis) if chars else _by_words(reference, hypothesis)
-    wanted, heard = output.references[0], output.hypotheses[0]
+    expected, recognised = output.references[0], output.hypotheses[0]
     steps = []
     for chunk in output.alignments[0]:
-        left = wanted[chunk.ref_start_idx : chunk.ref_end_idx]
-        right = heard[chunk.hyp_start_idx : chunk.hyp_end_idx]
-        for index in range(max(len(left), len(right))):  # the same length, or one side is empty
+        left = expected[chunk.ref_start_idx : chunk.ref_end_idx]
+        right = recognised[chunk.hyp_start_idx : chunk.hyp_end_idx]
+        for index in range(max(len(left), len(right))):  # both have the same length, or one is empty
             steps.append(Aligned(chunk.type, left[index] if left else "", right[index] if right else ""))
     return steps
 

@@ -1,4 +1,4 @@
-"""The settings of `jobs.evaluate`: which sets, what is compared with what, and when the gate closes."""
+"""The settings of `jobs.evaluate`: the sets, the baseline, and when the gate closes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from pipeline.config import (
 )
 from pipeline.evaluation.corrupt import CorruptConfig
 
-UNKNOWN = "unknown"  # the language of recordings whose source does not say
+UNKNOWN = "unknown"  # the language where the source does not name one
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
 _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
 
@@ -32,14 +32,16 @@ _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes par
 class GateConfig(Section):
     """When the gate closes (alpha, ceilings, min_coverage) and when it warns (margin)."""
 
-    alpha: float = Field(0.05, gt=0, le=0.5, description="false alarms over all languages together")
-    resamples: int = Field(1_000, ge=100, le=1_000_000, description="draws of the bootstrap")
-    seed: int = Field(0, ge=0, lt=2**31, description="of these draws")
-    margin: float = Field(0.003, ge=0, description="warn where a loss of more than this rate cannot be excluded")
-    ceilings: dict[str, float] = Field(
-        default_factory=dict, description="{en: 0.05, zh: 0.08}: fail where the rate of a language is above"
+    alpha: float = Field(0.05, gt=0, le=0.5, description="share of false alarms, over all languages together")
+    resamples: int = Field(1_000, ge=100, le=1_000_000, description="resamples of the bootstrap")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the bootstrap")
+    margin: float = Field(
+        0.003, ge=0, description="warn where a loss above this rate cannot be excluded; 0.003: 0.3 points"
     )
-    min_coverage: float = Field(0.99, ge=0, le=1, description="of recordings transcribed; fail where a set has less")
+    ceilings: dict[str, float] = Field(
+        default_factory=dict, description="{en: 0.05, zh: 0.08}: fail where the rate of a language is higher"
+    )
+    min_coverage: float = Field(0.99, ge=0, le=1, description="share transcribed; fail where a set has less")
 
     @pydantic.field_validator("ceilings")
     @classmethod
@@ -53,10 +55,10 @@ class GateConfig(Section):
 
 
 class SetConfig(Section):
-    """One evaluated set: audio to transcribe, or an output of jobs.transcribe that is there already."""
+    """One evaluated set: audio to transcribe, or a finished output of jobs.transcribe."""
 
-    source: SourceConfig | None = Field(None, description="what is transcribed for this evaluation")
-    output: str | None = Field(None, description="or a finished output of jobs.transcribe; it is only read")
+    source: SourceConfig | None = Field(None, description="audio to transcribe for this evaluation")
+    output: str | None = Field(None, description="or a finished output of jobs.transcribe, which is only read")
     normaliser: Literal["auto", "english", "multilingual", "mandarin", "whisper-compatible"] = Field(
         "auto", description="auto: english for en, mandarin for zh, else multilingual"
     )
@@ -64,18 +66,16 @@ class SetConfig(Section):
     @pydantic.model_validator(mode="after")
     def _one_of_both(self) -> SetConfig:
         if (self.source is None) == (self.output is None):
-            raise ValueError("either a source to transcribe or the output of an earlier run")
+            raise ValueError("needs either a source to transcribe or the output of an earlier run")
         return self
 
 
 class EvaluateConfig(Section):
-    """The whole of `jobs.evaluate`."""
+    """All settings of `jobs.evaluate`."""
 
-    name: str = Field("nightly", description="of this evaluation, the same every night")
-    run: str | None = Field(
-        None, description="what this run is called; the same name resumes it; null: today's date in UTC"
-    )
-    sets: dict[str, SetConfig] = Field(min_length=1, description="what is evaluated, by name")
+    name: str = Field("nightly", description="name of this evaluation, the same every night")
+    run: str | None = Field(None, description="name of this run; the same name resumes it; null: today's date in UTC")
+    sets: dict[str, SetConfig] = Field(min_length=1, description="the evaluated sets by name")
     output: OutputConfig
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
@@ -85,16 +85,17 @@ class EvaluateConfig(Section):
     plan: PlanConfig = PlanConfig()
     baseline: str | None = Field(
         None,
-        description="what it is compared with: a NAME kept earlier, `previous` (the last one of this name), or another "
-        "output of jobs.evaluate; null: nothing",
+        description="evaluation to compare with: a NAME kept earlier, `previous` (the last one of this name), or the "
+        "address of another output of jobs.evaluate; null: none",
     )
     keep_as: str | None = Field(
-        None, description="NAME under which this evaluation is a baseline, or the address of a folder that gets it"
+        None, description="keep this evaluation as a baseline: a NAME, or the address of a folder"
     )
     gate: GateConfig = GateConfig()
     corrupt: CorruptConfig = CorruptConfig()
     sweep: dict[str, list[Any]] = Field(
-        default_factory=dict, description="{denoise.max_steps: [4, 8, 16]}: every combination, in one table and plot"
+        default_factory=dict,
+        description="{denoise.max_steps: [4, 8, 16]}: every combination, in one table and plot",
     )
 
     @pydantic.field_validator("name", "run", "keep_as")
@@ -121,17 +122,17 @@ class EvaluateConfig(Section):
             if key not in allowed:
                 raise ValueError(f"{key} is no setting of model, denoise or segment")
             if not choices:
-                raise ValueError(f"{key}: nothing to choose from")
+                raise ValueError(f"{key}: no values")
         return value
 
     @pydantic.model_validator(mode="after")
     def _sweeps_transcribe(self) -> EvaluateConfig:
         if self.sweep and (finished := [name for name, one in self.sets.items() if one.output]):
-            raise ValueError(f"sweep: {', '.join(finished)} is an output that is there already, it cannot be swept")
+            raise ValueError(f"sweep: {', '.join(finished)} is a finished output, it cannot be swept")
         return self
 
     @pydantic.model_validator(mode="after")
     def _keeps_what_is_sound(self) -> EvaluateConfig:
-        if self.keep_as and (damage := self.corrupt.told()):
-            raise ValueError(f"keep_as: {self.keep_as}: damaged on purpose (corrupt: {damage}), this is no baseline")
+        if self.keep_as and (damage := self.corrupt.description()):
+            raise ValueError(f"keep_as: {self.keep_as}: damaged on purpose (corrupt: {damage}), so it is no baseline")
         return self

@@ -1,4 +1,4 @@
-"""Beside the bootstrap: the matched-pairs test, correction for many languages, the smallest difference to be seen."""
+"""Beside the bootstrap: the matched-pairs test, Holm's correction, and the smallest difference that is detectable."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ POWER = 0.8
 def mapsswe(new: ArrayLike, old: ArrayLike) -> float | None:
     """Two-sided p of the matched-pairs sentence-segment word error test (Gillick & Cox 1989; `sc_stats -t mapsswe`).
 
-    new, old: [recordings], errors. None where it is undefined: fewer than two recordings, or the same difference in
-    all of them. Differs from sc_stats: a segment is a whole recording instead of what lies between two words that both
-    systems got right, so it has fewer and longer segments; recordings of one speaker count as independent in both.
+    new, old: [recordings], errors of each system. None where it is undefined: with fewer than two recordings, or where
+    the difference is the same in all of them. sc_stats cuts a recording into segments between words that both systems
+    got right; here a segment is a whole recording, so there are fewer and longer ones. Both take the recordings of one
+    speaker for independent.
     """
     worse = np.asarray(new, float) - np.asarray(old, float)
     if len(worse) < 2 or not (spread := worse.std(ddof=1)):
@@ -43,17 +44,19 @@ def holm(p: Sequence[float]) -> list[float]:
 def detectable(
     new: ArrayLike, old: ArrayLike, units: ArrayLike, blocks: Sequence[str], *, alpha: float, power: float = POWER
 ) -> float:
-    """Smallest true difference of the rates that a one-sided test at `alpha` finds with the probability `power`.
+    """Smallest true difference of the rates that a one-sided test at `alpha` detects with probability `power`.
 
-    new, old, units, blocks: [recordings], as in `bootstrap.paired`, with at least two blocks. Their paired spread over
-    blocks is taken as seen, and the lost units themselves add that of a count: one as large as their number. A loss
-    that sets speakers further apart besides is found less often. alpha, power: in (0, 1), alpha at most 0.5.
+    new, old, units, blocks: [recordings], as in `bootstrap.paired`, with at least two blocks. alpha: in (0, 0.5].
+    power: in (0, 1).
+
+    Assumes that the paired spread over blocks stays as observed, and that the additional errors add the spread of a
+    count: a variance as large as their number. A loss that also makes speakers differ more is detected less often.
     """
     new_B, old_B, units_B = block_sums(blocks, new, old, units)
     freedom = len(units_B) - 1
     worse_B = new_B - old_B
     rate = worse_B.sum() / units_B.sum()
-    # linearised: a ratio of sums over blocks of unequal size
+    # of a ratio of sums over blocks of unequal size, linearised
     variance = np.square(worse_B - rate * units_B).sum() * (1 + 1 / freedom) / units_B.sum() ** 2
     square = (stats.t.isf(alpha, freedom) + stats.norm.ppf(power)) ** 2
     added = square / units_B.sum()

@@ -1,4 +1,4 @@
-"""Rates, differences and times in words: the same in the report, the JUnit file and the log."""
+"""Rates, differences, times and whole evaluations in words: the same in report, JUnit file, log and terminal."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from rich.cells import cell_len
 from pipeline.evaluation.result import Comparison, Evaluation, SweepPoint
 from pipeline.output.terminal import plain
 
-NOTHING = "–"  # where there is no figure
+NOTHING = "–"  # instead of a figure that does not exist
 GROUPS = ("all", "set", "language")
 HEADER = ("", "", "metric", "rate", "95 % interval", "sub", "del", "ins", "recordings", "coverage")
-LEFT = 3  # columns that are text
+LEFT = 3  # columns of text
 
 
 def percent(rate: float | None) -> str:
@@ -42,19 +42,19 @@ def points(difference: float) -> str:
 
 
 def probability(p: float | None) -> str:
-    """Three places; what would read 0.000 is "<0.001"."""
+    """Three decimal places; "<0.001" instead of 0.000."""
     if p is None:
         return NOTHING
     return "<0.001" if p < 0.0005 else f"{p:.3f}"
 
 
 def utc(moment: datetime) -> str:
-    """ "2026-11-25 03:00 UTC"; a time without zone is taken for UTC."""
+    """As "2026-11-25 03:00 UTC"; a time without a zone is UTC."""
     return as_utc(moment).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def as_utc(moment: datetime) -> datetime:
-    """The same moment in UTC; a time without zone is taken for UTC."""
+    """The same moment in UTC; a time without a zone is UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
@@ -66,7 +66,7 @@ def finding(comparison: Comparison) -> str:
 
 
 def comparison_line(comparison: Comparison, baseline: str | None) -> str:
-    """One comparison as a sentence, with the smallest difference that would have been seen."""
+    """One comparison as a sentence, with the smallest difference that it could have shown."""
     return (
         f"{comparison.language}: {comparison.metric} {percent(comparison.rate)}, {baseline or 'baseline'} "
         f"{percent(comparison.baseline_rate)}: {points(comparison.difference)} points "
@@ -77,14 +77,14 @@ def comparison_line(comparison: Comparison, baseline: str | None) -> str:
 
 
 def shortened(reasons: list[str], most: int = 3) -> list[str]:
-    """At most `most` lines; the last one says how many are left out."""
+    """At most `most` lines; if some are left out, the last line says how many."""
     if len(reasons) <= most:
         return reasons
     return [*reasons[: most - 1], f"and {len(reasons) - most + 1} more"]
 
 
 def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
-    """Short names: only the settings that differ, without their section where that leaves no doubt."""
+    """Short names of the points: only the settings that differ, without their section where that is unambiguous."""
     keys = list(dict.fromkeys(key for point in points for key in point.settings))
     differing = [key for key in keys if len({str(point.settings.get(key)) for point in points}) > 1] or keys
     last = [key.rsplit(".", 1)[-1] for key in differing]
@@ -93,10 +93,13 @@ def setting_labels(points: Sequence[SweepPoint]) -> list[str]:
 
 
 def summary_lines(evaluation: Evaluation) -> list[str]:
-    """One string per line, without control characters. If it failed, the last lines (three at most) say why."""
+    """The evaluation for the terminal, one string per line, without control characters.
+
+    Rates, sweep, comparisons and warnings; then "passed", or up to three lines that say why it failed.
+    """
     sets = [rates for rates in evaluation.rates if rates.group == "set"]
-    alone = len(sets) == sum(rates.group == "language" for rates in evaluation.rates)  # a set for each language
-    groups = [group for group in GROUPS if not (alone and group == "language")]
+    languages = [rates for rates in evaluation.rates if rates.group == "language"]
+    groups = [group for group in GROUPS if group != "language" or len(sets) != len(languages)]  # a set per language
     shown = [rates for group in groups for rates in evaluation.rates if rates.group == group]
     rows = [
         (
@@ -120,7 +123,7 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
 
 
 def _sweep(evaluation: Evaluation) -> list[str]:
-    """Error rate beside speed of every combination of settings; nothing without a sweep."""
+    """Error rate and speed of every combination of settings; no lines without a sweep."""
     if not evaluation.sweep:
         return []
     header = ("", "settings", "", "rate", "95 % interval", "pipeline_rtfx", "steps")
@@ -140,7 +143,7 @@ def _sweep(evaluation: Evaluation) -> list[str]:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns as wide as their widest cell on a terminal; text to the left, figures to the right."""
+    """Columns as wide as their widest cell on a terminal; text is aligned left, figures right."""
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

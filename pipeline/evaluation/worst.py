@@ -1,4 +1,4 @@
-"""The utterances with most errors: which they are, and each as reference and hypothesis laid over each other."""
+"""The utterances with most errors, each as one text of reference and hypothesis with the differences marked."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.evaluation.score import alignment
 from pipeline.evaluation.wording import percent
 
 PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
-AROUND = 8  # equal words shown on each side of an error; longer stretches are cut
+AROUND = 8  # equal words shown on each side of an error; the middle of longer stretches is cut
 STRETCHES = 400  # of one utterance are shown: the page does not embed an hour of it
 
 _COUNTS = ("hits", "substitutions", "deletions", "insertions")
@@ -29,21 +29,20 @@ class Stretch:
     """Neighbouring units of an alignment that are all equal, or all differ in the same way."""
 
     equal: bool
-    reference: str  # "" where the hypothesis has units too many
+    reference: str  # "" where the hypothesis has additional units
     hypothesis: str  # "" where it lacks units
 
 
 def counts_of(row: Mapping[str, Any]) -> Counts:
-    """Of the metric that the row's language is judged by. row: of schemas.EVALUATED."""
+    """Counts of the metric that the language of the row is judged by. row: of schemas.EVALUATED."""
     unit = "char" if headline(row["language"]) == "CER" else "word"
     return Counts(*(row[f"{unit}_{name}"] or 0 for name in _COUNTS))
 
 
 def worst(rows: pa.Table, most: int) -> list[dict[str, Any]]:
-    """Rows of the transcribed recordings with a reference that have most errors, by errors, then by rate.
+    """Rows of the transcribed recordings with most errors, at most `most`, sorted by errors, then by rate.
 
-    rows: schemas.EVALUATED. Those without an error are left out. Recordings without a transcript are no utterances that
-    can be looked at: they are not here.
+    rows: schemas.EVALUATED. Recordings without an error, a reference or a transcript are left out.
     """
     columns = [f"{unit}_{name}" for unit in ("word", "char") for name in _COUNTS]
     ranks: list[tuple[int, float, int]] = []
@@ -59,14 +58,15 @@ def utterance(row: Mapping[str, Any]) -> dict[str, Any]:
     metric = headline(row["language"])
     chars = metric == "CER"
     pieces = alignment(row["reference_normal"] or "", row["hypothesis_normal"] or "", chars=chars)
-    found = stretches(pieces, separator="" if chars else " ")
+    separator = "" if chars else " "
+    runs = stretches(pieces, separator=separator)
     return {
         "recording_id": row["recording_id"],
         "language": row["language"],
         "figures": list(_figures(row)),
-        "separator": "" if chars else " ",
-        "stretches": found[:STRETCHES],
-        "left_out": max(0, len(found) - STRETCHES),
+        "separator": separator,
+        "stretches": runs[:STRETCHES],
+        "left_out": max(0, len(runs) - STRETCHES),
         "audio": row["audio"],
         "address": playable(row["audio"]) if row["audio"] else None,
     }
@@ -82,16 +82,16 @@ def stretches(pieces: Iterable[tuple[str, str, str]], *, separator: str) -> list
         (kind, *(separator.join(filter(None, texts)) for texts in list(zip(*group, strict=True))[1:]))
         for kind, group in groupby(pieces, key=lambda piece: piece[0])
     ]
-    found = []
+    shown = []
     for place, (kind, reference, hypothesis) in enumerate(runs):
         if kind == "equal":
             reference = _cut(reference, separator, first=place == 0, last=place == len(runs) - 1)
-        found.append(Stretch(kind == "equal", reference, hypothesis))
-    return found
+        shown.append(Stretch(kind == "equal", reference, hypothesis))
+    return shown
 
 
 def _figures(row: Mapping[str, Any]) -> Iterator[str]:
-    """What is known of the utterance, the unknown left out."""
+    """What is known about the utterance."""
     counts = counts_of(row)
     yield f"{row['set']} · {row['language']}"
     if row["speaker"] is not None:
@@ -108,7 +108,7 @@ def _figures(row: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _cut(text: str, separator: str, *, first: bool, last: bool) -> str:
-    """An equal stretch without its middle; what begins or ends the utterance keeps only the side of the error."""
+    """An equal stretch without its middle. At the ends of the utterance only the side of the error stays."""
     units = text.split(separator) if separator else list(text)
     around = AROUND if separator else 2 * AROUND
     before, after = (0 if first else around), (0 if last else around)
@@ -119,13 +119,15 @@ def _cut(text: str, separator: str, *, first: bool, last: bool) -> str:
 
 
 def playable(audio: str) -> str | None:
-    """What a browser can fetch, or None: not "shard.tar!member.wav". A path is quoted; it is relative to the report
-    unless it is absolute."""
+    """The address that a browser can fetch, or None, as for "shard.tar!member.wav".
+
+    A path is quoted; it is relative to the report unless it is absolute.
+    """
     if re.search(r"\.\w+!", audio):
         return None
     try:
         scheme = urlsplit(audio).scheme.lower()
-    except ValueError:  # "http://[": no address at all
+    except ValueError:  # "http://[" is no address
         return None
     if scheme in ("http", "https", "file"):
         return audio

@@ -1,10 +1,12 @@
-"""What reports show of a published output: a sample of transcripts and the hours of each language."""
+"""What reports show of a published output: samples of transcripts and dead letters, and the hours by language."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,7 +18,7 @@ from pipeline.storage.base import Storage
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A recording with the text of all its segments. confidence: mean over its characters, None without any."""
+    """A recording with the text of all its segments. confidence: mean over its characters in [0, 1], or None."""
 
     recording_id: str
     language: str | None
@@ -24,35 +26,38 @@ class Line:
     confidence: float | None
 
 
-def sample_lines(storage: Storage, limit: int) -> list[Line]:
-    """The first `limit` recordings of the published transcripts, in their order."""
-    columns = ["recording_id", "language", "text", "confidence"]
-    rows: dict[str, list[tuple[str | None, str, float | None]]] = {}
-    for key in _parts(storage, "transcripts"):
+def published_rows(storage: Storage, table: str, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """These columns of a published table (transcripts or dead_letters), row by row; nothing where it is not published.
+
+    Reads as far as the rows are taken.
+    """
+    for key in _parts(storage, table):
         with storage.open(key) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=1024, columns=columns):
-                for recording, *row in zip(*(batch[name].to_pylist() for name in columns), strict=True):
-                    if recording not in rows and len(rows) == limit:
-                        return [_line(name, held) for name, held in rows.items()]
-                    rows.setdefault(recording, []).append((row[0], row[1], row[2]))
-    return [_line(name, held) for name, held in rows.items()]
+            for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
+                yield from batch.to_pylist()
+
+
+def sample_lines(storage: Storage, limit: int) -> list[Line]:
+    """The first `limit` recordings of the published transcripts, in the order of the table."""
+    segments: dict[str, list[dict[str, Any]]] = {}
+    for row in published_rows(storage, "transcripts", ["recording_id", "language", "text", "confidence"]):
+        if row["recording_id"] not in segments and len(segments) == limit:
+            break
+        segments.setdefault(row["recording_id"], []).append(row)
+    return [
+        Line(name, rows[0]["language"], *joined((row["text"], row["confidence"]) for row in rows))
+        for name, rows in segments.items()
+    ]
 
 
 def sample_letters(storage: Storage, limit: int) -> list[dict[str, str | None]]:
     """The first `limit` dead letters: recording_id, reason, stage, error, source_uri, source_member."""
     columns = ["recording_id", "reason", "stage", "error", "source_uri", "source_member"]
-    found: list[dict[str, str | None]] = []
-    for key in _parts(storage, "dead_letters"):
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(batch_size=limit, columns=columns):
-                found.extend(batch.to_pylist())
-                if len(found) >= limit:
-                    return found[:limit]
-    return found
+    return list(islice(published_rows(storage, "dead_letters", columns), limit))
 
 
 def language_hours(storage: Storage) -> dict[str, float]:
-    """Hours of published segments by language, "unknown" where there is none; most first. Reads three columns."""
+    """Hours of published segments by language, most first; "unknown" without a language. Reads three columns."""
     milliseconds: dict[str, int] = defaultdict(int)
     for key in _parts(storage, "transcripts"):
         with storage.open(key) as stream, pq.ParquetFile(stream) as file:
@@ -74,13 +79,12 @@ def _parts(storage: Storage, table: str) -> Iterator[str]:
 
 
 def joined(segments: Iterable[tuple[str, float | None]]) -> tuple[str, float | None]:
-    """Text and confidence of a recording from those of its segments, in order; the mean is over characters."""
-    held = list(segments)
-    weighted = [(confidence, len(text) or 1) for text, confidence in held if confidence is not None]
+    """Text and mean confidence of a recording from its segments (text, confidence) in order.
+
+    The mean is weighted by characters; segments without a confidence are left out of it. None where none has one.
+    """
+    given = list(segments)
+    weighted = [(confidence, len(text) or 1) for text, confidence in given if confidence is not None]
     weight = sum(length for _, length in weighted)
     confidence = sum(value * length for value, length in weighted) / weight if weight else None
-    return join_words([{"text": text} for text, _ in held if text]), confidence
-
-
-def _line(recording_id: str, rows: list[tuple[str | None, str, float | None]]) -> Line:
-    return Line(recording_id, rows[0][0], *joined((text, confidence) for _, text, confidence in rows))
+    return join_words([{"text": text} for text, _ in given if text]), confidence

@@ -1,4 +1,4 @@
-"""What a person at the terminal sees: progress on stderr, then the table of transcripts and the summary on stdout."""
+"""The output for a person at the terminal: progress on stderr, then transcripts and summary on stdout."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from rich.table import Table
 from pipeline.output.tables import Line
 from pipeline.schemas import SAMPLE_RATE
 
-LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
 TABLE_ROWS = 40
 NAME_WIDTH, TEXT_WIDTH = 32, 62
 
 
 class RunProgress:
-    """Units done of all, audio hours, RTFx and ETA: a bar on a terminal, otherwise a line every ten seconds.
+    """Units done, audio hours, RTFx and the time left: a bar on a terminal, otherwise a line every ten seconds.
 
-    `total`: units of the plan; `done`: those that were committed before. Updates come from one thread.
+    total: units of the plan. done: units committed before this run. Only one thread may call `add`.
     """
 
     def __init__(self, total: int, done: int, *, every_seconds: float = LINE_SECONDS) -> None:
@@ -66,7 +66,7 @@ class RunProgress:
                 print(self.text(), file=sys.stderr, flush=True)
 
     def add(self, samples: int, dead: int, *, done: bool = True) -> None:
-        """One more unit is committed, or (`done` False) a part of one is heard: samples at 16 kHz, dead letters."""
+        """Count a committed unit, or (`done` False) a transcribed piece of one. samples: at 16 kHz. dead: letters."""
         self.done += done
         self.samples += samples
         self.dead += dead
@@ -74,7 +74,7 @@ class RunProgress:
             self._bar.update(self._task, completed=self.done, description=self._figures())
 
     def text(self) -> str:
-        """The line of progress as it stands now."""
+        """The line of progress, now."""
         return f"{self.done} of {self.total} units · {self._figures()}"
 
     def _figures(self) -> str:
@@ -92,14 +92,17 @@ class RunProgress:
 
 
 def clock(seconds: float) -> str:
-    """ "1:02:03" or "2:03"."""
+    """Hours, minutes and seconds as "1:02:03", or "2:03" below an hour."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def print_table(lines: Sequence[Line], recordings: int) -> None:
-    """Recording, language, text and confidence of up to TABLE_ROWS recordings, long texts cut."""
+    """Print recording, language, text and confidence of up to TABLE_ROWS recordings; long texts are cut.
+
+    recordings: how many there are altogether.
+    """
     console = Console() if sys.stdout.isatty() else Console(width=120)
     table = Table(box=None, pad_edge=False, header_style="bold")
     longest = max((len(plain(line.recording_id)) for line in lines[:TABLE_ROWS]), default=0)
@@ -121,7 +124,7 @@ def print_table(lines: Sequence[Line], recordings: int) -> None:
 
 
 def summary_line(summary: Mapping[str, Any]) -> str:
-    """Recordings, segments, audio hours, dead letters by reason and pipeline_rtfx of a published output."""
+    """Recordings, segments, audio hours, dead letters by reason and pipeline_rtfx of an output, in one line."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary["dead_letters"].items())
     rtfx = summary.get("pipeline_rtfx")
     parts = [
@@ -136,6 +139,6 @@ def summary_line(summary: Mapping[str, Any]) -> str:
 
 
 def plain(text: str) -> str:
-    """Text from outside for a table cell: one line without control characters."""
+    """Text from outside as one line without control characters."""
     shown = "".join(char if char.isprintable() else " " for char in text)
     return " ".join(shown.split())

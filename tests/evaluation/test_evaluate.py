@@ -103,7 +103,10 @@ def test_a_night_without_a_language_of_the_night_before_fails(
     one = finished(tmp_path / "one", [REFERENCE] * 20)
     nights = [config(tmp_path, {"dev": uri}, f"run={n}", "baseline=previous") for n, uri in enumerate((both, one))]
     assert [job(night) for night in nights] == [0, 1]
-    assert "de: none of the 20 recordings of the baseline is here with the same reference" in capsys.readouterr().out
+    assert (
+        "de: the baseline has 20 recordings, this evaluation has none with the same reference"
+        in capsys.readouterr().out
+    )
 
 
 def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
@@ -166,13 +169,13 @@ def test_a_baseline_that_is_not_there_is_told_before_anything_is_done(
     ("overrides", "message"),
     [
         ([], "sets: "),
-        (["sets.dev.source.uri=a", "sets.dev.output=b"], "sets.dev: either a source"),
+        (["sets.dev.source.uri=a", "sets.dev.output=b"], "sets.dev: needs either a source"),
         (["sets.dev.normaliser=x", "sets.dev.output=b"], "sets.dev.normaliser"),
         (["sets.d/e.output=b"], "sets: letters, digits"),
-        (["sets.dev.output=b", "sweep={denoise.max_steps: [4]}"], "sweep: dev is an output that is there already"),
+        (["sets.dev.output=b", "sweep={denoise.max_steps: [4]}"], "sweep: dev is a finished output"),
         (["sets.dev.source.uri=b", "sweep={denoise.max_step: [4]}"], "sweep: denoise.max_step is no setting"),
         (["sets.dev.source.uri=b", "sweep={compute.canvases: [4]}"], "sweep: compute.canvases is no setting"),
-        (["sets.dev.source.uri=b", "sweep={denoise.max_steps: []}"], "sweep: denoise.max_steps: nothing to choose"),
+        (["sets.dev.source.uri=b", "sweep={denoise.max_steps: []}"], "sweep: denoise.max_steps: no values"),
         (["sets.dev.source.uri=b", "gate.ceilings={xx: 0.1}"], "gate.ceilings: xx is no language"),
         (["sets.dev.output=b", "name=a/b"], "name: letters, digits"),
     ],

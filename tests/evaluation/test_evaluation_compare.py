@@ -1,4 +1,4 @@
-"""Tests of comparison and verdict: what pairs, whose blocks, order is nothing, a damaged language closes the gate."""
+"""Tests of comparison and verdict: pairs, blocks, any order of rows, a damaged language closes the gate."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def changed(rows: Rows, change: Callable[[dict[str, Any]], dict[str, Any] | None
         (lambda one: one | {"reference_normal": None}, 5),
     ],
 )
-def test_what_has_no_partner_is_left_out_counted_and_told(rows: Rows, change: Any, left_out: int) -> None:
+def test_what_has_no_partner_is_left_out_counted_and_reported(rows: Rows, change: Any, left_out: int) -> None:
     for new, old in ((changed(rows, change, 5), rows), (rows, changed(rows, change, 5))):
         found = compared(new, old)
         assert (found["de"].recordings, found["de"].left_out) == (55, left_out)
@@ -200,7 +200,7 @@ def test_speakers_are_blocks_within_their_set_and_recordings_where_unknown(rows:
     assert blocks(lambda place, one: {"speaker": "x"}) == 60  # a single speaker
 
 
-def test_a_language_of_one_recording_is_told_and_not_compared(rows: Rows) -> None:
+def test_a_language_of_one_recording_is_reported_and_not_compared(rows: Rows) -> None:
     lonely = [*rows, row("fr", "la maison", "la raison")]
     found = compared(lonely, lonely)
     assert "fr" not in found
@@ -256,7 +256,7 @@ LOSS = Comparison("en", "WER", 2_620, 40, 0.0445, 0.0410, 0.0035, 0.0012, 0.0058
 def test_a_regression_is_one_sentence_with_all_figures() -> None:
     sets = [rates_of("set", "a", [row("en", "one two", "one two")])]
     judged = verdict([LOSS], sets, GateConfig())
-    assert judged.warnings == ()  # not said a second time
+    assert judged.warnings == ()  # the failure already says it
     assert judged.failures == (
         "en: WER rose from 4.10 % to 4.45 % on 2,620 recordings, by +0.35 points [+0.12, +0.58], p 0.012 after Holm",
     )
@@ -278,7 +278,7 @@ def test_a_loss_that_cannot_be_excluded_is_a_warning(high: float, warned: bool) 
         ({"en": 0.5}, None),
         ({"en": 0.25}, "en: WER 50.00 % is above the ceiling of 25.00 %"),
         ({"zh": 0.3}, "zh: CER 33.33 % is above the ceiling of 30.00 %"),
-        ({"hi": 0.3}, "hi: nothing to hold against its ceiling of 30.00 %: no rate"),
+        ({"hi": 0.3}, "hi: no rate to compare with its ceiling of 30.00 %"),
     ],
 )
 def test_a_rate_above_its_ceiling_or_not_there_closes_the_gate(ceilings: dict[str, float], failure: str | None) -> None:
@@ -290,49 +290,51 @@ def test_a_rate_above_its_ceiling_or_not_there_closes_the_gate(ceilings: dict[st
 
 def test_a_set_that_is_not_covered_closes_the_gate() -> None:
     dead = [row("en", "one two", "", recording_id=f"{place}", status="dead_letter") for place in range(2)]
-    heard = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(2, 100)]
-    assert verdict([], rates([*dead, *heard]), GateConfig(min_coverage=0.98)).passed
-    assert verdict([], rates([*dead, *heard]), GateConfig()).failures == (
+    transcribed = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(2, 100)]
+    assert verdict([], rates([*dead, *transcribed]), GateConfig(min_coverage=0.98)).passed
+    assert verdict([], rates([*dead, *transcribed]), GateConfig()).failures == (
         "test-clean: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing), less than 99.00 %",
     )
 
 
 def test_lost_recordings_whose_reference_nobody_could_read_close_the_gate() -> None:
-    """Sidecars lie in the archive: what is lost there is lost with its text, and often with its language."""
-    heard = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(98)]
-    for language, status, told in (
+    """Sidecars are in the archive: a lost recording loses its text too, and often its language."""
+    transcribed = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(98)]
+    for language, status, message in (
         ("en", "dead_letter", "test-clean en: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing)"),
         ("en", "missing", "test-clean en: 98 of 100 recordings transcribed (98.00 %: 0 dead letters, 2 missing)"),
         ("unknown", "missing", "test-clean: 98 of 100 recordings transcribed (98.00 %: 0 dead letters, 2 missing)"),
     ):
         lost = [row(language, None, "", recording_id=f"-{n}", status=status, set="test-clean") for n in range(2)]
-        found = set_rates([*heard, *lost])
+        found = set_rates([*transcribed, *lost])
         assert verdict([], found, GateConfig(min_coverage=0.98)).passed
-        assert verdict([], found, GateConfig()).failures == (f"{told}, less than 99.00 %",)
+        assert verdict([], found, GateConfig()).failures == (f"{message}, less than 99.00 %",)
 
 
 def test_what_was_transcribed_needs_no_reference() -> None:
-    heard = [row("en", "one two", "one two"), row("en", None, "more", recording_id="2")]
-    assert verdict([], set_rates(heard), GateConfig(min_coverage=1.0)).passed
+    transcribed = [row("en", "one two", "one two"), row("en", None, "more", recording_id="2")]
+    assert verdict([], set_rates(transcribed), GateConfig(min_coverage=1.0)).passed
 
 
 def test_of_a_set_that_few_references_are_of_all_recordings_are_covered() -> None:
-    """Most of what was lost had none either: 990 of 1,000 are there, not 50 of 60."""
+    """Most of the lost recordings had no reference either: 990 of 1,000 are transcribed, not 50 of 60."""
     rows = [row("en", "one two" if n < 50 else None, "one two", recording_id=f"{n}") for n in range(990)]
     lost = [row("en", None, "", recording_id=f"-{n}", status="dead_letter") for n in range(10)]
     assert verdict([], set_rates([*rows, *lost]), GateConfig()).passed
-    told = "test-clean en: 989 of 1,000 recordings transcribed (98.90 %: 11 dead letters, 0 missing), less than 99.00 %"
+    message = (
+        "test-clean en: 989 of 1,000 recordings transcribed (98.90 %: 11 dead letters, 0 missing), less than 99.00 %"
+    )
     lost.append(rows[0] | {"status": "dead_letter", "recording_id": "-x"})
-    assert verdict([], set_rates([*rows[1:], *lost]), GateConfig()).failures == (told,)
+    assert verdict([], set_rates([*rows[1:], *lost]), GateConfig()).failures == (message,)
 
 
 @pytest.mark.parametrize("status", ["transcribed", "missing"])
 def test_a_set_without_any_reference_closes_the_gate(status: str) -> None:
-    """Its text column was renamed, or its archives are damaged; a set of silence has empty ones."""
+    """Its text column was renamed, or its archives are damaged. A set of silence has empty references."""
     good = row("en", "one two", "one two")
     bare = [row("de", None, "eins", recording_id=f"{n}", set="fleurs", status=status) for n in range(3)]
-    told = ("fleurs: no recording with a reference: nothing was evaluated",)
-    assert verdict([], set_rates([good, *bare]), GateConfig()).failures == told
+    message = ("fleurs: no recording with a reference: nothing was evaluated",)
+    assert verdict([], set_rates([good, *bare]), GateConfig()).failures == message
     silence = row("de", "", "", set="silence")
     assert verdict([], set_rates([good, silence]), GateConfig()).passed
 
@@ -347,8 +349,8 @@ def test_a_language_of_the_baseline_that_is_not_there_closes_the_gate(rows: Rows
     assert lost == {"de": count}
     found = compare(evaluated_table(new), evaluated_table(rows))
     judged = verdict(found, set_rates(new), COVERED, lost=lost)
-    told = f"de: none of the {count:,} recordings of the baseline is here with the same reference"
-    assert judged.failures == (told,)
+    message = f"de: the baseline has {count:,} recordings, this evaluation has none with the same reference"
+    assert judged.failures == (message,)
     assert verdict(found, set_rates(new), COVERED, lost={}).passed
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Heard, heard, snr_of, speaker_of
+from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Outcome, outcomes, snr_of, speaker_of
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, to_table
@@ -33,7 +33,7 @@ def test_every_planned_recording_is_there_once_with_what_became_of_it(storage: S
     mark = plan(storage, refs)
     run(storage, mark, dead={"r1"}, only=lambda number: number != 1)  # r3, r4, r5 are never done
     publish(storage)
-    rows = heard(storage)
+    rows = outcomes(storage)
     assert [(row.recording_id, row.status, row.reason) for row in rows] == [
         ("r0", "transcribed", None),
         ("r1", "dead_letter", "model_error"),
@@ -67,8 +67,8 @@ def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: 
     rows.reverse()
     commit_unit(storage, unit, new_attempt(), to_table(rows, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
     publish(storage)
-    (row,) = heard(storage)
-    assert row == Heard(
+    (row,) = outcomes(storage)
+    assert row == Outcome(
         recording_id="r0",
         language="zh",
         status="transcribed",
@@ -87,10 +87,10 @@ def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: 
 
 def test_what_is_no_output_or_not_published_is_one_line(storage: Storage) -> None:
     with pytest.raises(ConfigError, match="nothing is planned there"):
-        heard(storage)
+        outcomes(storage)
     plan(storage, [ref(0)])
     with pytest.raises(ConfigError, match="nothing is published there yet"):
-        heard(storage)
+        outcomes(storage)
 
 
 @pytest.mark.parametrize("name", [*SPEAKER_NAMES, "Speaker", "speaker-id", "SPK_ID"])

@@ -10,7 +10,7 @@ import pytest
 from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.rates import calibration_error, rates, reliability
 from pipeline.evaluation.result import Counts, Rates
-from pipeline.evaluation.rows import Heard
+from pipeline.evaluation.rows import Outcome
 from pipeline.evaluation.score import scored
 from tests.support.evaluated import evaluated_table, made_up_rows, row
 
@@ -21,7 +21,7 @@ def scored_row(
     values = {"language": "en", "speaker": "a", "seconds": 3.0} | changes
     name = values.pop("set", "dev")
     return scored(
-        Heard(f"r{number}", status=status, reference=reference, hypothesis=hypothesis, **values),
+        Outcome(f"r{number}", status=status, reference=reference, hypothesis=hypothesis, **values),
         {"set": name},
         "auto",
         CorruptConfig(),
@@ -102,7 +102,7 @@ def test_who_did_not_answer_has_lost_every_word(reason: str) -> None:
 
 def test_hypotheses_are_spoiled_before_they_are_counted() -> None:
     spoiled = scored(
-        Heard("r", "en", "transcribed", reference="a b c", hypothesis="a b c"),
+        Outcome("r", "en", "transcribed", reference="a b c", hypothesis="a b c"),
         {"set": "dev"},
         "auto",
         CorruptConfig(delete_words=1.0),

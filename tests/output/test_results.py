@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output.publish import publish
-from pipeline.output.tables import Line, language_hours, sample_letters, sample_lines
+from pipeline.output.tables import Line, joined, language_hours, sample_letters, sample_lines
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import plan, ref, run
 
@@ -34,11 +34,10 @@ def test_as_many_recordings_as_wanted_in_their_order(published: Storage, limit: 
     assert all(line.text == "hallo hallo" for line in lines)
 
 
-def test_the_confidence_of_a_recording_weighs_its_text(tmp_path: Path) -> None:
-    from pipeline.output.tables import _line
-
-    assert _line("r", [("de", "abc", 1.0), ("de", "a", 0.2)]).confidence == pytest.approx(0.8)
-    assert _line("r", [("de", "", None)]) == Line("r", "de", "", None)
+def test_the_confidence_of_a_recording_weighs_its_text() -> None:
+    assert joined([("abc", 1.0), ("a", 0.2)]) == ("abc a", pytest.approx(0.8))
+    assert joined([("abc", 1.0), ("de", None)]) == ("abc de", 1.0)
+    assert joined([("", None)]) == ("", None)
 
 
 def test_hours_of_segments_by_language(published: Storage) -> None:

@@ -21,7 +21,7 @@ from infra.tiny.human_speech import in_vocabulary, normal_form
 from infra.tiny.phrases import vocabulary
 from pipeline.config import LANGUAGES, ConfigError, SourceConfig, load
 from pipeline.evaluation.corrupt import CorruptConfig
-from pipeline.evaluation.rows import Heard, speaker_of
+from pipeline.evaluation.rows import Outcome, speaker_of
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.schemas import EVALUATED
@@ -308,8 +308,8 @@ def test_every_corpus_names_a_pinned_package_its_licence_and_the_words_for_it() 
 
 def evaluated(corpus: str, language: str, reference: str, hypothesis: str, known: str) -> dict[str, Any]:
     """A row of an evaluation."""
-    heard = Heard(f"{corpus}/x", language, "transcribed", reference=reference, hypothesis=hypothesis)
-    row = scored(heard, dict.fromkeys(EVALUATED.names), "multilingual", CorruptConfig())
+    outcome = Outcome(f"{corpus}/x", language, "transcribed", reference=reference, hypothesis=hypothesis)
+    row = scored(outcome, dict.fromkeys(EVALUATED.names), "multilingual", CorruptConfig())
     return row | {"corpus": corpus, "in_vocabulary": known}
 
 
