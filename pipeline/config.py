@@ -252,6 +252,11 @@ def load(schema: type[ConfigT], path: str | None, overrides: list[str]) -> Confi
     tree: dict[str, Any] = _read_yaml(path) if path else {}
     for override in overrides:
         _apply(tree, override, schema)
+    return validate(schema, tree)
+
+
+def validate(schema: type[ConfigT], tree: dict[str, Any]) -> ConfigT:
+    """The config of a tree of sections. Raises ConfigError with all mistakes, one line each, with the full keys."""
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as err:

@@ -93,16 +93,14 @@ def one_row(
     PADDING: tl.constexpr,
     CHUNK: tl.constexpr,
 ):
-    """One row of a tile as [blocks, BLOCK], the blocks filled up to a power of two with entries of weight 0.
+    """One row of a tile as [blocks, BLOCK], filled up to a power of two blocks with entries of weight 0.
 
-    NaN: maxima pass over it and comparisons with it are false, so indices stay in range; sums become NaN.
+    NaN: maxima skip it and comparisons with it are false, so indices stay in range; sums become NaN.
     """
     row = tl.program_id(0).to(tl.int64)
     number = tl.arange(0, BLOCKS)
-    within = tl.arange(0, BLOCK)
-    index = number[:, None] * BLOCK + within[None, :]
-    inside = index < width
-    at = logits_ptr + row * width + index
+    index = number[:, None] * BLOCK + tl.arange(0, BLOCK)[None, :]
+    at, inside = logits_ptr + row * width + index, index < width
     logits = tl.load(at, mask=inside, other=0.0).to(tl.float32)
     logits = tl.where(inside, libdevice.tanh(logits / softcap) * softcap, PADDING)
 
@@ -112,14 +110,11 @@ def one_row(
     shift = tl.where(old_top == float("-inf"), 0.0, old_top - top)  # <= 0, what older tiles lose
     offset = tl.load(offset_ptr)
     if tile_top > old_top:
-        first = tl.min(tl.min(tl.where(logits == tile_top, index, BLOCKS * BLOCK), axis=1), axis=0)
-        tl.store(argmax_ptr + row, offset + first)
         tl.store(top_ptr + row, tile_top)
-
+        tl.store(argmax_ptr + row, offset + _first(logits == tile_top, index, BLOCKS * BLOCK))
     below = logits - top
     if RAW:
-        weights = tl.exp(below)
-        _carry(raw_ptr + row, raw_l_ptr + row, shift, _sum(weights), _sum(weights * below))
+        _carry(raw_ptr + row, raw_l_ptr + row, shift, _sum(tl.exp(below)), _sum(tl.exp(below) * below))
 
     inverse = tl.load(inverse_ptr + row)
     z = below * inverse
@@ -129,19 +124,38 @@ def one_row(
     _carry(mass_ptr + row, mass_z_ptr + row, shift, tl.sum(block_mass, axis=0), _sum(weights * z))
     tl.store(at, weights.to(logits_ptr.dtype.element_ty), mask=inside)
     if shift != 0.0:  # the maximum rose, as it does in few tiles but the first ones; or is NaN
-        for start in range(0, hidden, CHUNK):
-            column = start + tl.arange(0, CHUNK)
-            soft = tl.load(soft_ptr + row * hidden + column, mask=column < hidden)
-            tl.store(soft_ptr + row * hidden + column, soft * tl.exp(shift), mask=column < hidden)
+        _rescale_soft(soft_ptr + row * hidden, tl.exp(shift), hidden, CHUNK)
 
-    first_block = (offset // BLOCK).to(tl.int32)
-    score = tl.log(block_mass) + top * inverse + _gumbel(keys_ptr + 2 * row, first_block + number)
+    first = (offset // BLOCK).to(tl.int32)
+    score = tl.log(block_mass) + top * inverse + _gumbel(keys_ptr + 2 * row, first + number)
+    _keep_best(best_ptr + row, block_ptr + row, block_z_ptr + row * BLOCK, score, z, first, BLOCKS, BLOCK)
+
+
+@triton.jit
+def _first(wanted, index, END: tl.constexpr):
+    """The lowest index that is wanted, END where none is."""
+    return tl.min(tl.min(tl.where(wanted, index, END), axis=1), axis=0)
+
+
+@triton.jit
+def _rescale_soft(soft_ptr, factor, hidden, CHUNK: tl.constexpr):
+    """Multiply a row of `soft`, CHUNK elements at a time."""
+    for start in range(0, hidden, CHUNK):
+        column = start + tl.arange(0, CHUNK)
+        soft = tl.load(soft_ptr + column, mask=column < hidden)
+        tl.store(soft_ptr + column, soft * factor, mask=column < hidden)
+
+
+@triton.jit
+def _keep_best(best_ptr, block_ptr, block_z_ptr, score, z, first, BLOCKS: tl.constexpr, BLOCK: tl.constexpr):
+    """Store the block with the highest score and its z, where it is better than those of the tiles before."""
+    number = tl.arange(0, BLOCKS)
     best = tl.max(score, axis=0)
-    if best > tl.load(best_ptr + row):
+    if best > tl.load(best_ptr):
         block = tl.min(tl.where(score == best, number, BLOCKS), axis=0)
-        tl.store(best_ptr + row, best)
-        tl.store(block_ptr + row, (first_block + block).to(tl.int64))
-        tl.store(block_z_ptr + row * BLOCK + within, tl.sum(tl.where(number[:, None] == block, z, 0.0), axis=0))
+        tl.store(best_ptr, best)
+        tl.store(block_ptr, (first + block).to(tl.int64))
+        tl.store(block_z_ptr + tl.arange(0, BLOCK), tl.sum(tl.where(number[:, None] == block, z, 0.0), axis=0))
 
 
 @triton.jit

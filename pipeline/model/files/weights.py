@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,49 +27,51 @@ def fill(
     rows: Mapping[str, int] | None = None,
     optional: tuple[str, ...] = (),
 ) -> None:
-    """Copy every target from the files, each tensor once, cast to the target's dtype on the target's device.
+    """Copy every target from the files, cast to the target's dtype on the target's device.
 
     A file is mapped into memory while it is read, so replicas of one machine share its pages, and no second copy is
     made. rename: a stored name's target, None to pass over it. rows: targets of which only the first rows are taken.
-    optional: prefixes of targets that may be absent or of another shape; such ones become zero.
+    optional: prefixes of targets that may be absent or of another shape in the files; these become zero.
     Raises ConfigError naming the file where a tensor is missing, unknown or of another shape.
     """
     paths = list(files)
     done: set[str] = set()
     for path in paths:
         try:
-            with safe_open(path, framework="pt") as file:
-                for stored in file.keys():  # noqa: SIM118 - not a mapping
-                    name = rename(stored)
-                    if name is None:
-                        continue
-                    spare = name.startswith(optional) if optional else False
-                    if name not in targets:
-                        if spare:
-                            continue
-                        raise unusable(path, KeyError(f"unexpected weight {stored}"))
-                    tensor = file.get_tensor(stored)
-                    if rows and name in rows:
-                        tensor = tensor[: rows[name]]
-                    target = targets[name]
-                    if tensor.shape != target.shape:
-                        if spare:
-                            continue
-                        shapes = f"{list(tensor.shape)} instead of {list(target.shape)}"
-                        raise unusable(path, ValueError(f"{stored} is of shape {shapes}"))
-                    if name in done and not torch.equal(target, tensor.to(target)):
-                        raise unusable(path, ValueError(f"{stored} differs from the weight that it is tied to"))
-                    target.copy_(tensor)
+            for stored, read in _stored(path):
+                name = rename(stored)
+                if name is None or (name not in targets and name.startswith(optional)):
+                    continue
+                if name not in targets:
+                    raise ValueError(f"unexpected weight {stored}")
+                tensor = read()[: rows[name]] if rows and name in rows else read()
+                if tensor.shape == targets[name].shape or not name.startswith(optional):
+                    _copy(tensor, targets[name], stored, again=name in done)
                     done.add(name)
-        except (OSError, SafetensorError) as err:
+        except (OSError, SafetensorError, ValueError) as err:
             raise unusable(path, err) from None
     missing = [name for name in targets if name not in done]
-    zero = {name for name in missing if optional and name.startswith(optional)}
-    lost = [name for name in missing if name not in zero]
+    lost = [name for name in missing if not name.startswith(optional)]
     if lost:
-        raise unusable(paths[-1], KeyError(f"missing weights: {', '.join(lost[:3])}{' ...' if lost[3:] else ''}"))
-    for name in zero:
+        raise unusable(paths[-1], ValueError(f"missing weights: {', '.join(lost[:3])}{' ...' if lost[3:] else ''}"))
+    for name in missing:
         targets[name].zero_()
+
+
+def _stored(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """The names in a file, each with what reads its tensor."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - not a mapping
+            yield name, partial(file.get_tensor, name)
+
+
+def _copy(tensor: Tensor, target: Tensor, stored: str, *, again: bool) -> None:
+    """Raises ValueError for another shape, and for other values where the target is filled already (again)."""
+    if tensor.shape != target.shape:
+        raise ValueError(f"{stored} is of shape {list(tensor.shape)} instead of {list(target.shape)}")
+    if again and not torch.equal(target, tensor.to(target)):
+        raise ValueError(f"{stored} differs from the weight that it is tied to")
+    target.copy_(tensor)
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
