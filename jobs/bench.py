@@ -97,9 +97,10 @@ def _plan(options: argparse.Namespace) -> int:
 
     print(planning.header())
     rows = []
-    for row in planning.measure(options.units, commits=options.commits):
+    for row in planning.measure(options.units or planning.SIZES, commits=options.commits):
         print(planning.line(row), flush=True)
         rows.append(row)
+    print("\n".join(["", *map(planning.verdict, rows)]))
     if options.json:
         _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
     return 0
@@ -174,6 +175,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _size(text: str) -> tuple[int, int]:
+    """For argparse: units and recordings in each; "1000" or "1000x256"."""
+    units, by, each = text.partition("x")
+    return _count(units), _count(each) if by else 1
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=cli.program("bench"), description=(__doc__ or "").replace("python -m jobs.bench", cli.program("bench"))
@@ -194,7 +201,9 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--markdown", metavar="FILE", help="write the table")
     engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")
     plan = commands.add_parser("plan", help="plan, resume half-way and account for up to a million units")
-    plan.add_argument("--units", type=_count, nargs="+", default=[10_000, 100_000, 1_000_000], metavar="N")
+    plan.add_argument(
+        "--units", type=_size, nargs="+", metavar="N[xM]", help="N units of M recordings (default: all sizes)"
+    )
     plan.add_argument(
         "--commits", choices=["memory", "files"], default="memory", help="made up as they are read, or real files"
     )

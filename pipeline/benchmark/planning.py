@@ -1,13 +1,16 @@
-"""What a run costs before and after the audio: recordings are planned, half of them committed, resumed, accounted.
+"""What planning costs: recordings are planned, half of the units committed, the rest resumed, the books closed.
 
-Every size runs in a process of its own, with the code of a real run. Plan: recordings as a listing yields them are
-checked for duplicates, packed and written. Resume: committed units are listed, the others read from the plan and kept
-as `jobs.transcribe` keeps them. Account: every commit is read, the books are made. One unit is one recording.
+Every size runs in a process of its own, which does what the driver of a run does.
 
-Not in `seconds`: the listing of the source, which depends on its format and its store (`list_seconds` is that of a
-local JSONL manifest of as many lines), and the commits, which a run makes over days. They hold made-up figures. With
-"memory" they are made up as they are read and are no files, so that our code is measured and not the disk or the
-network; with "files" each is a file, as in a local output, written without waiting for the disk.
+- Plan: recordings, as a listing yields them, are checked for duplicates, packed and written.
+- Resume: the ids of the committed units are listed; the places of the others are read from the plan. Both stay in
+  memory to the end, as in a run.
+- Account: every commit is read, and the books are closed.
+
+Not in `seconds`: the listing of the source, which depends on its format and its store (`list_seconds` is the time for a
+local JSONL manifest with one line per unit), and the commits, which a run makes over days. Their figures are made up.
+With "memory" the commits are made up as they are read, so that our code is measured and not the disk or the network.
+With "files" each commit is a file, as in a local output, written without waiting for the disk.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ import tempfile
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, TypeVar
+
+import pyarrow as pa
 
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
@@ -37,26 +42,39 @@ from pipeline.storage.local import LocalStorage
 T = TypeVar("T")
 Commits = Literal["memory", "files"]
 
-SIZES = (10_000, 100_000, 1_000_000)
-SECONDS = 600.0  # of a recording
+SIZES = ((10_000, 1), (100_000, 1), (1_000_000, 1), (100_000, 256))  # units, recordings in each
+PEAK_MB = 1_500  # the memory that a driver may take, whatever the size
+SECONDS = 600.0  # audio of a unit
 SAMPLES_EACH = round(SECONDS * SAMPLE_RATE)
-ROWS = 40  # of a recording's transcript
+ROWS = 40  # transcript rows of a unit with one recording; with more recordings: one row each
 PART_ROWS = 100_000
 UNIT = b"UNIT"  # stands for the id in what all commits have in common
 STEPS = ("plan", "resume", "account")
-SHOWN = ("units", "seconds", *(f"{step}_seconds" for step in STEPS), "cpu_seconds", "list_seconds", "peak_rss_mb")
+SHOWN = (
+    "units",
+    "recordings",
+    "seconds",
+    *(f"{step}_seconds" for step in STEPS),
+    "cpu_seconds",
+    "list_seconds",
+    "peak_rss_mb",
+)
 COLUMNS = {name: max(len(name), len("1,000,000")) for name in SHOWN}  # widths
 
 
 class MadeUpCommits(LocalStorage):
-    """A directory whose commits are no files: those of `units` (ids, ordered) are made up when they are read."""
+    """A directory whose commits are no files: those of `units` (ids, ordered) are made up when they are read.
 
-    def __init__(self, root: Path, units: Sequence[str] = ()) -> None:
+    recordings: how many each unit has.
+    """
+
+    def __init__(self, root: Path, units: Sequence[str] = (), recordings: int = 1) -> None:
         super().__init__(root)
         self.units = units
+        self.recordings = recordings
 
     def get(self, key: str) -> bytes:
-        return made_up_commit(key[-21:-5]) if key.startswith(COMMITS) else super().get(key)
+        return made_up_commit(key[-21:-5], self.recordings) if key.startswith(COMMITS) else super().get(key)
 
     def list(self, prefix: str) -> Iterator[str]:
         if not prefix.startswith(COMMITS):
@@ -68,22 +86,22 @@ class MadeUpCommits(LocalStorage):
             yield commit_key(self.units[index])
 
 
-def made_up_commit(unit_id: str) -> bytes:
-    """The commit of a unit whose one recording was transcribed."""
-    return _commit_template().replace(UNIT, unit_id.encode())
+def made_up_commit(unit_id: str, recordings: int = 1) -> bytes:
+    """The commit of a unit whose recordings were all transcribed."""
+    return _commit_template(recordings).replace(UNIT, unit_id.encode())
 
 
 @functools.cache
-def _commit_template() -> bytes:
-    unit = UNIT.decode()
-    data = {"key": f"data/{unit}-{'0' * 16}.parquet", "rows": ROWS, "bytes": 20_000, "sha256": "0" * 64}
+def _commit_template(recordings: int) -> bytes:
+    unit, rows = UNIT.decode(), ROWS if recordings == 1 else recordings
+    data = {"key": f"data/{unit}-{'0' * 16}.parquet", "rows": rows, "bytes": 20_000, "sha256": "0" * 64}
     samples = dict.fromkeys(SAMPLES, 0) | {"in": SAMPLES_EACH, "transcribed": SAMPLES_EACH}
     record = commit_record(
         unit,
         "0" * 16,
-        recordings=1,
-        transcribed=1,
-        rows=ROWS,
+        recordings=recordings,
+        transcribed=recordings,
+        rows=rows,
         dead={},
         samples=samples,
         data={"transcripts": data},
@@ -92,23 +110,27 @@ def _commit_template() -> bytes:
     return json.dumps(record).encode()
 
 
-def measure(sizes: Sequence[int] = SIZES, *, commits: Commits = "memory") -> Iterator[dict[str, Any]]:
-    """One row per size, as it is measured: units, seconds (of the steps together), peak_rss_mb and its parts."""
-    for units in sizes:
+def measure(sizes: Sequence[tuple[int, int]] = SIZES, *, commits: Commits = "memory") -> Iterator[dict[str, Any]]:
+    """One row per size (units, recordings in each), as it is measured: seconds of all steps, peak_rss_mb, and more."""
+    for units, each in sizes:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as child:
-            yield child.submit(measure_here, units, commits).result()
+            yield child.submit(measure_here, units, each, commits).result()
 
 
-def measure_here(units: int, commits: Commits) -> dict[str, Any]:
-    """The row of one size, in this process, whose whole peak is in it. Raises RuntimeError where a unit is lost."""
+def measure_here(units: int, each: int, commits: Commits) -> dict[str, Any]:
+    """The row of one size, measured in this process: its peak is that of the process. `each`: recordings in a unit.
+
+    Raises RuntimeError where a unit is lost.
+    """
     clock = _Clock()
     with tempfile.TemporaryDirectory(prefix="fullcanvas-bench-") as folder:
         manifest = Path(folder) / "manifest.jsonl"
         write_manifest(manifest, units)
         clock.time("list", lambda: deque(list_recordings(SourceConfig(uri=str(manifest), format="manifest")), maxlen=0))
-        made_up = MadeUpCommits(Path(folder) / "out")
+        made_up = MadeUpCommits(Path(folder) / "out", recordings=each)
         storage: LocalStorage = made_up
-        packed = with_parts(pack(mark_duplicates(recordings(units)), PlanConfig(unit_recordings=1)), PART_ROWS)
+        listed = mark_duplicates(recordings(units, each))
+        packed = with_parts(pack(listed, PlanConfig(unit_recordings=each)), PART_ROWS)
         clock.time("plan", lambda: write_plan(storage, BASE, packed))
         half = sorted(unit_ids(storage))[::2]
         started = time.perf_counter()
@@ -118,22 +140,24 @@ def measure_here(units: int, commits: Commits) -> dict[str, Any]:
             made_up.units = half
         commit_seconds = time.perf_counter() - started
         del half
-        left = clock.time("resume", lambda: todo(storage, committed_units(storage)))  # a run holds them to its end
+        kept = clock.time("resume", lambda: _resumed(storage))  # a run keeps both in memory to its end
         books = clock.time("account", lambda: close_books(storage))
         plan_bytes = (storage.root / plan_key(BASE)).stat().st_size
     list_seconds = clock.seconds.pop("list")
     clock.cpu_seconds.pop("list")
-    committed, rest = -(-units // 2), units // 2
-    found = books["units_planned"], books["units_committed"], len(left), books["complaints"]
-    if found != (units, committed, rest, []):
-        raise RuntimeError(f"{(units, committed, rest, [])} expected, {found} found")
+    done, left = (len(part) for part in kept)
+    expected = f"{(units, units * each, -(-units // 2), units // 2, [])}"
+    counted = f"{(books['units_planned'], books['recordings_planned'], done, left, books['complaints'])}"
+    if counted != expected or books["units_committed"] != done:
+        raise RuntimeError(f"{expected} expected, {counted} counted")
     return {
         "units": units,
+        "recordings": units * each,
         "seconds": round(sum(clock.seconds.values()), 2),
         "peak_rss_mb": round(_peak_rss_mb()),
         "cpu_seconds": round(sum(clock.cpu_seconds.values()), 2),
         **{f"{step}_seconds": round(clock.seconds[step], 2) for step in STEPS},
-        "units_left": rest,
+        "units_left": left,
         "list_seconds": round(list_seconds, 2),
         "plan_mb": round(plan_bytes / 1e6, 1),
         "commits": commits,
@@ -141,8 +165,12 @@ def measure_here(units: int, commits: Commits) -> dict[str, Any]:
     }
 
 
-def recordings(count: int) -> Iterator[RecordingRef]:
-    """Talks of ten minutes in tar files of a hundred, each with a sidecar, as a WebDataset on S3 is listed."""
+def recordings(units: int, each: int = 1) -> Iterator[RecordingRef]:
+    """Ten minutes of mp3 for each unit, in `each` recordings: tar files of a hundred, as a WebDataset on S3 is listed.
+
+    Every recording has a sidecar.
+    """
+    count, seconds, size = units * each, SECONDS / each, 4_800_000 // each
     for shard in range(-(-count // 100)):
         uri, version = f"s3://archive/talks/{shard:06d}.tar", f"{shard:032x}"
         for at in range(min(100, count - 100 * shard)):
@@ -154,13 +182,13 @@ def recordings(count: int) -> Iterator[RecordingRef]:
                 uri,
                 f"{name}.mp3",
                 start + 512,
-                4_800_000 + at,
+                size + at,
                 version,
                 sidecars,
                 "de",
                 None,
                 None,
-                SECONDS,
+                seconds,
             )
 
 
@@ -183,12 +211,25 @@ def line(row: dict[str, Any]) -> str:
     return "  ".join(f"{row[name]:{width},}" for name, width in COLUMNS.items())
 
 
-def _written(storage: LocalStorage, units: Sequence[str]) -> LocalStorage:
+def verdict(row: dict[str, Any]) -> str:
+    """Whether the driver stayed within PEAK_MB, in one line."""
+    size = f"{row['units']:,} units, {row['recordings']:,} recordings"
+    state = "within" if row["peak_rss_mb"] <= PEAK_MB else "ABOVE"
+    return f"{size}: the driver's peak of {row['peak_rss_mb']:,} MB is {state} the bound of {PEAK_MB:,} MB"
+
+
+def _resumed(storage: LocalStorage) -> tuple[Set[str], pa.Table]:
+    """The ids of the committed units, and the places of the others, as `pipeline.run` has them."""
+    committed = committed_units(storage)
+    return committed, todo(storage, committed)
+
+
+def _written(storage: MadeUpCommits, units: Sequence[str]) -> LocalStorage:
     """An ordinary storage of the same directory, with a file for the commit of each unit."""
     for unit in units:
         path = storage.root / commit_key(unit)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(made_up_commit(unit))
+        path.write_bytes(made_up_commit(unit, storage.recordings))
     return LocalStorage(storage.root)
 
 

@@ -21,25 +21,33 @@ IDS = sorted(f"{number * 2_654_435_761 % 2**64:016x}" for number in range(1, 4_0
 
 def test_rows_hold_units_seconds_and_memory_of_every_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures" / "plan.json"
-    assert job.main(["plan", "--units", "7", "40", "--json", str(path)]) == 0
+    assert job.main(["plan", "--units", "7", "40", "6x5", "--json", str(path)]) == 0
     rows = json.loads(path.read_text())["rows"]
-    assert [(row["units"], row["units_left"]) for row in rows] == [(7, 3), (40, 20)]
+    sizes = [(row["units"], row["recordings"], row["units_left"]) for row in rows]
+    assert sizes == [(7, 7, 3), (40, 40, 20), (6, 30, 3)]
     for row in rows:
         parts = [row[f"{step}_seconds"] for step in ("plan", "resume", "account")]
         assert row["seconds"] == pytest.approx(sum(parts), abs=0.03)
         assert row["peak_rss_mb"] > 20
     shown = capsys.readouterr().out.splitlines()
-    assert shown[0].split()[:2] == ["units", "seconds"]
-    assert [shown_row.split()[0] for shown_row in shown[1:]] == ["7", "40"]
+    assert shown[0].split()[:3] == ["units", "recordings", "seconds"]
+    assert [line.split()[:2] for line in shown[1:4]] == [["7", "7"], ["40", "40"], ["6", "30"]]
+    assert shown[-1].startswith("6 units, 30 recordings: the driver's peak of ")
+    assert shown[-1].endswith(" MB is within the bound of 1,500 MB")
+
+
+def test_a_driver_that_takes_too_much_is_told() -> None:
+    row = {"units": 5, "recordings": 10, "peak_rss_mb": planning.PEAK_MB + 1}
+    assert "of 1,501 MB is ABOVE the bound" in planning.verdict(row)
 
 
 def test_commits_that_are_files_give_the_same_books() -> None:
-    made_up, files = (planning.measure_here(60, commits) for commits in ("memory", "files"))
+    made_up, files = (planning.measure_here(60, 1, commits) for commits in ("memory", "files"))
     assert made_up["units_left"] == files["units_left"] == 30
     assert files["plan_mb"] == made_up["plan_mb"]
 
 
-@pytest.mark.parametrize("units", ["0", "-3", "many"])
+@pytest.mark.parametrize("units", ["0", "-3", "many", "5x0", "5x", "x5"])
 def test_a_size_that_is_none_is_a_usage_error(units: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as error:
         job.main(["plan", "--units", units])
@@ -72,3 +80,9 @@ def test_the_recordings_are_those_of_a_manifest_and_each_is_a_unit(tmp_path: Pat
     assert len({ref.recording_id for ref in made}) == 30
     units = list(pack(made, PlanConfig(unit_recordings=1)))
     assert len({unit.unit_id for unit in units}) == 30
+
+
+def test_units_of_many_recordings_are_whole() -> None:
+    units = list(pack(planning.recordings(4, 256), PlanConfig(unit_recordings=256)))
+    assert [len(unit.refs) for unit in units] == [256] * 4
+    assert len({ref.recording_id for unit in units for ref in unit.refs}) == 1024
