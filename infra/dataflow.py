@@ -17,9 +17,9 @@ from pipeline.audio.stage import DecodeStage
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
 from pipeline.model.stage import Replica
 from pipeline.output.commit import commit_unit
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.output.stage import RECEIPT, CommitStage
-from pipeline.planning.pack import pack
+from pipeline.planning.pack import pack_units
 from pipeline.planning.plan import ensure_plan, todo
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, TODO
 from pipeline.sources.formats import list_recordings
@@ -32,7 +32,7 @@ ROW_HEIGHT, BOX_HEIGHT = 206, 96
 BOXES: list[list[tuple[tuple[Any, ...], str]]] = [  # per row: what stands in a box, and what it does
     [
         ((list_recordings,), "one pointer for each recording, no audio is read"),
-        ((pack,), "bounded units; an id is the hash of its content"),
+        ((pack_units,), "bounded units; an id is the hash of its content"),
         ((ensure_plan,), "_run/plan.parquet, written once"),
         ((todo,), "ids and places of the units that are not committed"),
     ],
@@ -42,7 +42,7 @@ BOXES: list[list[tuple[tuple[Any, ...], str]]] = [  # per row: what stands in a 
         ((MeteredCommit, CommitStage), "joins segments, writes transcripts and dead letters"),
         ((commit_unit,), "data under the attempt's own name, then one conditional put: commits/<unit>.json"),
     ],
-    [((publish,), "follows commits only: transcripts/, dead_letters/, accounting.json, report.html")],
+    [((publish_tables,), "follows commits only: transcripts/, dead_letters/, accounting.json, report.html")],
 ]
 ARROWS: list[list[tuple[str, pa.Schema | None]]] = [  # per row: what travels between two boxes
     [("RecordingRef", None), ("WorkUnit", None), ("PLAN", None)],

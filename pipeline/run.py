@@ -20,7 +20,7 @@ from pipeline.output.accounting import close_books
 from pipeline.output.attempts import forget_all
 from pipeline.output.commit import committed_units
 from pipeline.output.pieces import forget_committed
-from pipeline.output.publish import SUMMARY, is_published, publish
+from pipeline.output.publish import SUMMARY, is_published, publish_tables
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
@@ -138,6 +138,6 @@ def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress) ->
 def _publish(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
     """Publish with the notes of this run. If it had nothing to do, the summary keeps the notes of the last run."""
     last = {key: value for key, value in read_json(storage, SUMMARY).items() if key.startswith("pipeline_")}
-    summary = publish(storage, notes=notes or last)
+    summary = publish_tables(storage, notes=notes or last)
     write_report(storage, summary, close_books(storage))
     return summary

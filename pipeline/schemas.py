@@ -12,7 +12,6 @@ import pyarrow as pa
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
-FULL_SCALE = 2**15  # int16 runs from -FULL_SCALE to FULL_SCALE - 1; divided by it, samples are in [-1, 1)
 SCHEMA_VERSION = 2
 
 REASONS = {  # why a recording is a dead letter, and what that means

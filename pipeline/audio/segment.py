@@ -1,4 +1,4 @@
-"""Recordings cut into windows of speech for the model: integer samples, the same for the same audio everywhere."""
+"""Cuts recordings into windows of speech for the model. The same audio gives the same windows on every machine."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ import numpy as np
 
 from pipeline.audio.voice_activity import FRAME_SAMPLES, VoiceActivity
 from pipeline.config import SegmentConfig
-from pipeline.schemas import SAMPLE_RATE
+from pipeline.schemas import SAMPLE_RATE, SAMPLES_PER_MS
 
-SAMPLES_PER_MS = SAMPLE_RATE // 1000
-MERGE_GAP_SAMPLES = 600 * SAMPLES_PER_MS  # regions of speech further apart are never one window
-OVERLAP_SAMPLES = 300 * SAMPLES_PER_MS  # heard twice where a window had to be cut inside running speech
+MERGE_GAP_SAMPLES = 600 * SAMPLES_PER_MS  # regions of speech with a longer gap between them are never in one window
+OVERLAP_SAMPLES = 300 * SAMPLES_PER_MS  # in both windows when speech is cut where it has no pause
 HYSTERESIS = 0.15  # speech begins at the threshold and ends this far below it (Silero's own value)
-# A region that is too long is cut at a pause in the last third of the window, or else in its last half.
+LOWEST_THRESHOLD = 0.01  # probability below which a frame always ends speech
+# A region that is too long is cut at a pause after 2/3 of the window, or else after 1/2 of it.
 CUT_SEARCH = ((2, 3), (1, 2))
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """[start_sample, end_sample) at 16 kHz. overlaps_previous: it begins before the end of the window before it."""
+    """Samples [start_sample, end_sample) at 16 kHz. overlaps_previous: it begins before the previous window ends."""
 
     start_sample: int
     end_sample: int
@@ -29,7 +29,10 @@ class Window:
 
 
 class Segmenter:
-    """Holds the voice-activity model, if `config.vad` wants one. `max_seconds` is the model's own window."""
+    """Cuts recordings at pauses, or with vad=false into fixed windows.
+
+    max_seconds: the longest segment that the model takes; config.max_seconds may be shorter.
+    """
 
     def __init__(self, config: SegmentConfig, max_seconds: float) -> None:
         self.config = config
@@ -37,11 +40,11 @@ class Segmenter:
         self.voice_activity = VoiceActivity() if config.vad else None
 
     def __call__(self, samples: np.ndarray) -> list[Window]:
-        """samples: float32 [samples] of a whole recording. Silence only: an empty list."""
+        """The windows of a recording; none if it has no speech. samples: float32 [samples] of the whole recording."""
         return self.windows([samples])
 
     def windows(self, blocks: Iterable[np.ndarray]) -> list[Window]:
-        """As `__call__` for a recording in blocks (`audio.stream`): nothing but the probabilities is kept."""
+        """The same for a recording in blocks, as `decode.stream` yields them. Only the probabilities stay in memory."""
         total = 0
 
         def counted() -> Iterator[np.ndarray]:
@@ -55,7 +58,7 @@ class Segmenter:
             regions = speech_regions(probabilities, self.config)
         else:
             for _ in counted():
-                pass
+                pass  # only the length is needed
             probabilities = np.ones(-(-total // FRAME_SAMPLES), np.float32)
             regions = [(0, len(probabilities))] if total else []
         return windows_from_regions(
@@ -68,7 +71,7 @@ def windows_from_probabilities(
 ) -> list[Window]:
     """Windows of at most max_seconds that cover all speech of a recording of `samples` samples.
 
-    probabilities: float32 [ceil(samples / 512)] in [0, 1], not modified.
+    probabilities: float32 [ceil(samples / 512)] in [0, 1], one for each frame; not modified.
     """
     regions = speech_regions(probabilities, config)
     return windows_from_regions(regions, probabilities, samples=samples, config=config, max_seconds=max_seconds)
@@ -82,17 +85,20 @@ def windows_from_regions(
     config: SegmentConfig,
     max_seconds: float,
 ) -> list[Window]:
-    """As `windows_from_probabilities` where the regions of speech, [first, end) frames in order, are known.
+    """The same as `windows_from_probabilities`, but the regions of speech are known: [first, end) frames, in order.
 
-    They are padded by at most config.pad_ms (neighbours share a short pause), then merged from the left while they fit
-    and the silence between them is at most 600 ms. A region that is too long is cut at its least probable frame, if
-    that is a pause; else at the limit, and the next window begins 300 ms before that and says so.
+    1. Each region is padded by at most config.pad_ms on both sides. Two neighbours share a pause that is too short.
+    2. From left to right, regions join the open window while it stays within the limit and the silence between them
+       is at most 600 ms.
+    3. A region that is too long is cut at its least probable frame, if that is a pause. Otherwise it is cut at the
+       limit; the next window then begins 300 ms before the cut and has overlaps_previous.
     """
     limit = int(max_seconds * SAMPLE_RATE)
     speech = [(first * FRAME_SAMPLES, min(end * FRAME_SAMPLES, samples)) for first, end in regions]
     padded = _padded(speech, samples, min(config.pad_ms * SAMPLES_PER_MS, limit // 4))
     windows: list[Window] = []
-    start, end, speech_end, overlaps = 0, 0, -1, False  # the window that is still open, if speech_end >= 0
+    # The open window; speech_end is where its speech ends without padding, -1 while no window is open.
+    start, end, speech_end, overlaps = 0, 0, -1, False
     for (first, last), (padded_first, padded_last) in zip(speech, padded, strict=True):
         if speech_end >= 0 and first - speech_end <= MERGE_GAP_SAMPLES and padded_last - start <= limit:
             end, speech_end = padded_last, last
@@ -101,7 +107,7 @@ def windows_from_regions(
             windows.append(Window(start, end, overlaps))
         start, overlaps = padded_first, False
         while last - start > limit:
-            cut, overlaps_next = _cut(probabilities, start, limit, _quietest(config))
+            cut, overlaps_next = _cut(probabilities, start, limit, _end_threshold(config))
             windows.append(Window(start, cut, overlaps))
             start, overlaps = cut - (OVERLAP_SAMPLES if overlaps_next else 0), overlaps_next
         end, speech_end = min(padded_last, start + limit), last
@@ -111,17 +117,18 @@ def windows_from_regions(
 
 
 def speech_regions(probabilities: np.ndarray, config: SegmentConfig) -> list[tuple[int, int]]:
-    """[first, end) frames of each region of speech, in order.
+    """The regions of speech in order, as frames [first, end).
 
-    A region begins at a frame of at least vad_threshold. It ends at the first frame 0.15 below that, if no speech
-    follows within min_silence_ms. Regions shorter than min_speech_ms are dropped.
+    A region begins at a frame with a probability of vad_threshold or more. It ends at the first frame that is more than
+    0.15 below the threshold, unless speech follows within min_silence_ms. Regions shorter than min_speech_ms are left
+    out.
     """
     speech = np.flatnonzero(probabilities >= config.vad_threshold)
     if not len(speech):
         return []
-    quiet = np.append(np.flatnonzero(probabilities < _quietest(config)), len(probabilities))
-    ends = quiet[np.searchsorted(quiet, speech)]  # per frame of speech: the first quiet frame after it
-    silence = speech[1:] - ends[:-1]  # negative where no frame between two of speech is quiet
+    quiet = np.append(np.flatnonzero(probabilities < _end_threshold(config)), len(probabilities))
+    ends = quiet[np.searchsorted(quiet, speech)]  # for each frame of speech: the first quiet frame after it
+    silence = speech[1:] - ends[:-1]  # frames; negative if no frame between two frames of speech is quiet
     last = np.flatnonzero(silence * FRAME_SAMPLES >= config.min_silence_ms * SAMPLES_PER_MS)
     firsts = [int(speech[0]), *speech[last + 1].tolist()]
     region_ends = [*ends[last].tolist(), int(ends[-1])]
@@ -129,43 +136,51 @@ def speech_regions(probabilities: np.ndarray, config: SegmentConfig) -> list[tup
     return [(a, b) for a, b in zip(firsts, region_ends, strict=True) if (b - a) * FRAME_SAMPLES >= shortest]
 
 
-def _quietest(config: SegmentConfig) -> float:
-    """Below this a frame ends speech."""
-    return max(config.vad_threshold - HYSTERESIS, 0.01)
+def _end_threshold(config: SegmentConfig) -> float:
+    """The probability below which a frame ends speech."""
+    return max(config.vad_threshold - HYSTERESIS, LOWEST_THRESHOLD)
 
 
 def _padded(regions: list[tuple[int, int]], samples: int, pad: int) -> list[tuple[int, int]]:
-    """Each region grown by `pad` samples on both sides, to half of a shorter gap, and to the recording's ends."""
+    """The regions, in samples, with up to `pad` samples more on both sides.
+
+    A region takes at most half of the gap to its neighbour, and stays inside the recording of `samples` samples.
+    """
     grown = []
     for index, (first, last) in enumerate(regions):
+        # Twice the distance to the recording's ends: half of it is the distance itself.
         before = first - regions[index - 1][1] if index else 2 * first
         after = regions[index + 1][0] - last if index + 1 < len(regions) else 2 * (samples - last)
         grown.append((first - min(pad, before // 2), last + min(pad, after // 2)))
     return grown
 
 
-def _cut(probabilities: np.ndarray, start: int, limit: int, quietest: float) -> tuple[int, bool]:
-    """Where to end a window that begins at `start`, and whether that is inside running speech."""
+def _cut(probabilities: np.ndarray, start: int, limit: int, end_threshold: float) -> tuple[int, bool]:
+    """The sample at which to end a window that begins at `start`, and whether speech goes on there without a pause."""
     for numerator, denominator in CUT_SEARCH:
         first = -(-(start + limit * numerator // denominator) // FRAME_SAMPLES)
-        part = probabilities[first : (start + limit) // FRAME_SAMPLES]
-        if len(part) and part.min() < quietest:
-            lowest = first + len(part) - 1 - int(part[::-1].argmin())  # the last one of equals
+        candidates = probabilities[first : (start + limit) // FRAME_SAMPLES]
+        if len(candidates) and candidates.min() < end_threshold:
+            lowest = first + len(candidates) - 1 - int(candidates[::-1].argmin())  # of equal frames the last one
             return lowest * FRAME_SAMPLES + FRAME_SAMPLES // 2, False
     return start + limit, True
 
 
 def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tuple[int, int, bool]:
-    """Where audio that goes on behind its first `samples` may be cut in two, so that no word is lost or cut.
+    """Where to end a piece in audio that is longer than `samples`, so that no word is lost or cut.
 
-    windows: those of the first `samples`; none is longer than half of them. Returns three values: how many windows are
-    final, the sample that the rest begins with (a whole number of milliseconds), and whether the first window of the
-    rest overlaps the last final one. A window that more speech might lengthen is not final. A window whose end the next
-    window repeats is not final either, unless speech goes on without a pause for half of the samples.
+    windows: the windows of the first `samples` samples. None of them is longer than half of these samples.
+
+    Returns three values: how many of the windows belong to this piece; the sample with which the next piece begins, a
+    whole number of milliseconds; whether the first window of the next piece overlaps the last window of this one.
+
+    A window that the audio behind might still lengthen goes to the next piece. So does a window that the following
+    window overlaps, unless speech goes on without a pause for half of the samples.
     """
     longest_gap = MERGE_GAP_SAMPLES + (2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
     if not windows or windows[-1].end_sample <= samples - longest_gap:
-        lead = max(config.pad_ms, config.min_speech_ms) * SAMPLES_PER_MS  # speech that was too short yet to be seen
+        # Before the end there may be padding, or the beginning of speech that is still too short to be a region.
+        lead = max(config.pad_ms, config.min_speech_ms) * SAMPLES_PER_MS
         return len(windows), _whole_ms(samples - lead), False
     for final in range(len(windows) - 1, -1, -1):
         if not windows[final].overlaps_previous and windows[final].start_sample >= samples // 2:
@@ -174,4 +189,5 @@ def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tup
 
 
 def _whole_ms(samples: int) -> int:
+    """Rounded down to a whole number of milliseconds."""
     return samples // SAMPLES_PER_MS * SAMPLES_PER_MS

@@ -1,4 +1,4 @@
-"""The decode stage: reads the recordings of a unit, decodes them and cuts them into segments, piece by piece."""
+"""The decode stage: it reads the recordings of a unit, decodes them and cuts them into segments, piece by piece."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
     PIECE_DECODED,
     SAMPLE_RATE,
+    SAMPLES_PER_MS,
     START,
     About,
     BadAudio,
@@ -38,33 +39,38 @@ from pipeline.storage.base import apply, open_storage
 
 @dataclass(slots=True)
 class Piece:
-    """Audio of one unit from `start` on. A unit with little audio is one piece.
+    """Audio of one unit, beginning at `start`. A unit with little audio is one piece.
 
-    recordings: those that end in this piece, by their index in the unit. segments: the columns of schemas.SEGMENT.
-    pcm: the samples of all segments, int16; `schemas.pcm_of` cuts one out.
+    next: where the next piece begins; None: this is the last piece. samples: length of the piece at 16 kHz.
+    recordings: those that end in this piece, by their index in the unit. segments: rows of schemas.SEGMENT.
+    pcm: the samples of all segments, int16 little endian; `schemas.pcm_of` returns those of one segment.
     """
 
     start: Position
-    next: Position | None = None  # None: this is the last piece
+    next: Position | None = None
     samples: int = 0
     recordings: dict[int, DecodedRecording] = field(default_factory=dict)
     segments: list[dict[str, Any]] = field(default_factory=list)
     pcm: bytearray = field(default_factory=bytearray)
 
     def add(self, excerpt: _Excerpt) -> None:
-        """Append audio of one recording."""
+        """Append the excerpt, and release its decoded samples."""
         self.samples += excerpt.samples
         for segment, samples in excerpt.segments:
             self.segments.append(segment | {"pcm_offset": len(self.pcm)})
             self.pcm += to_pcm(samples)
-        excerpt.segments = []  # the decoded samples need not wait for the next excerpt
+        excerpt.segments = []  # they are views that keep the decoded samples in memory
         if excerpt.ended is not None:
             self.recordings[excerpt.recording] = excerpt.ended
 
 
 @dataclass(slots=True)
 class _Excerpt:
-    """Audio of one recording that belongs to one piece. ended: None where the recording goes on in the next piece."""
+    """The audio of one recording, or of one channel of it, that belongs to one piece.
+
+    recording: its index in the unit. next: where the audio behind this excerpt begins. samples: length at 16 kHz.
+    segments: rows of schemas.SEGMENT, each with its samples. ended: what is known about the recording if it ends here.
+    """
 
     recording: int
     next: Position
@@ -74,16 +80,19 @@ class _Excerpt:
 
 
 class DecodeStage:
-    """Rows with `unit_id` and `place` become rows of schemas.PIECE_DECODED; the references are read from the plan."""
+    """Turns rows with `unit_id` and `place` into rows of schemas.PIECE_DECODED.
+
+    The references of a unit are read from the plan.
+    """
 
     def __init__(self, config: RunConfig, about: About) -> None:
-        """Raises ConfigError where the output cannot be reached."""
+        """Raises ConfigError if the output cannot be reached."""
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.decoder = Decoder(config, about)
         self.plans = PlanReader(self.storage)
 
     def __call__(self, units: pa.Table) -> pa.Table:
-        """One piece of each unit: the piece that begins at column `start`, or without that column the first one."""
+        """One piece of each unit: the one that begins at column `start`; without that column the first one."""
         starts = units["start"].to_pylist() if "start" in units.schema.names else [None] * len(units)
         rows = []
         for unit_id, place, start in zip(units["unit_id"].to_pylist(), units["place"].to_pylist(), starts, strict=True):
@@ -92,7 +101,7 @@ class DecodeStage:
         return to_table(rows, PIECE_DECODED)
 
     def pieces(self, unit_id: str, place: Place, start: Position = START, number: int = 0) -> Iterator[dict[str, Any]]:
-        """Rows of PIECE_DECODED from piece `number` on, which begins at `start`, to the end of the unit."""
+        """Rows of PIECE_DECODED for all pieces from `number` on. Piece `number` begins at `start`."""
         for count, piece in enumerate(self.decoder.pieces(self.plans.unit(unit_id, place), start), start=number):
             row = piece_row(unit_id, place, count, piece.start, piece.next)
             yield row | {
@@ -106,9 +115,9 @@ class DecodeStage:
 
 
 class Decoder:
-    """Decodes units, whose references are known, without an output.
+    """Decodes units whose references are known. It needs no output.
 
-    What is wrong with one recording becomes its `problem`. Anything else is raised and ends the job.
+    A fault of one recording becomes its `problem`. Any other error is raised and ends the job.
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
@@ -124,14 +133,15 @@ class Decoder:
     def pieces(self, unit: WorkUnit, start: Position = START) -> Iterator[Piece]:
         """The pieces of a unit from `start` on.
 
-        A piece ends once it holds segment.piece_seconds of audio. Inside a longer recording it ends at a pause shortly
-        before that. Its content depends on the unit and on where it begins, and on nothing else.
+        A piece ends when it contains segment.piece_seconds of audio. Inside a longer recording it ends at a pause
+        shortly before that. Unit and start of a piece determine its content.
         """
         piece, position = Piece(start), start
         while position.recording < len(unit.refs):
             for excerpt in self._excerpts(unit, position):
                 piece.add(excerpt)
                 position = excerpt.next
+                # The recording goes on (ended is None) only where the piece is full or one of its channels ends.
                 full = excerpt.ended is None or piece.samples >= self.piece_samples
                 if full and position.recording < len(unit.refs):
                     piece.next = position
@@ -140,7 +150,7 @@ class Decoder:
         yield piece
 
     def _excerpts(self, unit: WorkUnit, at: Position) -> Iterator[_Excerpt]:
-        """One recording from `at` on."""
+        """The excerpts of one recording from `at` on; a single one with its `problem` if it cannot be decoded."""
         ref, after = unit.refs[at.recording], Position(at.recording + 1)
         known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
         try:
@@ -152,7 +162,9 @@ class Decoder:
             known = DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
             try:
                 if read.language is not None and read.language not in self.languages:
-                    raise BadRecording("unsupported_language", f"the model does not know {read.language!r}")
+                    raise BadRecording(
+                        "unsupported_language", f"the model does not know the language {read.language!r}"
+                    )
                 yield from self._channels(ref, read, known, at)
             finally:
                 if not isinstance(read.audio, bytes):
@@ -165,7 +177,11 @@ class Decoder:
     def _channels(
         self, ref: RecordingRef, read: Recording, known: DecodedRecording, at: Position
     ) -> Iterator[_Excerpt]:
-        """One channel after the other: every channel where they are split, else the chosen one or the mean of all."""
+        """The excerpts of all channels, one channel after the other.
+
+        With source.channels=split these are all channels of the recording. Otherwise it is one: the channel that the
+        manifest selects, or the mean of all channels (None).
+        """
         name = ref.source_member or ref.source_uri
         channels: list[int | None] = [ref.channel]
         if self.split and ref.channel is None:
@@ -179,16 +195,16 @@ class Decoder:
                 yield excerpt
 
     def _channel(self, ref: RecordingRef, read: Recording, at: Position, channel: int | None) -> Iterator[_Excerpt]:
-        """The rest of one channel. After its end, the next position has sample 0."""
-        blocks: list[np.ndarray] = []
-        total = 0
+        """The excerpts of one channel from `at` on. `next` of the last one has sample 0."""
+        blocks: list[np.ndarray] = []  # decoded, but not in an excerpt yet
+        total = 0  # samples in `blocks`
         name = ref.source_member or ref.source_uri
         stream = decode.stream(
             read.audio,
             name=name,
             max_seconds=self.max_seconds,
             channel=channel,
-            start_ms=(ref.start_ms or 0) + at.sample * 1000 // SAMPLE_RATE if ref.start_ms or at.sample else None,
+            start_ms=(ref.start_ms or 0) + at.sample // SAMPLES_PER_MS if ref.start_ms or at.sample else None,
             end_ms=ref.end_ms,
         )
         with closing(stream):
@@ -196,7 +212,7 @@ class Decoder:
                 blocks.append(block)
                 total += len(block)
                 if at.sample + total > self.max_samples:
-                    raise BadAudio("too_long", f"{name}: more than {self.max_seconds:g} s")
+                    raise BadAudio("too_long", f"{name}: longer than {self.max_seconds:g} s")
                 if total > self.piece_samples:
                     samples = np.concatenate(blocks)
                     windows = self.segmenter(samples[: self.piece_samples])
@@ -205,7 +221,7 @@ class Decoder:
                     at = replace(at, sample=at.sample + end, segment=at.segment + final, overlaps=overlaps)
                     blocks, total = [samples[end:].copy()], len(samples) - end
                     yield _Excerpt(at.recording, at, end, segments)
-                    del samples, segments
+                    del samples, segments  # before the next block is decoded
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
         segments = _segments(ref, read, at, channel, samples, windows)
@@ -220,8 +236,11 @@ class Decoder:
         yield _Excerpt(at.recording, after, total, segments)
 
 
-def described(ref: RecordingRef) -> DecodedRecording:
-    """What the source says about a recording, its companion files included. Nothing is decoded. Raises BadRecording."""
+def describe(ref: RecordingRef) -> DecodedRecording:
+    """Language, reference and metadata of a recording, also from its companion files, without decoding its audio.
+
+    Raises BadRecording if it cannot be read.
+    """
     read = read_recording(ref)
     if not isinstance(read.audio, bytes):
         read.audio.close()
@@ -236,7 +255,11 @@ def _segments(
     samples: np.ndarray,
     windows: list[Window],
 ) -> list[tuple[dict[str, Any], np.ndarray]]:
-    """The segments with their samples, which are views. `samples` begin at `at`; times are those of the channel."""
+    """Rows of schemas.SEGMENT without `pcm_offset`, each with a view of its samples.
+
+    samples: of a channel, from position `at` on. windows: relative to `samples`; the times of a row are relative to the
+    start of the channel.
+    """
     return [
         (
             {

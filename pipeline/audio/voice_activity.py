@@ -1,4 +1,4 @@
-"""Speech probability of every 32 ms of audio: the Silero model of the `silero-vad` package, on one thread."""
+"""The probability of speech in every 32 ms of audio, from the Silero model of the package `silero-vad`."""
 
 from __future__ import annotations
 
@@ -9,35 +9,36 @@ from pathlib import Path
 
 import numpy as np
 
-# It would tell its maker of every process, and keep an id of the machine in the home directory.
+# Otherwise ONNX Runtime reports every process to its vendor and stores an id of the machine in the home directory.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime
 
-FRAME_SAMPLES = 512  # 32 ms at 16 kHz
-CONTEXT_SAMPLES = 64  # of the frame before, in front of each frame
-FRAMES_PER_CALL = 256  # 8.2 s: any number gives the same bits, this one was the fastest
-STATE_SHAPE = (1, 1, 128)
+FRAME_SAMPLES = 512  # 512 / 16,000 Hz = 32 ms
+CONTEXT_SAMPLES = 64  # the last samples of the previous frame, which precede each frame as the model wants it
+FRAMES_PER_CALL = 256  # 256 * 32 ms = 8.2 s; any number gives the same bits, this one was the fastest
+STATE_SHAPE = (1, 1, 128)  # layers, batch, hidden size of the model's LSTM
 
 
 class VoiceActivity:
-    """The model is read from the installed package: nothing is downloaded.
+    """The Silero model on one thread. It is read from the installed package: nothing is downloaded.
 
-    Of its files the sequence model was the fastest, measured on one core: 540 times real time, against 260 for the
-    frame-by-frame ONNX model (same bits) and 80 for TorchScript.
+    The package has three files of the model. The sequence model was the fastest on one core: 540 times real time,
+    against 260 for the frame-by-frame ONNX model (same bits) and 80 for TorchScript.
     """
 
     def __init__(self) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # the file has initializers that nobody uses, each worth a warning
+        options.log_severity_level = 3  # errors only: the file has unused initializers, and each would give a warning
         self.session = onnxruntime.InferenceSession(
-            str(_model_file()), sess_options=options, providers=["CPUExecutionProvider"]
+            str(model_file()), sess_options=options, providers=["CPUExecutionProvider"]
         )
 
     def __call__(self, blocks: Iterable[np.ndarray]) -> np.ndarray:
-        """blocks: float32 [samples] of one recording at 16 kHz, cut anywhere, which changes nothing in the result.
+        """The probability of speech in each frame: float32 [ceil(samples / 512)] in [0, 1].
 
-        Returns float32 [ceil(samples / 512)] in [0, 1]; the last frame is filled up with zeros.
+        blocks: float32 [samples] each, together one recording at 16 kHz. Where they are cut does not change the result.
+        The last frame is filled with zeros.
         """
         hidden = cell = np.zeros(STATE_SHAPE, np.float32)
         context = np.zeros(CONTEXT_SAMPLES, np.float32)
@@ -56,7 +57,7 @@ class VoiceActivity:
 
 
 def _frames(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """float32 [FRAMES_PER_CALL, FRAME_SAMPLES] each; the last one may be shorter and ends with zeros."""
+    """The frames of a recording: float32 [FRAMES_PER_CALL or fewer, FRAME_SAMPLES]. Zeros fill the last frame."""
     call_samples = FRAMES_PER_CALL * FRAME_SAMPLES
     rest = np.empty(0, np.float32)
     for block in blocks:
@@ -71,9 +72,9 @@ def _frames(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         yield padded.reshape(-1, FRAME_SAMPLES)
 
 
-def _model_file() -> Path:
-    """Found without importing the package: its import loads torch and sets torch's threads for the whole process."""
+def model_file() -> Path:
+    """The path of the model. Importing the package would load torch and set its threads for the whole process."""
     package = importlib.util.find_spec("silero_vad")
     if package is None or package.origin is None:
-        raise ModuleNotFoundError("silero-vad is not installed: its model file is needed for segment.vad")
+        raise ModuleNotFoundError("segment.vad needs the model file of the package silero-vad, which is not installed")
     return Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"

@@ -33,7 +33,7 @@ import pyarrow as pa
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
-from pipeline.planning.pack import mark_duplicates, pack, with_parts
+from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
 from pipeline.sources.formats import list_recordings
@@ -130,7 +130,7 @@ def measure_here(units: int, each: int, commits: Commits) -> dict[str, Any]:
         made_up = MadeUpCommits(Path(folder) / "out", recordings=each)
         storage: LocalStorage = made_up
         listed = mark_duplicates(recordings(units, each))
-        packed = with_parts(pack(listed, PlanConfig(unit_recordings=each)), PART_ROWS)
+        packed = with_parts(pack_units(listed, PlanConfig(unit_recordings=each)), PART_ROWS)
         clock.time("plan", lambda: write_plan(storage, BASE, packed))
         half = sorted(unit_ids(storage))[::2]
         started = time.perf_counter()

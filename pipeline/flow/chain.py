@@ -1,4 +1,4 @@
-"""The whole Ray Data chain, top to bottom: units to do go in, receipts of committed units come out."""
+"""The whole Ray Data chain, from top to bottom: units that are left to do go in, receipts of commits come out."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ComputeConfig, RunConfig
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
-from pipeline.flow.suspects import Cell, alone, users_error
+from pipeline.flow.suspects import Cell, run_alone, users_error
 from pipeline.output.stage import CommitStage
 from pipeline.schemas import TODO, About, Place, to_table
 
-# A unit that always crashes its process must not loop for ever: from the fourth attempt on it is a suspect
-# (output/attempts.py). So a job reaches these limits only where the machine or the model itself is broken.
+# A unit that crashes its process each time becomes a suspect at its fourth attempt (output/attempts.py). So a job
+# reaches these two limits only if the machine or the model itself is broken.
 MAX_RESTARTS = 64  # of one actor
-MAX_TASK_RETRIES = 64  # of one block in one stage, its neighbours' crashes included
-MAX_BLOCKS = 10_000  # of units on the way in: with one block for each of a million units the driver needs gigabytes
+MAX_TASK_RETRIES = 64  # of one block in one stage, also after crashes that its neighbours cause
+MAX_BLOCKS = 10_000  # of units at the input; with one block for each of a million units the driver needs gigabytes
 
 
 def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict[str, Any]]:
-    """Transcribe and commit units; yields rows of RECEIPT (output/stage.py) as they come, none of them a suspect.
+    """Transcribe and commit units. Yields rows of RECEIPT (output/stage.py) as soon as they come; none is a suspect.
 
-    units: rows of schemas.TODO. Ray must be running. Raises ConfigError, OutputError and OSError where a user can mend
-    the cause, else Ray's error with the traceback of the actor.
+    units: rows of schemas.TODO. Ray must be running. Raises ConfigError, OutputError or OSError if the user can repair
+    the cause; otherwise Ray's error with the traceback of the actor.
     """
-    suspects: dict[str, dict[str, Any]] = {}  # by unit: several pieces of one unit may be suspects
+    suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:
-        receipts: Iterable[pa.Table] = chain(config, about, units).iter_batches(
+        receipts: Iterable[pa.Table] = build_chain(config, about, units).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         )
         for table in receipts:
@@ -49,11 +49,11 @@ def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict
         raise users_error(err) or err from None
 
 
-def chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Dataset:
-    """Decode, recognise, commit. One row, one block, is a unit or a piece of it: its segments stay together."""
-    # A block ends after each row: memory is bounded by pieces, and row k of a decoder is block k (see GuardedDecoder).
+def build_chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Dataset:
+    """Decode, recognise, commit. One row is one block: a unit, or one piece of a long unit with all its segments."""
+    # A block ends after each row. So pieces bound the memory, and row k of a decoder is block k (see GuardedDecoder).
     ray.data.DataContext.get_current().target_max_block_size = 1
-    # Ray 2.60 announces the end of max_restarts and max_task_retries as arguments, and has no replacement yet.
+    # Ray 2.60 warns that it will remove the arguments max_restarts and max_task_retries, but has no replacement yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     compute = config.compute
     replicas = ActorPoolStrategy(
@@ -79,11 +79,11 @@ def chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Dataset:
 
 
 def one_by_one(config: RunConfig, about: About, suspects: pa.Table) -> Iterator[dict[str, Any]]:
-    """The same stages for units that crashed their process; every recording runs in a process that it may crash.
+    """Transcribe and commit units that crashed their process. Each recording runs alone through the same stages.
 
     suspects: rows of schemas.TODO. Yields rows of RECEIPT.
     """
-    from pipeline.model.stage import Replica  # torch: only where there are suspects
+    from pipeline.model.stage import Replica  # imports torch, so only if there are suspects
 
     def cell(name: str, stage: type, resources: dict[str, Any]) -> Cell:
         remote: Any = ray.remote(stage).options(max_restarts=0, max_task_retries=0, **resources)
@@ -94,18 +94,18 @@ def one_by_one(config: RunConfig, about: About, suspects: pa.Table) -> Iterator[
     commit = CommitStage(config, about)
     tasks = [(row["unit_id"], Place(**row["place"])) for row in suspects.to_pylist()]
     units = ((commit.plans.unit(unit_id, place), place) for unit_id, place in tasks)
-    for unit, place, recordings, results in alone(units, decoder, model):
+    for unit, place, recordings, results in run_alone(units, decoder, model):
         yield commit.commit_row(unit, place, recordings, results)
 
 
 def replica_resources(compute: ComputeConfig) -> dict[str, Any]:
-    """What a replica occupies: GPUs, or CPUs where it needs no GPU."""
+    """The resources that Ray reserves for a replica: GPUs, or CPUs if it needs no GPU."""
     return (
         {"num_gpus": compute.gpus_per_replica} if compute.gpus_per_replica else {"num_cpus": compute.cpus_per_replica}
     )
 
 
 def _blocks(units: pa.Table) -> list[pa.Table]:
-    """At most MAX_BLOCKS tables of about the same length."""
+    """The units in at most MAX_BLOCKS tables of about the same length."""
     rows = -(-len(units) // MAX_BLOCKS)
     return [units.slice(start, rows) for start in range(0, len(units), rows)]

@@ -1,4 +1,4 @@
-"""A Ray cluster for the time of a run: the one a job was submitted to, or processes of our own on this machine."""
+"""The Ray cluster of a run: the cluster to which the job was submitted, or a local one that ends with the run."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ from pipeline.config import ComputeConfig
 
 log = logging.getLogger(__name__)
 
-REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # Ray's agent looks at every process of the node this often
-START_ATTEMPTS = 3  # a raylet that needs more than 30 s on a busy machine makes ray.init fail
+REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reads the statistics of all processes of the node
+REPORTER_MS = 60_000  # Ray's default of 5,000 costs a tenth of a core
+START_ATTEMPTS = 3  # on a busy machine a raylet may need more than 30 s; then ray.init fails
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A living node of the cluster that this process is connected to, and what it offers in all."""
+    """A living node of the cluster, with all its CPUs and GPUs, also those in use."""
 
     id: str
     address: str
@@ -33,15 +34,15 @@ class Node:
 
 
 def has_cluster() -> bool:
-    """Whether `ray_cluster` would use a cluster that is there already."""
+    """Whether `ray_cluster` would use a running cluster instead of starting one."""
     return "RAY_ADDRESS" in os.environ or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
 
 
 def alive_nodes() -> list[Node]:
-    """The nodes by address. Ray must be running, as for all below."""
+    """The living nodes, sorted by address. This and the next two functions need a running Ray."""
     import ray
 
-    found = [
+    alive = [
         Node(
             node["NodeID"],
             node["NodeManagerAddress"],
@@ -51,11 +52,11 @@ def alive_nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return sorted(found, key=lambda node: (node.address, node.id))
+    return sorted(alive, key=lambda node: (node.address, node.id))
 
 
 def free_resources() -> tuple[float, float]:
-    """CPUs and GPUs that nothing occupies at the moment."""
+    """The CPUs and GPUs that are free at the moment, in the whole cluster."""
     import ray
 
     free = ray.available_resources()
@@ -65,17 +66,18 @@ def free_resources() -> tuple[float, float]:
 def on_every_node(
     function: Callable[..., Any], arguments: dict[Node, tuple[Any, ...]], seconds: float
 ) -> Iterator[Any]:
-    """(node, result) of a function that runs once on each node, as they come; occupies no CPU and no GPU there.
+    """Run a function once on each node. Yields (node, result) in the order in which the nodes answer.
 
-    Instead of a result there is Ray's exception, or TimeoutError for a node that has not answered after `seconds`.
+    arguments: for each node the arguments of its call. The function reserves no CPU and no GPU. If it fails, the result
+    is Ray's exception; if a node has not answered after `seconds`, the result is a TimeoutError.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0, max_calls=1)(function)
     waiting = {
-        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*given): node
-        for node, given in arguments.items()
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node.id, soft=False)).remote(*values): node
+        for node, values in arguments.items()
     }
     deadline = time.monotonic() + seconds
     while waiting:
@@ -88,25 +90,26 @@ def on_every_node(
             del waiting[answer]
         if not ready:
             break
-    for late, node in waiting.items():
-        ray.cancel(late, force=True)
+    for answer, node in waiting.items():
+        ray.cancel(answer, force=True)
         yield node, TimeoutError(f"no answer within {seconds:g} s")
 
 
 @contextlib.contextmanager
 def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
-    """Ray for the block: what this process is connected to already (and stays so), else the cluster of RAY_ADDRESS (set
-    under `ray job submit`), else a local one that ends with the block.
+    """Connect to Ray for the time of the block.
 
-    The local one has room for all actors of `compute`, needs a token that only this process and its children know, and
-    dies with this process.
+    A connection that this process already has is used, and stays. Otherwise Ray connects to RAY_ADDRESS, which
+    `ray job submit` sets. Without that, a local cluster starts, which ends with the block or with this process. It has
+    room for all actors of `compute`, and only this process and its children know its token.
     """
     if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-        _quiet_data()
+        _configure_data()
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # native code would write its warnings over the progress
+    # Otherwise warnings of native code appear in the middle of the progress.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     if "RAY_ADDRESS" in os.environ:
         _init(address=os.environ["RAY_ADDRESS"])
     else:
@@ -115,16 +118,17 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
     import ray
 
     try:
-        _quiet_data()
+        _configure_data()
         yield
     finally:
         ray.shutdown()
 
 
 def pin_authentication() -> None:
-    """A token of this process's own, instead of an open port or a file in the home directory.
+    """Make Ray ask for a token that only this process knows, instead of an open port or a file in the home directory.
 
-    Ray reads the environment when it is imported: this comes before. A mode that the user has chosen stays.
+    Call it before Ray is imported, because Ray then reads the environment. If the user has set RAY_AUTH_MODE, nothing
+    changes.
     """
     if "RAY_AUTH_MODE" not in os.environ:
         os.environ["RAY_AUTH_MODE"] = "token"
@@ -132,20 +136,20 @@ def pin_authentication() -> None:
 
 
 def local_cpus(compute: ComputeConfig) -> int:
-    """Logical CPUs of the local cluster: those of the machine, and at least one for every actor of the chain."""
-    wanted = compute.decode_actors + compute.replicas_max * max(1.0, compute.cpus_per_replica) + 1
+    """Logical CPUs of the local cluster: those of the machine, but at least enough for all actors of the chain."""
+    wanted = compute.decode_actors + compute.replicas_max * max(1.0, compute.cpus_per_replica) + 1  # 1 in reserve
     return max(os.cpu_count() or 1, round(wanted))
 
 
 def _start_local(compute: ComputeConfig) -> None:
-    os.environ.setdefault(REPORTER, "60000")  # no dashboard shows it, and every 5 s is a tenth of a core
+    os.environ.setdefault(REPORTER, str(REPORTER_MS))  # without a dashboard nobody reads these statistics
     import ray
 
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             _init(address="local", num_cpus=local_cpus(compute), include_dashboard=False, _node_ip_address="127.0.0.1")
             return
-        except Exception as err:  # Ray raises a bare Exception when a process of its own is late
+        except Exception as err:  # Ray raises a plain Exception if one of its processes is late
             ray.shutdown()
             if attempt == START_ATTEMPTS:
                 raise
@@ -153,7 +157,7 @@ def _start_local(compute: ComputeConfig) -> None:
 
 
 def _init(**options: Any) -> None:
-    """ray.init without what native code says meanwhile, and without the signal handlers that it puts over ours."""
+    """ray.init without the output of native code. The signal handlers that it replaces are restored afterwards."""
     import ray
 
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -168,20 +172,20 @@ def _init(**options: Any) -> None:
 
 @contextlib.contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """File descriptor 2 leads nowhere inside the block; what goes wrong there is raised."""
+    """Discard everything that is written to file descriptor 2 inside the block. Errors are raised as exceptions."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    stderr, devnull = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(devnull, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(devnull)
 
 
-def _quiet_data() -> None:
-    """Progress is ours to show; Ray Data's own bars and execution notes are off, bad blocks are never dropped."""
+def _configure_data() -> None:
+    """Ray Data shows no progress bars and no notes, because we show progress. It never drops a failed block."""
     from ray.data import DataContext
 
     context = DataContext.get_current()
@@ -190,6 +194,6 @@ def _quiet_data() -> None:
     context.enable_auto_log_stats = False
     context.max_errored_blocks = 0
     context.actor_task_retry_on_errors = False
-    context.max_consecutive_actor_init_deaths = 1  # a model that cannot be loaded ends the job
+    context.max_consecutive_actor_init_deaths = 1  # if a model cannot be loaded, the job ends
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)

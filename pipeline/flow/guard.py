@@ -1,4 +1,4 @@
-"""The stages as the chain runs them: a marker for every attempt, a time limit for every piece, metrics."""
+"""The stages as the chain runs them: with a marker for each attempt, a time limit for each piece, and metrics."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 
 
 class GuardedDecoder:
-    """One row of schemas.TODO in, one row of PIECE_DECODED out for each piece of the unit.
+    """Turns one row of schemas.TODO into rows of PIECE_DECODED, one for each piece of the unit.
 
-    A unit whose decoding crashed its process before is a suspect: one row that says so.
+    If decoding a piece has crashed its process before, its row says that the unit is a suspect, and it is the last one.
 
     After a restart Ray skips as many output rows as it already has. So row k must be piece k in every life: pieces
     saved earlier are emitted as empty rows.
@@ -54,9 +54,9 @@ class GuardedDecoder:
 
     def _pieces(self, unit_id: str, place: Place) -> Iterator[dict[str, Any]]:
         saved = saved_pieces(self.storage, unit_id)
-        at: Position | None = START
+        at: Position | None = START  # where piece `number` begins; None: there is no more piece
         number = 0
-        pieces: Iterator[dict[str, Any]] | None = None  # from `number` on
+        pieces: Iterator[dict[str, Any]] | None = None  # of the decoder, from `number` on; None: not started there
         while at is not None:
             if number in saved:
                 yield piece_row(unit_id, place, number, at, saved[number]) | {"saved": True}
@@ -72,9 +72,10 @@ class GuardedDecoder:
             number += 1
 
     def _guarded(self, name: str, pieces: Iterator[dict[str, Any]]) -> dict[str, Any] | None:
-        """The next piece, within its time limit. None for a suspect, and where the decoder itself fails.
+        """The next piece, within its time limit. None if it is a suspect, or if the decoder itself fails.
 
-        name: of the piece. After a crash the pieces before it are decoded again, so a marker must name the piece.
+        name: "<unit>.<number>" of the piece, for its marker. A marker for the whole unit would not do: after a crash
+        the pieces before this one are decoded again, and their success would remove it.
         """
         if not self.attempts.begin(name):
             return None
@@ -85,25 +86,25 @@ class GuardedDecoder:
             return next(pieces)
         except (ConfigError, OutputError, UnreachableError):
             raise
-        except Exception:  # the unit will run alone, which shows the recording
-            log.exception("unit %s: the decoder failed", name)
+        except Exception:  # its recordings will run alone, which shows the one at fault
+            log.exception("piece %s: the decoder failed", name)
             return None
         finally:
             watchdog.cancel()
             self.attempts.end(name)
 
     def _give_up(self, name: str) -> None:
-        """A decoder that hangs in native code can only be ended with its process."""
-        log.error("unit %s: still decoding after %s s", name, self.timeout_seconds)
+        """End this process: a decoder that hangs in native code cannot be stopped otherwise."""
+        log.error("piece %s: still decoding after %s s", name, self.timeout_seconds)
         self.attempts.condemn(name)
         os._exit(1)
 
 
 class GuardedReplica:
-    """One row of PIECE_DECODED in, one of PIECE_RECOGNISED out. Several calls in flight share the replica's engine."""
+    """Turns one row of PIECE_DECODED into one of PIECE_RECOGNISED. Concurrent calls share the replica's engine."""
 
     def __init__(self, config: RunConfig, about: About) -> None:
-        from pipeline.model.stage import Replica  # torch: only in the processes that hold a model
+        from pipeline.model.stage import Replica  # imports torch, so only in processes with a model
 
         self.replica = Replica(config, about)
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
@@ -118,21 +119,21 @@ class GuardedReplica:
 
     async def _answered(self, pieces: pa.Table) -> pa.Table:
         if pieces["suspect"][0].as_py() or pieces["saved"][0].as_py():
-            return _untouched(pieces)
+            return _skipped(pieces)
         name = f"{pieces['unit_id'][0].as_py()}.{pieces['piece'][0].as_py()}"
         if not await asyncio.to_thread(self.attempts.begin, name):
-            return _untouched(pieces, suspect=True)
+            return _skipped(pieces, suspect=True)
         try:
             return await asyncio.wait_for(self.replica(pieces), self.timeout_seconds)
         except TimeoutError:
-            log.error("unit %s: no answer after %s s", name, self.timeout_seconds)
-            return _untouched(pieces, suspect=True)
+            log.error("piece %s: no answer after %s s", name, self.timeout_seconds)
+            return _skipped(pieces, suspect=True)
         finally:
             await asyncio.to_thread(self.attempts.end, name)
 
 
 class MeteredCommit:
-    """`CommitStage` with metrics."""
+    """The `CommitStage` with metrics."""
 
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = CommitStage(config, about)
@@ -144,6 +145,7 @@ class MeteredCommit:
         return receipts
 
 
-def _untouched(pieces: pa.Table, **marks: bool) -> pa.Table:
+def _skipped(pieces: pa.Table, **flags: bool) -> pa.Table:
+    """The same pieces as rows of PIECE_RECOGNISED without results. flags: columns with new values."""
     rows = pieces.drop_columns(["segments", "pcm"]).to_pylist()
-    return to_table([row | {"results": []} | marks for row in rows], PIECE_RECOGNISED)
+    return to_table([row | {"results": []} | flags for row in rows], PIECE_RECOGNISED)

@@ -1,4 +1,4 @@
-"""Metrics of the chain, as Prometheus reads them from Ray's `--metrics-export-port` (about 10 s later)."""
+"""Metrics of the chain. Prometheus reads them from Ray's `--metrics-export-port`, about 10 s later."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RetryMetrics:
         self._metric.set_default_tags({"stage": stage})
 
     def report(self) -> None:
-        """Hand over what was counted since the last call."""
+        """Add what was counted since the last call to the metric."""
         for error in list(retries):
             if count := retries.pop(error, 0):
                 self._metric.inc(count, {"error": error})

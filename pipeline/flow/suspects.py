@@ -13,7 +13,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from pipeline.audio.stage import described
+from pipeline.audio.stage import describe
 from pipeline.config import ConfigError
 from pipeline.schemas import (
     POSITION,
@@ -30,17 +30,17 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import BROKEN, FULL, OutputError
 
-_TASK = TODO.append(pa.field("start", POSITION))  # what DecodeStage takes
+_TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
 log = logging.getLogger(__name__)
 
-_OS_ERROR = re.compile(r"\w*Error: \[Errno (\d+)\] (.*?)(?:: '([^']*)')?$")  # as Python prints it
+_OS_ERROR = re.compile(r"\w*Error: \[Errno (\d+)\] (.*?)(?:: '([^']*)')?$")  # the last line of a traceback
 
 
 def users_error(error: Exception) -> Exception | None:
-    """The cause of an actor's end, where a user can mend it: ConfigError, OutputError, a store or a disk that fails.
+    """Why an actor ended, if the user can repair it: ConfigError, OutputError, or OSError of a store or a full disk.
 
-    Ray keeps the exception itself as `cause` for actors that we start. Of the actors of Ray Data only the traceback
-    is left, as text.
+    For actors that we start, Ray keeps the exception itself as `cause`. For actors of Ray Data it keeps only the text
+    of the traceback.
     """
     cause = error.cause if isinstance(error, RayTaskError) else None
     if isinstance(cause, UnreachableError):
@@ -48,16 +48,17 @@ def users_error(error: Exception) -> Exception | None:
     if isinstance(cause, ConfigError | OutputError):
         return cause
     if isinstance(cause, OSError):
-        return _mendable(cause.errno or 0, cause.strerror or str(cause), cause.filename)
+        return _repairable(cause.errno or 0, cause.strerror or str(cause), cause.filename)
     return _from_traceback(str(error))
 
 
 def _from_traceback(trace: str) -> Exception | None:
+    """The last exception in a traceback that a user can repair."""
     for line in reversed(trace.splitlines()):
-        if broken := _OS_ERROR.match(line):
-            mendable = _mendable(int(broken[1]), broken[2], broken[3])
-            if mendable:
-                return mendable
+        if os_error := _OS_ERROR.match(line):
+            repairable = _repairable(int(os_error[1]), os_error[2], os_error[3])
+            if repairable:
+                return repairable
         for kind in (ConfigError, OutputError, UnreachableError):
             start = f"{kind.__module__}.{kind.__name__}: "
             if line.startswith(start):
@@ -66,15 +67,18 @@ def _from_traceback(trace: str) -> Exception | None:
     return None
 
 
-def _mendable(number: int, message: str, name: str | None) -> OSError | None:
-    """The error of a full disk, or of a store of the output. Errors of sources are UnreachableError or dead letters."""
+def _repairable(number: int, message: str, name: str | None) -> OSError | None:
+    """The error, if a disk is full or the store of the output fails. None for any other error.
+
+    Stores of the source raise UnreachableError, and other errors of the source become dead letters.
+    """
     if number in FULL or (number in BROKEN and (name or "").startswith("s3://")):
         return OSError(number, message, name)
     return None
 
 
 class Crash(Exception):
-    """The process died or gave no answer in time. `reason` is "crashed" or "timeout"."""
+    """A process died, failed or gave no answer in time. `reason` is "crashed" or "timeout"."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(detail)
@@ -82,9 +86,9 @@ class Crash(Exception):
 
 
 class Cell:
-    """A process of its own for one stage, started when needed and again after a crash.
+    """Runs one stage in a process of its own. It starts when it is needed, and again after a crash.
 
-    start: makes the actor of a stage (`__call__`: table in, table out). Errors of its start are raised.
+    start: makes the actor of the stage, whose `__call__` takes and returns a table. timeout_seconds: for one call.
     """
 
     def __init__(self, name: str, start: Callable[[], Any], timeout_seconds: float) -> None:
@@ -92,7 +96,7 @@ class Cell:
         self._actor: Any = None
 
     def call(self, table: pa.Table) -> pa.Table:
-        """What the stage makes of the table. Raises Crash, or what the stage raises."""
+        """The result of the stage. Raises Crash, or an error that the user can repair, as `users_error` returns it."""
         if self._actor is None:
             self._actor = self._start()
             ray.get(self._actor.__ray_ready__.remote())
@@ -100,46 +104,47 @@ class Cell:
             return ray.get(self._actor.__call__.remote(table), timeout=self._timeout)
         except RayTaskError as err:
             self.end()
-            if known := users_error(err):
-                raise known from None
+            if repairable := users_error(err):
+                raise repairable from None
             raise Crash("crashed", f"the {self._name} failed: {str(err).strip().splitlines()[-1][:300]}") from None
         except (RayActorError, NodeDiedError, OutOfMemoryError) as err:
             self.end()
             raise Crash("crashed", f"the process died: {' '.join(str(err).split())[:300]}") from None
         except GetTimeoutError:
             self.end()
-            raise Crash("timeout", f"no end after {self._timeout:g} s") from None
+            raise Crash("timeout", f"no answer after {self._timeout:g} s") from None
 
     def end(self) -> None:
+        """Kill the process, if it runs."""
         if self._actor is not None:
             ray.kill(self._actor)
             self._actor = None
 
 
-def alone(
+def run_alone(
     units: Iterable[tuple[WorkUnit, Place]], decoder: Cell, replica: Cell
 ) -> Iterator[tuple[WorkUnit, Place, list[DecodedRecording], list[dict[str, Any]]]]:
-    """Every unit with its place, its recordings and the model's results: what CommitStage.commit_row takes."""
+    """Run the recordings of each unit one by one. Yields the arguments of CommitStage.commit_row for each unit."""
     try:
         for unit, place in units:
-            log.warning("unit %s crashed its process; its %d recordings run alone", unit.unit_id, len(unit.refs))
+            log.warning("unit %s crashed its process; its %d recordings run one by one", unit.unit_id, len(unit.refs))
             recordings: list[DecodedRecording] = []
             results: list[dict[str, Any]] = []
             for index, ref in enumerate(unit.refs):
-                recording, own = _recording(unit.unit_id, place.recording(index), ref, decoder, replica)
+                recording, its_results = _run_recording(unit.unit_id, place.recording(index), ref, decoder, replica)
                 recordings.append(recording)
-                results.extend(result | {"recording_index": index} for result in own)
+                results.extend(result | {"recording_index": index} for result in its_results)
             yield unit, place, recordings, results
     finally:
         decoder.end()
         replica.end()
 
 
-def _recording(
+def _run_recording(
     unit_id: str, place: Place, ref: RecordingRef, decoder: Cell, replica: Cell
 ) -> tuple[DecodedRecording, list[dict[str, Any]]]:
-    """One recording alone. A second attempt follows a crash: one crash may be the machine's fault."""
-    for last in (False, True):
+    """Decode and recognise one recording. After a crash it runs once more: the machine may be at fault."""
+    for is_last_attempt in (False, True):
         stage = "decode"
         try:
             pieces: list[dict[str, Any]] = []
@@ -155,10 +160,10 @@ def _recording(
         except Crash as err:
             log.warning("recording %s: %s", ref.recording_id, err.detail)
             crash = err
-        if last or crash.reason != "crashed":
+        if is_last_attempt or crash.reason != "crashed":
             break
-    known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
-    if stage == "model":  # it was read and decoded a moment ago: reading it here again is safe
+    description = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    if stage == "model":  # decoding it did not crash, so it is safe to read it in this process
         with contextlib.suppress(Exception):
-            known = described(ref)
-    return replace(known, problem=Problem(crash.reason, stage, crash.detail)), []
+            description = describe(ref)
+    return replace(description, problem=Problem(crash.reason, stage, crash.detail)), []

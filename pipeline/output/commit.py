@@ -1,4 +1,4 @@
-"""The commit of one work unit: data under an attempt's own name, then one conditional put that makes it the truth."""
+"""Commits one unit: data files with a name of this attempt, then one conditional put of the commit that names them."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from pipeline.storage.base import OutputError, Storage, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
-SAMPLES = ("in", "transcribed", "silence", "dead")
-HEX = [f"{value:02x}" for value in range(256)]
-UNIT_DIGITS = 16
-SEQUENTIAL_KEYS = 2_000  # listing more keys than this is split over the 256 prefixes
+SAMPLES = ("in", "transcribed", "silence", "dead")  # the counts of a commit; "in" is the sum of the others
+HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids
+UNIT_DIGITS = 16  # hex digits of a unit id
+SEQUENTIAL_KEYS = 2_000  # a longer listing is split into the 256 prefixes, which are listed in parallel
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What is committed for a unit. `won` False: another attempt committed it before, and these are its figures."""
+    """What is committed for a unit. won False: another attempt committed it first, and these are its figures."""
 
     unit_id: str
     won: bool
@@ -41,11 +41,11 @@ class Receipt:
     transcribed: int  # recordings
     rows: int  # of transcripts
     dead: dict[str, int]  # recordings by reason
-    samples: dict[str, int]  # at 16 kHz; keys as SAMPLES
+    samples: dict[str, int]  # at 16 kHz, by the names in SAMPLES
 
 
 def new_attempt() -> str:
-    """A name that no other attempt has."""
+    """A random name for an attempt: 16 hex digits."""
     return uuid.uuid4().hex[:UNIT_DIGITS]
 
 
@@ -58,12 +58,14 @@ def commit_unit(
     samples: Mapping[str, int],
     fingerprint: str,
 ) -> Receipt:
-    """Commit the results of all recordings of `unit`, exactly once whoever else tries; a loser deletes its own data.
+    """Commit the results of all recordings of `unit`, exactly once.
 
-    transcripts, dead_letters: tables with exactly schemas.TRANSCRIPT and DEAD_LETTER that together hold every
-    recording of the unit once. samples: counts at 16 kHz under "in", "transcribed", "silence" and "dead": in is the sum
-    of the others, dead that of `dead_samples` over the dead letters. attempt: from `new_attempt`.
-    Raises ValueError where results and unit do not agree: a bug upstream must never become a commit.
+    If several attempts commit the same unit, the first one wins; the others delete their own data.
+
+    transcripts, dead_letters: tables with exactly the schemas TRANSCRIPT and DEAD_LETTER. Every recording of the unit
+    is in one of them. attempt: from `new_attempt`. samples: at 16 kHz, by the names in SAMPLES; "in" is the sum of the
+    others, "dead" is the sum of `dead_samples` over the dead letters.
+    Raises ValueError if the results do not agree with the unit, so that a bug in an earlier stage is never committed.
     """
     tables = {"transcripts": transcripts, "dead_letters": dead_letters}
     _check(unit, attempt, tables, samples, fingerprint)
@@ -86,9 +88,9 @@ def commit_unit(
     if storage.put_if_absent(commit_key(unit.unit_id), json.dumps(commit).encode()):
         return _receipt(commit, won=True)
     winner = read_commit(storage, unit.unit_id)
-    kept = {entry["key"] for entry in winner["data"].values()}
+    winner_keys = {entry["key"] for entry in winner["data"].values()}
     for entry in data.values():
-        if entry["key"] not in kept:
+        if entry["key"] not in winner_keys:
             storage.delete(entry["key"])
     return _receipt(winner, won=False)
 
@@ -105,7 +107,11 @@ def commit_record(
     data: Mapping[str, Mapping[str, Any]],
     fingerprint: str,
 ) -> dict[str, Any]:
-    """The content of commits/<2 hex>/<unit>.json, written now and here."""
+    """The content of commits/<2 hex>/<unit>.json, with the time and the host of this call.
+
+    recordings: of the unit. transcribed: those of them that are no dead letters. rows: of transcripts. dead: recordings
+    by reason. samples: at 16 kHz, by the names in SAMPLES. data: for each table its key, rows, bytes and sha256.
+    """
     return {
         "unit_id": unit_id,
         "attempt": attempt,
@@ -122,85 +128,94 @@ def commit_record(
 
 
 def commit_key(unit_id: str) -> str:
+    """The object that contains the commit of a unit."""
     return f"{COMMITS}{unit_id[:2]}/{unit_id}.json"
 
 
 def committed_units(storage: Storage) -> set[str]:
-    """Ids of all committed units: one listing, about 110 MB for a million."""
+    """The ids of all committed units, from one listing. Memory: about 110 MB for a million."""
     return {_unit_of(key) for key in _list_by_unit(storage, COMMITS, "/")}
 
 
 def read_commits(storage: Storage) -> Iterator[dict[str, Any]]:
-    """All commits, ordered by unit id."""
+    """All commits in the order of their unit ids. Raises OutputError if one cannot be read."""
     yield from in_order(partial(_load, storage), _list_by_unit(storage, COMMITS, "/"), storage.parallel)
 
 
 def read_commit(storage: Storage, unit_id: str) -> dict[str, Any]:
-    """The commit of one unit. Raises FileNotFoundError where there is none, OutputError where it cannot be read."""
+    """The commit of one unit. Raises FileNotFoundError if there is none, OutputError if it cannot be read."""
     return _load(storage, commit_key(unit_id))
 
 
 def read_unit(storage: Storage, commit: Mapping[str, Any]) -> dict[str, pa.Table]:
-    """The committed tables "transcripts" and "dead_letters", empty where there are none.
+    """The committed tables "transcripts" and "dead_letters". A table without rows has no file and is empty.
 
-    Raises OutputError, naming the file, unless checksum, schema and row count are those of the commit.
+    Raises OutputError with the name of the file if it is missing, or if its checksum, schema or number of rows is not
+    what the commit says.
     """
     return {name: _verified(storage, commit["data"].get(name), schema) for name, schema in SCHEMAS.items()}
 
 
 def collect_garbage(storage: Storage) -> int:
-    """Delete data of attempts that lost, whatever their age: a unit's commit is final, so they can never be committed.
+    """Delete the data of attempts that lost: their unit is committed, so they can never be committed.
 
-    Attempts of uncommitted units stay, since their writers may be about to commit. Returns how many objects went.
+    Data of units that are not committed stays, because its writer may commit it soon. Returns how many objects were
+    deleted.
     """
     deleted = 0
-    for unit_id, keys in groupby(_list_by_unit(storage, DATA, ""), key=_unit_of):
-        held = list(keys)
-        if len({_attempt_of(key) for key in held}) < 2:
-            continue  # the winner's own
+    for unit_id, group in groupby(_list_by_unit(storage, DATA, ""), key=_unit_of):
+        keys = list(group)
+        if len({_attempt_of(key) for key in keys}) < 2:
+            continue  # of a single attempt: it has won, or may still commit
         try:
             commit = read_commit(storage, unit_id)
         except FileNotFoundError:
             continue
-        for key in set(held) - {entry["key"] for entry in commit["data"].values()}:
+        for key in set(keys) - {entry["key"] for entry in commit["data"].values()}:
             storage.delete(key)
             deleted += 1
     return deleted
 
 
 def dead_samples(seconds: float | None) -> int:
-    """Samples at 16 kHz that a dead letter accounts for: none where its length is unknown."""
+    """The length of a dead letter in samples at 16 kHz. A recording of unknown length counts as 0."""
     return 0 if seconds is None else round(seconds * SAMPLE_RATE)
 
 
 def _check(
     unit: WorkUnit, attempt: str, tables: Mapping[str, pa.Table], samples: Mapping[str, int], fingerprint: str
 ) -> None:
-    def demand(holds: bool, complaint: str) -> None:
-        if not holds:
+    """Raises ValueError if the arguments of `commit_unit` do not agree with each other."""
+
+    def demand(condition: bool, complaint: str) -> None:
+        if not condition:
             raise ValueError(f"unit {unit.unit_id}: {complaint}")
 
-    demand(re.fullmatch(r"[0-9A-Za-z_]+", attempt) is not None, f"{attempt!r} is no name of an attempt")
+    demand(re.fullmatch(r"[0-9A-Za-z_]+", attempt) is not None, f"{attempt!r} is not the name of an attempt")
     for name, table in tables.items():
         demand(table.schema.equals(SCHEMAS[name]), f"{name} has another schema:\n{table.schema}")
         demand(set(table["unit_id"].to_pylist()) <= {unit.unit_id}, f"{name} has rows of another unit")
         demand(set(table["fingerprint"].to_pylist()) <= {fingerprint}, f"{name} has rows of another fingerprint")
     transcripts, dead = tables["transcripts"], tables["dead_letters"]
-    demand(transcripts["text"].null_count == 0, "null text is a dead letter, no transcript")
+    demand(transcripts["text"].null_count == 0, "a transcript has null text; it must be a dead letter")
     rows = Counter(zip(transcripts["recording_id"].to_pylist(), transcripts["segment_index"].to_pylist(), strict=True))
-    demand(all(count == 1 for count in rows.values()), "a segment is there twice")
-    found = Counter({recording for recording, _ in rows}) + Counter(dead["recording_id"].to_pylist())
-    wanted = Counter(ref.recording_id for ref in unit.refs)
-    demand(found == wanted, f"missing {list(wanted - found)[:3]}, not asked for {list(found - wanted)[:3]}")
+    demand(all(count == 1 for count in rows.values()), "a segment appears twice")
+    answered = Counter({recording for recording, _ in rows}) + Counter(dead["recording_id"].to_pylist())
+    planned = Counter(ref.recording_id for ref in unit.refs)
+    demand(
+        answered == planned,
+        f"results are missing for {list(planned - answered)[:3]}, not planned are {list(answered - planned)[:3]}",
+    )
     demand(set(dead["reason"].to_pylist()) <= set(REASONS), "a dead letter has an unknown reason")
     demand(set(samples) == set(SAMPLES), f"samples are {sorted(samples)}")
     demand(all(isinstance(count, int) and count >= 0 for count in samples.values()), f"samples are {dict(samples)}")
     demand(samples["in"] == sum(samples[name] for name in SAMPLES[1:]), f"samples do not close: {dict(samples)}")
     in_letters = sum(dead_samples(seconds) for seconds in dead["seconds"].to_pylist())
-    demand(samples["dead"] == in_letters, f"{samples['dead']} dead samples, {in_letters} in the dead letters")
+    demand(samples["dead"] == in_letters, f"{samples['dead']} dead samples, but {in_letters} in the dead letters")
 
 
 def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:
+    """Write a data file. Returns its entry in the commit."""
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     body = sink.getvalue()
@@ -209,6 +224,7 @@ def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:
 
 
 def _verified(storage: Storage, entry: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
+    """The table of one entry of a commit; an empty one without an entry. Raises OutputError as `read_unit` does."""
     if entry is None:
         return schema.empty_table()
     name = f"{storage.uri}/{entry['key']}"
@@ -216,12 +232,12 @@ def _verified(storage: Storage, entry: Mapping[str, Any] | None, schema: pa.Sche
     try:
         body = storage.get(entry["key"])
     except FileNotFoundError:
-        raise OutputError(f"{name}: committed but missing{repair}") from None
+        raise OutputError(f"{name}: committed, but missing{repair}") from None
     if hashlib.sha256(body).hexdigest() != entry["sha256"]:
-        raise OutputError(f"{name}: damaged, its checksum is not the committed one{repair}")
+        raise OutputError(f"{name}: damaged: its checksum is not the committed one{repair}")
     table = pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
     if not table.schema.equals(schema) or table.num_rows != entry["rows"]:
-        raise OutputError(f"{name}: {table.num_rows} rows, {entry['rows']} committed, or another schema{repair}")
+        raise OutputError(f"{name}: {table.num_rows} rows instead of {entry['rows']}, or another schema{repair}")
     return table
 
 
@@ -231,6 +247,7 @@ def _receipt(commit: Mapping[str, Any], *, won: bool) -> Receipt:
 
 
 def _load(storage: Storage, key: str) -> dict[str, Any]:
+    """The commit at `key`. Raises FileNotFoundError or OutputError as `read_commit` does."""
     try:
         commit: dict[str, Any] = json.loads(storage.get(key))
         if commit["unit_id"] == _unit_of(key):
@@ -241,7 +258,7 @@ def _load(storage: Storage, key: str) -> dict[str, Any]:
 
 
 def _list_by_unit(storage: Storage, prefix: str, separator: str) -> Iterator[str]:
-    """Keys `<prefix><2 hex><separator>...` in order; from the third thousand on, prefixes are listed in parallel."""
+    """Keys `<prefix><2 hex><separator>...` in order. If there are many, the 256 prefixes are listed in parallel."""
     head = list(islice(storage.list(prefix), SEQUENTIAL_KEYS))
     if len(head) < SEQUENTIAL_KEYS:
         yield from head

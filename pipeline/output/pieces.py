@@ -1,4 +1,4 @@
-"""Recognised pieces of a unit, kept until all of them are there and the unit can be committed."""
+"""Stores the recognised pieces of a unit until all of them are complete and the unit can be committed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ from pipeline.schemas import PIECE_RECOGNISED, Position, to_table
 from pipeline.storage.base import OutputError, Storage
 
 PREFIX = "_run/pieces/"
-LAST = "-last"
+LAST = "-last"  # in the name of the last piece of a unit
 
 
 def save_piece(storage: Storage, row: dict[str, Any]) -> bool:
-    """Save a row of PIECE_RECOGNISED as `_run/pieces/<unit>/<piece>.parquet`. False: there is one already, it stays."""
+    """Save a row of PIECE_RECOGNISED as `_run/pieces/<unit>/<piece>.parquet`.
+
+    Returns False if that piece is already saved; it does not change then.
+    """
     sink = io.BytesIO()
     pq.write_table(to_table([row], PIECE_RECOGNISED), sink, compression="zstd")
     last = LAST if row["next"] is None else ""
@@ -26,21 +29,22 @@ def save_piece(storage: Storage, row: dict[str, Any]) -> bool:
 
 
 def saved_pieces(storage: Storage, unit_id: str) -> dict[int, Position]:
-    """Where the piece after each saved piece begins, by the number of the saved one. The last piece is left out."""
-    following = {}
+    """The number of each saved piece, with the position where the next piece begins. The last piece is left out."""
+    next_positions = {}
     for key in storage.list(f"{PREFIX}{unit_id}/"):
         if LAST in key:
             continue
-        with contextlib.suppress(FileNotFoundError), storage.open(key) as stream:  # another driver has just committed
+        # Another driver may have just committed the unit and deleted its pieces.
+        with contextlib.suppress(FileNotFoundError), storage.open(key) as stream:
             position = pq.read_table(stream, columns=["next"], use_threads=False)["next"][0].as_py()
-            following[_number(key)] = Position(**position)
-    return following
+            next_positions[_number(key)] = Position(**position)
+    return next_positions
 
 
 def complete_unit(storage: Storage, unit_id: str) -> list[dict[str, Any]] | None:
-    """The rows of all pieces in order. None while one is missing, or where another driver has just committed the unit.
+    """The rows of all pieces of a unit in order. None if one is missing or another driver has just committed the unit.
 
-    Raises OutputError where the pieces do not follow each other: the audio has changed between two runs.
+    Raises OutputError if a piece does not begin where the one before it ended: the audio changed between two runs.
     """
     keys = list(storage.list(f"{PREFIX}{unit_id}/"))
     if not keys or LAST not in keys[-1] or [_number(key) for key in keys] != list(range(len(keys))):
@@ -51,20 +55,20 @@ def complete_unit(storage: Storage, unit_id: str) -> list[dict[str, Any]] | None
         return None
     if any(before["next"] != after["start"] for before, after in pairwise(rows)):
         raise OutputError(
-            f"{storage.uri}/{PREFIX}{unit_id}/: the pieces of this unit do not follow each other, its source has "
-            "changed; delete them to recognise it again"
+            f"{storage.uri}/{PREFIX}{unit_id}/: the pieces of this unit do not follow each other, so its source "
+            "has changed; delete them to recognise the unit again"
         )
     return rows
 
 
 def forget_pieces(storage: Storage, unit_id: str) -> None:
-    """Delete the pieces of a unit, which is committed."""
+    """Delete the saved pieces of a committed unit."""
     for key in list(storage.list(f"{PREFIX}{unit_id}/")):
         storage.delete(key)
 
 
 def forget_committed(storage: Storage, committed: Set[str]) -> None:
-    """Delete the pieces of committed units: a driver that came too late has left them."""
+    """Delete the saved pieces of all committed units. A driver that was slower than another may have left some."""
     for key in list(storage.list(PREFIX)):
         if key.removeprefix(PREFIX).partition("/")[0] in committed:
             storage.delete(key)

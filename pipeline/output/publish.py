@@ -1,12 +1,13 @@
-"""Publish: from the commits, the two clean tables that DuckDB, Spark and pandas read, and the books beside them.
+"""Publishes the committed results: two tables that DuckDB, Spark and pandas read, the accounting and a summary.
 
-A local table is exchanged at once. An object store has no such step: parts are replaced one by one. So part borders are
-fixed in the plan, a part holds the same recordings in every publication, and whatever mixture of old and new parts a
-reader meets, a recording is in it at most once.
+A local table is replaced as a whole. In an object store that is impossible: its parts are replaced one by one. So the
+plan decides which recordings are in which part, and that never changes. A reader may see old and new parts together,
+but every recording at most once.
 
-Of several publications at once, an older one may write over parts of a newer one. Every publication ends with a look at
-all parts, after its summary, and publishes again where one is not its own: of two, the one that ends last sees all that
-the other has written. One that is killed before that look is found out by `is_published`, and the next run publishes.
+If two publications run at the same time, the older one may overwrite parts of the newer one. So every publication ends
+with a check, after it has written its summary: are all parts its own? If not, it publishes again. The publication that
+ends last sees everything that the other one has written. If a publication is killed before its check, `is_published`
+is False and the next run publishes.
 """
 
 from __future__ import annotations
@@ -37,32 +38,32 @@ from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
 from pipeline.storage.patience import retries
 
-ROW_GROUP = 16_384  # rows of a published part that are written together
-LEFT_BEHIND_SECONDS = 24 * 3600  # temporary files this old have no writer any more
-ROUNDS = 10  # of publishing again because of others
+ROW_GROUP = 16_384  # rows: so many are written together
+ABANDONED_SECONDS = 24 * 3600  # nobody writes to a temporary file of this age any more
+MAX_PUBLICATIONS = 10  # how often to publish, if other drivers publish at the same time
 ACCOUNTING, SUMMARY = "_run/accounting.json", "_run/summary.json"
-PUBLISHED = "_run/published.json"  # versions of all parts
+PUBLISHED = "_run/published.json"  # the version of each part, by key
 TABLES = ("dead_letters", "transcripts")
-Tables = dict[str, pa.Table]
+Tables = dict[str, pa.Table]  # by the names in TABLES
 
 
 class _Overtaken(Exception):
-    """Others published while this publication was under way."""
+    """Another driver published while this publication was running."""
 
 
-class _Table:
-    """Writes one table part by part, every part with the schema even where it has no rows."""
+class _TableWriter:
+    """Writes one table, part by part. A part without rows has the schema too."""
 
     def __init__(self, target: Replacement, schema: pa.Schema, overtaken: Callable[[], bool]) -> None:
         self._target, self._schema, self._overtaken = target, schema, overtaken
         self._writer: pq.ParquetWriter | None = None
         self._part = -1
-        self._held: list[pa.Table] = []
-        self._held_rows = 0
+        self._buffer: list[pa.Table] = []
+        self._buffered_rows = 0
         self.rows = 0
 
     def start(self, part: int) -> None:
-        """Rows from here on belong to `part`, which is never smaller than the part before."""
+        """The following rows belong to `part`. Parts come in ascending order."""
         if part != self._part:
             self.finish()
             self._part = part
@@ -70,13 +71,15 @@ class _Table:
             self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
 
     def write(self, table: pa.Table) -> None:
+        """Append rows to the current part."""
         self.rows += table.num_rows
-        self._held_rows += table.num_rows
-        self._held.append(table)
-        if self._held_rows >= ROW_GROUP:
+        self._buffered_rows += table.num_rows
+        self._buffer.append(table)
+        if self._buffered_rows >= ROW_GROUP:
             self._flush()
 
     def finish(self) -> None:
+        """Complete the current part. Raises _Overtaken if another driver has published meanwhile."""
         if self._writer:
             self._flush()
             self._writer.close()
@@ -87,43 +90,44 @@ class _Table:
 
     def _flush(self) -> None:
         assert self._writer
-        rows = pa.concat_tables([self._schema.empty_table(), *self._held])
+        rows = pa.concat_tables([self._schema.empty_table(), *self._buffer])
         if rows.num_rows:
             self._writer.write_table(rows.combine_chunks())
-        self._held, self._held_rows = [], 0
+        self._buffer, self._buffered_rows = [], 0
 
     def _name(self) -> str:
         return f"part-{self._part:05d}.parquet"
 
 
-def publish(
+def publish_tables(
     storage: Storage, *, notes: Mapping[str, Any] | None = None, progress: Callable[[int], None] | None = None
 ) -> dict[str, Any]:
-    """Publish everything that is committed now and return the content of _run/summary.json, `notes` included.
+    """Publish everything that is committed now. Returns the content of _run/summary.json, which includes `notes`.
 
-    At any time, again and again; the same commits give the same bytes. A publication that met others publishes again.
-    Every data file is checked against its commit and every unit against the plan. `progress` is called with the number
-    of units read. Garbage of lost attempts is collected afterwards.
-    Raises ConfigError where nothing is planned; OutputError, one line naming the file, where the output is damaged or
-    the books of a complete run do not close: what was published before stays readable.
+    It may run at any time and as often as you like; the same commits give the same bytes. Every data file is compared
+    with its commit and every unit with the plan. If another driver publishes meanwhile, this one publishes again.
+    Afterwards the data of lost attempts is deleted. `progress` is called with the number of units read so far.
+
+    Raises ConfigError if nothing is planned. Raises OutputError, one line that names the file, if the output is damaged
+    or if the books of a complete run do not close; the tables that were published before stay readable.
     """
     names = plan_names(storage)
     if not names:
         raise ConfigError(f"output.uri: {storage.uri}: nothing is planned here yet")
-    for number in range(ROUNDS):
+    for number in range(MAX_PUBLICATIONS):
         started = time.monotonic()
         with contextlib.suppress(_Overtaken):
             summary = _publish_once(storage, names, dict(notes or {}), progress)
             collect_garbage(storage)
-            storage.sweep(LEFT_BEHIND_SECONDS)
+            storage.sweep(ABANDONED_SECONDS)
             return summary
         took = time.monotonic() - started
-        time.sleep(random.uniform(0, 2 + number) * took)  # two that meet must not keep step
-    raise OutputError(f"{storage.uri}: others publish here all the time; publish=true when they have ended")
+        time.sleep(random.uniform(0, 2 + number) * took)  # a random time, so that two drivers do not meet again
+    raise OutputError(f"{storage.uri}: other drivers keep publishing here; run publish=true after they have ended")
 
 
 def is_published(storage: Storage, committed: int) -> bool:
-    """Whether the tables show exactly `committed` units, all parts being those of one publication."""
+    """Whether the tables contain exactly `committed` units, and all parts are from the same publication."""
     written = read_json(storage, PUBLISHED)
     return bool(written) and _published_units(storage) == committed and written == _versions(storage)
 
@@ -131,9 +135,9 @@ def is_published(storage: Storage, committed: int) -> bool:
 def _publish_once(
     storage: Storage, names: list[str], notes: dict[str, Any], progress: Callable[[int], None] | None
 ) -> dict[str, Any]:
-    """Publish what is committed now, and return the summary. Raises _Overtaken where others published meanwhile."""
-    before = _published_units(storage)  # more than is committed where somebody has deleted commits
-    mark = fingerprint_id(read_fingerprint(storage))
+    """Publish what is committed now, and return the summary. Raises _Overtaken if another driver publishes too."""
+    before = _published_units(storage)
+    fingerprint = fingerprint_id(read_fingerprint(storage))
     committed = committed_units(storage)
     tally = new_tally(storage, names)
     latest = latest_units(storage, names, committed)
@@ -142,18 +146,21 @@ def _publish_once(
             tally.add(read_commit(storage, planned.unit.unit_id), planned.retried)
 
     def overtaken() -> bool:
-        return before != _published_units(storage) > len(committed)
+        """Whether another driver has published meanwhile, and more units than this publication contains."""
+        now = _published_units(storage)
+        # A user may have deleted commits. Then `before` is too large, but it does not change.
+        return now != before and now > len(committed)
 
-    with storage.replace("dead_letters") as letters, storage.replace("transcripts") as rows:
-        tables = {
-            "transcripts": _Table(rows, TRANSCRIPT, overtaken),
-            "dead_letters": _Table(letters, DEAD_LETTER, overtaken),
+    with storage.replace("dead_letters") as dead_letters, storage.replace("transcripts") as transcripts:
+        writers = {
+            "transcripts": _TableWriter(transcripts, TRANSCRIPT, overtaken),
+            "dead_letters": _TableWriter(dead_letters, DEAD_LETTER, overtaken),
         }
-        _write_tables(storage, committed, latest, mark, tally, tables, progress)
-        _check_books(storage, tally, tables)
+        _write_tables(storage, committed, latest, fingerprint, tally, writers, progress)
+        _check_books(storage, tally, writers)
     if overtaken():
         raise _Overtaken
-    written = letters.versions | rows.versions
+    written = dead_letters.versions | transcripts.versions
     summary = _summary(tally) | notes
     storage.put(SUMMARY, _as_json(summary))
     storage.put(PUBLISHED, _as_json(written))
@@ -163,72 +170,83 @@ def _publish_once(
 
 
 def _versions(storage: Storage) -> dict[str, str]:
-    return {key: mark for name in TABLES for key, mark in storage.versions(f"{name}/").items()}
+    """The version of each part that is in the storage now, by key."""
+    return {key: version for name in TABLES for key, version in storage.versions(f"{name}/").items()}
 
 
 def _write_tables(
     storage: Storage,
     committed: set[str],
     latest: Mapping[str, str],
-    mark: str,
+    fingerprint: str,
     tally: Tally,
-    tables: Mapping[str, _Table],
+    writers: Mapping[str, _TableWriter],
     progress: Callable[[int], None] | None,
 ) -> None:
+    """Write both tables in the order of the plan, and count every commit in `tally`.
+
+    committed: ids of units. latest: the unit with the latest result of each retried recording. fingerprint: id that all
+    commits must have. Raises OutputError if a unit is damaged or does not agree with the plan.
+    """
+
     def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
         if planned.unit.unit_id not in committed:
             return planned, None, {}
         commit = read_commit(storage, planned.unit.unit_id)
         return planned, commit, read_unit(storage, commit)
 
-    @lru_cache(maxsize=4)  # rounds of retries keep the order of the plan: neighbours are in the same unit
-    def retry(unit_id: str) -> Tables:
+    @lru_cache(maxsize=4)  # a round of retries has the order of the plan, so neighbours are in the same unit
+    def load_retried(unit_id: str) -> Tables:
         commit = read_commit(storage, unit_id)
-        _check_unit(storage, commit, mark)
+        _check_unit(storage, commit, fingerprint)
         return read_unit(storage, commit)
 
-    tables["dead_letters"].start(0)  # few rows, one part
-    tables["transcripts"].start(0)
+    writers["dead_letters"].start(0)  # few rows: a single part
+    writers["transcripts"].start(0)
     for done, (planned, commit, own) in enumerate(in_order(load, read_plan(storage), storage.parallel), start=1):
-        tables["transcripts"].start(planned.part)
+        writers["transcripts"].start(planned.part)
         if commit:
             tally.add(commit)
-            _check_unit(storage, commit, mark)
+            _check_unit(storage, commit, fingerprint)
             ids = [ref.recording_id for ref in planned.unit.refs]
             _check_recordings(storage, commit, ids, own)
-            newer = {ref.recording_id for ref in planned.unit.refs if ref.recording_id in latest and not ref.problem}
-            if newer:
-                own = _superseded(own, {unit: retry(unit) for unit in {latest[name] for name in newer}}, newer, latest)
+            retried = {ref.recording_id for ref in planned.unit.refs if ref.recording_id in latest and not ref.problem}
+            if retried:
+                rounds = {unit_id: load_retried(unit_id) for unit_id in {latest[name] for name in retried}}
+                own = _with_retries(own, rounds, retried, latest)
                 _check_recordings(storage, commit, ids, own)
             for name, table in own.items():
-                tables[name].write(_ordered(table, ids))
+                writers[name].write(_ordered(table, ids))
         if progress:
             progress(done)
-    for table in tables.values():
-        table.finish()
+    for writer in writers.values():
+        writer.finish()
 
 
-def _superseded(own: Tables, rounds: Mapping[str, Tables], newer: set[str], latest: Mapping[str, str]) -> Tables:
-    """The tables of a unit with those results of `rounds` that are the latest in place of its dead letters `newer`."""
+def _with_retries(own: Tables, rounds: Mapping[str, Tables], retried: set[str], latest: Mapping[str, str]) -> Tables:
+    """The tables of a unit, in which the latest results replace the dead letters of the `retried` recordings.
 
-    def of(table: pa.Table, ids: set[str]) -> pa.Array:
+    rounds: tables of the units that retried them, by unit id. latest: the unit with the latest result, by recording.
+    """
+
+    def is_of(table: pa.Table, ids: set[str]) -> pa.Array:
         return pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
 
     letters = own["dead_letters"]
-    duplicate = pc.equal(letters["reason"], "duplicate_id")  # another recording of the same name
+    duplicate = pc.equal(letters["reason"], "duplicate_id")  # another recording with the same id: it stays
     merged = {
         "transcripts": [own["transcripts"]],
-        "dead_letters": [letters.filter(pc.or_(duplicate, pc.invert(of(letters, newer))))],
+        "dead_letters": [letters.filter(pc.or_(duplicate, pc.invert(is_of(letters, retried))))],
     }
-    for unit, tables in sorted(rounds.items()):
-        ids = {name for name in newer if latest[name] == unit}
-        for name, held in merged.items():
-            held.append(tables[name].filter(of(tables[name], ids)))
-    return {name: pa.concat_tables(held) for name, held in merged.items()}
+    for unit_id, tables in sorted(rounds.items()):
+        ids = {recording for recording in retried if latest[recording] == unit_id}
+        for name, sources in merged.items():
+            sources.append(tables[name].filter(is_of(tables[name], ids)))
+    return {name: pa.concat_tables(sources) for name, sources in merged.items()}
 
 
 def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:
-    """Rows in the order of `ids`, segments of a recording in theirs."""
+    """Rows in the order of `ids`, the segments of a recording in their order."""
     place = pc.index_in(table["recording_id"], pa.array(list(dict.fromkeys(ids)), pa.string()))
     keys = pa.table(
         {"place": place, "segment": table["segment_index"] if "segment_index" in table.schema.names else place}
@@ -236,36 +254,36 @@ def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:
     return table.take(pc.sort_indices(keys, [("place", "ascending"), ("segment", "ascending")]))
 
 
-def _check_unit(storage: Storage, commit: Mapping[str, Any], mark: str) -> None:
-    if commit["fingerprint"] != mark:
+def _check_unit(storage: Storage, commit: Mapping[str, Any], fingerprint: str) -> None:
+    if commit["fingerprint"] != fingerprint:
         unit = f"{storage.uri}: unit {commit['unit_id']}"
-        raise OutputError(f"{unit} was committed under fingerprint {commit['fingerprint']}, not {mark}")
+        raise OutputError(f"{unit} was committed under fingerprint {commit['fingerprint']}, not {fingerprint}")
 
 
 def _check_recordings(storage: Storage, commit: Mapping[str, Any], ids: list[str], own: Tables) -> None:
-    found = Counter(own["transcripts"]["recording_id"].unique().to_pylist())
-    found.update(own["dead_letters"]["recording_id"].to_pylist())
-    if found != Counter(ids):
-        raise OutputError(
-            f"{storage.uri}: unit {commit['unit_id']} does not hold the recordings that the plan gives it"
-        )
+    """Raises OutputError unless each of `ids` has transcripts or a dead letter, exactly once."""
+    answered = Counter(own["transcripts"]["recording_id"].unique().to_pylist())
+    answered.update(own["dead_letters"]["recording_id"].to_pylist())
+    if answered != Counter(ids):
+        raise OutputError(f"{storage.uri}: unit {commit['unit_id']} does not contain the recordings of its plan")
 
 
-def _check_books(storage: Storage, tally: Tally, tables: Mapping[str, _Table]) -> None:
+def _check_books(storage: Storage, tally: Tally, writers: Mapping[str, _TableWriter]) -> None:
+    """Write _run/accounting.json. Raises OutputError if the books do not close or do not agree with the tables."""
     storage.put(ACCOUNTING, _as_json(tally.report()))
     complaints = tally.complaints()
     for name, counted in (("transcripts", tally.rows), ("dead_letters", tally.dead.total())):
-        if tables[name].rows != counted:
-            complaints.append(f"{tables[name].rows} rows of {name} where the commits count {counted}")
+        if writers[name].rows != counted:
+            complaints.append(f"{writers[name].rows} rows of {name}, but {counted} in the commits")
     if complaints:
         raise OutputError(f"{storage.uri}/{ACCOUNTING}: the books do not close: {'; '.join(complaints)}")
 
 
 def _summary(tally: Tally) -> dict[str, Any]:
     report = tally.report()
-    kept = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments")
+    same_names = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments")
     return {
-        **{name: report[name] for name in kept},
+        **{name: report[name] for name in same_names},
         "recordings": report["recordings_planned"],
         "recordings_transcribed": report["recordings_transcribed"],
         "recordings_dead_lettered": report["recordings_dead_lettered"],
@@ -276,6 +294,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
 
 
 def _published_units(storage: Storage) -> int:
+    """How many units the last publication contains, as its summary says."""
     units = read_json(storage, SUMMARY).get("units_committed", 0)
     return units if isinstance(units, int) else 0
 

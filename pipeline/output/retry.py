@@ -1,4 +1,4 @@
-"""`retry=dead_letters`: another round of units for recordings that failed, which supersede their dead letters once."""
+"""`retry=dead_letters`: a round of new units with the recordings that failed. New results replace the dead letters."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from itertools import chain
 
 from pipeline.config import PlanConfig
 from pipeline.output.commit import committed_units, dead_samples, read_commit, read_unit
-from pipeline.planning.pack import PlannedUnit, pack
+from pipeline.planning.pack import PlannedUnit, pack_units
 from pipeline.planning.plan import plan_names, read_plan, retry_round, write_plan
 from pipeline.schemas import RecordingRef
 from pipeline.storage.base import Storage
 
-Failure = tuple[RecordingRef, str, int]  # reason and samples of the dead letter
+Failure = tuple[RecordingRef, str, int]  # a recording, and the reason and samples (at 16 kHz) of its dead letter
 
 
 def plan_retry(storage: Storage, config: PlanConfig, *, write_to: Storage | None = None) -> str | None:
-    """Plan a round of retries of all committed dead letters and return its name; None where there is none to retry.
+    """Plan a round that retries all committed dead letters. Returns its name; None if there is nothing to retry.
 
-    A round that is not committed to its end is taken up again instead of adding another. Recordings whose problem was
-    known at listing (duplicate ids, broken archives) are left out: the plan is immutable and reading them cannot help.
-    write_to: where the new plan is written, if not to `storage` (a dry run).
+    If the last round has units that are not committed, no new round is planned and that round goes on. A recording
+    whose problem was known at listing (a duplicate id, a broken archive) is not retried: to read it again cannot help.
+    write_to: where the new plan is written; None: to `storage`. A dry run uses another storage.
     """
     names = plan_names(storage)
     committed = committed_units(storage)
@@ -35,12 +35,12 @@ def plan_retry(storage: Storage, config: PlanConfig, *, write_to: Storage | None
         return None
     name = f"retry-{number}"
     units = _retry_units(chain([first], failures), config, number)
-    write_plan(write_to or storage, name, units)  # a racing driver's plan serves as well
+    write_plan(write_to or storage, name, units)  # if another driver has written the plan meanwhile, that one is used
     return name
 
 
 def latest_units(storage: Storage, names: list[str], committed: Set[str]) -> dict[str, str]:
-    """Of every recording that was retried: the unit of its latest committed round. Memory: as many as were retried."""
+    """The unit with the latest committed result of each retried recording, by recording id."""
     latest: dict[str, str] = {}
     for name in names[1:]:
         for planned in read_plan(storage, name):
@@ -50,7 +50,7 @@ def latest_units(storage: Storage, names: list[str], committed: Set[str]) -> dic
 
 
 def _failures(storage: Storage, names: list[str], committed: Set[str]) -> Iterator[Failure]:
-    """Recordings whose latest result is a dead letter: those of the plan, then those that failed in a round again."""
+    """The recordings whose latest result is a dead letter: first those of the plan, then those of each round."""
     latest = latest_units(storage, names, committed)
     for name in names:
         for planned in read_plan(storage, name):
@@ -69,12 +69,13 @@ def _failures(storage: Storage, names: list[str], committed: Set[str]) -> Iterat
 
 
 def _retry_units(failures: Iterable[Failure], config: PlanConfig, number: int) -> Iterator[PlannedUnit]:
-    waiting: dict[str, tuple[str, int]] = {}  # those that `pack` holds back
+    """Pack the failures of round `number` into units."""
+    waiting: dict[str, tuple[str, int]] = {}  # recordings that `pack_units` has taken, but not yet put into a unit
 
     def refs() -> Iterator[RecordingRef]:
         for ref, reason, samples in failures:
             waiting[ref.recording_id] = (reason, samples)
             yield ref
 
-    for unit in pack(refs(), config, retry=number):
+    for unit in pack_units(refs(), config, retry=number):
         yield PlannedUnit(unit, retried=tuple(waiting.pop(ref.recording_id) for ref in unit.refs))

@@ -1,4 +1,4 @@
-"""The commit stage: the answers for a unit become transcripts and dead letters, and one commit."""
+"""The commit stage: it turns the results of a unit into transcripts and dead letters, and commits them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.output.attempts import Attempts
-from pipeline.output.commit import Receipt, commit_unit, new_attempt
+from pipeline.output.commit import SAMPLES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
-from pipeline.output.stitch import stitch
+from pipeline.output.stitch import stitch_segments
 from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
     DEAD_LETTER,
     SAMPLE_RATE,
+    SAMPLES_PER_MS,
     TODO,
     TRANSCRIPT,
     About,
@@ -31,17 +32,17 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import open_storage
 
-__all__ = ["RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what the chain uses of this station
+__all__ = ["RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what flow/ uses of this folder
 
 RECEIPT = pa.schema(
     [
         *TODO,
-        ("suspect", pa.bool_()),  # nothing is committed: the unit will run alone
-        ("done", pa.bool_()),  # the unit is committed; else this row is a piece, and counts nothing but its samples
-        ("won", pa.bool_()),  # this commit stands; False: another driver had committed the unit
+        ("suspect", pa.bool_()),  # the unit is not committed: its recordings will run alone
+        ("done", pa.bool_()),  # the unit is committed; False: this row is one piece, and only `samples` counts
+        ("won", pa.bool_()),  # False: another driver had committed the unit before
         ("recordings", pa.int64()),
         ("segments", pa.int64()),
-        ("samples", pa.int64()),  # of audio that was decoded in this run, at 16 kHz
+        ("samples", pa.int64()),  # of audio that this run has decoded, at 16 kHz
         ("dead", pa.int64()),  # recordings
     ]
 )
@@ -49,13 +50,14 @@ _COPIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_f
 
 
 class CommitStage:
-    """Rows of schemas.PIECE_RECOGNISED become rows of RECEIPT. Suspects pass through unchanged.
+    """Turns rows of schemas.PIECE_RECOGNISED into rows of RECEIPT.
 
-    A unit of one piece is committed at once, a unit of many with the piece that completes it.
+    A unit of one piece is committed at once. Of a unit with several pieces, each piece is saved, and the piece that
+    completes the unit commits it. A suspect is not committed.
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
-        """Raises ConfigError where the output cannot be reached."""
+        """Raises ConfigError if the output cannot be reached."""
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.plans = PlanReader(self.storage)
         self.about = about
@@ -84,7 +86,7 @@ class CommitStage:
     def commit_row(
         self, unit: WorkUnit, place: Place, recordings: list[DecodedRecording], results: list[dict[str, Any]]
     ) -> dict[str, Any]:
-        """As `commit`; returns the receipt as a row of RECEIPT."""
+        """The same as `commit`, but returns a row of RECEIPT."""
         receipt = self.commit(unit, recordings, results)
         return {
             "unit_id": unit.unit_id,
@@ -99,10 +101,10 @@ class CommitStage:
         }
 
     def commit(self, unit: WorkUnit, recordings: list[DecodedRecording], results: list[dict[str, Any]]) -> Receipt:
-        """Commit a unit. recordings: one for each reference of the unit. results: rows of schemas.RESULT, any order."""
+        """Commit a unit. recordings: one for each reference, in order. results: rows of schemas.RESULT in any order."""
         transcripts: list[dict[str, Any]] = []
         letters: list[dict[str, Any]] = []
-        samples = dict.fromkeys(("in", "transcribed", "silence", "dead"), 0)
+        samples = dict.fromkeys(SAMPLES, 0)
         by_recording: list[list[dict[str, Any]]] = [[] for _ in unit.refs]
         for result in results:
             by_recording[result["recording_index"]].append(result)
@@ -116,9 +118,9 @@ class CommitStage:
                 letters.append(source | _letter(problem, recording.samples))
                 samples["dead"] += length
                 continue
-            voiced = covered(answers)
-            samples["transcribed"] += voiced
-            samples["silence"] += length - voiced
+            speech = covered(answers)
+            samples["transcribed"] += speech
+            samples["silence"] += length - speech
             rows = _rows(answers, length, ref.start_ms or 0)
             transcripts.extend(source | {"model": self.about.model} | row for row in rows)
         return commit_unit(
@@ -132,6 +134,7 @@ class CommitStage:
         )
 
     def _source(self, ref: RecordingRef, recording: DecodedRecording, unit: WorkUnit) -> dict[str, Any]:
+        """The columns that transcripts and dead letters have in common."""
         return {
             "recording_id": ref.recording_id,
             "source_uri": ref.source_uri,
@@ -145,36 +148,37 @@ class CommitStage:
 
 
 def covered(spans: list[dict[str, Any]]) -> int:
-    """Samples that are in at least one of the spans. Overlaps count once.
+    """How many samples are in at least one of the spans; where spans overlap, samples count once.
 
-    spans: ordered by channel, then by `start_sample`.
+    spans: rows with channel, start_sample and end_sample, in the order of channel and start_sample.
     """
     total = 0
     for _, channel in groupby(spans, key=itemgetter("channel")):
-        reached = 0
+        counted_to = 0  # sample up to which this channel is counted
         for span in channel:
-            total += max(0, span["end_sample"] - max(reached, span["start_sample"]))
-            reached = max(reached, span["end_sample"])
+            total += max(0, span["end_sample"] - max(counted_to, span["start_sample"]))
+            counted_to = max(counted_to, span["end_sample"])
     return total
 
 
 def chars_per_second(text: str, start_ms: int, end_ms: int) -> float | None:
-    """Characters of text per second of its segment, without white space; None where the segment has no length."""
+    """Characters without white space per second of the segment; None if the segment has no length."""
     return len("".join(text.split())) * 1000 / (end_ms - start_ms) if end_ms > start_ms else None
 
 
 def milliseconds(samples: int) -> int:
     """Samples at 16 kHz as whole milliseconds, rounded down."""
-    return samples * 1000 // SAMPLE_RATE
+    return samples // SAMPLES_PER_MS
 
 
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
-    """A recording with a segment that the model could not answer is a dead letter."""
+    """The problem of a recording if the model gave no answer for one of its segments; else None."""
     errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
     return Problem("model_error", "model", "; ".join(errors[:3])) if errors else None
 
 
 def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
+    """The columns that only dead letters have. samples: length at 16 kHz; None: unknown."""
     return {
         "reason": problem.reason,
         "stage": problem.stage,
@@ -184,9 +188,9 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
 
 
 def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict[str, Any]]:
-    """The model's columns of the transcripts rows of one recording. Without speech it is one row with empty text.
+    """Rows of one recording with the columns that only transcripts have. Without speech: one row with empty text.
 
-    from_ms: where this recording begins in the original one, if it is a range of it.
+    length: samples of the recording at 16 kHz. from_ms: where it begins in its file, if a manifest selects a range.
     """
     if not results:
         silence = dict.fromkeys(("channel", "confidence_source", "chars_per_second", *_COPIED))
@@ -194,7 +198,7 @@ def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict
             silence | {"segment_index": 0, "start_ms": from_ms, "end_ms": from_ms + milliseconds(length), "text": ""}
         ]
     rows = []
-    for result in stitch(results):
+    for result in stitch_segments(results):
         start_ms, end_ms = (from_ms + milliseconds(result[name]) for name in ("start_sample", "end_sample"))
         rows.append(
             {name: result[name] for name in ("segment_index", "channel", "text", *_COPIED)}

@@ -1,4 +1,4 @@
-"""Words heard twice, where a window had to begin before the one before it ended, are kept once."""
+"""Removes words that were recognised twice, because two windows overlap where speech had no pause."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ from typing import Any
 
 from pipeline.schemas import SAMPLE_RATE
 
-# No more can be heard twice than fast speech has in the overlap, so that "no no no" stays three words. English at its
-# fastest has about 6 words a second, Mandarin 8 syllables.
-UNITS_PER_SECOND = 8
+# Upper limit of words, or Han characters, that the overlap can contain. Without it "no no no" would become one word.
+# Very fast English has about 6 words a second, Mandarin 8 syllables.
+TOKENS_PER_SECOND = 8
 
 
-def stitch(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """segments: the results of one recording in order, with text, words [{text, ...}], start_sample, end_sample and
-    overlaps_previous; other keys pass through. Not modified.
+def stitch_segments(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Remove repeated words at the beginning of each segment that overlaps the segment before it.
 
-    Returns them in order, each with its own times. In one that overlaps the one before it, the longest beginning that
-    repeats that one's end, compared without case and punctuation, loses its words; its text is joined from the rest,
-    its confidence is their mean. One of which nothing is left is not returned: empty text would mean silence. Han
-    characters are compared one by one. Everything else stays as it is.
+    Words are compared without case and punctuation, Han characters one by one. The longest beginning of a segment that
+    repeats the end of the segment before is removed, but not more than the overlap can contain. The text of the segment
+    is then joined from the remaining words, and its confidence is their mean. If no word remains, the segment is left
+    out: empty text would mean silence. Times do not change.
+
+    segments: results of one recording in order, with text, words [{text, confidence}], start_sample, end_sample and
+    overlaps_previous; not modified. Other keys stay as they are.
     """
     stitched = []
     before: dict[str, Any] | None = None
     for segment in segments:
         if before is not None and segment["overlaps_previous"]:
             seconds = (before["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
-            rest = _without_repeats(segment, before["words"] or [], math.ceil(seconds * UNITS_PER_SECOND))
+            rest = _without_repeats(segment, before["words"] or [], math.ceil(seconds * TOKENS_PER_SECOND))
             if rest["words"] or not segment["words"]:
                 stitched.append(rest)
         else:
@@ -37,7 +39,7 @@ def stitch(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def join_words(words: list[dict[str, Any]]) -> str:
-    """Text of words [{text, ...}]: one space between them, none beside a Han character or fullwidth punctuation."""
+    """The text of words [{text, ...}], with a space between two words unless one is Han or fullwidth punctuation."""
     text = ""
     for word in words:
         if text and word["text"] and not (_is_wide(text[-1]) or _is_wide(word["text"][0])):
@@ -47,40 +49,41 @@ def join_words(words: list[dict[str, Any]]) -> str:
 
 
 def _without_repeats(segment: dict[str, Any], words_before: list[dict[str, Any]], most: int) -> dict[str, Any]:
+    """A copy of `segment` without the words that repeat the end of `words_before`; removes at most `most` tokens."""
     words = segment["words"] or []
-    heard, known = _units(words), [unit for unit, _, _ in _units(words_before)]
-    for count in range(min(most, len(heard), len(known)), 0, -1):
-        if [unit for unit, _, _ in heard[:count]] == known[-count:]:
+    tokens, before = _tokens(words), [token for token, _, _ in _tokens(words_before)]
+    for count in range(min(most, len(tokens), len(before)), 0, -1):
+        if [token for token, _, _ in tokens[:count]] == before[-count:]:
             break
     else:
         return dict(segment)
-    _, index, used = heard[count - 1]
-    rest = words[index]["text"][used:]
-    kept = ([words[index] | {"text": rest}] if rest else []) + words[index + 1 :]
-    while kept and not _units(kept[:1]):  # punctuation of the words that are gone
-        kept = kept[1:]
-    confidence = sum(word["confidence"] for word in kept) / len(kept) if kept else None
-    return segment | {"words": kept, "text": join_words(kept), "confidence": confidence}
+    _, index, end = tokens[count - 1]  # the last repeated token: in which word it is, and where in it it ends
+    rest = words[index]["text"][end:]
+    remaining = ([words[index] | {"text": rest}] if rest else []) + words[index + 1 :]
+    while remaining and not _tokens(remaining[:1]):  # punctuation that belongs to the removed words
+        remaining = remaining[1:]
+    confidence = sum(word["confidence"] for word in remaining) / len(remaining) if remaining else None
+    return segment | {"words": remaining, "text": join_words(remaining), "confidence": confidence}
 
 
-def _units(words: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
-    """What is compared: (normalised word or Han character, index of the word, its characters up to there)."""
-    units: list[tuple[str, int, int]] = []
+def _tokens(words: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
+    """What is compared: (normalised word or Han character, index of its word, where in the word it ends)."""
+    tokens: list[tuple[str, int, int]] = []
     for index, text in enumerate(word["text"] for word in words):
         if not any(_is_wide(character) for character in text):
             if plain := _normalised(text):
-                units.append((plain, index, len(text)))
+                tokens.append((plain, index, len(text)))
             continue
         for end, character in enumerate(text, start=1):
             if plain := _normalised(character):
-                units.append((plain, index, end))
-            elif units and units[-1][1] == index:  # punctuation goes with the character before it
-                units[-1] = (units[-1][0], index, end)
-    return units
+                tokens.append((plain, index, end))
+            elif tokens and tokens[-1][1] == index:  # punctuation belongs to the character before it
+                tokens[-1] = (tokens[-1][0], index, end)
+    return tokens
 
 
 def _normalised(text: str) -> str:
-    """Letters, marks and digits only, without case and width: empty for punctuation."""
+    """Letters, marks and digits only, without differences of case and width. Empty for punctuation."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")
 

@@ -45,7 +45,7 @@ def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
         yield ref
 
 
-def pack(refs: Iterable[RecordingRef], config: PlanConfig, *, retry: int = 0) -> Iterator[WorkUnit]:
+def pack_units(refs: Iterable[RecordingRef], config: PlanConfig, *, retry: int = 0) -> Iterator[WorkUnit]:
     """Join neighbouring recordings to units that stay within the three limits of `config`.
 
     A recording that exceeds a limit by itself is a unit of its own. A recording with a problem will not be read, so it

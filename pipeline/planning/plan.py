@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.planning.fingerprint import KEY as FINGERPRINT
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_json
-from pipeline.planning.pack import PlannedUnit, declared_seconds, mark_duplicates, pack, with_parts
+from pipeline.planning.pack import PlannedUnit, declared_seconds, mark_duplicates, pack_units, with_parts
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage
@@ -42,7 +42,7 @@ class PlanSize:
 
 def make_plan(source: SourceConfig, config: PlanConfig) -> Iterator[WorkUnit]:
     """List the source and pack its recordings, as a stream. Raises ConfigError if the source is missing or empty."""
-    return pack(mark_duplicates(list_recordings(source)), config)
+    return pack_units(mark_duplicates(list_recordings(source)), config)
 
 
 def ensure_plan(

@@ -1,4 +1,4 @@
-"""The decode stage: what becomes segments, what becomes a problem, and what is carried along."""
+"""The decode stage: what becomes a segment, what becomes a problem, and what is passed on."""
 
 from __future__ import annotations
 
@@ -62,15 +62,15 @@ def test_every_recording_is_segments_or_a_problem(source: Path) -> None:
 
 def test_segments_cover_the_recording_within_the_models_window(source: Path) -> None:
     segments = [s for s in decoded(source, refs_of(source))["segments"] if s["recording_index"] == 0]
-    heard = np.zeros(40_000, bool)
+    covered = np.zeros(40_000, bool)
     whole, _ = soundfile.read(source / "a.wav", dtype="int16")
     for number, segment in enumerate(segments):
         start, end = segment["start_sample"], segment["end_sample"]
         assert segment["segment_index"] == number
         assert 0 < end - start <= 16_000
-        heard[start:end] = True
+        covered[start:end] = True
         np.testing.assert_array_equal(np.frombuffer(segment["pcm"], "<i2"), whole[start:end])
-    assert heard.all()
+    assert covered.all()
 
 
 def test_the_key_of_a_segment_does_not_depend_on_its_unit(source: Path) -> None:
@@ -86,20 +86,20 @@ def test_a_language_the_model_does_not_know_is_a_problem(source: Path) -> None:
     assert row["segments"] == []
 
 
-def test_too_long_a_recording_is_a_problem(source: Path) -> None:
+def test_a_recording_that_is_too_long_is_a_problem(source: Path) -> None:
     row = decoded(source, refs_of(source), "compute.max_recording_seconds=1")
     assert row["recordings"][0]["problem"]["reason"] == "too_long"
     assert row["recordings"][3]["problem"] is None
 
 
-def test_a_problem_of_the_listing_is_passed_on_without_reading(source: Path) -> None:
+def test_a_problem_of_the_listing_is_passed_on_without_reading_the_recording(source: Path) -> None:
     ref = RecordingRef("x", "files", "/nowhere/x.wav", problem="unsafe_name", problem_detail="../x", reference="hi")
     (recording,) = decoded(source, [ref])["recordings"]
     assert recording["problem"] == {"reason": "unsafe_name", "stage": "list", "error": "../x"}
     assert recording["reference"] == "hi"
 
 
-def test_a_file_that_has_gone_is_a_problem(source: Path) -> None:
+def test_a_file_that_was_deleted_is_a_problem(source: Path) -> None:
     refs = refs_of(source)
     (source / "d.wav").unlink()
     assert decoded(source, refs)["recordings"][3]["problem"]["reason"] == "missing_file"

@@ -1,4 +1,4 @@
-"""What pipeline.audio.segment promises."""
+"""Windows of speech: their lengths, cuts and overlaps; the same for the same audio."""
 
 from __future__ import annotations
 
@@ -32,29 +32,29 @@ def track(*runs: tuple[float, float]) -> np.ndarray:
 
 def windows(probabilities: np.ndarray, max_seconds: float = 6.0, **config: float) -> list[tuple[float, float, bool]]:
     """Windows in seconds, for reading."""
-    found = windows_from_probabilities(
+    cut = windows_from_probabilities(
         probabilities,
         samples=len(probabilities) * FRAME_SAMPLES,
         config=SegmentConfig(**config),
         max_seconds=max_seconds,
     )
-    return [(w.start_sample / SECOND, w.end_sample / SECOND, w.overlaps_previous) for w in found]
+    return [(w.start_sample / SECOND, w.end_sample / SECOND, w.overlaps_previous) for w in cut]
 
 
 def test_regions_begin_at_the_threshold_and_end_after_enough_silence() -> None:
     probabilities = np.array(
         [0.4, 0.6, 0.9, 0.4, 0.9, *[0.1] * 9, 0.9, *[0.1] * 10, 0.9, 0.9, 0.9, 0.9, 0.1], np.float32
     )
-    # 0.4 is above 0.35 and ends nothing; 9 quiet frames are 288 ms, 10 are 320 ms
+    # 0.4 is above 0.35, so it does not end a region; 9 quiet frames are 288 ms, 10 are 320 ms
     assert speech_regions(probabilities, SegmentConfig(min_silence_ms=300)) == [(1, 15), (25, 29)]
 
 
-def test_short_noises_are_no_speech() -> None:
+def test_short_noises_are_not_speech() -> None:
     probabilities = track((1, 0), (0.096, 1), (1, 0), (0.16, 1), (1, 0))
     assert speech_regions(probabilities, SegmentConfig(min_speech_ms=100)) == [(65, 70)]
 
 
-def test_silence_is_no_window() -> None:
+def test_silence_gives_no_window() -> None:
     assert windows(track((20, 0.1))) == []
     assert windows(np.zeros(0, np.float32)) == []
 
@@ -64,7 +64,7 @@ def test_speech_is_padded_but_never_beyond_the_recording() -> None:
     assert windows(track((0.032, 0), (1.28, 1), (0.032, 0)), pad_ms=200) == [(0.0, 1.344, False)]
 
 
-def test_regions_are_merged_over_short_gaps_only() -> None:
+def test_regions_are_merged_only_across_short_gaps() -> None:
     assert windows(track((0.96, 1), (0.576, 0), (0.96, 1)), pad_ms=0) == [(0.0, 2.496, False)]
     assert windows(track((0.96, 1), (0.64, 0), (0.96, 1)), pad_ms=0) == [(0.0, 0.96, False), (1.6, 2.56, False)]
 
@@ -75,7 +75,7 @@ def test_regions_are_merged_while_they_fit() -> None:
     assert windows(track(*speech), max_seconds=7.0, pad_ms=0) == [(0.0, 6.72, False), (7.2, 9.12, False)]
 
 
-def test_neighbours_share_a_gap_that_is_too_short_for_both_pads() -> None:
+def test_two_regions_share_a_gap_that_is_too_short_for_both_pads() -> None:
     assert windows(track((4.8, 1), (0.32, 0), (4.8, 1)), pad_ms=1000) == [(0.0, 4.96, False), (4.96, 9.92, False)]
 
 
@@ -93,11 +93,11 @@ def test_a_pause_in_the_last_half_is_better_than_a_hard_cut() -> None:
     assert windows(probabilities) == [(0.0, 3.216, False), (3.216, 8.0, False)]
 
 
-def test_without_a_pause_the_cut_is_hard_and_300_ms_are_heard_twice() -> None:
+def test_without_a_pause_the_cut_is_hard_and_both_windows_have_300_ms() -> None:
     assert windows(track((16, 1))) == [(0.0, 6.0, False), (5.7, 11.7, True), (11.4, 16.0, True)]
 
 
-def test_a_dip_that_stays_above_the_exit_threshold_is_no_pause() -> None:
+def test_a_dip_above_the_lower_threshold_is_not_a_pause() -> None:
     probabilities = track((8, 1))
     probabilities[150] = 0.36
     assert windows(probabilities)[1][2]
@@ -110,13 +110,13 @@ def test_the_rest_of_a_cut_region_is_merged_with_what_follows() -> None:
 
 def test_without_voice_activity_windows_are_fixed() -> None:
     segmenter = Segmenter(SegmentConfig(vad=False), max_seconds=6.0)
-    found = segmenter(np.zeros(14 * SECOND + 7, np.float32))
-    assert found == [Window(0, 96_000), Window(91_200, 187_200, True), Window(182_400, 224_007, True)]
+    cut = segmenter(np.zeros(14 * SECOND + 7, np.float32))
+    assert cut == [Window(0, 96_000), Window(91_200, 187_200, True), Window(182_400, 224_007, True)]
     assert segmenter(np.zeros(0, np.float32)) == []
     assert segmenter(np.zeros(100, np.float32)) == [Window(0, 100)]
 
 
-def test_the_smaller_of_both_limits_holds() -> None:
+def test_the_smaller_of_both_limits_applies() -> None:
     samples = np.zeros(10 * SECOND, np.float32)
     by_config = Segmenter(SegmentConfig(vad=False, max_seconds=2), max_seconds=6.0)(samples)
     by_model = Segmenter(SegmentConfig(vad=False, max_seconds=30), max_seconds=2.0)(samples)
@@ -140,18 +140,18 @@ RUNS = st.lists(RUN, max_size=20).map(
     st.sampled_from([32, 300, 1000]),
 )
 @example(np.ones(2000, np.float32), 0, 1.0, 2000, 32)
-def test_windows_keep_their_promises(
+def test_windows_of_any_audio_are_bounded_ordered_and_cover_all_speech(
     probabilities: np.ndarray, missing: int, max_seconds: float, pad_ms: int, min_silence_ms: int
 ) -> None:
     config = SegmentConfig(pad_ms=pad_ms, min_silence_ms=min_silence_ms)
     samples = max(0, len(probabilities) * FRAME_SAMPLES - missing)
     before = probabilities.copy()
-    found = windows_from_probabilities(probabilities, samples=samples, config=config, max_seconds=max_seconds)
+    cut = windows_from_probabilities(probabilities, samples=samples, config=config, max_seconds=max_seconds)
     assert np.array_equal(probabilities, before)
 
     regions = [(a * FRAME_SAMPLES, min(b * FRAME_SAMPLES, samples)) for a, b in speech_regions(probabilities, config)]
-    assert bool(found) == bool(regions)
-    for window in found:
+    assert bool(cut) == bool(regions)
+    for window in cut:
         assert isinstance(window.start_sample, int)
         assert isinstance(window.end_sample, int)
         assert 0 <= window.start_sample < window.end_sample <= samples
@@ -161,7 +161,7 @@ def test_windows_keep_their_promises(
         assert all(b[0] - a[1] <= 0.6 * SECOND for a, b in pairwise(inside))
         assert inside[0][0] - window.start_sample <= pad_ms * 16
         assert window.end_sample - inside[-1][1] <= pad_ms * 16
-    for left, right in pairwise(found):
+    for left, right in pairwise(cut):
         assert left.start_sample < right.start_sample
         assert left.end_sample < right.end_sample
         overlap = left.end_sample - right.start_sample
@@ -170,10 +170,10 @@ def test_windows_keep_their_promises(
             assert left.end_sample - left.start_sample == max_seconds * SECOND
             half = -(-(left.start_sample + left.end_sample) // 2 // FRAME_SAMPLES) + 1
             assert probabilities[half : left.end_sample // FRAME_SAMPLES].min() >= 0.35
-    assert not found or not found[0].overlaps_previous
+    assert not cut or not cut[0].overlaps_previous
     for first, last in regions:  # all speech is in some window
         reached = first
-        for window in found:
+        for window in cut:
             if window.start_sample <= reached < window.end_sample:
                 reached = window.end_sample
         assert reached >= last
@@ -187,10 +187,10 @@ def segmenter() -> Segmenter:
 @pytest.mark.parametrize("voice", SENTENCES)
 def test_sentences_between_silences_are_one_window_each(segmenter: Segmenter, voice: str) -> None:
     sentence, silence = spoken(voice, SENTENCES[voice]), np.zeros(int(1.5 * SECOND), np.float32)
-    found = segmenter(np.concatenate([silence, sentence, silence, sentence, silence]))
+    cut = segmenter(np.concatenate([silence, sentence, silence, sentence, silence]))
     starts = [len(silence), 2 * len(silence) + len(sentence)]
-    assert len(found) == 2
-    for window, start in zip(found, starts, strict=True):
+    assert len(cut) == 2
+    for window, start in zip(cut, starts, strict=True):
         assert start - 0.5 * SECOND <= window.start_sample <= start + 0.1 * SECOND
         assert abs(window.end_sample - start - len(sentence)) <= 0.5 * SECOND
         assert not window.overlaps_previous
@@ -204,13 +204,13 @@ def test_noise_and_silence_are_not_speech(segmenter: Segmenter) -> None:
 
 def test_a_long_talk_is_cut_in_its_pauses(segmenter: Segmenter) -> None:
     pause = np.zeros(int(0.25 * SECOND), np.float32)  # too short to end a region
-    parts = [part for voice in ("en-us", "de", "es") for part in (spoken(voice, SENTENCES[voice]), pause)] * 6
-    talk = np.concatenate(parts)
-    found = segmenter(talk)
-    assert len(found) >= len(talk) / (6 * SECOND)
-    assert sum(w.overlaps_previous for w in found) <= 1
+    sounds = [sound for voice in ("en-us", "de", "es") for sound in (spoken(voice, SENTENCES[voice]), pause)] * 6
+    talk = np.concatenate(sounds)
+    cut = segmenter(talk)
+    assert len(cut) >= len(talk) / (6 * SECOND)
+    assert sum(w.overlaps_previous for w in cut) <= 1
     loudness = [
-        np.abs(talk[w.end_sample - 160 : w.end_sample + 160]).max() for w in found[:-1] if not w.overlaps_previous
+        np.abs(talk[w.end_sample - 160 : w.end_sample + 160]).max() for w in cut[:-1] if not w.overlaps_previous
     ]
     assert np.median(loudness) < 0.02
 

@@ -1,4 +1,4 @@
-"""What pipeline.audio.voice_activity promises."""
+"""The probability of speech: right for speech and silence, the same for any blocks, without traces on the machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from pipeline.audio.voice_activity import FRAME_SAMPLES, FRAMES_PER_CALL, VoiceActivity, _model_file
+from pipeline.audio.voice_activity import FRAME_SAMPLES, FRAMES_PER_CALL, VoiceActivity, model_file
 from tests.support.speech import spoken
 
 
@@ -46,7 +46,7 @@ def test_blocks_change_nothing(voice_activity: VoiceActivity, speech: np.ndarray
     assert np.array_equal(voice_activity(blocks), voice_activity([long]))
 
 
-def test_a_recording_knows_nothing_of_the_one_before(voice_activity: VoiceActivity, speech: np.ndarray) -> None:
+def test_a_recording_does_not_depend_on_the_one_before(voice_activity: VoiceActivity, speech: np.ndarray) -> None:
     first = voice_activity([speech])
     voice_activity([spoken("fr-fr", "bonjour tout le monde")])
     assert np.array_equal(voice_activity([speech]), first)
@@ -55,15 +55,15 @@ def test_a_recording_knows_nothing_of_the_one_before(voice_activity: VoiceActivi
 def test_the_result_is_that_of_the_model_fed_frame_by_frame(voice_activity: VoiceActivity, speech: np.ndarray) -> None:
     """The package's main model, as its own OnnxWrapper runs it."""
     session = onnxruntime.InferenceSession(
-        _model_file().with_name("silero_vad.onnx"), providers=["CPUExecutionProvider"]
+        model_file().with_name("silero_vad.onnx"), providers=["CPUExecutionProvider"]
     )
     state, context, expected = np.zeros((2, 1, 128), np.float32), np.zeros(64, np.float32), []
     long = np.tile(speech, 4)
     assert len(long) > 2 * FRAMES_PER_CALL * FRAME_SAMPLES
     for at in range(0, len(long), FRAME_SAMPLES):
         frame = np.zeros(FRAME_SAMPLES, np.float32)
-        part = long[at : at + FRAME_SAMPLES]
-        frame[: len(part)] = part
+        samples = long[at : at + FRAME_SAMPLES]
+        frame[: len(samples)] = samples
         inputs = {"input": np.concatenate([context, frame])[None], "state": state, "sr": np.array(16_000)}
         probability, state = session.run(None, inputs)
         expected.append(probability[0, 0])
@@ -72,7 +72,7 @@ def test_the_result_is_that_of_the_model_fed_frame_by_frame(voice_activity: Voic
 
 
 @pytest.mark.parametrize("blocks", [[], [np.empty(0, np.float32)]])
-def test_nothing_has_no_frames(voice_activity: VoiceActivity, blocks: list[np.ndarray]) -> None:
+def test_a_recording_without_samples_has_no_frames(voice_activity: VoiceActivity, blocks: list[np.ndarray]) -> None:
     assert voice_activity(blocks).shape == (0,)
 
 
@@ -81,14 +81,14 @@ def test_one_sample_is_one_frame(voice_activity: VoiceActivity) -> None:
 
 
 def test_loading_leaves_nothing_in_the_home_directory(tmp_path: Path) -> None:
-    """ONNX Runtime would keep an id of the machine there, and a queue of what it tells its maker."""
+    """By default ONNX Runtime stores an id of the machine there, and a queue of reports to its vendor."""
     clean = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
     script = "from pipeline.audio.voice_activity import VoiceActivity; VoiceActivity()"
     subprocess.run([sys.executable, "-c", script], env=clean | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_loading_leaves_torch_alone() -> None:
+def test_loading_does_not_import_torch() -> None:
     """Importing silero_vad would load torch and set its threads to one for the whole process."""
     script = "import sys, pipeline.audio.voice_activity as v; v.VoiceActivity(); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ from pipeline.benchmark import planning
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import commit_key, committed_units, read_commit
-from pipeline.planning.pack import pack
+from pipeline.planning.pack import pack_units
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.local import LocalStorage
 
@@ -78,11 +78,11 @@ def test_the_recordings_are_those_of_a_manifest_and_each_is_a_unit(tmp_path: Pat
     made = list(planning.recordings(30))
     assert [ref.seconds for ref in listed] == [ref.seconds for ref in made] == [600.0] * 30
     assert len({ref.recording_id for ref in made}) == 30
-    units = list(pack(made, PlanConfig(unit_recordings=1)))
+    units = list(pack_units(made, PlanConfig(unit_recordings=1)))
     assert len({unit.unit_id for unit in units}) == 30
 
 
 def test_units_of_many_recordings_are_whole() -> None:
-    units = list(pack(planning.recordings(4, 256), PlanConfig(unit_recordings=256)))
+    units = list(pack_units(planning.recordings(4, 256), PlanConfig(unit_recordings=256)))
     assert [len(unit.refs) for unit in units] == [256] * 4
     assert len({ref.recording_id for unit in units for ref in unit.refs}) == 1024

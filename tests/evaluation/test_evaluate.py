@@ -18,7 +18,7 @@ from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.output.commit import commit_unit, new_attempt
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.schemas import DEAD_LETTER, EVALUATED, TRANSCRIPT, to_table
 from pipeline.storage.base import open_storage
 from tests.support.outputs import left, plan, ref, results
@@ -40,7 +40,7 @@ def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> s
         rows, _, samples = results(unit, mark, segments=1)
         heard = [row | {"text": texts[int(row["recording_id"][1:])]} for row in rows.to_pylist()]
         commit_unit(storage, unit, new_attempt(), to_table(heard, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
-    publish(storage)
+    publish_tables(storage)
     return str(folder)
 
 
@@ -219,7 +219,7 @@ def test_coverage_below_the_gate_closes_it(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = results(unit, mark, segments=1)[0].to_pylist()
     table = to_table([row | {"text": REFERENCE} for row in rows], TRANSCRIPT)
     commit_unit(storage, unit, new_attempt(), table, to_table([], DEAD_LETTER), results(unit, mark)[2], mark)
-    publish(storage)
+    publish_tables(storage)
     verdict = evaluate(config(tmp_path, {"dev": str(tmp_path / "half")})).verdict
     assert not verdict.passed
     assert any("coverage" in failure or "50" in failure for failure in verdict.failures)

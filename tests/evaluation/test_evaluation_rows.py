@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Outcome, outcomes, snr_of, speaker_of
 from pipeline.output.commit import commit_unit, new_attempt
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, to_table
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage
@@ -32,7 +32,7 @@ def test_every_planned_recording_is_there_once_with_what_became_of_it(storage: S
     refs += [ref("broken", problem="corrupt_archive", reference=None)]
     mark = plan(storage, refs)
     run(storage, mark, dead={"r1"}, only=lambda number: number != 1)  # r3, r4, r5 are never done
-    publish(storage)
+    publish_tables(storage)
     rows = outcomes(storage)
     assert [(row.recording_id, row.status, row.reason) for row in rows] == [
         ("r0", "transcribed", None),
@@ -66,7 +66,7 @@ def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: 
         )
     rows.reverse()
     commit_unit(storage, unit, new_attempt(), to_table(rows, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
-    publish(storage)
+    publish_tables(storage)
     (row,) = outcomes(storage)
     assert row == Outcome(
         recording_id="r0",

@@ -1,4 +1,4 @@
-"""Archives full of bad audio through the whole chain: one dead letter each, and nothing else is harmed."""
+"""Archives full of bad audio through the whole chain: each bad recording is one dead letter, no other is lost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Expected = dict[str, str | None]  # recording id -> reason of its dead letter, N
 
 
 def bad_files() -> dict[str, tuple[bytes, str | None]]:
-    """Name without extension -> content and reason. Fuzzed headers: the reason that the decoder gives, if it does."""
+    """Content and reason by name without extension. For fuzzed headers it is the reason of the decoder, or None."""
     files: dict[str, tuple[bytes, str | None]] = dict(BAD)
     for value in (np.nan, np.inf, -np.inf):
         samples = tone(48_000, 1.0, 2)
@@ -79,7 +79,10 @@ def outcome(data: bytes) -> str | None:
 
 
 def write_shards(folder: Path, outside: Path) -> Expected:
-    """Tars with every kind of bad member and bad tars, good recordings between them. `outside`: where names lead to."""
+    """Write tars with every kind of bad member, and bad tars, with good recordings between them.
+
+    outside: the folder that unsafe names lead to.
+    """
     expected: Expected = {}
     with tarfile.open(folder / "members.tar", "w", format=tarfile.PAX_FORMAT) as tar:
 
@@ -156,7 +159,7 @@ def write_shards(folder: Path, outside: Path) -> Expected:
 
 
 def write_bomb(path: Path) -> None:
-    """About a megabyte, which unpacks to a gigabyte: one member just within the limit of 512 MiB, one beyond it."""
+    """A megabyte that unpacks to a gigabyte: one member is just within the limit of 512 MiB, one is beyond it."""
     block = gzip.compress(bytes(64 << 20), 1)
     with path.open("wb") as out:
         for name, blocks in (("zeros.wav", 7), ("more.wav", 9)):
@@ -167,7 +170,7 @@ def write_bomb(path: Path) -> None:
 
 
 def write_files(folder: Path, outside: Path) -> Expected:
-    """What only a folder of files can hold, good files between."""
+    """Write the faults that only a folder of files can have, with good files between them."""
     for name in ("a", "m", "z"):
         (folder / f"{name}.wav").write_bytes(GOOD)
     for name, text in PLAYLISTS.items():
@@ -184,7 +187,7 @@ def write_files(folder: Path, outside: Path) -> Expected:
     for name, text in (("bad text", b"\xff\xfe"), ("long text", b"x" * (5 << 20))):
         (folder / f"{name}.wav").write_bytes(GOOD)
         (folder / f"{name}.txt").write_bytes(text)
-    holes = {  # 2 GB each, none of it on the disk
+    holes = {  # 2 GB each, without using disk space
         "2 GB of zeros": b"",
         "2 GB of audio": patched(GOOD, 40, (2_000_000_000).to_bytes(4, "little")),
         "3 GB declared": patched(GOOD, 40, (3_000_000_000).to_bytes(4, "little")),
@@ -210,7 +213,7 @@ def write_files(folder: Path, outside: Path) -> Expected:
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Path:
-    """in/ for the archive, cwd/ and home/ of the job; out/ is the only place that it may write to."""
+    """Folders: in/ for the archive, cwd/ and home/ of the job. The job may write only to out/."""
     for name in ("in", "cwd", "home"):
         (tmp_path / name).mkdir()
     (tmp_path / "cwd/secret.wav").write_bytes(GOOD)
@@ -218,7 +221,7 @@ def sandbox(tmp_path: Path) -> Path:
 
 
 def everything(sandbox: Path) -> dict[str, tuple[int, ...]]:
-    """All that is there but the output, with what would show a change."""
+    """Everything except the output, with the file attributes that show a change."""
     return {
         str(path): (status.st_mode, status.st_size, status.st_mtime_ns, status.st_ino)
         for path in sandbox.rglob("*")
@@ -229,46 +232,46 @@ def everything(sandbox: Path) -> dict[str, tuple[int, ...]]:
 
 @contextlib.contextmanager
 def peaks(driver: int) -> Iterator[dict[str, int]]:
-    """Peak memory in kB of the driver and, whatever their number, of its decode actors, as last seen."""
-    found: dict[str, int] = {}
+    """Peak memory in kB of the driver and of all its decode actors, while the block runs."""
+    kilobytes: dict[str, int] = {}
     over = threading.Event()
 
     def watch() -> None:
         while not over.wait(0.05):
             with contextlib.suppress(psutil.Error, OSError, AssertionError):
-                found["driver"] = max(found.get("driver", 0), peak_kilobytes(driver))
+                kilobytes["driver"] = max(kilobytes.get("driver", 0), peak_kilobytes(driver))
                 for process in psutil.Process(driver).children(recursive=True):
                     with contextlib.suppress(psutil.Error, OSError, AssertionError):
                         if "GuardedDecoder" in " ".join(process.cmdline()):
                             name = f"decoder {process.pid}"
-                            found[name] = max(found.get(name, 0), peak_kilobytes(process.pid))
+                            kilobytes[name] = max(kilobytes.get(name, 0), peak_kilobytes(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield found
+        yield kilobytes
     finally:
         over.set()
         watcher.join()
 
 
 def transcribe(sandbox: Path, model: Path, *more: str) -> dict[str, int]:
-    """Run the job in a process of its own; the peaks of its processes in kB."""
+    """Run the job in a process of its own. Returns the peak memory of its processes in kB."""
     words = [*arguments(sandbox / "in", sandbox / "out", model), "plan.unit_recordings=12", *more]
     words.append(f"compute.max_recording_seconds={MAX_SECONDS}")
     environment = os.environ | {"HOME": str(sandbox / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with (sandbox.parent / f"{sandbox.name}.log").open("wb+") as log:
         command = [sys.executable, "-m", "jobs.transcribe", *words]
         options = {"cwd": sandbox / "cwd", "env": environment, "stdout": log, "stderr": log}
-        with subprocess.Popen(command, **options) as driver, peaks(driver.pid) as found:
+        with subprocess.Popen(command, **options) as driver, peaks(driver.pid) as kilobytes:
             driver.wait()
         log.seek(0)
         assert driver.returncode == 0, log.read()[-3000:].decode()
-    return found
+    return kilobytes
 
 
 def check(sandbox: Path, expected: Expected, twice: list[str]) -> None:
-    """`twice`: ids that a second recording has as well, which is a dead letter."""
+    """The result is what `expected` says. twice: ids that two recordings have; the second is a dead letter."""
     letters = pq.read_table(sandbox / "out/dead_letters").to_pylist()
     wanted = Counter((name, reason) for name, reason in expected.items() if reason)
     wanted.update((name, "duplicate_id") for name in twice)
@@ -284,23 +287,25 @@ def check(sandbox: Path, expected: Expected, twice: list[str]) -> None:
     assert books["recordings_dead_lettered"] == wanted.total()
 
 
-def test_an_archive_of_bad_members_and_bad_shards_harms_nobody(sandbox: Path, small_model_dir: Path) -> None:
+def test_bad_members_and_tars_become_dead_letters_and_nothing_else_changes(
+    sandbox: Path, small_model_dir: Path
+) -> None:
     expected = write_shards(sandbox / "in", sandbox)
     assert sum(reason is not None for reason in expected.values()) >= 60
     assert sum(reason is None for reason in expected.values()) >= 10
     before = everything(sandbox)
-    found = transcribe(sandbox, small_model_dir, "source.format=webdataset", "source.language=null")
+    kilobytes = transcribe(sandbox, small_model_dir, "source.format=webdataset", "source.language=null")
     check(sandbox, expected, ["members/good twice"])
     assert everything(sandbox) == before
-    assert len(found) >= 2
-    assert max(found.values()) < 1_000_000, found
+    assert len(kilobytes) >= 2
+    assert max(kilobytes.values()) < 1_000_000, kilobytes
 
 
-def test_a_folder_of_bad_files_harms_nobody(sandbox: Path, small_model_dir: Path) -> None:
+def test_bad_files_become_dead_letters_and_nothing_else_changes(sandbox: Path, small_model_dir: Path) -> None:
     expected = write_files(sandbox / "in", sandbox)
     before = everything(sandbox)
-    found = transcribe(sandbox, small_model_dir)
+    kilobytes = transcribe(sandbox, small_model_dir)
     check(sandbox, expected, [])
     assert everything(sandbox) == before
-    assert len(found) >= 2
-    assert max(found.values()) < 1_000_000, found
+    assert len(kilobytes) >= 2
+    assert max(kilobytes.values()) < 1_000_000, kilobytes

@@ -1,4 +1,4 @@
-"""The chain on a real local Ray with a small model: complete, repeatable, resumable, and what breaks it is found."""
+"""The chain on a real local Ray with a small model: complete, repeatable, resumable; causes of a failure are named."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ def books(config: RunConfig) -> dict[str, Any]:
     return dict(json.loads((Path(config.output.uri) / "_run/accounting.json").read_text()))
 
 
-def heard(config: RunConfig) -> list[tuple[Any, ...]]:
+def transcripts(config: RunConfig) -> list[tuple[Any, ...]]:
     columns = ("recording_id", "segment_index", "start_ms", "end_ms", "text", "confidence", "steps")
     return [tuple(row[name] for name in columns) for row in table(config, "transcripts")]
 
 
 @pytest.fixture(scope="module")
 def done(source: Path, small_model_dir: Path, local_ray: None) -> RunConfig:
-    """Planned with one more recording, which is gone when it is read."""
+    """A finished run. One recording was deleted after the plan was made."""
     config = settings(source, source.parent / "out", small_model_dir)
     wav(source / "r009b.wav", 2.0, 9)
     prepare(config)
@@ -82,7 +82,7 @@ def test_published_tables_have_the_schema(done: RunConfig) -> None:
 def test_the_text_does_not_depend_on_units_canvases_or_replicas(
     done: RunConfig, source: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.flow.chain.MAX_BLOCKS", 2)  # several units in one block, as in an archive of many
+    monkeypatch.setattr("pipeline.flow.chain.MAX_BLOCKS", 2)  # several units in one block, as in a large archive
     other = settings(
         source,
         source.parent / "other",
@@ -95,27 +95,27 @@ def test_the_text_does_not_depend_on_units_canvases_or_replicas(
         "compute.decode_actors=2",
     )
     transcribe(other)
-    assert [row[:5] + row[6:] for row in heard(other)] == [row[:5] + row[6:] for row in heard(done)]
-    for one, two in zip(heard(other), heard(done), strict=True):
+    assert [row[:5] + row[6:] for row in transcripts(other)] == [row[:5] + row[6:] for row in transcripts(done)]
+    for one, two in zip(transcripts(other), transcripts(done), strict=True):
         assert one[5] == pytest.approx(two[5], abs=1e-4)
 
 
 def copy_of(done: RunConfig, folder: Path) -> RunConfig:
-    """The same run in an output of its own, as far as it has come."""
+    """The same run with a copy of its output."""
     shutil.copytree(done.output.uri, folder)
     return done.model_copy(update={"output": done.output.model_copy(update={"uri": str(folder)})})
 
 
 def test_a_resume_does_what_is_missing_and_nothing_else(done: RunConfig, tmp_path: Path) -> None:
     config = copy_of(done, tmp_path / "resumed")
-    whole, storage = heard(config), open_storage(config.output.uri)
+    whole, storage = transcripts(config), open_storage(config.output.uri)
     commits = sorted(storage.list("commits/"))
     for key in commits[:2]:
         storage.delete(key)
     untouched = {key: storage.get(key) for key in commits[2:]}
     summary = transcribe(config)
     assert summary["pipeline_units"] == 2
-    assert heard(config) == whole
+    assert transcripts(config) == whole
     assert {key: storage.get(key) for key in commits[2:]} == untouched
     assert len(committed_units(storage)) == len(commits)
     assert books(config)["closed"]
@@ -123,13 +123,13 @@ def test_a_resume_does_what_is_missing_and_nothing_else(done: RunConfig, tmp_pat
 
 @pytest.fixture
 def returned(source: Path) -> Iterator[str]:
-    """A file that was listed and missing is back, for one test."""
+    """The missing file exists again, for one test."""
     wav(source / "r009b.wav", 2.0, 9)
     yield "r009b.wav"
     (source / "r009b.wav").unlink()
 
 
-def test_dead_letters_are_taken_up_again(done: RunConfig, returned: str, tmp_path: Path) -> None:
+def test_dead_letters_are_retried(done: RunConfig, returned: str, tmp_path: Path) -> None:
     config = copy_of(done, tmp_path / "retried")
     first = transcribe(config)
     assert first["dead_letters"] == {"empty_file": 1, "missing_file": 1, "not_audio": 1}
@@ -154,7 +154,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, 
 
 
 def test_a_replica_has_several_units_in_flight(source: Path, small_model_dir: Path, tmp_path: Path) -> None:
-    """Each unit in flight has a marker of the model stage. One canvas slot makes every unit slow enough to be seen."""
+    """Each unit in flight has a marker of the model stage. With one canvas slot a unit takes long enough to count."""
     words = ("plan.unit_recordings=1", "compute.canvases=1", "compute.units_in_flight=3")
     config = settings(source, tmp_path / "out", small_model_dir, *words)
     most = 0
@@ -178,7 +178,7 @@ def test_a_replica_has_several_units_in_flight(source: Path, small_model_dir: Pa
         ("ValueError: pipeline.config.ConfigError: no", None, ""),
     ],
 )
-def test_what_ended_an_actor_of_ray_data_is_found_in_its_traceback(line: str, kind: type | None, message: str) -> None:
+def test_the_error_of_an_actor_of_ray_data_is_in_its_traceback(line: str, kind: type | None, message: str) -> None:
     error = users_error(RayError(f"Traceback\n  File x\n  raise ConfigError\n{line}\n"))
     assert type(error) is (kind or type(None))
     assert message in str(error)
@@ -196,7 +196,7 @@ def test_what_ended_an_actor_of_ray_data_is_found_in_its_traceback(line: str, ki
         (ValueError("pipeline.config.ConfigError: no"), None, ""),
     ],
 )
-def test_the_exception_of_an_actor_that_we_started_is_taken_as_it_is(
+def test_the_error_of_an_actor_that_we_started_is_its_exception(
     raised: Exception, kind: type | None, message: str
 ) -> None:
     def fails() -> None:

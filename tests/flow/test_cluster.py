@@ -1,4 +1,4 @@
-"""The local Ray: protected by a token, quiet, our signal handlers kept, gone afterwards."""
+"""The local Ray: a token protects it, it prints nothing, our signal handlers stay, and it ends with the block."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
     assert not (tmp_path / ".ray").exists()
 
 
-def test_there_is_a_cpu_for_every_actor() -> None:
+def test_the_local_cluster_has_a_cpu_for_every_actor() -> None:
     compute = ComputeConfig(decode_actors=40, replicas_max=7, cpus_per_replica=2)
     assert local_cpus(compute) >= 40 + 14
     assert local_cpus(ComputeConfig(replicas_max=50, cpus_per_replica=0)) >= 51
 
 
-def test_a_mode_of_authentication_that_the_user_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_authentication_mode_of_the_user_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
     pin_authentication()

@@ -1,4 +1,4 @@
-"""`ray job submit` to a real cluster of two nodes behind a token: verdicts reach the command line, a stop is clean."""
+"""`ray job submit` to a real cluster of two nodes with a token: exit codes reach the command line, a stop is clean."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def words(source: Path, output: Path, model: Path, *more: str) -> list[str]:
 
 
 def replicas(cluster: RayCluster) -> int:
-    found = 0
+    count = 0
     for process in cluster.processes():
-        with contextlib.suppress(psutil.Error):  # it may end at any moment
-            found += "GuardedReplica" in " ".join(process.cmdline())
-    return found
+        with contextlib.suppress(psutil.Error):  # the process may end at any moment
+            count += "GuardedReplica" in " ".join(process.cmdline())
+    return count
 
 
 def in_background(cluster: RayCluster, name: str, command: list[str]) -> subprocess.Popen[str]:
@@ -63,7 +63,7 @@ def check_exact(output: Path, recordings: int) -> None:
     assert json.loads((output / "_run/accounting.json").read_text())["closed"]
 
 
-def test_a_job_stops_clean_resumes_scales_and_its_verdicts_reach_the_command_line(
+def test_a_job_stops_clean_resumes_scales_and_its_exit_codes_reach_the_command_line(
     cluster: RayCluster, tmp_path: Path, small_model_dir: Path
 ) -> None:
     output, recordings = tmp_path / "out", 60
@@ -80,9 +80,9 @@ def test_a_job_stops_clean_resumes_scales_and_its_verdicts_reach_the_command_lin
     stopped = cluster.command("job", "stop", "stopped", "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
     running.communicate(timeout=60)
-    said = cluster.command("job", "logs", "stopped", "--address", cluster.address).stdout
-    assert "To go on, run the same command again" in said
-    assert "Traceback" not in said
+    log = cluster.command("job", "logs", "stopped", "--address", cluster.address).stdout
+    assert "To go on, run the same command again" in log
+    assert "Traceback" not in log
     before = commits(output)
     assert 5 <= before < recordings
 
@@ -101,14 +101,14 @@ def test_a_job_stops_clean_resumes_scales_and_its_verdicts_reach_the_command_lin
     assert "denoise.stepz: no such key" in mistaken.stdout + mistaken.stderr
 
 
-def test_without_the_token_nobody_gets_in(cluster: RayCluster) -> None:
+def test_without_the_token_the_cluster_refuses_commands(cluster: RayCluster) -> None:
     stranger = cluster.environment | {"RAY_AUTH_TOKEN": "0" * 64}
     refused = cluster.command("job", "list", "--address", cluster.address, environment=stranger)
     assert refused.returncode != 0
 
 
 def test_a_slow_model_throttles_the_decoding(cluster: RayCluster, tmp_path: Path, small_model_dir: Path) -> None:
-    """400 MB of decoded audio before a model that takes minutes: the stores of 120 MB never spill."""
+    """400 MB of decoded audio for a model that takes minutes: the object stores of 120 MB never spill to disk."""
     source = tmp_path / "in"
     for number in range(40):
         wav(source / f"r{number:03d}.wav", 320.0, number)

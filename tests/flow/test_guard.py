@@ -1,4 +1,4 @@
-"""The stages with their marks: what is begun is ended, suspects are not touched, a unit that hangs is let go."""
+"""The stages with their markers: markers are deleted, suspects are skipped, a piece that hangs ends its process."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def storage(config: RunConfig) -> Storage:
 
 
 def unit(config: RunConfig, *, only: str = "") -> pa.Table:
-    """A row of schemas.TODO, planned: the recordings whose name has `only` in it."""
+    """Plan a unit of the recordings whose name contains `only`. Returns its row of schemas.TODO."""
     refs = [
         ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if only in ref.source_uri
     ]
@@ -55,7 +55,7 @@ def decoder(config: RunConfig) -> GuardedDecoder:
     return GuardedDecoder(config, ABOUT)
 
 
-def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: Storage) -> None:
+def test_units_pass_both_stages_and_leave_no_markers(config: RunConfig, storage: Storage) -> None:
     (decoded,) = decoder(config)(unit(config))
     assert decoded.schema.equals(PIECE_DECODED)
     transcribed = asyncio.run(GuardedReplica(config, ABOUT)(decoded))
@@ -66,7 +66,7 @@ def test_units_pass_both_stages_and_leave_no_marks(config: RunConfig, storage: S
     assert list(storage.list(PREFIX)) == []
 
 
-def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Storage) -> None:
+def test_both_stages_skip_a_suspect(config: RunConfig, storage: Storage) -> None:
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "decode").begin(f"{UNIT}.0")
     table = unit(config)
@@ -81,7 +81,7 @@ def test_a_suspect_passes_both_stages_untouched(config: RunConfig, storage: Stor
     assert len(list(storage.list(PREFIX))) == MAX_ATTEMPTS
 
 
-def test_a_unit_that_broke_replicas_is_not_given_to_another(config: RunConfig, storage: Storage) -> None:
+def test_a_unit_that_crashed_three_replicas_is_not_given_to_another_one(config: RunConfig, storage: Storage) -> None:
     (decoded,) = decoder(config)(unit(config))
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "model").begin(f"{UNIT}.0")
@@ -100,14 +100,14 @@ def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, s
 def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_before_it(
     config: RunConfig, storage: Storage, end: str
 ) -> None:
-    """Row k is piece k in every life of the decoder, which decodes the earlier pieces again each time."""
+    """After every restart row k is piece k, although the decoder decodes the earlier pieces again."""
     audio = np.random.default_rng(0).normal(size=16_000 * 150) * 0.1
     soundfile.write(Path(config.source.uri) / "long.wav", audio, 16_000)
     table = unit(config, only="long")
     limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 2.0 if end == "hangs" else 60.0})}
     short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"piece_seconds": 60})})
 
-    def life(rows: Connection) -> None:
+    def life(sender: Connection) -> None:
         made = decoder(short)
         real = made.stage.pieces
 
@@ -121,8 +121,8 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
 
         made.stage.pieces = pieces  # type: ignore[method-assign]
         for answer in made(table):
-            rows.send([answer["piece"][0].as_py(), answer["suspect"][0].as_py()])
-        rows.close()
+            sender.send([answer["piece"][0].as_py(), answer["suspect"][0].as_py()])
+        sender.close()
 
     lives = []
     for _ in range(MAX_ATTEMPTS + 1):
@@ -130,12 +130,12 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
         process = multiprocessing.get_context("fork").Process(target=life, args=(theirs,))
         process.start()
         theirs.close()
-        found = []
+        rows = []
         with contextlib.suppress(EOFError):
             while True:
-                found.append(ours.recv())
+                rows.append(ours.recv())
         process.join()
-        lives.append(found)
+        lives.append(rows)
     before = MAX_ATTEMPTS if end == "dies" else 1
     assert lives[:before] == [[[0, False]]] * before
     assert lives[before:] == [[[0, False], [1, True]]] * (MAX_ATTEMPTS + 1 - before)

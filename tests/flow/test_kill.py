@@ -1,4 +1,4 @@
-"""kill -9 at random moments, the same command again: every recording once, the books closed."""
+"""kill -9 at random moments, then the same command again: every recording is there once, and the books close."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.sources.formats import list_recordings
 from tests.support.archives import archive, arguments, settings, wav
 
 RECORDINGS = 120  # 30 units of 4
-LIVES = 2  # of the driver that end with its own kill
-KILLS = ("GuardedDecoder",) * 2 + ("GuardedReplica",) * 2 + ("driver",)  # in each life; 10 in all
+DRIVERS = 2  # drivers that are killed; a third one finishes
+KILLS = ("GuardedDecoder",) * 2 + ("GuardedReplica",) * 2 + ("driver",)  # for each driver: 2 * 5 = 10 kills
 SEED = 20
 
 
@@ -36,7 +36,7 @@ def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(driver: int, stage: str) -> bool:
-    """kill -9 a living process of `stage` below the driver, or the driver itself. False: there is none now."""
+    """kill -9 a living process of `stage`, or the driver itself. Returns False if there is none at the moment."""
     root = psutil.Process(driver)
     for process in [root] if stage == "driver" else root.children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -46,7 +46,7 @@ def kill(driver: int, stage: str) -> bool:
     return False
 
 
-def check(driver: subprocess.Popen[bytes], stage: str, deadline: float) -> None:
+def check_alive(driver: subprocess.Popen[bytes], stage: str, deadline: float) -> None:
     assert driver.poll() is None, f"the driver ended before the kill of {stage}"
     assert time.monotonic() < deadline
     time.sleep(0.05)
@@ -58,7 +58,7 @@ def committed(output: Path) -> int:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_dir: Path) -> None:
+def test_after_ten_kills_every_recording_is_there_once(tmp_path: Path, small_model_dir: Path) -> None:
     chance = random.Random(SEED)
     source = archive(tmp_path / "in", RECORDINGS)
     (source / "r010b.wav").write_bytes(b"")
@@ -66,17 +66,17 @@ def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_d
     log = tmp_path / "log"
     kills: Counter[str] = Counter()
     deadline = time.monotonic() + 540
-    for _ in range(LIVES):
+    for _ in range(DRIVERS):
         driver = start(words, log)
         try:
             for stage in KILLS:
-                # Decode actors run ahead and end early: they come first, at any time. The others wait for some commits.
+                # Decode actors run ahead and end early, so they are killed first, at any time. The others wait.
                 wanted = 0 if stage == "GuardedDecoder" else committed(tmp_path / "out") + chance.randrange(4)
                 while committed(tmp_path / "out") < wanted:
-                    check(driver, stage, deadline)
+                    check_alive(driver, stage, deadline)
                 time.sleep(chance.uniform(0, 1.5))
                 while not kill(driver.pid, stage):
-                    check(driver, stage, deadline)
+                    check_alive(driver, stage, deadline)
                 kills[stage] += 1
         finally:
             driver.kill()
@@ -98,7 +98,7 @@ def test_ten_kills_lose_nothing_and_double_nothing(tmp_path: Path, small_model_d
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path, small_model_dir: Path) -> None:
-    """Decode actor, replica and driver die while pieces are saved; a saved piece is not recognised again."""
+    """Decode actor, replica and driver are killed while pieces are saved. A saved piece is not recognised again."""
     chance = random.Random(SEED)
     source, output = tmp_path / "in", tmp_path / "out"
     wav(source / "a.wav", 5.0, seed=1)
@@ -115,19 +115,19 @@ def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path
         driver = start(words, log)
         try:
             for stage in stages:
-                if stage == "GuardedDecoder":  # it runs ahead of the model: killed while it is at its second piece
-                    marks: set[Path] = set()
-                    while len(marks) < 2:
-                        marks |= set((output / ATTEMPTS).glob("*/decode-*"))
+                if stage == "GuardedDecoder":  # it runs ahead of the model; it is killed at its second piece
+                    markers: set[Path] = set()
+                    while len(markers) < 2:
+                        markers |= set((output / ATTEMPTS).glob("*/decode-*"))
                         assert time.monotonic() < deadline
                 else:
                     before = len(saved)
                     while len(saved) <= before:
                         saved = {str(path) for path in (output / PREFIX).glob("*/*")}
-                        check(driver, stage, deadline)
+                        check_alive(driver, stage, deadline)
                     time.sleep(chance.uniform(0, 0.3))
                 while not kill(driver.pid, stage):
-                    check(driver, stage, deadline)
+                    check_alive(driver, stage, deadline)
             if not stages:
                 assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
         finally:

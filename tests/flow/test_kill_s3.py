@@ -1,4 +1,4 @@
-"""The whole job from bucket to bucket on a real Ceph gateway, whatever is killed: all there once, the books closed."""
+"""The whole job from bucket to bucket on a real Ceph gateway: whatever is killed, every recording is there once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.flow.test_kill import kill, start
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
 
-ENDINGS = ["replica and raylet", "gateway and driver"]  # of the lives of a driver, each after a decode actor was killed
+ENDINGS = ["replica and raylet", "gateway and driver"]  # what is killed for each driver, after a decode actor
 RECORDINGS = 205
 
 
@@ -46,7 +46,7 @@ def test_whatever_is_killed_every_recording_is_there_once(
                     kill(driver.pid, "GuardedReplica")
                 elif stage == "raylet":
                     assert kill(driver.pid, "raylet/raylet")
-                    assert driver.wait(timeout=120) not in (0, 2)  # a cluster that is gone is no success
+                    assert driver.wait(timeout=120) not in (0, 2)  # it does not report success without its cluster
                 else:
                     kill(driver.pid, stage)
         finally:

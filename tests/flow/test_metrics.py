@@ -1,4 +1,4 @@
-"""Metrics of a real run, as Prometheus scrapes them from Ray."""
+"""The metrics of a real run, as Prometheus reads them from Ray."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tests.support.archives import archive, settings
 from tests.support.small_s3 import SmallS3
 
 RECORDINGS = 12
-FAILURES = 12  # s3fs asks five times before it gives up, and our own loop counts that as one
+FAILURES = 12  # answers; s3fs repeats a request five times before our own loop counts one error: 12 // 5 = 2
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
-    """A store with recordings, which answers the first ranged reads with 503, and a local Ray that reaches it."""
+    """A store with recordings, and a local Ray that can reach it."""
     small = SmallS3()
     for path in archive(tmp_path / "in", RECORDINGS).glob("*.wav"):
         small.objects[f"in/{path.name}"] = path.read_bytes()

@@ -1,4 +1,4 @@
-"""Recordings that kill their process or hang in it: they are dead letters, their neighbours are not."""
+"""Recordings that crash their process or hang in it become dead letters. Their neighbours are transcribed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 
 from pipeline.config import ComputeConfig
 from pipeline.flow.cluster import ray_cluster
-from pipeline.flow.suspects import Crash, alone
+from pipeline.flow.suspects import Crash, run_alone
 from pipeline.output.attempts import PREFIX
 from pipeline.run import transcribe
 from pipeline.schemas import (
@@ -36,7 +36,7 @@ POISON = Path(__file__).parents[1] / "support/poison"
 
 @pytest.fixture
 def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A local Ray whose processes are poisoned as long as this file is there."""
+    """A local Ray. As long as this file exists, its processes crash or hang on marked recordings."""
     flag = tmp_path / "poison"
     flag.touch()
     monkeypatch.setenv("FULLCANVAS_POISON", str(flag))
@@ -47,7 +47,7 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_who_breaks_the_process_is_found_among_its_neighbours(
+def test_the_recording_that_crashes_its_process_is_found_among_its_neighbours(
     poison: Path, tmp_path: Path, small_model_dir: Path
 ) -> None:
     source = archive(tmp_path / "in", 10)
@@ -56,7 +56,7 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(
             stream.write(word)
     for name in ("r001", "r005", "r009"):
         (source / f"{name}.txt").write_text(f"text of {name}")
-    with (source / "r009.wav").open("r+b") as stream:  # among its samples, which the model is given
+    with (source / "r009.wav").open("r+b") as stream:  # in its samples, so that the model receives it
         stream.seek(20_000)
         stream.write(b"VENOM")
     config = settings(source, tmp_path / "out", small_model_dir, "compute.unit_timeout_seconds=12")
@@ -68,21 +68,24 @@ def test_who_breaks_the_process_is_found_among_its_neighbours(
         ("r009.wav", "crashed", "model"),
     }
     assert len(letters) == 3
-    assert {row["reference"] for row in letters} == {None, "text of r009"}  # who breaks the decoder is not read again
+    assert {row["reference"] for row in letters} == {
+        None,
+        "text of r009",
+    }  # a recording that crashes the decoder is not read again
     everybody = {f"r{number:03d}.wav" for number in range(10)}
-    assert heard(tmp_path / "out") == everybody - {"r001.wav", "r005.wav", "r009.wav"}
+    assert transcribed(tmp_path / "out") == everybody - {"r001.wav", "r005.wav", "r009.wav"}
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
     assert list(open_storage(str(tmp_path / "out")).list(PREFIX)) == []
 
     poison.unlink()
     transcribe(config.model_copy(update={"retry": "dead_letters"}))
     assert pq.read_table(tmp_path / "out/dead_letters").num_rows == 0
-    assert heard(tmp_path / "out") == everybody
+    assert transcribed(tmp_path / "out") == everybody
     assert json.loads((tmp_path / "out/_run/accounting.json").read_text())["closed"]
 
 
 class Shaky:
-    """A cell whose process dies so many times before it works."""
+    """A cell whose process dies `deaths` times before it works."""
 
     def __init__(self, deaths: int, answer: pa.Table) -> None:
         self.deaths, self.answer, self.calls = deaths, answer, 0
@@ -98,7 +101,7 @@ class Shaky:
 
 
 @pytest.mark.parametrize(("deaths", "reason"), [((0, 0), None), ((1, 0), None), ((0, 1), None), ((2, 0), "crashed")])
-def test_who_dies_once_alone_of_whatever_the_machine_had_is_no_culprit(
+def test_a_recording_that_crashes_once_alone_is_transcribed_and_one_that_crashes_twice_is_not(
     deaths: tuple[int, int], reason: str | None
 ) -> None:
     unit, place = WorkUnit("ab" * 8, (ref(0),)), Place("plan", 0, 0, 1)
@@ -107,14 +110,14 @@ def test_who_dies_once_alone_of_whatever_the_machine_had_is_no_culprit(
     answered = {name: value for name, value in row.items() if name not in ("segments", "pcm")} | {"results": []}
     decoder: Any = Shaky(deaths[0], to_table([row], PIECE_DECODED))
     model: Any = Shaky(deaths[1], to_table([answered], PIECE_RECOGNISED))
-    ((_, _, (found,), results),) = alone([(unit, place)], decoder, model)
+    ((_, _, (answered_recording,), results),) = run_alone([(unit, place)], decoder, model)
     assert results == []
-    assert (found.problem and found.problem.reason) == reason
-    assert found.samples == (None if reason else 5)
+    assert (answered_recording.problem and answered_recording.problem.reason) == reason
+    assert answered_recording.samples == (None if reason else 5)
 
 
-def heard(output: Path) -> set[str]:
-    """Ids in the transcripts, none of whose segments is there twice."""
+def transcribed(output: Path) -> set[str]:
+    """The ids in the transcripts. No segment is there twice."""
     table = pq.read_table(output / "transcripts", columns=["recording_id", "segment_index"])
     rows = [tuple(row.values()) for row in table.to_pylist()]
     assert len(set(rows)) == len(rows)

@@ -1,4 +1,4 @@
-"""Two drivers of one job on a real Ceph gateway, one of them asleep for a while: the result is exact."""
+"""Two drivers of one job on a real Ceph gateway, one of them suspended for a while: the result is exact."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from tests.support.bucket_runs import check_exact, committed, upload, words_for
 
 
 def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below this one; none if it has ended."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -21,16 +22,18 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 @pytest.mark.timeout(600)
-def test_two_drivers_and_a_writer_that_sleeps_through_the_resume_leave_an_exact_result(
+def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result(
     bucket: str, tmp_path: Path, small_model_dir: Path
 ) -> None:
-    """The first driver is stopped with all its processes (SIGSTOP) after some commits; a second one does the rest; the
-    first wakes up and goes on with what it held."""
+    """The first driver is suspended (SIGSTOP) with all its processes after some commits, and a second driver starts.
+
+    While the second one works, the first one goes on with the units that it had.
+    """
     recordings = 45
     source = upload(bucket, tmp_path / "in", recordings)
     words = words_for(source, bucket, small_model_dir)
     first = start(words, tmp_path / "first")
-    sleeping: list[psutil.Process] = []
+    suspended: list[psutil.Process] = []
     second = None
     try:
         deadline = time.monotonic() + 150
@@ -38,19 +41,19 @@ def test_two_drivers_and_a_writer_that_sleeps_through_the_resume_leave_an_exact_
             assert first.poll() is None, (tmp_path / "first").read_text()[-3000:]
             assert time.monotonic() < deadline
             time.sleep(0.1)
-        sleeping = [psutil.Process(first.pid), *descendants(first.pid)]
-        for process in sleeping:
+        suspended = [psutil.Process(first.pid), *descendants(first.pid)]
+        for process in suspended:
             process.suspend()
-        held = committed(bucket)
-        assert held < recordings
+        before = committed(bucket)
+        assert before < recordings
         second = start(words, tmp_path / "second")
         time.sleep(8)
-        for process in sleeping:  # while the second is at work
+        for process in suspended:  # while the second is at work
             process.resume()
         assert second.wait(timeout=240) == 0, (tmp_path / "second").read_text()[-3000:]
         assert first.wait(timeout=240) in (0, 1, 2, -signal.SIGKILL), (tmp_path / "first").read_text()[-3000:]
     finally:
-        for process in sleeping:
+        for process in suspended:
             if process.is_running():
                 process.kill()
         for driver in (first, second):

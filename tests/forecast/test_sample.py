@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 from pipeline.forecast.sample import Sample, draw
-from pipeline.planning.pack import pack
+from pipeline.planning.pack import pack_units
 from pipeline.schemas import RecordingRef
 from tests.support.outputs import UNITS, ref
 
 
 def sample(refs: list[RecordingRef], wanted: int) -> Sample:
-    return draw(pack(refs, UNITS), wanted)
+    return draw(pack_units(refs, UNITS), wanted)
 
 
 def test_a_sample_is_drawn_from_everywhere_and_the_same_each_time() -> None:

@@ -1,4 +1,4 @@
-"""A run from its plan to its report, without Ray where nothing is to transcribe."""
+"""A run from its plan to its report. Ray does not start if there is nothing to transcribe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.planning.plan import plan_size
+from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning.plan import plan_size, read_fingerprint
 from pipeline.run import dead_fraction, prepare, transcribe
 from pipeline.storage.base import Storage, open_storage
 from tests.support.archives import archive, settings
@@ -22,15 +23,12 @@ def config(tmp_path: Path, small_model_dir: Path) -> RunConfig:
     return settings(archive(tmp_path / "in", 10), tmp_path / "out", small_model_dir)
 
 
-def commit_units(storage: Storage, mark: str, count: int) -> None:
+def commit_units(storage: Storage, fingerprint: str, count: int) -> None:
     for unit in left(storage)[:count]:
-        commit(storage, unit, mark)
+        commit(storage, unit, fingerprint)
 
 
 def fingerprint_of(storage: Storage) -> str:
-    from pipeline.planning.fingerprint import fingerprint_id
-    from pipeline.planning.plan import read_fingerprint
-
     return fingerprint_id(read_fingerprint(storage))
 
 
@@ -77,19 +75,19 @@ def test_a_run_that_finds_everything_committed_publishes_without_ray(
     part = Path(config.output.uri) / "transcripts" / "part-00000.parquet"
     before = part.stat().st_ino
     assert transcribe(config)["complete"]
-    assert part.stat().st_ino == before, "an output that is published already is left alone"
+    assert part.stat().st_ino == before, "the output is published already, so it does not change"
 
 
-@pytest.mark.parametrize("gone", ["transcripts/part-00000.parquet", "report.html", "_run/summary.json"])
-def test_what_is_missing_of_a_publication_is_made_again(config: RunConfig, gone: str) -> None:
+@pytest.mark.parametrize("missing", ["transcripts/part-00000.parquet", "report.html", "_run/summary.json"])
+def test_a_missing_file_of_a_publication_is_written_again(config: RunConfig, missing: str) -> None:
     storage = prepare(config)
     commit_units(storage, fingerprint_of(storage), 3)
     transcribe(config)
-    storage.delete(gone)
+    storage.delete(missing)
     transcribe(config)
-    assert storage.exists(gone)
+    assert storage.exists(missing)
 
 
-@pytest.mark.parametrize(("heard", "dead", "fraction"), [(9, 1, 0.1), (0, 2, 1.0), (5, 0, 0.0), (0, 0, 0.0)])
-def test_dead_fraction(heard: int, dead: int, fraction: float) -> None:
-    assert dead_fraction({"recordings_transcribed": heard, "recordings_dead_lettered": dead}) == fraction
+@pytest.mark.parametrize(("transcribed", "dead", "fraction"), [(9, 1, 0.1), (0, 2, 1.0), (5, 0, 0.0), (0, 0, 0.0)])
+def test_dead_fraction(transcribed: int, dead: int, fraction: float) -> None:
+    assert dead_fraction({"recordings_transcribed": transcribed, "recordings_dead_lettered": dead}) == fraction

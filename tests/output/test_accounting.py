@@ -1,4 +1,4 @@
-"""Tests of the books: sums in whole samples, closing, retries moved once, what is missing named."""
+"""Tests of the books: sums in whole samples, whether they close, retries count once, faults are named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def storage(tmp_path: Path) -> Storage:
     return open_storage(str(tmp_path / "out"))
 
 
-# One recording: its length in samples, how much of it is silence, and the reason for which it failed or None.
+# One recording: its length in samples, the samples of silence in it, and the reason why it failed or None.
 RECORDINGS = st.tuples(st.integers(0, 10**9), st.floats(0, 1), st.none() | st.sampled_from(sorted(REASONS)[:4])).map(
     lambda item: (item[0], int(item[0] * item[1]), item[2])
 )
@@ -73,10 +73,10 @@ def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, in
     assert report["dead_letters"] == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     assert report["samples_in"] == sum(total for total, _, _ in final)
     assert report["samples_dead_lettered"] == sum(total for total, _, reason in final if reason)
-    parts = ("transcribed", "silence", "dead_lettered")
-    assert report["samples_in"] == sum(report[f"samples_{part}"] for part in parts)
-    for part in ("in", *parts):  # seconds are the samples to the last digit
-        assert round(report[f"seconds_{part}"] * SAMPLE_RATE) == report[f"samples_{part}"]
+    outcomes = ("transcribed", "silence", "dead_lettered")
+    assert report["samples_in"] == sum(report[f"samples_{name}"] for name in outcomes)
+    for name in ("in", *outcomes):  # seconds are exactly the samples
+        assert round(report[f"seconds_{name}"] * SAMPLE_RATE) == report[f"samples_{name}"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, in
         ({"dead": {"timeout": -1}, "transcribed": 3}, "negative"),
     ],
 )
-def test_books_that_do_not_close_say_why(change: dict[str, Any], complaint: str) -> None:
+def test_books_that_do_not_close_name_the_reason(change: dict[str, Any], complaint: str) -> None:
     tally = Tally(1, 2)
     tally.add(_commit([(16, 1, None), (32, 2, None)]) | change)
     report = tally.report()
@@ -97,8 +97,8 @@ def test_books_that_do_not_close_say_why(change: dict[str, Any], complaint: str)
 
 
 def test_a_run_that_is_half_done_is_not_closed_but_has_no_complaint(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(10)])
-    run(storage, mark, only=lambda number: number < 2)
+    fingerprint = plan(storage, [ref(number) for number in range(10)])
+    run(storage, fingerprint, only=lambda number: number < 2)
     report = close_books(storage)
     assert (report["closed"], report["complete"], report["complaints"]) == (False, False, [])
     assert (report["units_planned"], report["units_committed"]) == (4, 2)
@@ -108,8 +108,8 @@ def test_a_run_that_is_half_done_is_not_closed_but_has_no_complaint(storage: Sto
 
 def test_a_whole_run_closes(storage: Storage) -> None:
     refs = [*(ref(number) for number in range(9)), ref("empty", problem="empty_file"), ref(4)]
-    mark = plan(storage, refs)
-    run(storage, mark, dead=["r2", "r3"])
+    fingerprint = plan(storage, refs)
+    run(storage, fingerprint, dead=["r2", "r3"])
     report = close_books(storage)
     assert report["closed"]
     assert report["recordings_planned"] == 11
@@ -121,14 +121,14 @@ def test_a_whole_run_closes(storage: Storage) -> None:
 
 
 def test_a_retried_recording_is_counted_once(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(9)])
-    run(storage, mark, dead=["r2", "r3", "r8"])
+    fingerprint = plan(storage, [ref(number) for number in range(9)])
+    run(storage, fingerprint, dead=["r2", "r3", "r8"])
     before = close_books(storage)
     plan_retry(storage, PlanConfig(unit_recordings=2))
     planned = close_books(storage)
-    assert planned["closed"]  # nobody has answered yet: the dead letters stand
+    assert planned["closed"]  # the retries have no results yet, so the dead letters count
     assert not planned["complete"]
-    run(storage, mark, dead=["r8"])
+    run(storage, fingerprint, dead=["r8"])
     report = close_books(storage)
     assert report["closed"]
     assert report["complete"]
@@ -138,9 +138,9 @@ def test_a_retried_recording_is_counted_once(storage: Storage) -> None:
     assert report["seconds_dead_lettered"] == 4
 
 
-def test_commits_of_no_plan_are_named(storage: Storage) -> None:
-    mark = plan(storage, [ref(1)])
-    run(storage, mark)
+def test_commits_that_belong_to_no_plan_are_a_complaint(storage: Storage) -> None:
+    fingerprint = plan(storage, [ref(1)])
+    run(storage, fingerprint)
     stored = storage.get(next(storage.list("commits/")))
     unit_id = next(storage.list("commits/"))[-21:-5]
     storage.put(commit_key("f" * 16), stored.replace(unit_id.encode(), b"f" * 16))

@@ -1,4 +1,4 @@
-"""Marks of attempts: who becomes a suspect, and when marks go."""
+"""Markers of attempts: which units become suspects, and when markers are deleted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts, forget_all
 from pipeline.storage.base import open_storage
 
 
-def test_an_attempt_that_ends_leaves_no_mark(tmp_path: Path) -> None:
+def test_an_attempt_that_ends_leaves_no_marker(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     attempts = Attempts(storage, "decode")
     for _ in range(MAX_ATTEMPTS + 2):
@@ -17,7 +17,7 @@ def test_an_attempt_that_ends_leaves_no_mark(tmp_path: Path) -> None:
     assert list(storage.list(PREFIX)) == []
 
 
-def test_three_attempts_without_an_end_make_a_suspect_of_that_unit_and_stage_only(tmp_path: Path) -> None:
+def test_three_attempts_that_do_not_end_make_the_unit_a_suspect_in_that_stage_only(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     for _ in range(MAX_ATTEMPTS):
         assert Attempts(storage, "decode").begin("a" * 16)  # each in a process that dies
@@ -27,7 +27,7 @@ def test_three_attempts_without_an_end_make_a_suspect_of_that_unit_and_stage_onl
     assert len(list(storage.list(PREFIX))) == MAX_ATTEMPTS + 2
 
 
-def test_an_attempt_that_ends_clears_those_that_did_not(tmp_path: Path) -> None:
+def test_an_attempt_that_ends_also_deletes_the_markers_of_earlier_crashes(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     for _ in range(MAX_ATTEMPTS - 1):
         Attempts(storage, "decode").begin("a" * 16)
@@ -45,7 +45,7 @@ def test_a_unit_that_hangs_is_a_suspect_at_once(tmp_path: Path) -> None:
     assert not Attempts(storage, "decode").begin("a" * 16)
 
 
-def test_all_marks_can_be_forgotten(tmp_path: Path) -> None:
+def test_all_markers_can_be_deleted(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     Attempts(storage, "decode").condemn("a" * 16)
     forget_all(storage)

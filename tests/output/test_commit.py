@@ -1,4 +1,4 @@
-"""Tests of the commit: one winner per unit, nothing committed that does not add up, damage named, garbage collected."""
+"""Tests of the commit: one winner for each unit, results must add up, damage is named, lost data is deleted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from pipeline.output.commit import (
     read_commits,
     read_unit,
 )
-from pipeline.planning.pack import pack
+from pipeline.planning.pack import pack_units
 from pipeline.schemas import WorkUnit
 from pipeline.storage.base import OutputError, Storage, open_storage
 from pipeline.storage.local import LocalStorage
@@ -41,10 +41,10 @@ def storage(tmp_path: Path) -> Storage:
 
 @pytest.fixture
 def unit() -> WorkUnit:
-    return next(pack([ref(1), ref(2), ref(3, problem="empty_file")], UNITS))
+    return next(pack_units([ref(1), ref(2), ref(3, problem="empty_file")], UNITS))
 
 
-def test_a_commit_says_what_it_holds(storage: Storage, unit: WorkUnit) -> None:
+def test_a_commit_describes_its_results(storage: Storage, unit: WorkUnit) -> None:
     receipt = commit(storage, unit, "mark", dead=["r2"])
     assert receipt.won
     assert (receipt.recordings, receipt.transcribed, receipt.rows) == (3, 1, 2)
@@ -69,7 +69,7 @@ def test_what_was_committed_reads_back(storage: Storage, unit: WorkUnit) -> None
 
 
 def test_a_unit_without_dead_letters_has_one_data_file(storage: Storage) -> None:
-    unit = next(pack([ref(1)], UNITS))
+    unit = next(pack_units([ref(1)], UNITS))
     commit(storage, unit, "mark")
     assert len(list(storage.list("data/"))) == 1
     assert read_unit(storage, read_commit(storage, unit.unit_id))["dead_letters"].num_rows == 0
@@ -79,11 +79,11 @@ def test_the_later_attempt_loses_deletes_its_data_and_gets_the_winners_figures(
     storage: Storage, unit: WorkUnit
 ) -> None:
     first = commit(storage, unit, "mark", text="first")
-    kept = list(storage.list("data/"))
+    winner_keys = list(storage.list("data/"))
     second = commit(storage, unit, "mark", text="second", segments=5)
     assert (first.won, second.won) == (True, False)
     assert second.rows == first.rows == 4
-    assert list(storage.list("data/")) == kept
+    assert list(storage.list("data/")) == winner_keys
     texts = read_unit(storage, read_commit(storage, unit.unit_id))["transcripts"]["text"].to_pylist()
     assert texts == ["first"] * 4
 
@@ -96,7 +96,7 @@ def test_a_loser_under_the_winners_name_leaves_the_winners_data(storage: Storage
 
 
 def test_racing_attempts_have_one_winner_and_no_garbage(storage: Storage) -> None:
-    units = list(pack([ref(number) for number in range(60)], UNITS))
+    units = list(pack_units([ref(number) for number in range(60)], UNITS))
     wins: Counter[str] = Counter()
     barrier = threading.Barrier(4, timeout=60)
 
@@ -117,7 +117,7 @@ def test_racing_attempts_have_one_winner_and_no_garbage(storage: Storage) -> Non
 
 
 class Zombie(LocalStorage):
-    """Falls asleep between its data and its commit, as a stopped process does, until somebody else has committed."""
+    """Stops between its data and its commit, as a suspended process does, until another attempt has committed."""
 
     def __init__(self, root: Path, awake: Any) -> None:
         super().__init__(root)
@@ -133,7 +133,7 @@ def test_a_zombie_that_wakes_after_the_resume_changes_nothing(storage: Storage, 
 
     def resume() -> None:
         assert commit(storage, unit, "mark", text="resumed").won
-        assert collect_garbage(storage) == 2  # the zombie's two data files
+        assert collect_garbage(storage) == 2  # the two data files of the zombie
 
     assert not commit(Zombie(storage.root, resume), unit, "mark", text="zombie").won
     texts = read_unit(storage, read_commit(storage, unit.unit_id))["transcripts"]["text"].to_pylist()
@@ -141,8 +141,8 @@ def test_a_zombie_that_wakes_after_the_resume_changes_nothing(storage: Storage, 
     assert len(list(storage.list("data/"))) == 2
 
 
-def test_garbage_is_what_lost_and_never_what_may_still_be_committed(storage: Storage) -> None:
-    done, undecided = pack([ref(number) for number in range(6)], UNITS)
+def test_only_data_that_can_never_be_committed_is_deleted(storage: Storage) -> None:
+    done, undecided = pack_units([ref(number) for number in range(6)], UNITS)
     for unit in (done, undecided):
         storage.put(f"data/{unit.unit_id}-killed.parquet", b"half")
         storage.put(f"data/{unit.unit_id}-killed.dead.parquet", b"half")
@@ -167,9 +167,9 @@ def _with_column(table: pa.Table, name: str, value: object) -> pa.Table:
 @pytest.mark.parametrize(
     ("damage", "complaint"),
     [
-        (lambda t, d, s: (t.slice(0, 2), d, s), "missing .'r2'"),
-        (lambda t, d, s: (t, _without(d, 0), s), "missing .'r3'"),
-        (lambda t, d, s: (t, pa.concat_tables([d, d]), s), "not asked for .'r3'"),
+        (lambda t, d, s: (t.slice(0, 2), d, s), "missing for .'r2'"),
+        (lambda t, d, s: (t, _without(d, 0), s), "missing for .'r3'"),
+        (lambda t, d, s: (t, pa.concat_tables([d, d]), s), "not planned are .'r3'"),
         (lambda t, d, s: (_with_column(t, "recording_id", "r9"), d, s), "twice"),
         (lambda t, d, s: (pa.concat_tables([t, t]), d, s), "twice"),
         (lambda t, d, s: (_with_column(t, "text", None), d, s), "null text"),
@@ -177,7 +177,7 @@ def _with_column(table: pa.Table, name: str, value: object) -> pa.Table:
         (lambda t, d, s: (_with_column(t, "fingerprint", "other"), d, s), "another fingerprint"),
         (lambda t, d, s: (t.drop(["steps"]), d, s), "another schema"),
         (lambda t, d, s: (t, _with_column(d, "reason", "tired"), s), "unknown reason"),
-        (lambda t, d, s: (t, _with_column(d, "seconds", 1.0), s), "0 dead samples, 16000 in"),
+        (lambda t, d, s: (t, _with_column(d, "seconds", 1.0), s), "0 dead samples, but 16000 in"),
         (lambda t, d, s: (t, d, s | {"silence": s["silence"] + 1}), "do not close"),
         (lambda t, d, s: (t, d, s | {"silence": -1, "in": s["in"] - s["silence"] - 1}), "samples are"),
         (lambda t, d, s: (t, d, s | {"other": 0}), "samples are"),
@@ -193,7 +193,7 @@ def test_results_that_do_not_add_up_are_never_committed(
 
 
 def test_an_attempts_name_stays_inside_data(storage: Storage, unit: WorkUnit) -> None:
-    with pytest.raises(ValueError, match="no name of an attempt"):
+    with pytest.raises(ValueError, match="not the name of an attempt"):
         commit_unit(storage, unit, "../x", *results(unit, "mark"), "mark")
 
 
@@ -223,7 +223,7 @@ def test_a_damaged_commit_is_named_in_one_line(storage: Storage, unit: WorkUnit,
 def test_long_listings_are_split_by_prefix_and_stay_in_order(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.output.commit.SEQUENTIAL_KEYS", 10)
     monkeypatch.setattr(LocalStorage, "parallel", 8)
-    units = list(pack([ref(number) for number in range(90)], UNITS))
+    units = list(pack_units([ref(number) for number in range(90)], UNITS))
     for unit in units:
         commit(storage, unit, "mark")
     wanted = sorted(unit.unit_id for unit in units)
@@ -240,21 +240,21 @@ def test_a_dead_letter_accounts_for_whole_samples(seconds: float | None, samples
     assert dead_samples(seconds) == samples
 
 
-def _work(uri: str, mark: str, done: Connection) -> None:
+def _work(uri: str, fingerprint: str, done: Connection) -> None:
     storage = open_storage(uri)
     for unit in left(storage):
-        commit(storage, unit, mark)
+        commit(storage, unit, fingerprint)
         done.send_bytes(unit.unit_id.encode())
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_every_unit_is_committed_once_however_often_the_process_is_killed(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(600)])
+    fingerprint = plan(storage, [ref(number) for number in range(600)])
     dice = random.Random(7)
     progress = []
     for _ in range(20):
-        with killable(_work, storage.uri, mark) as (process, done):
+        with killable(_work, storage.uri, fingerprint) as (process, done):
             for _ in range(dice.randint(1, 5)):
                 done.recv_bytes()
             time.sleep(dice.uniform(0, 0.02))  # somewhere inside the next commits
@@ -262,9 +262,9 @@ def test_every_unit_is_committed_once_however_often_the_process_is_killed(storag
             process.join()
             assert process.exitcode == -signal.SIGKILL
         progress.append(len(committed_units(storage)))
-    assert progress == sorted(set(progress))  # every process did some work
-    assert progress[-1] < 200  # and none finished
-    run(storage, mark)
+    assert progress == sorted(set(progress))  # every process committed something
+    assert progress[-1] < 200  # and none finished the plan
+    run(storage, fingerprint)
     commits = list(read_commits(storage))
     assert len(commits) == 200
     assert left(storage) == []
@@ -272,5 +272,5 @@ def test_every_unit_is_committed_once_however_often_the_process_is_killed(storag
     for stored in commits:
         recordings.update(set(read_unit(storage, stored)["transcripts"]["recording_id"].to_pylist()))
     assert recordings == {f"r{number}": 1 for number in range(600)}
-    assert collect_garbage(storage) > 0  # some were killed between their data and their commit
+    assert collect_garbage(storage) > 0  # some processes were killed between their data and their commit
     assert len(list(storage.list("data/"))) == 200

@@ -17,7 +17,7 @@ import pytest
 from pipeline.config import PlanConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import collect_garbage, committed_units, read_commits
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.output.retry import plan_retry
 from pipeline.schemas import TRANSCRIPT
 from pipeline.storage.base import Storage, open_storage
@@ -33,7 +33,7 @@ def storage(bucket: str) -> Storage:
 
 
 def _recordings(storage: Storage) -> list[str]:
-    """Ids as others read them: every part, in order, straight from the bucket."""
+    """The ids in the transcripts: all parts in order, read directly from the bucket."""
     parts = []
     for key in storage.list("transcripts/"):
         with storage.open(key) as stream:
@@ -42,12 +42,12 @@ def _recordings(storage: Storage) -> list[str]:
     return list(pa.concat_tables(parts)["recording_id"].to_pylist())
 
 
-def _work(uri: str, mark: str, seed: int, both: Barrier, done: Connection) -> None:
+def _work(uri: str, fingerprint: str, seed: int, both: Barrier, done: Connection) -> None:
     storage = open_storage(uri)
-    both.wait()  # or the one commits everything while the other starts
-    # As several drivers would: the same units in another order. A share of them: six kills leave some to do.
+    both.wait()  # otherwise one commits everything before the other starts
+    # Several drivers commit the same units in different orders. Each commits a few, so that six kills leave some.
     for unit in random.Random(seed).sample(left(storage), 12):
-        commit(storage, unit, mark)
+        commit(storage, unit, fingerprint)
         done.send_bytes(unit.unit_id.encode())
     signal.pause()
 
@@ -55,13 +55,13 @@ def _work(uri: str, mark: str, seed: int, both: Barrier, done: Connection) -> No
 def test_two_drivers_killed_again_and_again_with_the_gateway_leave_an_exact_result(
     ceph: Ceph, storage: Storage
 ) -> None:
-    mark = plan(storage, [ref(number) for number in range(600)], part_rows=300)
+    fingerprint = plan(storage, [ref(number) for number in range(600)], part_rows=300)
     dice = random.Random(11)
     for kill in range(6):
         both = get_context("forkserver").Barrier(2)
         with (
-            killable(_work, storage.uri, mark, 2 * kill, both) as (one, done),
-            killable(_work, storage.uri, mark, 2 * kill + 1, both) as (two, _),
+            killable(_work, storage.uri, fingerprint, 2 * kill, both) as (one, done),
+            killable(_work, storage.uri, fingerprint, 2 * kill + 1, both) as (two, _),
         ):
             for _ in range(dice.randint(2, 8)):
                 done.recv_bytes()
@@ -69,16 +69,16 @@ def test_two_drivers_killed_again_and_again_with_the_gateway_leave_an_exact_resu
                 ceph.kill_gateway()
                 time.sleep(1)
                 ceph.start_gateway()
-                done.recv_bytes()  # it went on
+                done.recv_bytes()  # the driver goes on
             time.sleep(dice.uniform(0, 0.05))
             for process in (one, two):
                 process.kill()
                 process.join()
                 assert process.exitcode == -signal.SIGKILL
     assert 12 < len(committed_units(storage)) < 200
-    run(storage, mark)
+    run(storage, fingerprint)
     assert len(list(read_commits(storage))) == 200
-    summary = publish(storage)
+    summary = publish_tables(storage)
     assert summary["closed"]
     assert summary["complete"]
     assert _recordings(storage) == [f"r{number}" for number in range(600) for _ in range(2)]
@@ -91,17 +91,17 @@ def _publish(uri: str, started: Connection) -> None:
     storage = open_storage(uri)
     while True:
         started.send_bytes(b"publishing")
-        publish(storage)
+        publish_tables(storage)
 
 
 def test_publishing_killed_at_any_moment_leaves_every_recording_at_most_once(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(90)])
+    fingerprint = plan(storage, [ref(number) for number in range(90)])
     dice = random.Random(5)
-    run(storage, mark, only=lambda number: number < 10)
-    publish(storage)
+    run(storage, fingerprint, only=lambda number: number < 10)
+    publish_tables(storage)
     before = set(_recordings(storage))
     for _ in range(8):
-        run(storage, mark, only=lambda number: number < 2)
+        run(storage, fingerprint, only=lambda number: number < 2)
         with killable(_publish, storage.uri) as (process, started):
             for _ in range(dice.randint(1, 2)):
                 started.recv_bytes()
@@ -113,17 +113,17 @@ def test_publishing_killed_at_any_moment_leaves_every_recording_at_most_once(sto
         assert set(seen.values()) == {2}
         assert before <= set(seen)
         before = set(seen)
-    run(storage, mark)
-    publish(storage)
+    run(storage, fingerprint)
+    publish_tables(storage)
     assert _recordings(storage) == [f"r{number}" for number in range(90) for _ in range(2)]
 
 
 def test_retries_and_the_books_work_in_a_bucket(storage: Storage) -> None:
-    mark = plan(storage, [*(ref(number) for number in range(30)), ref(3)])
-    run(storage, mark, dead=["r4", "r9", "r20"])
-    assert publish(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 3}
+    fingerprint = plan(storage, [*(ref(number) for number in range(30)), ref(3)])
+    run(storage, fingerprint, dead=["r4", "r9", "r20"])
+    assert publish_tables(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 3}
     assert plan_retry(storage, PlanConfig(unit_recordings=2)) == "retry-1"
-    run(storage, mark, dead=["r9"])
-    assert publish(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 1}
+    run(storage, fingerprint, dead=["r9"])
+    assert publish_tables(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 1}
     assert close_books(storage)["closed"]
     assert _recordings(storage) == [f"r{number}" for number in range(30) if number != 9 for _ in range(2)]

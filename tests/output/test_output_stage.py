@@ -1,4 +1,4 @@
-"""The commit stage: from answers to transcripts, dead letters and sums that close."""
+"""The commit stage: results become transcripts and dead letters, and the sums of their samples close."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ RECORDINGS = [
     DecodedRecording(samples=48_000, language="de", reference="so", metadata="{}"),
     DecodedRecording(samples=16_000, language="en"),  # silence
     DecodedRecording(language="de", problem=Problem("not_audio", "decode", "text")),
-    DecodedRecording(samples=32_000),  # the model gives no answer to its second segment
+    DecodedRecording(samples=32_000),  # the model gives no answer for its second segment
 ]
 RESULTS = [
     answer(3, 1, 16_000, 32_000, None),
@@ -129,7 +129,7 @@ def test_a_row_of_silence_has_no_confidence_and_no_model_figures(tmp_path: Path)
     assert row["text"] == ""
 
 
-def test_what_the_source_said_is_passed_through(tmp_path: Path) -> None:
+def test_what_the_source_declares_is_passed_on(tmp_path: Path) -> None:
     finish(tmp_path / "out", RECORDINGS, RESULTS)
     row = committed(tmp_path / "out")[0].to_pylist()[0]
     assert (row["reference"], row["metadata"], row["source_member"]) == ("so", "{}", "0.flac")
@@ -158,7 +158,7 @@ def test_a_second_attempt_changes_nothing(tmp_path: Path) -> None:
     assert committed(tmp_path / "out") == before
 
 
-def test_a_suspect_is_handed_back_and_not_committed(tmp_path: Path) -> None:
+def test_a_suspect_is_not_committed(tmp_path: Path) -> None:
     receipt = finish(tmp_path / "out", [], [], suspect=True)
     assert receipt["suspect"]
     assert (receipt["unit_id"], receipt["place"]) == (UNIT.unit_id, asdict(PLACE))

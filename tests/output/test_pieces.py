@@ -1,4 +1,4 @@
-"""Units of several pieces: cut the same way wherever one begins, saved one by one, committed when all are there."""
+"""Units of several pieces: a piece is the same wherever decoding begins; pieces are saved, and committed together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.segment import Window, piece_end
+from pipeline.audio.segment import OVERLAP_SAMPLES, Window, piece_end
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import RunConfig, SegmentConfig, SourceConfig
 from pipeline.flow.guard import GuardedDecoder
@@ -47,12 +47,12 @@ from tests.support.audio_files import ffmpeg
 from tests.support.speech import spoken
 
 ABOUT = About(5.12, ("en",), "tiny", "f" * 16)
-PIECE = 60  # the shortest that is allowed
+PIECE_SECONDS = 60  # the smallest value that is allowed
 UNIT_ID = "ab" * 8
 
 
 def speech(seconds: int) -> np.ndarray:
-    """Sentences with pauses of other lengths, the same in every run; float32 [samples] at 16 kHz."""
+    """Sentences with pauses of different lengths, the same in every run: float32 [samples] at 16 kHz."""
     sentence = spoken("en-us", "the house is big and the garden is green")
     dice = np.random.default_rng(1)
     pieces: list[np.ndarray] = []
@@ -62,7 +62,7 @@ def speech(seconds: int) -> np.ndarray:
 
 
 def long_speech(path: Path, seconds: int, rate: int = SAMPLE_RATE) -> int:
-    """`speech` as a wav file that declares `rate`; its samples."""
+    """Write `speech` as a wav file that declares `rate`. Returns the number of samples."""
     samples = speech(seconds)
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, samples, rate, subtype="PCM_16")
@@ -71,7 +71,7 @@ def long_speech(path: Path, seconds: int, rate: int = SAMPLE_RATE) -> int:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """short, long (200 s of speech), bad, short, stereo."""
+    """Five files: short, long (200 s of speech), bad, short, stereo."""
     root = tmp_path_factory.mktemp("pieces") / "in"
     wav(root / "a.wav", 4.0, seed=1)
     long_speech(root / "b.wav", 200)
@@ -83,7 +83,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(source: Path, output: Path, *overrides: str) -> RunConfig:
-    return settings(source, output, Path("unused"), f"segment.piece_seconds={PIECE}", "segment.vad=true", *overrides)
+    return settings(
+        source, output, Path("unused"), f"segment.piece_seconds={PIECE_SECONDS}", "segment.vad=true", *overrides
+    )
 
 
 def unit_of(source: Path) -> WorkUnit:
@@ -92,7 +94,7 @@ def unit_of(source: Path) -> WorkUnit:
 
 
 def pieces_of(run: RunConfig, unit: WorkUnit) -> list[dict[str, Any]]:
-    """Rows of PIECE_DECODED. The plan is written where there is none."""
+    """The rows of PIECE_DECODED of a unit. The plan is written if there is none."""
     write_plan(open_storage(run.output.uri), BASE, [PlannedUnit(unit)])
     return list(DecodeStage(run, ABOUT).pieces(unit.unit_id, place_of(unit)))
 
@@ -110,7 +112,7 @@ def recordings_by_index(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]
 
 
 def answered(row: dict[str, Any], text: str = "ja") -> dict[str, Any]:
-    """The row as it leaves the model."""
+    """The row as the model returns it."""
     blank = {"text": text, "error": None, "confidence": 0.5, "words": [], "signals": None, "steps": 1}
     blank |= {"canvas_length": 16, "canvas_fill": 0.1, "overflow": False}
     left_out = ("key", "language", "pcm_offset")
@@ -118,16 +120,16 @@ def answered(row: dict[str, Any], text: str = "ja") -> dict[str, Any]:
     return {k: v for k, v in row.items() if k not in ("segments", "pcm")} | {"results": results}
 
 
-def test_pieces_cover_what_the_whole_would_and_are_bounded(source: Path, tmp_path: Path) -> None:
+def test_pieces_follow_each_other_and_are_bounded(source: Path, tmp_path: Path) -> None:
     rows = pieces_of(config(source, tmp_path), unit_of(source))
     assert len(rows) >= 5
     assert [row["piece"] for row in rows] == list(range(len(rows)))
     assert rows[0]["start"] == asdict(START)
     assert [row["next"] for row in rows[:-1]] == [row["start"] for row in rows[1:]]
     assert rows[-1]["next"] is None
-    assert all(row["samples"] < 2 * PIECE * SAMPLE_RATE for row in rows)
-    found = recordings_by_index(rows)
-    assert [found[index]["samples"] for index in range(5)] == [64_000, 3_200_000, None, 48_000, 1_120_000]
+    assert all(row["samples"] < 2 * PIECE_SECONDS * SAMPLE_RATE for row in rows)
+    recordings = recordings_by_index(rows)
+    assert [recordings[index]["samples"] for index in range(5)] == [64_000, 3_200_000, None, 48_000, 1_120_000]
     assert sum(row["samples"] for row in rows) == 64_000 + 3_200_000 + 48_000 + 1_120_000
     for index in (0, 1, 3, 4):
         segments = [s for row in rows for s in row["segments"] if s["recording_index"] == index]
@@ -136,7 +138,7 @@ def test_pieces_cover_what_the_whole_would_and_are_bounded(source: Path, tmp_pat
 
 
 def test_all_speech_is_in_some_segment_and_comes_bit_for_bit(source: Path, tmp_path: Path) -> None:
-    """Cut at a pause: against the windows of the whole, nothing that is loud is lost at the border of a piece."""
+    """Pieces end at pauses: nothing loud is lost between two pieces."""
     rows = pieces_of(config(source, tmp_path), unit_of(source))
     whole, _ = soundfile.read(source / "b.wav", dtype="int16")
     covered = np.zeros(len(whole), bool)
@@ -152,26 +154,26 @@ def test_all_speech_is_in_some_segment_and_comes_bit_for_bit(source: Path, tmp_p
 
 
 @pytest.mark.parametrize("rate", [16_000, 44_100])
-def test_a_piece_that_begins_anew_is_the_piece_of_the_uninterrupted_run(tmp_path: Path, rate: int) -> None:
+def test_a_piece_that_is_decoded_alone_is_the_piece_of_the_uninterrupted_run(tmp_path: Path, rate: int) -> None:
     long_speech(tmp_path / "in/b.wav", 150 * rate // SAMPLE_RATE, rate)
-    each_piece_begins_anew(tmp_path / "in", difference=0 if rate == SAMPLE_RATE else 1)
+    check_pieces_alone(tmp_path / "in", difference=0 if rate == SAMPLE_RATE else 1)
 
 
 @pytest.mark.parametrize(
     ("kind", "container", "codec", "rate"),
     [("mp3", "mp3", "libmp3lame", 44_100), ("m4a", "ipod", "aac", 44_100), ("opus", "ogg", "libopus", 48_000)],
 )
-def test_a_piece_of_a_packed_recording_begins_anew_bit_for_bit(
+def test_a_piece_of_a_compressed_recording_is_the_same_bit_for_bit_when_decoded_alone(
     tmp_path: Path, kind: str, container: str, codec: str, rate: int
 ) -> None:
     samples = soxr.resample(speech(90), SAMPLE_RATE, rate)[:, None].repeat(2, axis=1)
     (tmp_path / "in").mkdir()
     (tmp_path / f"in/b.{kind}").write_bytes(ffmpeg(samples, rate, container, codec, {}))
-    each_piece_begins_anew(tmp_path / "in", difference=0)
+    check_pieces_alone(tmp_path / "in", difference=0)
 
 
-def each_piece_begins_anew(source: Path, *, difference: int) -> None:
-    """Every piece of the only unit, decoded by itself, is what it is in the whole. Samples differ by `difference`."""
+def check_pieces_alone(source: Path, *, difference: int) -> None:
+    """Decode every piece of the only unit by itself: nothing differs, but for samples by at most `difference`."""
     unit = unit_of(source)
     run = config(source, source.parent / "out")
     rows = pieces_of(run, unit)
@@ -186,11 +188,11 @@ def each_piece_begins_anew(source: Path, *, difference: int) -> None:
             assert np.abs(apart).max() <= difference
 
 
-LONG_SECONDS = 7200  # of telephone: 231 MB on disk; one channel of it 461 MB as the decoder gives it
+LONG_SECONDS = 7200  # of a telephone call: 231 MB on disk, 461 MB for one channel when decoded
 
 
 def test_a_recording_of_hours_takes_the_memory_of_a_piece(tmp_path: Path) -> None:
-    """In a process of its own; the file has holes, so that making it takes no time."""
+    """It runs in a process of its own. The file has holes, so that it is written at once."""
     (tmp_path / "in").mkdir()
     size = LONG_SECONDS * 8000 * 4
     with (tmp_path / "in/call.wav").open("wb") as file:
@@ -232,32 +234,34 @@ def test_split_channels_are_recognised_one_after_the_other(source: Path, tmp_pat
     assert len({s["key"] for s in segments}) == len(segments)
     for s in segments:
         np.testing.assert_array_equal(s["pcm"], whole[s["start_sample"] : s["end_sample"], s["channel"]])
-    found = recordings_by_index(rows)
-    assert found[4]["samples"] == 2 * 1_120_000
-    assert found[0]["samples"] == 64_000
+    recordings = recordings_by_index(rows)
+    assert recordings[4]["samples"] == 2 * 1_120_000
+    assert recordings[0]["samples"] == 64_000
 
 
-def test_a_unit_is_committed_with_the_piece_that_completes_it_in_whatever_order(source: Path, tmp_path: Path) -> None:
+def test_a_unit_is_committed_with_the_piece_that_completes_it_in_any_order(source: Path, tmp_path: Path) -> None:
     unit = unit_of(source)
     storage = open_storage(str(tmp_path / "out"))
     run = config(source, tmp_path / "out")
     rows = [answered(row) for row in pieces_of(run, unit)]
-    finisher = CommitStage(run, ABOUT)
+    stage = CommitStage(run, ABOUT)
     order = [*range(1, len(rows)), 0, 1]
-    receipts = [finisher(to_table([rows[index]], PIECE_RECOGNISED)).to_pylist()[0] for index in order[:-1]]
+    receipts = [stage(to_table([rows[index]], PIECE_RECOGNISED)).to_pylist()[0] for index in order[:-1]]
     assert [receipt["done"] for receipt in receipts] == [False] * (len(rows) - 1) + [True]
     assert [receipt["samples"] for receipt in receipts] == [rows[index]["samples"] for index in order[:-1]]
     assert list(storage.list(PREFIX)) == []
     tables = read_unit(storage, read_commit(storage, UNIT_ID))
-    found = tables["transcripts"].to_pylist()
-    assert {row["recording_id"] for row in found} == {"a.wav", "b.wav", "d.wav", "e.wav"}
+    transcripts = tables["transcripts"].to_pylist()
+    assert {row["recording_id"] for row in transcripts} == {"a.wav", "b.wav", "d.wav", "e.wav"}
     assert tables["dead_letters"]["recording_id"].to_pylist() == ["c.wav"]
-    times = [row["start_ms"] for row in found if row["recording_id"] == "b.wav"]
+    times = [row["start_ms"] for row in transcripts if row["recording_id"] == "b.wav"]
     assert times == sorted(times)
     assert times[-1] > 120_000
-    assert len(found) == len({(row["recording_id"], row["segment_index"]) for row in found})
+    assert len(transcripts) == len({(row["recording_id"], row["segment_index"]) for row in transcripts})
 
-    late = finisher(to_table([rows[1] | {"results": []}], PIECE_RECOGNISED)).to_pylist()[0]  # a zombie
+    late = stage(to_table([rows[1] | {"results": []}], PIECE_RECOGNISED)).to_pylist()[
+        0
+    ]  # of a process that was suspended meanwhile
     assert not late["done"]
     assert read_unit(storage, read_commit(storage, UNIT_ID))["transcripts"].equals(tables["transcripts"])
     forget_committed(storage, {UNIT_ID})
@@ -273,7 +277,7 @@ def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_
     last = len(rows) - 1
     for index in (0, 2, last):
         save_piece(storage, answered(rows[index]))
-    assert set(saved_pieces(storage, UNIT_ID)) == {0, 2}  # the last one is always heard: it completes the unit
+    assert set(saved_pieces(storage, UNIT_ID)) == {0, 2}  # the last piece always runs: it commits the unit
     guarded = GuardedDecoder(run, ABOUT)
     again = [row for table in guarded(todo(storage, frozenset())) for row in table.to_pylist()]
     assert [row["saved"] for row in again] == [index in (0, 2) for index in range(len(rows))]
@@ -284,7 +288,7 @@ def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_
         assert (row["start"], row["next"]) == (rows[index]["start"], rows[index]["next"])
 
 
-def test_a_piece_is_saved_once_and_a_gap_is_seen(storage: Storage) -> None:
+def test_a_piece_is_saved_once_and_a_unit_with_a_gap_is_not_complete(storage: Storage) -> None:
     blank = answered(row(0, "a", "b"))
     assert save_piece(storage, blank)
     assert not save_piece(storage, blank | {"samples": 7})
@@ -303,7 +307,7 @@ def test_pieces_of_other_units_stay(storage: Storage) -> None:
     assert list(storage.list(PREFIX)) == [f"{PREFIX}{UNIT_ID}/00000.parquet"]
 
 
-def test_pieces_that_another_driver_commits_meanwhile_are_no_error(
+def test_pieces_that_another_driver_commits_meanwhile_are_not_an_error(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_piece(storage, answered(row(0, "a", "a")))
@@ -339,16 +343,18 @@ def row(number: int, start: str, following: str | None) -> dict[str, Any]:
     st.integers(0, 2000),
 )
 def test_a_piece_always_moves_on_and_cuts_no_final_window(shape: list[tuple[int, int, bool]], pad_ms: int) -> None:
-    samples = PIECE * SAMPLE_RATE
+    samples = PIECE_SECONDS * SAMPLE_RATE
     windows: list[Window] = []
     at = 0
     for gap, length, overlaps in shape:
-        start = at - 4800 if overlaps and windows and at >= 4800 else at + gap
-        overlapping = start < at
-        if start + length > samples:
+        # Only a window of the greatest length, which is 1 s or more, overlaps the next one.
+        overlapping = overlaps and bool(windows) and at - windows[-1].start_sample >= SAMPLE_RATE
+        start = at - OVERLAP_SAMPLES if overlapping else at + gap
+        end = start + max(length, OVERLAP_SAMPLES + 1 if overlapping else 0)  # it ends behind the window before it
+        if end > samples:
             break
-        windows.append(Window(start, start + length, overlapping))
-        at = start + length
+        windows.append(Window(start, end, overlapping))
+        at = end
     final, end, overlaps = piece_end(windows, samples, SegmentConfig(pad_ms=pad_ms))
     assert samples // 2 <= end <= samples or (windows and end == windows[-1].start_sample // 16 * 16)
     assert end > 0 or not windows

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.output.accounting import close_books
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.output.report import render, write_report
 from pipeline.output.tables import Line
 from pipeline.storage.base import open_storage
@@ -77,7 +77,7 @@ def test_the_figures_are_there() -> None:
 def test_the_report_of_an_output(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
     run(storage, plan(storage, [ref(number) for number in range(4)]), dead=["r2"])
-    write_report(storage, publish(storage), close_books(storage))
+    write_report(storage, publish_tables(storage), close_books(storage))
     text = (tmp_path / "out" / "report.html").read_text()
     assert "hallo hallo" in text
     assert "model_error" in text

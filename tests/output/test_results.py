@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.output.publish import publish
+from pipeline.output.publish import publish_tables
 from pipeline.output.tables import Line, joined, language_hours, sample_letters, sample_lines
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import plan, ref, run
@@ -16,9 +16,9 @@ from tests.support.outputs import plan, ref, run
 def published(tmp_path: Path) -> Storage:
     """Twelve recordings in four units and, as parts are small, several parts; two dead letters."""
     storage = open_storage(str(tmp_path / "out"))
-    mark = plan(storage, [ref(number, language=None if number == 3 else "de") for number in range(12)])
-    run(storage, mark, dead=["r4", "r9"])
-    publish(storage)
+    fingerprint = plan(storage, [ref(number, language=None if number == 3 else "de") for number in range(12)])
+    run(storage, fingerprint, dead=["r4", "r9"])
+    publish_tables(storage)
     return storage
 
 

@@ -1,4 +1,4 @@
-"""Tests of retries: who is taken up again, rounds that resume, dead letters superseded exactly once."""
+"""Tests of retries: which recordings are retried, rounds go on after a kill, the latest result counts."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def _ids_left(storage: Storage) -> list[str]:
     return [item.recording_id for unit in left(storage) for item in unit.refs]
 
 
-def test_nothing_planned_or_nothing_dead_is_nothing_to_retry(storage: Storage) -> None:
+def test_without_a_plan_or_a_dead_letter_there_is_nothing_to_retry(storage: Storage) -> None:
     assert plan_retry(storage, PAIRS) is None
-    mark = plan(storage, [ref(number) for number in range(5)])
-    run(storage, mark)
+    fingerprint = plan(storage, [ref(number) for number in range(5)])
+    run(storage, fingerprint)
     assert plan_retry(storage, PAIRS) is None
     assert plan_names(storage) == ["plan"]
 
 
-def test_dead_letters_are_taken_up_with_their_ref_reason_and_samples(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(9)])
-    run(storage, mark, dead=["r1", "r4", "r7"])
+def test_dead_letters_are_retried_with_their_reference_reason_and_samples(storage: Storage) -> None:
+    fingerprint = plan(storage, [ref(number) for number in range(9)])
+    run(storage, fingerprint, dead=["r1", "r4", "r7"])
     assert plan_retry(storage, PAIRS) == "retry-1"
     planned = list(read_plan(storage, "retry-1"))
     assert [entry.unit.refs for entry in planned] == [(ref(1), ref(4)), (ref(7),)]
@@ -44,58 +44,58 @@ def test_dead_letters_are_taken_up_with_their_ref_reason_and_samples(storage: St
     assert _ids_left(storage) == ["r1", "r4", "r7"]
 
 
-def test_what_was_wrong_at_listing_is_left_alone(storage: Storage) -> None:
+def test_problems_of_the_listing_are_not_retried(storage: Storage) -> None:
     refs = [ref(1), ref(2), ref(1), ref(3, problem="corrupt_archive")]
-    mark = plan(storage, refs)
-    run(storage, mark, dead=["r1"])
+    fingerprint = plan(storage, refs)
+    run(storage, fingerprint, dead=["r1"])
     assert plan_retry(storage, PAIRS) == "retry-1"
     assert _ids_left(storage) == ["r1"]
-    run(storage, mark)
+    run(storage, fingerprint)
     assert plan_retry(storage, PAIRS) is None
 
 
-def test_a_round_that_was_killed_is_resumed_not_doubled(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(9)])
-    run(storage, mark, dead=["r1", "r4", "r7"])
+def test_a_round_that_was_killed_goes_on_without_a_new_round(storage: Storage) -> None:
+    fingerprint = plan(storage, [ref(number) for number in range(9)])
+    run(storage, fingerprint, dead=["r1", "r4", "r7"])
     assert plan_retry(storage, PAIRS) == "retry-1"
-    run(storage, mark, only=lambda number: number == 0, dead=["r4"])
+    run(storage, fingerprint, only=lambda number: number == 0, dead=["r4"])
     assert plan_retry(storage, PAIRS) == "retry-1"
     assert _ids_left(storage) == ["r7"]
-    run(storage, mark)
+    run(storage, fingerprint)
     assert plan_retry(storage, PAIRS) == "retry-2"
     assert _ids_left(storage) == ["r4"]
 
 
 def test_every_round_has_units_of_its_own(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(3)])
+    fingerprint = plan(storage, [ref(number) for number in range(3)])
     for number in range(1, 5):
-        run(storage, mark, dead=["r1"])
+        run(storage, fingerprint, dead=["r1"])
         assert plan_retry(storage, PAIRS) == f"retry-{number}"
     assert len(committed_units(storage)) == 4
     assert _ids_left(storage) == ["r1"]
 
 
 def test_the_latest_committed_round_counts(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(6)])
-    run(storage, mark, dead=["r1", "r4"])
+    fingerprint = plan(storage, [ref(number) for number in range(6)])
+    run(storage, fingerprint, dead=["r1", "r4"])
     plan_retry(storage, PlanConfig(unit_recordings=1))
     first = left(storage)
     for unit in first:
-        commit(storage, unit, mark, dead=["r1", "r4"])
+        commit(storage, unit, fingerprint, dead=["r1", "r4"])
     plan_retry(storage, PlanConfig(unit_recordings=1))
     second = left(storage)
-    commit(storage, second[0], mark)
+    commit(storage, second[0], fingerprint)
     latest = latest_units(storage, plan_names(storage), committed_units(storage))
     assert latest == {"r1": second[0].unit_id, "r4": first[1].unit_id}
 
 
 def test_of_two_drivers_that_plan_a_round_one_plan_stands(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    mark = plan(storage, [ref(number) for number in range(9)])
-    run(storage, mark, dead=["r1", "r4"])
+    fingerprint = plan(storage, [ref(number) for number in range(9)])
+    run(storage, fingerprint, dead=["r1", "r4"])
     names = plan_names(storage)
     assert plan_retry(storage, PAIRS) == "retry-1"
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.output.retry.plan_names", lambda _: names)  # a driver that looked before
+        patch.setattr("pipeline.output.retry.plan_names", lambda _: names)  # a driver that listed the plans before
         assert plan_retry(storage, PlanConfig(unit_recordings=1)) == "retry-1"
     assert plan_names(storage) == ["plan", "retry-1"]
     assert len(left(storage)) == 1

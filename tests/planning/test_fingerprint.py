@@ -1,4 +1,4 @@
-"""Tests of the fingerprint: what enters it, and the refusal to resume under another one."""
+"""Tests of the fingerprint: what belongs to it, and that a resume with another one is refused."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_decides_the_result_is_in_it(override: str) -> None:
         "retry=dead_letters",
     ],
 )
-def test_what_may_change_from_run_to_run_is_not(override: str) -> None:
+def test_what_may_change_from_run_to_run_is_not_in_it(override: str) -> None:
     assert _fingerprint(override) == _fingerprint()
 
 
@@ -65,11 +65,11 @@ def test_other_weights_are_another_fingerprint() -> None:
     assert fingerprint_id(_fingerprint(weights="abc")) != fingerprint_id(_fingerprint(weights="abd"))
 
 
-def test_a_resume_under_the_same_settings_goes_on() -> None:
+def test_a_resume_with_the_same_settings_is_allowed() -> None:
     check_fingerprint("/out", json.loads(to_json(_fingerprint())), _fingerprint("compute.canvases=2"))
 
 
-def test_a_resume_under_others_names_every_differing_key_with_both_values() -> None:
+def test_a_resume_with_other_settings_names_every_differing_key_with_both_values() -> None:
     stored = _fingerprint() | {"model.quantised": True}
     with pytest.raises(ConfigError) as error:
         check_fingerprint("/out", stored, _fingerprint("denoise.max_steps=8", "model.revision=r2", weights="xyz"))
@@ -83,7 +83,7 @@ def test_a_resume_under_others_names_every_differing_key_with_both_values() -> N
     assert "\n" not in line
 
 
-def test_a_setting_that_came_later_and_is_left_alone_changes_nothing() -> None:
+def test_a_setting_that_older_versions_did_not_have_may_stay_null() -> None:
     stored = {key: value for key, value in _fingerprint().items() if key != "source.split"}
     check_fingerprint("/out", stored, _fingerprint())
     with pytest.raises(ConfigError, match=r'source\.split was absent, now "test"'):

@@ -1,4 +1,4 @@
-"""Tests of packing: bounds of units, ids from content, duplicates, borders of published parts."""
+"""Tests of packing: limits of units, ids from content, duplicates, assignment to published parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
-from pipeline.planning.pack import mark_duplicates, pack, unit_id, with_parts
+from pipeline.planning.pack import mark_duplicates, pack_units, unit_id, with_parts
 from pipeline.schemas import RecordingRef
 from tests.support.outputs import ref
 
@@ -45,9 +45,9 @@ def _load(refs: tuple[RecordingRef, ...]) -> tuple[float, int]:
 
 @settings(deadline=None, max_examples=50)
 @given(REFS, CONFIGS)
-def test_pack_loses_nothing_keeps_order_and_every_bound(refs: list[RecordingRef], config: PlanConfig) -> None:
+def test_packing_loses_nothing_keeps_the_order_and_every_limit(refs: list[RecordingRef], config: PlanConfig) -> None:
     marked = list(mark_duplicates(refs))
-    units = list(pack(iter(marked), config))
+    units = list(pack_units(iter(marked), config))
     assert [item for unit in units for item in unit.refs] == marked
     assert len({unit.unit_id for unit in units}) == len(units)
     for unit in units:
@@ -56,7 +56,7 @@ def test_pack_loses_nothing_keeps_order_and_every_bound(refs: list[RecordingRef]
             seconds, size = _load(unit.refs)
             assert seconds <= config.unit_seconds * (1 + 1e-12)
             assert size <= config.unit_megabytes * 1e6
-    for unit, following in itertools.pairwise(units):  # greedy: the next recording did not fit
+    for unit, following in itertools.pairwise(units):  # the next recording did not fit
         seconds, size = _load((*unit.refs, following.refs[0]))
         full = len(unit.refs) == config.unit_recordings
         assert full or seconds > config.unit_seconds * (1 - 1e-12) or size > config.unit_megabytes * 1e6
@@ -85,23 +85,25 @@ def test_a_unit_id_follows_the_content_of_its_refs(change: dict[str, object]) ->
 
 
 def test_the_same_recording_listed_many_times_gives_distinct_units() -> None:
-    units = list(pack(mark_duplicates([ref(1)] * 5), PlanConfig(unit_recordings=1)))
+    units = list(pack_units(mark_duplicates([ref(1)] * 5), PlanConfig(unit_recordings=1)))
     assert len({unit.unit_id for unit in units}) == 5
     assert [unit.refs[0].problem for unit in units] == [None] + ["duplicate_id"] * 4
 
 
-def test_manifest_parts_count_their_own_seconds() -> None:
-    parts = [ref(number, seconds=3600.0, start_ms=0, end_ms=200_000) for number in range(6)]
-    units = pack(parts, PlanConfig(unit_seconds=600))
+def test_ranges_of_a_recording_count_their_own_seconds() -> None:
+    ranges = [ref(number, seconds=3600.0, start_ms=0, end_ms=200_000) for number in range(6)]
+    units = pack_units(ranges, PlanConfig(unit_seconds=600))
     assert [len(unit.refs) for unit in units] == [3, 3]
 
 
-def test_parts_take_about_the_rows_asked_for() -> None:
+def test_parts_have_about_as_many_rows_as_wanted() -> None:
     refs = [ref(number, seconds=45.0) for number in range(100)]  # three rows each
-    parts = Counter(entry.part for entry in with_parts(pack(refs, PlanConfig(unit_recordings=2)), 60))
+    parts = Counter(entry.part for entry in with_parts(pack_units(refs, PlanConfig(unit_recordings=2)), 60))
     assert parts == dict.fromkeys(range(5), 10)
 
 
 def test_parts_of_recordings_without_a_declared_length_follow_their_size() -> None:
     refs = [ref(number, seconds=None, size=16_000 * 150) for number in range(10)]  # 150 s, ten rows each
-    assert [entry.part for entry in with_parts(pack(refs, PlanConfig(unit_recordings=1)), 50)] == [0] * 5 + [1] * 5
+    assert [entry.part for entry in with_parts(pack_units(refs, PlanConfig(unit_recordings=1)), 50)] == [0] * 5 + [
+        1
+    ] * 5

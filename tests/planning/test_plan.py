@@ -1,4 +1,4 @@
-"""Tests of the plan: bounds of units, ids from content, duplicates, the immutable file, what is left to do."""
+"""Tests of the plan: it is written once, read as a stream and by place, and says what is left to do."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from pipeline.config import ConfigError, PlanConfig, SourceConfig
 from pipeline.output.commit import committed_units
 from pipeline.planning import plan as planning
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.pack import PlannedUnit, mark_duplicates, pack, with_parts
+from pipeline.planning.pack import PlannedUnit, mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import (
     BASE,
     PlanReader,
@@ -53,7 +53,7 @@ def test_a_plan_reads_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, refs: list[RecordingRef], config: PlanConfig, part_rows: int
 ) -> None:
     storage = open_storage(str(tmp_path_factory.mktemp("plan")))
-    planned = list(with_parts(pack(mark_duplicates(refs), config), part_rows))
+    planned = list(with_parts(pack_units(mark_duplicates(refs), config), part_rows))
     assert write_plan(storage, BASE, planned)
     assert list(read_plan(storage)) == planned
     assert unit_ids(storage) == {entry.unit.unit_id for entry in planned}
@@ -75,11 +75,11 @@ def test_planning_streams(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> 
             listed += 1
             yield ref(number)
 
-    next(pack(listing(), UNITS))
+    next(pack_units(listing(), UNITS))
     assert listed == 4
     monkeypatch.setattr(planning, "ROW_GROUP", 500)
     tracemalloc.start()
-    write_plan(storage, BASE, (PlannedUnit(unit) for unit in pack(listing(), UNITS)))
+    write_plan(storage, BASE, (PlannedUnit(unit) for unit in pack_units(listing(), UNITS)))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert plan_size(storage).recordings == 10_000
@@ -91,7 +91,7 @@ def _ensure(storage: Storage, **fingerprint: object) -> str:
 
 
 def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of four drivers that list at the same time, one with other settings, one plan stands with its own settings."""
+    """Four drivers list at the same time, one of them with other settings. One plan is written, with its settings."""
     barrier = threading.Barrier(4, timeout=30)
     listed: list[int] = []
 
@@ -99,7 +99,7 @@ def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, mo
         assert source.uri == "/in"
         barrier.wait()
         listed.append(len(listed))
-        return pack([ref(f"{len(listed)}-{number}") for number in range(20)], config)
+        return pack_units([ref(f"{len(listed)}-{number}") for number in range(20)], config)
 
     monkeypatch.setattr(planning, "make_plan", make_plan)
     outcomes: list[object] = []
@@ -117,19 +117,19 @@ def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, mo
         thread.join()
     assert len(listed) == 4
     seed = read_fingerprint(storage)["denoise.seed"]
-    mark = fingerprint_id(FINGERPRINT | {"denoise.seed": seed})
-    assert Counter(outcome for outcome in outcomes if isinstance(outcome, str)) == {mark: 3 if seed == 1 else 1}
+    fingerprint = fingerprint_id(FINGERPRINT | {"denoise.seed": seed})
+    assert Counter(outcome for outcome in outcomes if isinstance(outcome, str)) == {fingerprint: 3 if seed == 1 else 1}
     first = list(read_plan(storage))
     assert len({entry.unit.refs[0].recording_id.split("-")[0] for entry in first}) == 1
-    _ensure(storage, **{"denoise.seed": seed})  # no listing: the barrier would wait
+    _ensure(storage, **{"denoise.seed": seed})  # it lists nothing: the barrier would wait
     assert list(read_plan(storage)) == first
     assert json.loads(storage.get("_run/fingerprint.json")) == FINGERPRINT | {"denoise.seed": seed}
 
 
-def test_a_resume_under_another_fingerprint_is_refused_before_it_lists(
+def test_a_resume_with_another_fingerprint_is_refused_before_the_source_is_listed(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "make_plan", lambda _, config: pack([ref(1)], config))
+    monkeypatch.setattr(planning, "make_plan", lambda _, config: pack_units([ref(1)], config))
     assert _ensure(storage) == _ensure(storage) == fingerprint_id(FINGERPRINT)
     monkeypatch.delattr(planning, "make_plan")
     with pytest.raises(ConfigError, match=r"denoise\.max_steps was 16, now 8"):
@@ -138,7 +138,7 @@ def test_a_resume_under_another_fingerprint_is_refused_before_it_lists(
 
 def test_a_source_that_cannot_be_listed_leaves_no_plan(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> Iterator[object]:
-        yield from pack([ref(1), ref(2)], PlanConfig(unit_recordings=1))
+        yield from pack_units([ref(1), ref(2)], PlanConfig(unit_recordings=1))
         raise ConfigError("source.uri: gone")
 
     monkeypatch.setattr(planning, "make_plan", broken)
@@ -148,11 +148,11 @@ def test_a_source_that_cannot_be_listed_leaves_no_plan(storage: Storage, monkeyp
 
 
 def test_todo_is_the_plan_without_what_is_committed(storage: Storage) -> None:
-    mark = plan(storage, [ref(number) for number in range(10)])
+    fingerprint = plan(storage, [ref(number) for number in range(10)])
     units = left(storage)
     assert [len(unit.refs) for unit in units] == [3, 3, 3, 1]
     for unit in (units[2], units[0]):
-        commit(storage, unit, mark)
+        commit(storage, unit, fingerprint)
     assert left(storage) == [units[1], units[3]]
     places = todo(storage, committed_units(storage))
     assert places.schema == TODO
@@ -175,12 +175,12 @@ def test_rows_of_a_unit_stay_in_one_row_group(storage: Storage, monkeypatch: pyt
 def test_every_unit_is_read_back_from_its_place(
     tmp_path_factory: pytest.TempPathFactory, refs: list[RecordingRef], config: PlanConfig, group: int, dice: Random
 ) -> None:
-    """In any order, over row groups and rounds, and each of its recordings by itself."""
+    """In any order, across row groups and rounds; each of its recordings by itself as well."""
     storage = open_storage(str(tmp_path_factory.mktemp("plan")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "ROW_GROUP", group)
         for number, name in enumerate((BASE, "retry-1")):
-            write_plan(storage, name, with_parts(pack(mark_duplicates(refs), config, retry=number), 10))
+            write_plan(storage, name, with_parts(pack_units(mark_duplicates(refs), config, retry=number), 10))
     units = list(todo_units(storage, frozenset()))
     places = [(row["unit_id"], Place(**row["place"])) for row in todo(storage, frozenset()).to_pylist()]
     assert [unit_id for unit_id, _ in places] == [unit.unit_id for unit in units]

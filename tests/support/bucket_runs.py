@@ -1,4 +1,4 @@
-"""A run from bucket to bucket, tars in and tables out, and whether its result is exact."""
+"""A run whose source and output are in a bucket, and a check that its result is exact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SHARDS = 3
 
 
 def upload(bucket: str, folder: Path, recordings: int) -> str:
-    """Tars of short wavs; returns their prefix as a source."""
+    """Put tars of short wavs into the bucket. Returns their prefix as source.uri."""
     source = bucket.removesuffix("/out") + "/in"
     storage = open_storage(source)
     for shard in range(SHARDS):
@@ -33,17 +33,19 @@ def upload(bucket: str, folder: Path, recordings: int) -> str:
 
 
 def words_for(source: str, bucket: str, model: Path) -> list[str]:
+    """The arguments of a command line that transcribes the source into the bucket."""
     words = [word for word in arguments(Path("/unused"), Path("/unused"), model) if "uri=" not in word]
     words = [word.replace("source.format=files", "source.format=webdataset") for word in words]
     return [*words, f"source.uri={source}", f"output.uri={bucket}", "plan.unit_recordings=1", "compute.canvases=16"]
 
 
 def committed(bucket: str) -> int:
+    """How many units are committed."""
     return sum(1 for _ in open_storage(bucket, create=False).list("commits/"))
 
 
 def check_exact(bucket: str, recordings: int) -> None:
-    """Read as others read it: straight from the bucket."""
+    """Every recording is in the transcripts once, and the books close. The parts are read directly from the bucket."""
     storage = open_storage(bucket, create=False)
     parts = []
     for key in storage.list("transcripts/"):

@@ -1,4 +1,4 @@
-"""Builders for tests of the output tree: refs, results of a unit, a whole run without a model."""
+"""Builders for tests of the output: references, results of a unit, a whole run without a model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ import pyarrow as pa
 from pipeline.config import PlanConfig
 from pipeline.output.commit import Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.pack import mark_duplicates, pack, with_parts
+from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo_units, write_plan
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
 from pipeline.storage.base import Storage
 
 FINGERPRINT = {"model.name": "tiny", "denoise.max_steps": 16}
-SECONDS = 4  # of every recording that is heard
+SECONDS = 4  # length of every recording that is transcribed
 UNITS = PlanConfig(unit_recordings=3)
 
 
 @contextlib.contextmanager
 def killable(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[BaseProcess, Connection]]:
-    """A process that runs `target(*arguments, connection)`, and the other end of the connection."""
+    """Start a process that runs `target(*arguments, connection)`. Yields it with the other end of the connection."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([target.__module__])  # the imports happen once
     ours, theirs = context.Pipe(duplex=False)
@@ -43,13 +43,13 @@ def killable(target: Callable[..., None], *arguments: Any) -> Iterator[tuple[Bas
 
 
 def in_environment(environment: dict[str, str], target: Callable[..., None], *arguments: Any) -> None:
-    """The fork server keeps the environment of its own start: a store's keys may have come since."""
+    """Run `target` with this environment: the fork server has that of its start, without the keys of a store."""
     os.environ.update(environment)
     target(*arguments)
 
 
 def ref(number: int | str, **changes: Any) -> RecordingRef:
-    """A recording of 4 declared seconds named r<number>."""
+    """A reference to a recording of 4 declared seconds with the id r<number>."""
     values = {
         "source_uri": "/in/a.tar",
         "source_member": f"{number}.flac",
@@ -62,9 +62,9 @@ def ref(number: int | str, **changes: Any) -> RecordingRef:
 
 
 def plan(storage: Storage, refs: Iterable[RecordingRef], *, config: PlanConfig = UNITS, part_rows: int = 8) -> str:
-    """Write the plan and the fingerprint; returns the fingerprint's id."""
+    """Write a plan with a fingerprint, unless there is one. Returns the id of the fingerprint."""
     if not storage.exists(plan_key(BASE)):
-        write_plan(storage, BASE, with_parts(pack(mark_duplicates(refs), config), part_rows), FINGERPRINT)
+        write_plan(storage, BASE, with_parts(pack_units(mark_duplicates(refs), config), part_rows), FINGERPRINT)
     return fingerprint_id(FINGERPRINT)
 
 
@@ -74,11 +74,12 @@ def left(storage: Storage) -> list[WorkUnit]:
 
 
 def results(
-    unit: WorkUnit, mark: str, *, dead: Collection[str] = (), segments: int = 2, text: str = "hallo"
+    unit: WorkUnit, fingerprint: str, *, dead: Collection[str] = (), segments: int = 2, text: str = "hallo"
 ) -> tuple[pa.Table, pa.Table, dict[str, int]]:
-    """Transcripts, dead letters and samples of a unit as the pipeline would hand them to the commit.
+    """Transcripts, dead letters and samples of a unit, as the pipeline would commit them.
 
-    `dead`: ids that fail with model_error; listing problems fail as well. A recording has one silent second.
+    dead: ids of recordings that fail with model_error. Recordings with a problem fail as well. All others have one
+    second of silence.
     """
     rows, letters = [], []
     for item in unit.refs:
@@ -90,7 +91,7 @@ def results(
             "reference": item.reference,
             "metadata": item.metadata,
             "unit_id": unit.unit_id,
-            "fingerprint": mark,
+            "fingerprint": fingerprint,
         }
         if item.problem or item.recording_id in dead:
             seconds = None if item.problem else float(SECONDS)
@@ -108,26 +109,26 @@ def results(
             segment |= {"confidence": 0.5, "confidence_source": "raw", "words": [{"text": text, "confidence": 0.5}]}
             segment |= {"steps": 3, "canvas_length": 32, "canvas_fill": 0.5, "overflow": False, "model": "tiny"}
             rows.append(segment)
-    heard = len(unit.refs) - len(letters)
+    transcribed = len(unit.refs) - len(letters)
     failed = sum(letter["seconds"] is not None for letter in letters)
     samples = {
-        "in": (heard + failed) * SECONDS * SAMPLE_RATE,
-        "transcribed": heard * (SECONDS - 1) * SAMPLE_RATE,
-        "silence": heard * SAMPLE_RATE,
+        "in": (transcribed + failed) * SECONDS * SAMPLE_RATE,
+        "transcribed": transcribed * (SECONDS - 1) * SAMPLE_RATE,
+        "silence": transcribed * SAMPLE_RATE,
         "dead": failed * SECONDS * SAMPLE_RATE,
     }
     return to_table(rows, TRANSCRIPT), to_table(letters, DEAD_LETTER), samples
 
 
-def commit(storage: Storage, unit: WorkUnit, mark: str, **options: Any) -> Receipt:
+def commit(storage: Storage, unit: WorkUnit, fingerprint: str, **options: Any) -> Receipt:
     """Commit made-up results of a unit."""
-    transcripts, letters, samples = results(unit, mark, **options)
-    return commit_unit(storage, unit, new_attempt(), transcripts, letters, samples, mark)
+    transcripts, letters, samples = results(unit, fingerprint, **options)
+    return commit_unit(storage, unit, new_attempt(), transcripts, letters, samples, fingerprint)
 
 
 def run(
-    storage: Storage, mark: str, *, dead: Collection[str] = (), only: Callable[[int], bool] = lambda _: True
+    storage: Storage, fingerprint: str, *, dead: Collection[str] = (), only: Callable[[int], bool] = lambda _: True
 ) -> list[Receipt]:
-    """Commit every unit that is to do and whose number `only` accepts."""
+    """Commit every unit that is left to do and whose number `only` accepts."""
     units = list(enumerate(left(storage)))
-    return [commit(storage, unit, mark, dead=dead) for number, unit in units if only(number)]
+    return [commit(storage, unit, fingerprint, dead=dead) for number, unit in units if only(number)]

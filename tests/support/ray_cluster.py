@@ -1,4 +1,4 @@
-"""A real Ray cluster for tests: a head and one more node, as processes of this machine, behind a token of its own."""
+"""A real Ray cluster for tests: a head and a second node, as processes of this machine, with a token of its own."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
-MARK = "FULLCANVAS_TEST_CLUSTER"  # in the environment of every process of one cluster, by which it is found
+MARK = "FULLCANVAS_TEST_CLUSTER"  # in the environment of every process of a cluster; its value names the cluster
 START_SECONDS = 120
 
 
 class RayCluster:
-    """Two nodes with `cpus` CPUs and one logical GPU each; jobs reach them at `address`.
+    """Two nodes with `cpus` CPUs and one logical GPU each. Jobs are submitted to `address`.
 
-    Nothing of the machine is shared with another Ray: home, temporary folder, ports and token are this cluster's own.
+    The cluster has its own home folder, temporary folder, ports and token: it shares nothing with another Ray.
     """
 
     def __init__(self, *, cpus: int, object_store_bytes: int) -> None:
-        self.root = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))  # short: Ray puts sockets below it
+        self.root = Path(tempfile.mkdtemp(prefix="fc-", dir="/tmp"))  # a short path: Ray puts sockets below it
         self.gcs_port, self.dashboard_port, *self.ports = free_ports(14)
         self.address = f"http://127.0.0.1:{self.dashboard_port}"
         self.cpus, self.object_store_bytes = cpus, object_store_bytes
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-        self.environment = kept | {
-            "REPORTER_UPDATE_INTERVAL_MS": "60000",  # Ray's agents: a tenth of a core each otherwise
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+        self.environment = inherited | {
+            "REPORTER_UPDATE_INTERVAL_MS": "60000",  # otherwise each agent of Ray takes a tenth of a core
             "PATH": f"{RAY.parent}:{os.environ['PATH']}",  # the `python` of a job is that of the tests
             "HOME": str(self.root),
             "RAY_AUTH_MODE": "token",
@@ -48,7 +48,7 @@ class RayCluster:
         }
 
     def start(self) -> None:
-        """RuntimeError with what `ray start` said where a node does not come up."""
+        """Start both nodes. Raises RuntimeError with the output of `ray start` if a node does not start."""
         head = ["--head", f"--port={self.gcs_port}", f"--dashboard-port={self.dashboard_port}"]
         self._node("head", *head, "--dashboard-host=127.0.0.1", "--include-dashboard=true")
         self._until_nodes(1)
@@ -56,7 +56,7 @@ class RayCluster:
         self._until_nodes(2)
 
     def stop(self) -> None:
-        """SIGKILL for everything that belongs to it, whoever its parent is by now; then its folder."""
+        """Kill all processes of the cluster, also those whose parent has ended; then delete its folder."""
         deadline = time.monotonic() + 30
         while (left := self.processes()) and time.monotonic() < deadline:
             for process in left:
@@ -66,15 +66,16 @@ class RayCluster:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
-        found = []
+        """All living processes of the cluster."""
+        living = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.root.name:
-                    found.append(process)
-        return found
+                    living.append(process)
+        return living
 
     def command(self, *words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """`ray <words>` in this repository's folder, to its end."""
+        """Run `ray <words>` in the folder of this repository, and wait for its end."""
         return subprocess.run(
             [str(RAY), *words],
             cwd=ROOT,
@@ -85,7 +86,7 @@ class RayCluster:
         )
 
     def submit(self, *words: str, options: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-        """What the README says: `ray job submit --address ... --working-dir . -- <words>`."""
+        """Run the command of the README: `ray job submit --address ... --working-dir . -- <words>`."""
         return self.command("job", "submit", "--address", self.address, "--working-dir", ".", *options, "--", *words)
 
     def _node(self, name: str, *options: str) -> None:
@@ -94,7 +95,7 @@ class RayCluster:
         ports = [f"--{kind}-port={self.ports.pop()}" for kind in names]
         command = [str(RAY), "start", *options, *ports, "--node-ip-address=127.0.0.1", "--block", "--num-gpus=1"]
         command += [f"--num-cpus={self.cpus}", f"--object-store-memory={self.object_store_bytes}"]
-        # A folder for each node, as on two machines: in one, both would unpack a job's code over each other's.
+        # Each node has its own folder, as on two machines. In one folder both would unpack the code of a job.
         command += [f"--temp-dir={self.root / name}", "--disable-usage-stats"]
         with (self.root / f"{name}.out").open("ab") as log:
             self.started = subprocess.Popen(
@@ -105,16 +106,16 @@ class RayCluster:
         deadline = time.monotonic() + START_SECONDS
         while self.nodes() < wanted:
             if time.monotonic() > deadline or self.started.poll() is not None:
-                said = [path.read_text()[-2000:] for path in sorted(self.root.glob("*.out"))]
-                raise RuntimeError("no such cluster:\n" + "\n".join(said))
+                output = [path.read_text()[-2000:] for path in sorted(self.root.glob("*.out"))]
+                raise RuntimeError("a node did not start:\n" + "\n".join(output))
             time.sleep(0.3)
 
     def nodes(self) -> int:
-        """Living nodes, asked with the token."""
+        """How many nodes live, as the dashboard says."""
         return self.get("/nodes?view=summary").count('"state": "ALIVE"')
 
     def get(self, path: str) -> str:
-        """What the dashboard answers; an empty text where it does not."""
+        """The answer of the dashboard; empty text if it does not answer."""
         request = urllib.request.Request(self.address + path)
         request.add_header("Authorization", f"Bearer {self.environment['RAY_AUTH_TOKEN']}")
         try:
@@ -125,7 +126,7 @@ class RayCluster:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on: above those of Ray's workers, below those that the kernel hands out by itself."""
+    """Free ports, above those of Ray's workers and below those that the kernel assigns by itself."""
     free: list[int] = []
     while len(free) < count:
         port = 20_000 + secrets.randbelow(12_000)
@@ -137,7 +138,7 @@ def free_ports(count: int) -> list[int]:
 
 @contextlib.contextmanager
 def ray_nodes(*, cpus: int = 8, object_store_bytes: int = 100 * 2**20) -> Iterator[RayCluster]:
-    """A running cluster that is gone afterwards, whatever happens in the block."""
+    """A cluster that runs during the block and is stopped afterwards, also after an error."""
     cluster = RayCluster(cpus=cpus, object_store_bytes=object_store_bytes)
     try:
         cluster.start()

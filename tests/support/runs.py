@@ -1,4 +1,4 @@
-"""Fixtures of tests that run the whole chain: a small model on disk, a running Ray."""
+"""Fixtures for tests of the whole chain: a small model on disk, a running Ray."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipeline.config import RunConfig
 from pipeline.flow.cluster import pin_authentication
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-pin_authentication()  # some test files import ray before any cluster starts
+pin_authentication()  # before a test file imports ray
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +30,7 @@ def small_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
-    """A local Ray for the tests of one module; runs inside it use it instead of starting their own."""
+    """A local Ray for the tests of one module. Runs in these tests use it and do not start their own."""
     from pipeline.config import ComputeConfig
     from pipeline.flow.cluster import ray_cluster
 
@@ -39,12 +39,12 @@ def local_ray() -> Iterator[None]:
 
 
 def in_this_process(config: RunConfig) -> None:
-    """From the plan to the tables through the same stages one after the other, without Ray."""
+    """Plan, transcribe and publish through the same stages, but without Ray: one piece after the other."""
     from pipeline.audio.stage import DecodeStage
     from pipeline.model.files.layout import describe
     from pipeline.model.stage import Replica
     from pipeline.output.commit import committed_units
-    from pipeline.output.publish import publish
+    from pipeline.output.publish import publish_tables
     from pipeline.output.stage import CommitStage
     from pipeline.planning.fingerprint import fingerprint_id
     from pipeline.planning.plan import read_fingerprint, todo
@@ -52,8 +52,8 @@ def in_this_process(config: RunConfig) -> None:
     from pipeline.schemas import PIECE_DECODED, About, Place, to_table
 
     storage, info = prepare(config), describe(config.model.name, config.model.revision)
-    mark = fingerprint_id(read_fingerprint(storage))
-    about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", mark)
+    fingerprint = fingerprint_id(read_fingerprint(storage))
+    about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", fingerprint)
     decoder, replica, commit = DecodeStage(config, about), Replica(config, about), CommitStage(config, about)
     try:
         for unit in todo(storage, committed_units(storage)).to_pylist():
@@ -61,4 +61,4 @@ def in_this_process(config: RunConfig) -> None:
                 commit(asyncio.run(replica(to_table([row], PIECE_DECODED))))
     finally:
         replica.engine.close()
-    publish(storage)
+    publish_tables(storage)
