@@ -133,6 +133,6 @@ def test_an_output_that_is_in_use_is_kept(parts: ImportConfig) -> None:
     path = Path(parts.output)
     path.mkdir()
     (path / "mine").write_text("mine")
-    with pytest.raises(ConfigError, match="is there already"):
+    with pytest.raises(ConfigError, match="exists already, and is not an empty folder"):
         conversion.convert(parts, lambda _: None)
     assert (path / "mine").read_text() == "mine"

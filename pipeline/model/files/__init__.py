@@ -1,1 +1,1 @@
-"""Model files on disk and on the hub."""
+"""Model files: on disk, on the hub, and from other programs."""

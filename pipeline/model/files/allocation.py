@@ -10,10 +10,10 @@ from pipeline.model.recogniser import AsrModel
 
 
 def allocate(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
-    """Allocate all weights on `device` in `dtype`, not filled, tied ones once, in inference mode.
+    """Allocate all weights of a model on the meta device, tied ones once, and put it into inference mode.
 
-    Buffers that are computed, not loaded (mel filters, rotary frequencies), get their values, in float32 as an ordinary
-    construction makes them; the others get those of a new model.
+    The weights have no values yet. Buffers that are computed, not loaded (mel filters, rotary frequencies), get their
+    values here, in float32 whatever `dtype` is; other buffers get the values of a new model.
     """
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
@@ -27,7 +27,7 @@ def allocate(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
                 loaded = name not in module._non_persistent_buffers_set and buffer.is_floating_point()
                 module._buffers[name] = torch.ones(buffer.shape, dtype=dtype if loaded else buffer.dtype)
     model.encoder.log_mel = LogMel(model.config.encoder.mels)
-    model.backbone.initialize_weights()  # transformers': of what is not marked as in `_empty`
+    model.backbone.initialize_weights()  # transformers computes buffers, and leaves alone what `_empty` marks
     for module in model.modules():
         for name, buffer in module._buffers.items():
             if buffer is not None:
@@ -36,7 +36,7 @@ def allocate(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
 
 
 def _empty(weight: nn.Parameter, device: str, dtype: torch.dtype) -> nn.Parameter:
-    """Of the same shape; marked as initialised: transformers then computes the buffers only."""
+    """A weight of the same shape, marked as initialised so that transformers does not fill it."""
     made = nn.Parameter(torch.empty(weight.shape, device=device, dtype=dtype), requires_grad=False)
     made._is_hf_initialized = True  # type: ignore[attr-defined]
     return made

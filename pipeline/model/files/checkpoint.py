@@ -1,4 +1,4 @@
-"""Checkpoint format `fullcanvas/1` (layout.py): build, load and save a recogniser of any size."""
+"""Load and save a recogniser of any size in format `fullcanvas/1` (layout.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipeline.model.files.weights import unusable
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
 
-VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower: never used
+VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower, never used
 
 
 def load(
@@ -33,8 +33,8 @@ def load(
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
-    verify: compare all hashes that are known (`hub.verify`) first. check: is called with the model on the meta device,
-    before anything is allocated; it may raise.
+    verify: first compare all known hashes (`hub.verify`). check: called with the model on the meta device before
+    anything is allocated; it may raise.
 
     The backbone does not come through transformers' `from_pretrained`. From bfloat16 files to float32 its process takes
     1.47 times the weights, this one 0.97 times (measured with shards of 4 MB, 107 MB in all; the tests allow 1.1). And
@@ -67,15 +67,18 @@ def load(
 
 
 def _check_numbers(config: AsrConfig, path: Path) -> None:
-    """Whether the backbone's own config says the same as ours, where it has one: shapes alone do not tell."""
+    """Compare the backbone's own config, where it has one, with ours: equal shapes may still compute something else.
+
+    Raises ConfigError naming the numbers that differ.
+    """
     if not path.is_file():
         return
     try:
-        found = backbone.differences(config.backbone, json.loads(path.read_text(encoding="utf-8")))
-    except Exception as err:  # noqa: BLE001 - whatever transformers raises on what is no config of its own
+        different = backbone.differences(config.backbone, json.loads(path.read_text(encoding="utf-8")))
+    except Exception as err:  # noqa: BLE001 - whatever transformers raises on a file that is no config
         raise unusable(path, err) from None
-    if found:
-        raise unusable(path, ValueError(f"other numbers than in the model's config.json: {'; '.join(found)}"))
+    if different:
+        raise unusable(path, ValueError(f"other numbers than in the model's config.json: {'; '.join(different)}"))
 
 
 def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | None]:
@@ -88,7 +91,10 @@ def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | 
 def save(
     model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
 ) -> None:
-    """Write all weights in `dtype`. `whisper`: the full 30 s encoder, where the model's own table is cut."""
+    """Write all weights in `dtype` into a folder.
+
+    whisper: the weights of a 30 s encoder, written in place of the model's own, whose position table is cut.
+    """
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
     write_config(folder, model.config)
     model.tokenizer.save(str(folder / "tokenizer.json"))

@@ -1,4 +1,4 @@
-"""One folder of format fullcanvas/1 out of parts that other programs have written: what `jobs.import_model` does."""
+"""Make one folder in format fullcanvas/1 out of parts that other programs have written, for `jobs.import_model`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from torch import Tensor
 from pipeline.config import ConfigError
 from pipeline.model.files import hub, importer, layout, weights, whisper_import
 from pipeline.model.files.import_config import ImportConfig
-from pipeline.model.files.layout import AsrConfig, LoraSpec
+from pipeline.model.files.layout import AsrConfig
+from pipeline.model.network import backbone, lora
 from pipeline.model.network.projector import Projector
 
 
 def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
-    """Write config.json, the parts that are given, their hashes (manifest.json); returns the folder.
+    """Write config.json, the given parts and their hashes (manifest.json). Returns the folder.
 
-    Parts that are not given stay with the hub, as `base` says. say: gets one line per adapter weight, what matched and
-    what did not. Raises ConfigError where a part does not fit or an adapter matches in part only; then nothing of it
-    is left.
+    Parts that are not given stay on the hub, where `base` says so. say: gets one line per adapter weight: what matched,
+    and what did not. Raises ConfigError where a part does not fit or an adapter does not match as a whole; then
+    nothing is written.
     """
     output = Path(config.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise ConfigError(f"output: {output}: is there already")
+        raise ConfigError(f"output: {output}: exists already, and is not an empty folder")
     made = layout.read_config(layout.directory(config.base))
     made = made.model_copy(update={"name": output.resolve().name})
     encoder = None
@@ -58,17 +59,17 @@ def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
 
 
 def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) -> tuple[dict[str, Tensor], AsrConfig]:
-    """Weights under our names, and the config with the LoRA that a PEFT folder tells."""
+    """The adapter's weights under our names, and the config with the LoRA of a PEFT folder."""
     state: dict[str, Tensor] = {}
     for item in config.adapter:
         path = _there("adapter", item)
         if path.is_dir():
-            more, lora = importer.read_peft(path)
-            made = made.model_copy(update={"lora": lora})
+            more, spec = importer.read_peft(path)
+            made = made.model_copy(update={"lora": spec})
         else:
             more = importer.read_state(path)
-        if double := sorted(state.keys() & more.keys()):
-            raise ConfigError(f"adapter: {path}: {double[0]} is in another of the files as well")
+        if twice := sorted(state.keys() & more.keys()):
+            raise ConfigError(f"adapter: {path}: {twice[0]} is in another of the files as well")
         state |= more
     own = adapter_shapes(made)
     matches = importer.match({name: tuple(weight.shape) for name, weight in state.items()}, own, config.names)
@@ -79,41 +80,21 @@ def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) 
 
 
 def adapter_shapes(config: AsrConfig) -> dict[str, tuple[int, ...]]:
-    """Every weight that adapter.safetensors must hold, from config.json alone."""
+    """Name and shape of every weight that adapter.safetensors must have, from config.json alone."""
     with torch.device("meta"):
         projector = Projector(
             input_dim=config.encoder.d_model, output_dim=config.hidden_size, **config.projector.model_dump()
         )
-    shapes = {name: tuple(weight.shape) for name, weight in projector.state_dict().items()}
-    return shapes | (_lora_shapes(config, config.lora) if config.lora else {})
-
-
-def _lora_shapes(config: AsrConfig, spec: LoraSpec) -> dict[str, tuple[int, ...]]:
-    text = config.backbone["text_config"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    hidden, queries = text["hidden_size"], text["num_attention_heads"]
-    for layer, kind in enumerate(text["layer_types"]):
-        full = kind == "full_attention"
-        head = text["global_head_dim"] if full else text["head_dim"]
-        keys = text["num_global_key_value_heads"] if full else text["num_key_value_heads"]
-        sizes = {
-            "q_proj": (hidden, queries * head),
-            "k_proj": (hidden, keys * head),
-            "v_proj": (hidden, keys * head),
-            "o_proj": (queries * head, hidden),
-        }
-        for target in spec.targets:
-            if full and target == "v_proj":
-                continue  # keys are values there
-            inside, outside = sizes[target]
-            for phase in ("encoder", "decoder"):
-                name = f"lora.{phase}.layers.{layer}.{target}"
-                shapes |= {f"{name}.down": (spec.rank, inside), f"{name}.up": (outside, spec.rank)}
-    return shapes
+        state = dict(projector.state_dict())
+        if config.lora is not None:
+            bare = backbone.build(config.backbone)
+            lora.attach(bare, **config.lora.model_dump())
+            state |= lora.state(bare)
+    return {name: tuple(weight.shape) for name, weight in state.items()}
 
 
 def _backbone(folder: Path) -> dict[str, Path]:
-    """Files of a transformers checkpoint by their names in ours. Raises ConfigError naming a missing one."""
+    """Files of a transformers checkpoint, by their names in our folder. Raises ConfigError where one is missing."""
     files = hub.shards(folder / "model.safetensors")
     optional = [folder / name for name in ("model.safetensors.index.json", "config.json")]
     links = {f"backbone/{path.name}": path for path in (*files, *filter(Path.is_file, optional))}
@@ -125,6 +106,7 @@ def _backbone(folder: Path) -> dict[str, Path]:
 
 
 def _there(key: str, name: str) -> Path:
+    """The path `name` of the setting `key`. Raises ConfigError where there is nothing."""
     path = Path(name)
     if not path.exists():
         raise ConfigError(f"{key}: {path}: No such file or directory")

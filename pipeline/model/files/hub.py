@@ -1,10 +1,10 @@
 """Parts of a model that are not in its folder but on the Hugging Face hub, each pinned to one commit.
 
-config.json names them: `"hub": {"backbone": {"repo": "google/...", "revision": null}, ...}`. A part that lies in the
-folder is taken from there. A revision is a commit of 40 hex digits, from config.json or from
-`model.revision=backbone@COMMIT,encoder@COMMIT,adapter@COMMIT`, which comes first; branches and tags are refused, since
-a job must find the same weights tomorrow. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as with every tool of
-the hub. Imports no torch.
+config.json names them: `"hub": {"backbone": {"repo": "google/...", "revision": null}, ...}`. A part that is in the
+folder comes from the folder. A revision is a commit of 40 hex digits. It stands in config.json or, which counts more,
+in `model.revision=backbone@COMMIT,encoder@COMMIT,adapter@COMMIT`. Branches and tags are refused, since a job must find
+the same weights tomorrow. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as with every tool of the hub.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from pydantic import Field
 
 from pipeline.config import ConfigError, Section
 
-PARTS = {  # and where they lie in a folder
+PARTS = {  # where each part lies in a folder
     "encoder": "encoder.safetensors",
     "adapter": "adapter.safetensors",
     "backbone": "backbone/model.safetensors",  # or its shards
 }
-MANIFEST = "manifest.json"  # {"sha256": {"backbone/model.safetensors": "..."}}, beside config.json
+MANIFEST = "manifest.json"  # beside config.json: {"sha256": {"backbone/model.safetensors": "..."}}
 WHOLE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
-PATTERNS = {  # of the files that are fetched
+PATTERNS = {  # names of the files that are fetched
     "encoder": WHOLE,
     "backbone": (*WHOLE, "config.json", "tokenizer.json"),
     "adapter": ("*.safetensors",),
@@ -43,7 +43,7 @@ class HubPart(Section):
 
 
 class HubSpec(Section):
-    """Where the parts come from that are not in the folder. The tokenizer comes with the backbone."""
+    """Where the parts that are not in the folder come from. The tokenizer comes with the backbone."""
 
     encoder: HubPart | None = None
     adapter: HubPart | None = None
@@ -52,7 +52,7 @@ class HubSpec(Section):
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """Where everything of a model lies on this machine."""
+    """Where the files of a model lie on this machine."""
 
     tokenizer: Path
     encoder: tuple[Path, ...]
@@ -61,7 +61,7 @@ class Files:
 
 
 def pins(folder: Path, spec: HubSpec | None, revision: str | None) -> dict[str, HubPart]:
-    """Parts that come from the hub, each with its commit; none for a folder that holds all of them.
+    """Parts that come from the hub, each with its commit; empty where the folder has all parts.
 
     Raises ConfigError naming the parts without a commit, or an unknown part in `revision`.
     """
@@ -70,13 +70,13 @@ def pins(folder: Path, spec: HubSpec | None, revision: str | None) -> dict[str, 
     pinned = {
         name: part.model_copy(update={"revision": given.get(name, part.revision)}) for name, part in missing.items()
     }
-    lost = [f"{name} ({part.repo})" for name, part in pinned.items() if not _is_commit(part.revision)]
-    if lost:
+    unpinned = [f"{name} ({part.repo})" for name, part in pinned.items() if not _is_commit(part.revision)]
+    if unpinned:
         example = ",".join(f"{name}@COMMIT" for name in pinned)
         raise ConfigError(
-            f"model.revision: no commit of 40 hex digits is pinned for {', '.join(lost)}: give "
-            f"model.revision={example} or write them into {folder / 'config.json'}, section hub; the page of a "
-            "repository lists them under Files, History"
+            f"model.revision: no commit of 40 hex digits is pinned for {', '.join(unpinned)}: give "
+            f"model.revision={example} or write them into {folder / 'config.json'}, section hub; a "
+            "repository's page lists its commits under Files, History"
         )
     return pinned
 
@@ -84,25 +84,28 @@ def pins(folder: Path, spec: HubSpec | None, revision: str | None) -> dict[str, 
 def locate(folder: Path, spec: HubSpec | None, revision: str | None = None) -> Files:
     """All files of a model, fetched from the hub where they are not on this machine. Raises ConfigError, one line."""
     fetched = {name: fetch(part, PATTERNS[name]) for name, part in pins(folder, spec, revision).items()}
-    found = {}
+    located = {}
     for name, local in PARTS.items():
         if name not in fetched:
-            found[name] = shards(folder / local)
+            located[name] = shards(folder / local)
         elif name == "adapter":
-            found[name] = (_only_weights(fetched[name]),)
+            located[name] = (_only_weights(fetched[name]),)
         else:
-            found[name] = shards(fetched[name] / "model.safetensors")
+            located[name] = shards(fetched[name] / "model.safetensors")
     tokenizer = folder / "tokenizer.json"
     if not tokenizer.is_file() and "backbone" in fetched:
         tokenizer = fetched["backbone"] / "tokenizer.json"
-    for path in (tokenizer, *(path for paths in found.values() for path in paths)):
+    for path in (tokenizer, *(path for paths in located.values() for path in paths)):
         if not path.is_file():
             raise ConfigError(f"model.name: {path}: No such file or directory")
-    return Files(tokenizer, **found)
+    return Files(tokenizer, **located)
 
 
 def fetch(part: HubPart, patterns: Iterable[str]) -> Path:
-    """The folder of one commit in the hub's cache, with the files that match. Raises ConfigError saying what to do."""
+    """The folder of one commit in the hub's cache, with the files that match `patterns`.
+
+    Fetches what is not there yet. Raises ConfigError that says what to do.
+    """
     from huggingface_hub import constants, errors, get_token, snapshot_download
 
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
@@ -128,14 +131,14 @@ def fetch(part: HubPart, patterns: Iterable[str]) -> Path:
             f"{what}: not in the cache ({constants.HF_HUB_CACHE}), and {cause}: run `{command}` on a machine with "
             "access and bring its cache, or give model.name a folder"
         ) from None
-    except Exception as err:  # noqa: BLE001 - of HTTP, of the disk: whatever else keeps the files from us
+    except Exception as err:  # noqa: BLE001 - any other error of HTTP or of the disk
         raise ConfigError(f"{what}: not fetched: {' '.join(str(err).split()) or type(err).__name__}") from None
 
 
 def verify(folder: Path, files: Files) -> int:
-    """Compare SHA-256 hashes: with the folder's manifest, and of files from the hub with the names of their blobs.
+    """Compare SHA-256 hashes with the folder's manifest, and those of files from the hub with the names of their blobs.
 
-    Reads every such file once. Returns how many were compared. Raises ConfigError naming the first that differs.
+    Reads every such file once. Returns how many files were compared. Raises ConfigError naming the first that differs.
     """
     wanted = {folder / name: digest for name, digest in manifest(folder).items()}
     for path in (files.tokenizer, *files.encoder, *files.adapter, *files.backbone):
@@ -145,18 +148,18 @@ def verify(folder: Path, files: Files) -> int:
     for path, digest in wanted.items():
         try:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+                actual = hashlib.file_digest(file, "sha256").hexdigest()
         except OSError as err:
             raise ConfigError(f"model.name: {path}: {err.strerror}") from None
-        if found != digest:
+        if actual != digest:
             raise ConfigError(
-                f"model.name: {path}: its SHA-256 is {found[:16]}..., and must be {digest[:16]}...: fetch it again"
+                f"model.name: {path}: its SHA-256 is {actual[:16]}..., and must be {digest[:16]}...: fetch it again"
             )
     return len(wanted)
 
 
 def manifest(folder: Path) -> dict[str, str]:
-    """SHA-256 per file of the folder, empty where there is no manifest. Raises ConfigError where it is none."""
+    """SHA-256 per file of the folder; empty where there is no manifest. Raises ConfigError where it cannot be read."""
     path = folder / MANIFEST
     if not path.is_file():
         return {}
@@ -170,7 +173,7 @@ def manifest(folder: Path) -> dict[str, str]:
 
 
 def write_manifest(folder: Path) -> None:
-    """Write the hashes of all files that are in the folder now, but for the model card."""
+    """Write the hashes of all files that are in the folder now, except the model card."""
     hashes = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.name not in (MANIFEST, "MODEL_CARD.md"):
@@ -180,7 +183,7 @@ def write_manifest(folder: Path) -> None:
 
 
 def _missing(folder: Path, spec: HubSpec | None) -> dict[str, HubPart]:
-    """Parts that config.json gives a repository for and that are not in the folder."""
+    """Parts that are not in the folder and have a repository in config.json."""
     parts: dict[str, HubPart | None] = {name: getattr(spec, name) if spec else None for name in PARTS}
     return {
         name: part
@@ -190,7 +193,7 @@ def _missing(folder: Path, spec: HubSpec | None) -> dict[str, HubPart]:
 
 
 def _given(revision: str | None) -> dict[str, str]:
-    """`backbone@COMMIT,...` as a table."""
+    """`backbone@COMMIT,...` as a dict. Raises ConfigError."""
     given = {}
     for item in (revision or "").split(",") if revision else ():
         name, at, commit = item.strip().partition("@")
@@ -209,14 +212,14 @@ def _is_commit(revision: str | None) -> bool:
 
 def _only_weights(folder: Path) -> Path:
     """The one safetensors file of an adapter's repository."""
-    found = sorted(folder.glob("*.safetensors"))
-    if len(found) != 1:
-        names = ", ".join(path.name for path in found) or "none"
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        names = ", ".join(path.name for path in files) or "none"
         raise ConfigError(
-            f"model.name: {folder}: one .safetensors file is expected, found {names}: "
+            f"model.name: {folder}: one .safetensors file is expected, there is {names}: "
             "convert the adapter with `python -m jobs.import_model`"
         )
-    return found[0]
+    return files[0]
 
 
 def shards(path: Path) -> tuple[Path, ...]:

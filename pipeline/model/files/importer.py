@@ -93,14 +93,14 @@ def refuse_partial(matches: Matches, what: str) -> None:
         parts.append(f"{len(matches.missing)} missing ({_first(matches.missing)})")
     raise ConfigError(
         f"{what}: {len(matches.names)} weights match, {', '.join(parts)}: nothing is loaded in part; "
-        "`python -m jobs.import_model` lists all names and takes `names` for those whose role it does not see"
+        "`python -m jobs.import_model` lists all names, and `names` gives ours for those whose role is not recognised"
     )
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from .safetensors, or from a .pt/.bin/.pth file of tensors (nothing else in it is run).
+    """A state dict from a .safetensors file, or from a .pt, .bin or .pth file, of which no code is run.
 
-    Nested dicts of tensors are flattened with dots; what is no tensor is passed over. Raises ConfigError.
+    Names of nested dicts are joined with dots. Values that are no tensors are left out. Raises ConfigError.
     """
     try:
         if path.suffix == ".safetensors":
@@ -114,7 +114,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
 
 
 def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
-    """LoRA weights of a PEFT folder and what they mean. Raises ConfigError for a variant that is not plain LoRA."""
+    """The LoRA weights of a PEFT folder and their settings. Raises ConfigError for anything but plain LoRA."""
     path = folder / "adapter_config.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
@@ -171,10 +171,12 @@ def _modules(shapes: Shapes) -> dict[tuple[int, ...], list[str]]:
 
 
 def _numbers(name: str) -> tuple[int, ...]:
+    """All numbers in a name: names with numbers sort by them as a person would."""
     return tuple(int(number) for number in re.findall(r"\d+", name))
 
 
 def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
+    """All tensors of nested dicts with their names, joined with dots."""
     for key, value in tree.items():
         if isinstance(value, Tensor):
             yield f"{prefix}{key}", value

@@ -1,7 +1,7 @@
-"""Checkpoint format `fullcanvas/1` on disk: its config.json, and what a job must know before any weights are loaded.
+"""Checkpoint format `fullcanvas/1` on disk: its config.json, and what a job must know before it loads any weights.
 
-A directory holds config.json, encoder.safetensors, adapter.safetensors (projector and LoRA), backbone/ (a transformers
-checkpoint), tokenizer.json and MODEL_CARD.md. Imports no torch: drivers start and resume without it.
+A folder has config.json, encoder.safetensors, adapter.safetensors (projector and LoRA), backbone/ (a transformers
+checkpoint), tokenizer.json and MODEL_CARD.md. Imports no torch, because drivers start and resume without it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class PromptSpec(Section):
 
 
 class TokensSpec(Section):
-    """Special token ids. Those that may be absent are only checked against the tokenizer."""
+    """Ids of special tokens. Those that may be null are only compared with the tokenizer."""
 
     pad: int
     eos: list[int]
@@ -67,7 +67,7 @@ class TokensSpec(Section):
 
 
 class LoraSpec(Section):
-    """Low-rank adapters on the backbone's attention, one set for the prompt pass and one for denoising (lora.py)."""
+    """Low-rank adapters on the backbone's attention: one set for the prompt pass, one for denoising (lora.py)."""
 
     rank: int = Field(ge=1)
     alpha: float = Field(gt=0, description="the product of the two matrices is scaled by alpha / rank")
@@ -92,28 +92,33 @@ class AsrConfig(Section):
 
     @property
     def window_samples(self) -> int:
+        """Samples of one window at 16 kHz."""
         return round(self.window_seconds * SAMPLE_RATE)
 
     @property
     def encoder_frames(self) -> int:
+        """Positions of the encoder's output for one window."""
         return round(self.window_seconds * POSITIONS_PER_SECOND)
 
     @property
     def audio_slots(self) -> int:
+        """Audio vectors in a prompt."""
         return slots_for(self.encoder_frames, self.projector.subsample)
 
     @property
     def hidden_size(self) -> int:
+        """Width of the backbone."""
         return int(self.backbone["text_config"]["hidden_size"])
 
     @property
     def vocab_size(self) -> int:
+        """Tokens of the backbone's vocabulary."""
         return int(self.backbone["text_config"]["vocab_size"])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a job must know of a model before any replica loads it."""
+    """What a job must know of a model before a replica loads it."""
 
     name: str
     revision: str
@@ -141,7 +146,7 @@ def directory(name: str, revision: str | None = None) -> Path:
 
 
 def write_config(folder: Path, config: AsrConfig) -> None:
-    """Write config.json; sections that are not there are left out."""
+    """Write config.json without its null values."""
     tree = config.model_dump(mode="json", exclude_none=True)
     (folder / "config.json").write_text(json.dumps(tree, indent=1) + "\n")
 
@@ -165,7 +170,7 @@ def read_config(folder: Path) -> AsrConfig:
 
 
 def describe(name: str, revision: str | None = None) -> ModelInfo:
-    """What a job needs to know before loading, the weights' hash included. Raises ConfigError naming a missing file."""
+    """What a job must know of a model, with a hash of its weights. Raises ConfigError naming a missing file."""
     folder = directory(name, revision)
     if whisper_layout.is_whisper(folder):
         spec = whisper_layout.read(folder)
@@ -196,7 +201,7 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
 
 
 def _digest(paths: Iterable[Path]) -> str:
-    """16 hex digits of the content of files, in their order. Raises ConfigError naming a missing one."""
+    """First 16 hex digits of the SHA-256 of the files' hashes, in order. Raises ConfigError naming a missing file."""
     digest = hashlib.sha256()
     for path in paths:
         try:

@@ -1,4 +1,4 @@
-"""Weights in safetensors files: read tensor by tensor straight into a model that is already in place, and written."""
+"""Weights in safetensors files: read tensor by tensor into a model that has its memory already, and written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pipeline.config import ConfigError
 
 
 def unusable(path: Path, err: Exception) -> ConfigError:
-    """One line that names the file."""
+    """One line that names the file that cannot be used."""
     return ConfigError(f"model.name: {path}: {' '.join(str(err).split()) or type(err).__name__}")
 
 
@@ -30,7 +30,7 @@ def fill(
     """Copy every target from the files, cast to the target's dtype on the target's device.
 
     A file is mapped into memory while it is read, so replicas of one machine share its pages, and no second copy is
-    made. rename: a stored name's target, None to pass over it. rows: targets of which only the first rows are taken.
+    made. rename: from a stored name to its target; None skips it. rows: targets of which only the first rows are taken.
     optional: prefixes of targets that may be absent or of another shape in the files; these become zero.
     Raises ConfigError naming the file where a tensor is missing, unknown or of another shape.
     """
@@ -75,7 +75,7 @@ def _copy(tensor: Tensor, target: Tensor, stored: str, *, again: bool) -> None:
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a file, without its content. Raises ConfigError."""
+    """Name and shape of every tensor in a file; no tensor is read. Raises ConfigError."""
     try:
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
@@ -84,7 +84,7 @@ def shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def whisper_name(name: str) -> str | None:
-    """The encoder's own name of a weight in a whole Whisper checkpoint of transformers; None for the decoder's."""
+    """A weight's name in the encoder, from its name in a whole Whisper checkpoint; None for the decoder's weights."""
     name = name.removeprefix("model.")
     if name.startswith(("decoder.", "proj_out.")):
         return None

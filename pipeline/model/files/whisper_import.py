@@ -13,7 +13,7 @@ from pipeline.model.files import importer
 from pipeline.model.files.layout import EncoderSpec
 from pipeline.model.files.weights import whisper_name
 
-OPENAI = (  # (pattern in openai/whisper's model_state_dict, without `encoder.`, ours)
+OPENAI = (  # (pattern in openai/whisper's model_state_dict without `encoder.`, our name)
     (r"positional_embedding", "embed_positions.weight"),
     (r"(conv[12])\.(weight|bias)", r"\1.\2"),
     (r"ln_post\.(weight|bias)", r"layer_norm.\1"),
@@ -47,7 +47,7 @@ def read_encoder(path: Path, heads: int | None = None) -> tuple[dict[str, Tensor
 
 
 def _spec(state: Mapping[str, Tensor], path: Path, heads: int | None) -> EncoderSpec:
-    """Raises ConfigError where a weight of a whole encoder is missing."""
+    """The dimensions of an encoder. Raises ConfigError where a weight is missing or is none of an encoder."""
     layers = len({name.split(".")[1] for name in state if name.startswith("layers.")})
     parts = [f"{norm}.{kind}" for norm in ("self_attn_layer_norm", "final_layer_norm", "fc1", "fc2") for kind in
              ("weight", "bias")]  # fmt: skip

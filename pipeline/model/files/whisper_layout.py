@@ -1,7 +1,7 @@
-"""A Whisper checkpoint of transformers on disk: what a job must know of it before any weights are loaded.
+"""A Whisper checkpoint of transformers on disk: what a job must know of it before it loads any weights.
 
-A directory holds config.json (architecture WhisperForConditionalGeneration), generation_config.json, tokenizer.json and
-model.safetensors or its shards. Imports no torch: drivers start and resume without it.
+A folder has config.json (architecture WhisperForConditionalGeneration), generation_config.json, tokenizer.json and
+model.safetensors or its shards. Imports no torch, because drivers start and resume without it.
 """
 
 from __future__ import annotations
@@ -18,42 +18,45 @@ from pipeline.model.positions import MAX_POSITIONS, MAX_WINDOW_SECONDS, POSITION
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
 CONFIG, GENERATION, TOKENIZER, WEIGHTS = "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"
-FILES = (CONFIG, GENERATION, TOKENIZER, WEIGHTS, f"{WEIGHTS}.index.json", "model-*-of-*.safetensors")  # from a hub
+FILES = (CONFIG, GENERATION, TOKENIZER, WEIGHTS, f"{WEIGHTS}.index.json", "model-*-of-*.safetensors")  # on the hub
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
-TIMESTAMPS = MAX_POSITIONS + 1  # tokens of 20 ms steps, 0.00 to 30.00, behind the one for "no timestamps"
+TIMESTAMPS = MAX_POSITIONS + 1  # tokens, 0.00 s to 30.00 s in steps of 20 ms; they follow "no timestamps"
 
 
 @dataclass(frozen=True, slots=True)
 class WhisperSpec:
-    """The numbers and special tokens of a checkpoint that decide what it is given and how its answer is read."""
+    """Numbers and special tokens of a checkpoint: they decide its input and how its output is read."""
 
     mels: int
-    positions: int  # of the encoder, 50 a second
+    positions: int  # of the encoder, 50 per second
     vocab_size: int
-    max_tokens: int  # of one transcript at most: half the decoder's positions, as in Whisper's own decoding
+    max_tokens: int  # of one transcript: half the decoder's positions, as in Whisper's own code
     eos: tuple[int, ...]
-    timestamps: range  # token ids that are no text
-    language_tokens: dict[str, str]  # per language of ours its token; empty for an English-only checkpoint
+    timestamps: range  # ids of tokens that are no text
+    language_tokens: dict[str, str]  # token per language code; empty for an English-only checkpoint
     weights: tuple[Path, ...]
 
     @property
     def window_seconds(self) -> float:
+        """Length of the audio that the encoder takes."""
         return self.positions / POSITIONS_PER_SECOND
 
     @property
     def languages(self) -> tuple[str, ...]:
+        """Codes of the languages that may be asked for."""
         return tuple(self.language_tokens) or ("en",)
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a model name is OWNER/NAME of the Hugging Face hub: there is no such folder here."""
+    """Whether a model name is OWNER/NAME of the Hugging Face hub, and no folder of this machine."""
     return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
 
 
 def snapshot(name: str, revision: str | None) -> Path:
-    """The folder of a checkpoint in the hub's cache, fetched where it is not there; HF_HUB_OFFLINE: only looked up.
+    """The folder of a checkpoint in the hub's cache, fetched where it is not there yet (not with HF_HUB_OFFLINE).
 
-    revision: a commit, so that all replicas load the same files. Raises ConfigError, also where the hub is not reached.
+    revision: a commit, so that all replicas load the same files. Raises ConfigError, also where the hub cannot be
+    reached.
     """
     if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
         raise ConfigError(
@@ -63,24 +66,24 @@ def snapshot(name: str, revision: str | None) -> Path:
 
 
 def is_whisper(folder: Path) -> bool:
-    """Whether config.json is one of transformers. Raises ConfigError where it is one of another architecture."""
+    """Whether config.json is that of a Whisper checkpoint. Raises ConfigError for another architecture."""
     try:
         tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return False  # whoever reads it as ours says what is wrong
+        return False  # the reader of format fullcanvas/1 says what is wrong
     if not isinstance(tree, dict) or "format" in tree or not {"architectures", "model_type"} & set(tree):
         return False
-    found = tree.get("architectures") or tree.get("model_type")
-    if found != [ARCHITECTURE]:
+    architecture = tree.get("architectures") or tree.get("model_type")
+    if architecture != [ARCHITECTURE]:
         raise ConfigError(
-            f"model.name: {folder / CONFIG}: architecture {json.dumps(found)}; "
+            f"model.name: {folder / CONFIG}: architecture {json.dumps(architecture)}; "
             f"this version reads {ARCHITECTURE} and fullcanvas/1"
         )
     return True
 
 
 def read(folder: Path) -> WhisperSpec:
-    """What config.json and generation_config.json say. Raises ConfigError, one line that names the file and the key."""
+    """Read config.json and generation_config.json. Raises ConfigError, one line that names the file and the key."""
     config = _Keys(folder / CONFIG)
     vocab_size = config.number("vocab_size")
     generation = _Keys(folder / GENERATION, tokens=vocab_size)
@@ -105,12 +108,12 @@ def read(folder: Path) -> WhisperSpec:
 
 
 def files(folder: Path, spec: WhisperSpec) -> list[Path]:
-    """All files that decide what is heard."""
+    """All files that decide the text of a recording."""
     return [folder / CONFIG, folder / GENERATION, folder / TOKENIZER, *spec.weights]
 
 
 def _language_tokens(generation: _Keys) -> dict[str, str]:
-    """Whisper's own codes are ours. Empty for an English-only checkpoint."""
+    """Token per language code, Whisper's codes being ours. Empty for an English-only checkpoint."""
     known = generation.tree.get("lang_to_id")
     if not generation.tree.get("is_multilingual", bool(known)):
         return {}
@@ -126,7 +129,7 @@ def _language_tokens(generation: _Keys) -> dict[str, str]:
 
 
 class _Keys:
-    """A JSON object and its file's name. Its numbers are counts of 1 or more, or ids of `tokens` tokens."""
+    """A JSON object and the name of its file. Its numbers are counts from 1 on, or ids below `tokens`."""
 
     def __init__(self, path: Path, *, tokens: int | None = None) -> None:
         self.path, self.tokens = path, tokens
@@ -141,6 +144,7 @@ class _Keys:
         self.tree: dict[str, Any] = tree
 
     def number(self, key: str) -> int:
+        """The value of a key. Raises ConfigError where it is missing or out of range."""
         if key not in self.tree:
             raise self.wrong(key, "missing")
         value = self.tree[key]
@@ -157,9 +161,11 @@ class _Keys:
         return (self.number(key),)
 
     def fits(self, value: object) -> bool:
+        """Whether a value is a number in range."""
         if type(value) is not int:
             return False
         return value >= 1 if self.tokens is None else 0 <= value < self.tokens
 
     def wrong(self, key: str, why: str) -> ConfigError:
+        """The error about a key, to be raised."""
         return ConfigError(f"model.name: {self.path}: {key}: {why}")

@@ -1,8 +1,8 @@
-"""DiffusionGemma as two calls: prefill a prompt of embeddings to a KV cache, denoise canvases against it.
+"""DiffusionGemma as two calls: `prefill` turns a prompt into a KV cache, `denoise` passes over canvases with it.
 
-Over transformers' own modules (5.23), because its `forward` takes no audio embeddings, insists on self-conditioning
-*logits*, and always applies the whole vocabulary head. `denoise` is DiffusionGemmaDecoderModel.forward with soft
-embeddings.
+Both call the modules of transformers (5.23). Its own `forward` does not fit: it takes no audio embeddings, it wants
+*logits* for self-conditioning, and it always applies the whole vocabulary head. `denoise` does what
+DiffusionGemmaDecoderModel.forward does, with soft embeddings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
 ENCODER = "model.encoder.language_model"
-NUMBERS = (  # of a text config that decide what is computed
+NUMBERS = (  # of a text config: they decide what is computed
     "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
     "head_dim", "hidden_activation", "rms_norm_eps", "rope_parameters", "attention_bias", "layer_types",
     "sliding_window", "final_logit_softcapping", "num_experts", "top_k_experts", "moe_intermediate_size",
@@ -26,7 +26,7 @@ NUMBERS = (  # of a text config that decide what is computed
 
 @dataclass
 class LayerKV:
-    """keys, values: [batch, kv heads, prompt, head dim] of one layer."""
+    """Keys and values of one layer, each [batch, kv heads, prompt, head dim]."""
 
     keys: Tensor
     values: Tensor
@@ -34,21 +34,22 @@ class LayerKV:
 
 @dataclass
 class PromptKV:
-    """The read-only prompt cache as the decoder layers expect it: `layers[i].keys/.values`, concatenated eagerly."""
+    """The prompt's cache as transformers' decoder layers read it; they do not write to it."""
 
     layers: list[LayerKV]
     is_compileable: bool = False
 
     @property
     def length(self) -> int:
+        """Positions of the prompt."""
         return self.layers[0].keys.shape[2]
 
     def rows(self, index: Any) -> PromptKV:
-        """A view or copy of some rows (anything that indexes dimension 0)."""
+        """Some rows, a view or a copy. index: anything that indexes dimension 0."""
         return PromptKV([LayerKV(layer.keys[index], layer.values[index]) for layer in self.layers])
 
     def repeat(self, times: int) -> PromptKV:
-        """Every row `times` times, neighbours together."""
+        """Every row `times` times: row 0 first, then row 1, and so on."""
         return PromptKV(
             [LayerKV(k.keys.repeat_interleave(times, 0), k.values.repeat_interleave(times, 0)) for k in self.layers]
         )
@@ -64,27 +65,28 @@ def build(config: dict[str, Any]) -> DiffusionGemmaForBlockDiffusion:
 
 
 def differences(config: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Which numbers differ between two transformers configs, defaults included: `name: one, not the other`."""
+    """Which numbers differ between two transformers configs, as `name: one, not the other`. Defaults count too."""
     one, two = _numbers(config), _numbers(other)
     return [f"{name}: {one[name]}, not {two[name]}" for name in NUMBERS if one[name] != two[name]]
 
 
 def _numbers(config: dict[str, Any]) -> dict[str, str]:
-    """As text; those that vary with the layer as a list of all layers."""
+    """NUMBERS as text. A number that differs between layers is a list with one entry per layer."""
     text: Any = DiffusionGemmaConfig.from_dict(copy.deepcopy(config)).text_config
-    found = {}
+    numbers = {}
     for name in NUMBERS:
         values = [
             json.dumps(getattr(text.per_layer_config[n], name), sort_keys=True) for n in range(len(text.layer_types))
         ]
-        found[name] = values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"
-    return found
+        numbers[name] = values[0] if len(set(values)) == 1 else f"[{', '.join(values)}]"
+    return numbers
 
 
 def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
-    """Causal pass over a prompt of embeddings [batch, prompt, hidden] (text ones already scaled by sqrt(hidden)).
+    """A causal pass over a prompt of embeddings [batch, prompt, hidden].
 
-    Returns the KV cache and the final hidden states [batch, prompt, hidden]. No mask: all rows have equal length.
+    embeds_BPH: those of text are already scaled by sqrt(hidden). Returns the KV cache and the final hidden states
+    [batch, prompt, hidden]. There is no mask, because all rows have one length.
     """
     cache = DynamicCache(config=model.config.get_text_config())
     output = model.model.encoder.language_model(inputs_embeds=embeds_BPH, past_key_values=cache)
@@ -93,7 +95,7 @@ def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple
 
 
 def embed(model: DiffusionGemmaForBlockDiffusion, tokens: Tensor) -> Tensor:
-    """Scaled token embeddings, as the prompt and the canvas see them."""
+    """Embeddings of tokens, scaled by sqrt(hidden), for the prompt and the canvas."""
     embedded: Tensor = model.model.decoder.embed_tokens(tokens)
     return embedded
 
@@ -101,7 +103,8 @@ def embed(model: DiffusionGemmaForBlockDiffusion, tokens: Tensor) -> Tensor:
 def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH: Tensor, prompt: PromptKV) -> Tensor:
     """One bidirectional pass over canvases. Returns final hidden states [batch, canvas, hidden], before the lm_head.
 
-    canvas_BC: int64 tokens. soft_BCH: `softmax(logits / T) @ embeddings`, unscaled; zeros in the first step.
+    canvas_BC: int64 tokens. soft_BCH: `softmax(logits / T) @ embeddings` of the last step, not scaled; zeros in the
+    first step.
     """
     decoder = model.model.decoder
     embeds = decoder.embed_tokens(canvas_BC)
@@ -122,6 +125,6 @@ def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH:
 
 
 def softcapped_logits(model: DiffusionGemmaForBlockDiffusion, hidden: Tensor) -> Tensor:
-    """Dense float32 logits [..., vocabulary] with the model's softcap: training and small checks only."""
+    """Float32 logits [..., vocabulary] with the model's softcap. Takes much memory: for training and checks only."""
     cap = model.final_logit_softcapping
     return torch.tanh(model.lm_head(hidden).float() / cap) * cap

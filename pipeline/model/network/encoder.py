@@ -1,4 +1,4 @@
-"""The frozen Whisper encoder on a fixed window (30 s or shorter)."""
+"""The frozen Whisper encoder on a window of fixed length, 30 s at most."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pipeline.model.positions import MAX_POSITIONS, POSITIONS_PER_SECOND
 class AudioEncoder(nn.Module):
     """samples_BT: float32 [batch, window samples] in [-1, 1]. Returns [batch, 50 x window seconds, d_model].
 
-    A window under 30 s uses the first position embeddings only: cost falls with the window.
+    A window under 30 s uses the first position embeddings only, so a shorter window costs less.
     """
 
     def __init__(self, *, d_model: int, layers: int, heads: int, ffn: int, mels: int, window_seconds: float) -> None:
@@ -37,11 +37,11 @@ class AudioEncoder(nn.Module):
 
     @property
     def rows(self) -> dict[str, int]:
-        """How many rows of a 30 s encoder's table are this window's."""
+        """How many first rows of a 30 s encoder's weight this window uses, by the weight's name."""
         return {"embed_positions.weight": self.positions}
 
     def load_whisper(self, state: dict[str, Tensor]) -> None:
-        """Load a 30 s encoder's weights, the position table cut to the window. Raises RuntimeError on a mismatch."""
+        """Load a 30 s encoder's weights; its position table is cut to the window. Raises RuntimeError on a mismatch."""
         state = dict(state)
         state["embed_positions.weight"] = state["embed_positions.weight"][: self.positions]
         self.whisper.load_state_dict(state)
@@ -50,7 +50,7 @@ class AudioEncoder(nn.Module):
         return self.encode(self.log_mel(samples_BT.float()))
 
     def encode(self, mel_BMT: Tensor) -> Tensor:
-        """The same from log-mel features, [batch, mels, 100 x window seconds]."""
+        """Like `forward`, from log-mel features [batch, mels, 100 x window seconds]."""
         with torch.no_grad():
             hidden: Tensor = self.whisper(mel_BMT.to(self.whisper.conv1.weight.dtype)).last_hidden_state
         return hidden

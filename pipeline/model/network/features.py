@@ -15,8 +15,8 @@ N_FFT = 400  # 25 ms
 class LogMel(nn.Module):
     """samples_BT: float32 [batch, window samples], zero-padded. Returns [batch, mels, samples / 160].
 
-    Source: openai/whisper audio.py; equal to transformers' WhisperFeatureExtractor on a window of that length (a test).
-    The floor of max - 8 is taken per row, so a row does not depend on its neighbours.
+    Source: openai/whisper, audio.py. A test compares it with transformers' WhisperFeatureExtractor. The lowest value is
+    the row's maximum minus 8, so a row does not depend on the other rows of the batch.
     """
 
     window: Tensor

@@ -1,7 +1,8 @@
-"""LoRA on the backbone's attention, added and never merged: the prompt pass and denoising have adapters of their own.
+"""LoRA on the backbone's attention: the prompt pass (encoder) and denoising (decoder) have adapters of their own.
 
-Encoder and decoder share their weights, but each has its own linear modules around them. So an adapter belongs to a
-phase by sitting in that phase's module; nothing is switched, and compiled code sees plain matrix products.
+Encoder and decoder share their weights, but each has its own linear modules around them. An adapter sits in the module
+of its phase. So nothing is switched between phases, and compiled code sees plain matrix products. LoRA is added to the
+layer's output and never merged into the shared weights.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DiffusionGemmaForBlockDiffusion
 
-PREFIX = "lora."  # of the keys in adapter.safetensors
+PREFIX = "lora."  # of the names in adapter.safetensors
 PHASES = ("encoder", "decoder")
 
 
 class LoraLinear(nn.Module):
-    """Around a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T."""
+    """Wraps a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T."""
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
@@ -28,7 +29,7 @@ class LoraLinear(nn.Module):
         device, dtype = base.weight.device, base.weight.dtype
         self.lora_down = nn.Parameter(torch.empty(rank, base.in_features, device=device, dtype=dtype))
         self.lora_up = nn.Parameter(torch.zeros(base.out_features, rank, device=device, dtype=dtype))
-        nn.init.kaiming_uniform_(self.lora_down, a=5**0.5)  # as PEFT starts them: the product is zero
+        nn.init.kaiming_uniform_(self.lora_down, a=5**0.5)  # as PEFT does; lora_up is zero, so the product is zero
         self.scale = alpha / rank
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,9 +38,9 @@ class LoraLinear(nn.Module):
 
 
 def attach(backbone: DiffusionGemmaForBlockDiffusion, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
-    """Wrap the target projections of all layers of both phases; weights and their ties stay.
+    """Wrap the target projections in all layers of both phases. Weights and their ties stay as they are.
 
-    A projection that a layer does not have (the global layers' v_proj) is left out.
+    A layer that has no such projection (v_proj in global layers) is left alone.
     """
     for phase in PHASES:
         for layer in _layers(backbone, phase):
@@ -50,7 +51,7 @@ def attach(backbone: DiffusionGemmaForBlockDiffusion, *, rank: int, alpha: float
 
 
 def adapters(backbone: DiffusionGemmaForBlockDiffusion) -> Iterator[tuple[str, LoraLinear]]:
-    """Every adapted layer by the name that its keys have: `lora.encoder.layers.0.q_proj`."""
+    """Every wrapped layer with the beginning of its weights' names: `lora.encoder.layers.0.q_proj`."""
     for phase in PHASES:
         for index, layer in enumerate(_layers(backbone, phase)):
             attention: Any = layer.self_attn
@@ -69,12 +70,12 @@ def state(backbone: DiffusionGemmaForBlockDiffusion) -> dict[str, nn.Parameter]:
 
 
 def is_own(name: str) -> bool:
-    """Whether a parameter of that name in the backbone belongs to an adapter."""
+    """Whether a parameter of the backbone with that name belongs to an adapter."""
     return name.endswith((".lora_down", ".lora_up"))
 
 
 def base_name(name: str) -> str:
-    """The name that a parameter of the backbone has without adapters."""
+    """The name that a parameter of the backbone would have without adapters."""
     return name.replace(".base.", ".")
 
 

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class Projector(nn.Module):
     """features_BFD: [batch, frames, input_dim]. Returns [batch, slots_for(frames), output_dim].
 
-    Linear, then log2(subsample) convolutions (kernel 3, stride 2), then Linear; GELU between. Full size: 768 -> 1280,
-    subsample 8, -> 2816: 19,341,056 parameters. `final_norm` adds a LayerNorm (the embedded model, from scratch).
+    A linear layer, log2(subsample) convolutions (kernel 3, stride 2), a linear layer; GELU between them. Full size:
+    768 -> 1280, subsample 8, -> 2816, 19,341,056 parameters. final_norm: end with a LayerNorm (the embedded model).
     """
 
     def __init__(self, *, input_dim: int, hidden: int, subsample: int, output_dim: int, final_norm: bool) -> None:
