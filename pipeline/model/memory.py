@@ -1,4 +1,4 @@
-"""How much accelerator memory a model with its slots will take, computed before anything is loaded."""
+"""How much accelerator memory a model with its slots will take, computed before it is loaded."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ from pipeline.model.files import hub, layout
 from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
-CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces and what the allocator cannot hand out
-COPIES = 4  # float32 tiles of logits that are alive at once in the head: logits, weights, and what inductor keeps
+CONTEXT = 3 * GIB // 2  # CUDA context, cuBLAS workspaces, and memory that the allocator loses to fragments
+COPIES = 4  # float32 tiles of logits that exist at once in the head: logits, weights, and copies of inductor
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes, by what takes them."""
+    """Bytes, by their use."""
 
     weights: int
-    kv: int  # of the prompts: all slots of all lanes, and two batches on their way to one
-    canvases: int  # state of all slots
-    activations: int  # of the larger of a denoising step and a prompt pass
-    head: int  # tile of logits and soft embeddings
+    kv: int  # of the prompts: all slots of all lanes, and two batches that wait for a slot
+    canvases: int  # the state of all slots
+    activations: int  # of a denoising step or of a prompt pass, whichever takes more
+    head: int  # a tile of logits, and soft embeddings
     context: int = CONTEXT
 
     @property
     def total(self) -> int:
+        """All bytes."""
         return int(sum(astuple(self)))
 
     def __str__(self) -> str:
@@ -41,9 +42,9 @@ class Memory:
 
 
 def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype) -> Memory:
-    """What a model (on the meta device is enough) takes in `dtype` with `slots` canvases per lane.
+    """What a model takes in `dtype` with `slots` canvases per lane. The model may be on the meta device.
 
-    Weights and what is allocated once are exact; activations are counted from the widest tensors of a layer.
+    Weights, KV and canvases are exact; activations are counted from the widest tensors of a layer.
     """
     size = dtype.itemsize
     text: Any = model.backbone.config.text_config
@@ -51,7 +52,7 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     hidden, prompt, longest = model.config.hidden_size, model.prompt_length, max(lengths)
     prefill = -(-slots // 4)
 
-    position = widest = 0  # bytes of keys and values of one position: of all layers, of the widest
+    position = widest = 0  # bytes of keys and values per position: of all layers together, of the widest layer
     queries = 0
     for layer in model.backbone.model.decoder.layers:
         attention: Any = layer.self_attn
@@ -66,19 +67,19 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     # A layer concatenates the prompt's keys and values with the canvas's, and repeats them per query head.
     repeated = 2 * queries * size + widest
     step = slots * (longest * token + (prompt + longest) * repeated)
-    heard = prefill * prompt * (token + repeated)
+    prompts = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
     return Memory(
         weights=size * sum(weight.numel() for weight in model.parameters()),  # tied ones come once
         kv=rows * prompt * position,
         canvases=slots * sum(lengths) * state,
-        activations=max(step, heard),
+        activations=max(step, prompts),
         head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
     )
 
 
 def beforehand(config: RunConfig) -> Memory:
-    """What a replica of a run will take, from the model's config and tokenizer alone: no weight is read.
+    """What a replica of a run will take. Reads the model's config and tokenizer, but no weights.
 
     Raises ConfigError where a file is missing or does not fit.
     """
@@ -93,7 +94,7 @@ def beforehand(config: RunConfig) -> Memory:
 
 
 def require(needed: Memory, free: int, *, slots: int) -> None:
-    """Raises ConfigError where `free` bytes do not suffice, saying what takes how much and what to change."""
+    """Raises ConfigError where `free` bytes are not enough. It says what takes how much, and what to change."""
     if needed.total <= free:
         return
     fixed = needed.weights + needed.context

@@ -1,4 +1,4 @@
-"""The thread that owns a model: segments are submitted from any thread, and every future resolves, whatever happens."""
+"""The thread that owns a model. Any thread may submit segments; every future gets a result or an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipeline.schemas import Segment, SegmentResult
 log = logging.getLogger(__name__)
 
 NAN_WINDOW = 64  # rows
-REPEATED_NAN = 8  # of them without finite logits: the replica is broken, not the audio
+REPEATED_NAN = 8  # so many of them without finite logits: the replica is broken, not the audio
 
 Waiting = tuple[Segment, Future[SegmentResult]]
 
@@ -28,31 +28,31 @@ class EngineDead(RuntimeError):
 
 
 class Worker(ABC):
-    """submit() from any thread; the worker's own thread does all the work, turn by turn.
+    """`submit` works from any thread; the worker's own thread does all the work, one turn after another.
 
-    A fault of the model itself (CUDA error, repeated NaN) fails every waiting future with EngineDead. A subclass says
-    what a turn is, and calls `start` at the end of its constructor.
+    A fault of the model itself (CUDA error, repeated NaN) ends the thread, and every waiting future fails with
+    EngineDead. A subclass says what a turn is, and calls `start` at the end of its constructor.
     """
 
     def __init__(self) -> None:
         self._arrivals: queue.SimpleQueue[list[Waiting] | None] = queue.SimpleQueue()
-        self._nan: deque[bool] = deque(maxlen=NAN_WINDOW)  # of the last rows, whether their logits were not finite
+        self._nan: deque[bool] = deque(maxlen=NAN_WINDOW)  # whether the logits of each of the last rows were not finite
         self._error: BaseException | None = None
         self._closing = False
-        self._lock = threading.Lock()  # of _error, _unresolved, _closed: no future is added once the rest have failed
+        self._lock = threading.Lock()  # for _error, _unresolved, _closed: no future is added after the others failed
         self._unresolved: set[Future[SegmentResult]] = set()
         self._closed = False
-        self._alive_at = time.monotonic()  # when the last turn ended, or work came to a worker that had none
+        self._alive_at = time.monotonic()  # when the last turn ended, or when an idle worker got work
         self._started: Future[None] = Future()
         self._thread = threading.Thread(target=self._main, name="engine", daemon=True)
 
     @abstractmethod
     def check(self, segment: Segment) -> None:
-        """Raises ValueError where the model cannot hear this segment."""
+        """Raises ValueError where the model cannot recognise this segment."""
 
     @abstractmethod
     def warm_up(self) -> None:
-        """What is to be done before the first turn, in the worker's thread."""
+        """The work before the first turn, in the worker's thread."""
 
     @property
     @abstractmethod
@@ -61,28 +61,28 @@ class Worker(ABC):
 
     @abstractmethod
     def add(self, segment: Segment, future: Future[SegmentResult]) -> None:
-        """Let a segment wait for the next turns."""
+        """Put a segment into the queue for the next turns."""
 
     @abstractmethod
     def turn(self) -> None:
-        """One step of the work; resolves the futures of what has ended."""
+        """One step of the work. Resolves the futures of segments that are done."""
 
     def start(self) -> None:
-        """Start the thread and wait for its warm-up. Raises what went wrong with that."""
+        """Start the thread and wait for its warm-up. Raises the error of the warm-up."""
         self._thread.start()
         self._started.result()
-        # A thread inside torch while the interpreter takes itself down ends the process with an abort.
+        # A thread that is inside torch when the interpreter exits would abort the process.
         atexit.register(_close, weakref.ref(self))
 
     def submit(self, segment: Segment) -> Future[SegmentResult]:
         """A future of the segment's result; it cannot be cancelled.
 
-        Raises ValueError where the segment does not fit, EngineDead after a fault, RuntimeError after close().
+        Raises ValueError where the segment does not fit, EngineDead after a fault, RuntimeError after `close`.
         """
         return self.submit_all([segment])[0]
 
     def submit_all(self, segments: Sequence[Segment]) -> list[Future[SegmentResult]]:
-        """Like submit(), all or none: the next turn sees all of them."""
+        """Like `submit` for several segments, all or none of them: the next turn sees all."""
         for segment in segments:
             self.check(segment)
         arrived: list[Waiting] = []
@@ -104,29 +104,32 @@ class Worker(ABC):
         return futures
 
     def transcribe(self, segments: list[Segment]) -> list[SegmentResult]:
-        """All results, in order. Convenience over submit_all()."""
+        """The results of all segments, in order. Waits for them."""
         return [future.result() for future in self.submit_all(segments)]
 
     def stalled_seconds(self) -> float:
-        """How long something has waited without the end of any turn; 0 where nothing waits."""
+        """Seconds since the last turn ended, while something waits; 0 where nothing waits."""
         with self._lock:
             return time.monotonic() - self._alive_at if self._unresolved else 0.0
 
     def close(self) -> None:
-        """Finish what was submitted, then stop the thread."""
+        """Finish all submitted segments, then stop the thread."""
         with self._lock:
             self._closed = True
             self._arrivals.put(None)
         self._thread.join()
 
     def is_finite(self, finite: bool, future: Future[SegmentResult]) -> bool:
-        """Whether a row's logits were; else the row is answered here, with an error. Raises EngineDead if repeated."""
+        """Returns `finite`: whether a row's logits were finite. Where they were not, its future gets an error here.
+
+        Raises EngineDead where too many of the last rows were not finite.
+        """
         self._nan.append(not finite)
         if finite:
             return True
         if sum(self._nan) >= REPEATED_NAN:
             future.set_exception(EngineDead("logits are not finite"))
-            raise EngineDead(f"{REPEATED_NAN} of the last {len(self._nan)} segments without finite logits")
+            raise EngineDead(f"{REPEATED_NAN} of the last {len(self._nan)} segments had no finite logits")
         future.set_result(SegmentResult(text=None, error="logits are not finite"))
         return False
 
@@ -136,14 +139,14 @@ class Worker(ABC):
             self._started.set_result(None)
             while self._next():
                 pass
-        except BaseException as err:  # everything ends the engine, nothing is swallowed
+        except BaseException as err:  # any error ends the engine and is reported
             log.exception("engine stopped")
             self._fail_all(err)
             if not self._started.done():
                 self._started.set_exception(err)
 
     def _next(self) -> bool:
-        """Take arrivals, then a turn. False when closed and empty."""
+        """Take arrivals, then do a turn. False once the worker is closed and idle."""
         self._take_arrivals()
         if self.idle and self._closing:
             return False
@@ -173,6 +176,6 @@ class Worker(ABC):
 
 
 def _close(worker: weakref.ref[Worker]) -> None:
-    held = worker()
-    if held is not None:
-        held.close()
+    alive = worker()
+    if alive is not None:
+        alive.close()
