@@ -1,4 +1,4 @@
-"""Convert a model's parts into one folder: python -m jobs.import_model output=DIR adapter=[FILE] encoder=FILE"""
+"""Make one folder of a model's parts: python -m jobs.import_model output=DIR adapter=[FILE] encoder=FILE"""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pipeline.model.files.import_config import ImportConfig
 
 
 def run(config: ImportConfig) -> int:
-    """Prints what matched and where the folder is. Returns the exit code."""
+    """Print which weight went where and the folder's name. Returns the exit code."""
     from pipeline.model.files import conversion
 
     folder = conversion.convert(config, print)
-    print(f"{folder}: give it as model.name")
+    print(f"model.name={folder}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The model: its files and their hashes, the hub that it may come from, and the memory it will take."""
+"""The model: its files and their hashes, the hub that it may come from, and the memory that it will take."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an 
 
 
 def files(config: RunConfig) -> Iterator[Row]:
-    """The model as a run describes it, then its files against all hashes that are known. Reads every byte of it."""
+    """The model as a run describes it, then its files against all known hashes. Reads every byte of them."""
     name, revision = config.model.name, config.model.revision
     if whisper_layout.is_hub_id(name) and to_fetch(config):
-        yield Row("model", "ok", f"{name}: comes from the hub, see there")
+        yield Row("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
         return
     info = layout.describe(name, revision)
     yield Row(
@@ -51,7 +51,7 @@ def files(config: RunConfig) -> Iterator[Row]:
 
 
 def present(config: RunConfig) -> Iterator[Row]:
-    """For a node of a cluster: the files of a model in a folder are there. Reads config.json only."""
+    """For a node of a cluster: whether the files of the model are there. Reads config.json only."""
     name, revision = config.model.name, config.model.revision
     try:
         if to_fetch(config):
@@ -61,8 +61,8 @@ def present(config: RunConfig) -> Iterator[Row]:
         if whisper_layout.is_whisper(folder):
             paths = whisper_layout.files(folder, whisper_layout.read(folder))
         else:
-            found = hub.locate(folder, layout.read_config(folder).hub, revision)
-            paths = [found.tokenizer, *found.encoder, *found.adapter, *found.backbone]
+            located = hub.locate(folder, layout.read_config(folder).hub, revision)
+            paths = [located.tokenizer, *located.encoder, *located.adapter, *located.backbone]
         total = sum(path.stat().st_size for path in paths)
     except (ConfigError, OSError) as err:
         yield Row("model", "FAIL", str(err), ON_EVERY_NODE)
@@ -71,7 +71,7 @@ def present(config: RunConfig) -> Iterator[Row]:
 
 
 def to_fetch(config: RunConfig) -> dict[str, tuple[HubPart, tuple[str, ...]]]:
-    """Parts of the model, with the files wanted of each, that are not on this machine. Raises ConfigError as a run."""
+    """Parts of the model that are not on this machine, with the patterns of their files. Raises ConfigError."""
     name, revision = config.model.name, config.model.revision
     parts: dict[str, tuple[HubPart, tuple[str, ...]]]
     if whisper_layout.is_hub_id(name):
@@ -86,7 +86,7 @@ def to_fetch(config: RunConfig) -> dict[str, tuple[HubPart, tuple[str, ...]]]:
 
 
 def hub_access(config: RunConfig) -> Iterator[Row]:
-    """Whether the hub is reached, with a token or without, and of each missing part whether it may be fetched and fits.
+    """Whether the hub can be reached; then, for each missing part, whether it may be fetched and fits on the disk.
 
     The token is never shown.
     """
@@ -97,19 +97,19 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
         missing = to_fetch(config)
         needed = f"the model lacks {', '.join(missing)}" if missing else "the model needs nothing from there"
     except ConfigError:
-        missing, needed = {}, "see the row of the model"
+        missing, needed = {}, "see the row `model`"
     if constants.is_offline_mode():
-        found = f"offline (HF_HUB_OFFLINE); {needed}"
-        advice = f"bring {constants.HF_HUB_CACHE} from a machine with access" if missing else ""
-        yield Row("hub", "FAIL" if missing else "ok", found, advice)
+        text = f"offline (HF_HUB_OFFLINE); {needed}"
+        advice = f"copy {constants.HF_HUB_CACHE} from a machine with access" if missing else ""
+        yield Row("hub", "FAIL" if missing else "ok", text, advice)
         return
     endpoint = _endpoint()
     try:
         get_session().head(endpoint, timeout=10)
-    except Exception as err:  # noqa: BLE001 - of name resolution, TLS, a proxy
+    except Exception as err:  # noqa: BLE001 - any error of name resolution, TLS or a proxy
         why = " ".join(str(err).split()) or type(err).__name__
-        advice = "network, proxy or HF_ENDPOINT; or HF_HUB_OFFLINE=1 with a cache from elsewhere"
-        yield Row("hub", "FAIL" if missing else "warn", f"{endpoint} is not reached: {why}; {needed}", advice)
+        advice = "check network, proxy and HF_ENDPOINT; or set HF_HUB_OFFLINE=1 and copy the cache of another machine"
+        yield Row("hub", "FAIL" if missing else "warn", f"{endpoint} cannot be reached: {why}; {needed}", advice)
         return
     yield Row("hub", "ok", f"{endpoint} answers; {token}; {needed}")
     free = shutil.disk_usage(existing(Path(constants.HF_HUB_CACHE))).free
@@ -120,10 +120,10 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
 
 
 def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Row]:
-    """Bytes that a replica will take against those that are free, on the GPU where the run uses one.
+    """The memory that a replica will take, against what is free: on the GPU where the run uses one, else main memory.
 
-    gpus: devices as gpu_probe.py reports them; None: those of this machine. No row for a Whisper checkpoint, where
-    nothing is known beforehand, nor for a model with parts that are still on the hub.
+    gpus: devices as gpu_probe.py reports them; None: those of this machine. There is no row for a Whisper checkpoint,
+    whose memory is not known beforehand, and none while parts of the model are still on the hub.
     """
     # Only here: a torch that cannot be imported is a row of this doctor, not its end.
     from pipeline.model.memory import beforehand, require
@@ -140,21 +140,21 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
     if config.model.device == "cpu" or not gpus:
         free = psutil.virtual_memory().available
         good = needed.total * config.compute.replicas_max <= free
-        found = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"
-        yield Row("model memory", "ok" if good else "warn", found, "" if good else "fewer replicas or canvases")
+        text = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"
+        yield Row("model memory", "ok" if good else "warn", text, "" if good else "use fewer replicas or canvases")
         return
     free = int(max(device["free"] for device in gpus) * min(1.0, config.compute.gpus_per_replica or 1.0))
     try:
         require(needed, free, slots=config.compute.canvases)
     except ConfigError as err:
-        advice = f"{size(free)} are free per replica: fewer canvases or a larger GPU"
+        advice = f"{size(free)} are free per replica: use fewer canvases or a larger GPU"
         yield Row("model memory", "FAIL", str(err), advice)
         return
     yield Row("model memory", "ok", f"{needed} of {size(free)} free GPU memory per replica")
 
 
 def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Row, int]:
-    """The row of one part that must be fetched, and its bytes."""
+    """The row of one part that must be fetched, and its size in bytes."""
     from huggingface_hub import HfApi, errors
 
     name = f"{part}: {pin.repo}@{(pin.revision or '')[:12]}"
@@ -165,17 +165,18 @@ def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, fre
         api.auth_check(pin.repo)
     except errors.GatedRepoError:
         advice = f"accept its terms on {page}, then HF_TOKEN or `hf auth login` with that account"
-        return Row("hub", "FAIL", f"{name}: gated, and not open to this machine", advice), 0
+        return Row("hub", "FAIL", f"{name}: gated, and this machine has no access", advice), 0
     except errors.RevisionNotFoundError:
-        return Row("hub", "FAIL", f"{name}: no such commit", f"{page}/commits/main lists them"), 0
+        return Row("hub", "FAIL", f"{name}: no such commit", f"{page}/commits/main lists the commits"), 0
     except errors.RepositoryNotFoundError:
-        return Row("hub", "FAIL", f"{name}: no such repository, or a private one", "the name, or HF_TOKEN"), 0
+        advice = "check the name, or set HF_TOKEN"
+        return Row("hub", "FAIL", f"{name}: no such repository, or a private one", advice), 0
     wanted = [file for file in about.siblings or () if any(fnmatch(file.rfilename, p) for p in patterns)]
     total = sum(file.size or 0 for file in wanted)
-    found = f"{name}: {size(total)} to fetch, {size(free)} free in the cache"
+    text = f"{name}: {size(total)} to fetch, {size(free)} free in the cache"
     if total > free:
-        return Row("hub", "FAIL", found, "HF_HOME on a larger disk"), total
-    return Row("hub", "ok", found), total
+        return Row("hub", "FAIL", text, "set HF_HOME to a folder on a larger disk"), total
+    return Row("hub", "ok", text), total
 
 
 def _endpoint() -> str:
@@ -185,13 +186,13 @@ def _endpoint() -> str:
 
 
 def _is_cached(pin: HubPart, patterns: tuple[str, ...]) -> bool:
-    """Whether the weights of one commit are in the hub's cache. Asks nobody."""
+    """Whether the weights of one commit are in the hub's cache. Sends no request."""
     from huggingface_hub import snapshot_download
 
     try:
         folder = Path(
             snapshot_download(pin.repo, revision=pin.revision, allow_patterns=list(patterns), local_files_only=True)
         )
-    except Exception:  # noqa: BLE001 - not there, not whole, not readable: then it must be fetched
+    except Exception:  # noqa: BLE001 - absent, incomplete or unreadable: then it must be fetched
         return False
     return any(folder.glob("*.safetensors"))

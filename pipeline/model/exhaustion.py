@@ -1,4 +1,4 @@
-"""Tells whether an error means that the accelerator's memory is exhausted, also where another error wraps it."""
+"""Whether an error means that the accelerator's memory is exhausted, also where another error wraps it."""
 
 from __future__ import annotations
 

@@ -83,9 +83,9 @@ def start_engine(config: RunConfig) -> Worker:
 
 
 def engine_for(run: RunConfig, device: str) -> Worker:
-    """The engine of whichever model `model.name` is, loaded on "cpu" or "cuda". Raises ConfigError.
+    """The engine for the kind of model that `model.name` is, on "cpu" or "cuda". Raises ConfigError.
 
-    compute.canvases is its batch. Of a Whisper checkpoint, denoise.*, model.compile and model.head decide nothing.
+    Its batch is compute.canvases. A Whisper checkpoint uses none of denoise.*, model.compile and model.head.
     """
     model, slots = run.model, run.compute.canvases
     dtype = getattr(torch, model.dtype)
@@ -102,7 +102,7 @@ def engine_for(run: RunConfig, device: str) -> Worker:
 
 
 def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
-    """The model in place. Raises ConfigError, before anything is allocated, where GPU memory will not suffice."""
+    """The loaded model. Raises ConfigError before anything is allocated where GPU memory will not be enough."""
     slots = run.compute.canvases
 
     def check(model: AsrModel) -> None:
@@ -116,6 +116,7 @@ def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
 
 
 def _end(why: str) -> NoReturn:
+    """End the process with status 1, at once."""
     log.critical("replica ends: %s", why)
     logging.shutdown()
     os._exit(1)

@@ -119,7 +119,7 @@ def test_a_partial_match_is_refused_and_leaves_nothing(
     assert not Path(parts.output).exists()
     named = [*words, "names={what.is.this: input.bias}"]
     assert import_model.main(named) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == f"{parts.output}: give it as model.name"
+    assert capsys.readouterr().out.splitlines()[-1] == f"model.name={parts.output}"
 
 
 @pytest.mark.parametrize("key", ["adapter", "encoder", "backbone"])

@@ -124,7 +124,7 @@ def test_offline_without_a_cache_says_what_to_fetch(folder: Path, server: Hub, m
 def test_a_hub_that_is_not_reached_is_named(folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)  # between its retries
-    assert "http://127.0.0.1:1 is not reached" in refusal(folder)
+    assert "http://127.0.0.1:1 cannot be reached" in refusal(folder)
 
 
 def test_a_file_that_the_repository_lacks_is_named(folder: Path, server: Hub, tmp_path: Path) -> None:

@@ -1,21 +1,22 @@
-"""Which canvas length a segment gets: the model's own, a fixed one, or (`auto`) a bucket from its speech seconds."""
+"""Chooses the canvas length of a segment: the model's own, a fixed one, or (`auto`) one of a few by its seconds."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-MARGIN = 1.25  # on the tokens that the model's own canvas has per second of its window
-END_TOKENS = 2  # a canvas that is not full ends with at least one end token
+MARGIN = 1.25  # more tokens per second than the model's own canvas has per second of its window
+END_TOKENS = 2  # room for them: a canvas that is not full has at least one
 THIRDS = (1, 2, 3)
 MULTIPLE = 8
 
 
 def lengths(setting: int | Literal["auto"] | None, *, own: int, prompt: int) -> tuple[int, ...]:
-    """Canvas lengths in use, ascending, the full one last. own: the model's canvas; prompt: its prompt length.
+    """Canvas lengths in use, ascending; the last one is the full canvas.
 
-    Shorter buckets avoid prompt + canvas = 1 mod 32, where memory-efficient attention has been silently wrong
-    (PyTorch issue 191937: with a mask and bfloat16; this code passes no mask, so it is a second fence).
+    setting: `denoise.canvas_length`. own: the model's own canvas. prompt: positions of its prompt. Lengths of `auto`
+    avoid prompt + canvas = 1 mod 32. PyTorch's memory-efficient attention gave wrong results there with a mask and
+    bfloat16 (its issue 191937). This code passes no mask, so that is a second safeguard.
     """
     if isinstance(setting, int):
         return (setting,)
@@ -31,9 +32,10 @@ def lengths(setting: int | Literal["auto"] | None, *, own: int, prompt: int) -> 
 
 
 def choose(available: tuple[int, ...], *, seconds: float, window_seconds: float) -> int:
-    """The shortest of `available` that should hold `seconds` of speech; the full canvas where none does.
+    """The shortest of `available` lengths that should be enough for `seconds` of speech; else the full canvas.
 
-    A wrong guess costs time, never text: a row that fills its canvas without an end token is run again on the full one.
+    A wrong guess costs time and no text: a row that fills a short canvas without an end token runs again on the full
+    one.
     """
     full = available[-1]
     needed = seconds * full / window_seconds * MARGIN + END_TOKENS

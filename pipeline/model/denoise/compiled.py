@@ -1,4 +1,4 @@
-"""torch.compile of the model's calls, the great ones with static shapes, and the count of compilations."""
+"""The model's calls as the engine makes them: plain, or through torch.compile, the large ones with static shapes."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
 
-GRAPHS = 128  # per function: one for every slot bucket, canvas length and tile width; torch's own limit is 8
+GRAPHS = 128  # per function: one for each slot bucket, canvas length and tile width; torch allows 8 by default
 
 
 @dataclass(frozen=True)
 class Calls:
-    """The model as the engine calls it: compiled or plain, same arguments and results."""
+    """The functions that run the model. Compiled or plain, they take the same arguments and give the same results."""
 
     denoise: Callable[..., Tensor]
     tile_step: TileStep
@@ -31,13 +31,14 @@ class Calls:
     advance: Callable[..., tuple[Rows, Tensor]]
     prefill: Callable[..., tuple[PromptKV, Tensor]]
     audio_vectors: Callable[[AsrModel, Tensor], Tensor]
-    static: bool  # every new shape costs a compilation: callers keep to a few
+    static: bool  # each new shape costs a compilation, so callers use few shapes
 
     @classmethod
     def make(cls, *, compile: bool, cache: str | None = None) -> Calls:
-        """cache: folder of compiled code that replicas share, so that a fleet compiles once.
+        """Plain or compiled calls. cache: folder of compiled code that replicas share, so that only one compiles.
 
-        More shapes than GRAPHS, or code that breaks a graph, raise: torch would go on slowly and say nothing.
+        With more shapes than GRAPHS, or code that breaks a graph, a compiled call raises. By default torch would go on
+        slowly without a word.
         """
         if not compile:
             return cls(
@@ -45,9 +46,9 @@ class Calls:
             )
         if cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
-        # Not through torch._dynamo.config: that holds for the thread that sets it, and the engine has its own.
+        # Not through torch._dynamo.config: that counts for the thread that sets it, and the engine has its own.
         options: dict[str, Any] = {"dynamic": False, "fullgraph": True, "recompile_limit": GRAPHS}
-        any_number = options | {"dynamic": True}  # of rows: these are small
+        any_number = options | {"dynamic": True}  # of rows: these functions are small
         return cls(
             torch.compile(backbone.denoise, **options),
             torch.compile(tile_step, **options),
@@ -61,23 +62,23 @@ class Calls:
 
 
 def audio_vectors(model: AsrModel, mel_BMT: Tensor) -> Tensor:
-    """Encoder and projector: audio vectors [batch, slots, hidden] of log-mel windows [batch, mels, frames].
+    """Encoder and projector: from log-mel windows [batch, mels, frames] to audio vectors [batch, slots, hidden].
 
-    The spectrogram before it stays plain: inductor has no code for complex numbers.
+    The spectrogram is not part of it, because inductor has no code for complex numbers.
     """
     audio: Tensor = model.projector(model.encoder.whisper(mel_BMT).last_hidden_state)
     return audio
 
 
 def compilations() -> int:
-    """Graphs that this process has compiled so far; constant in steady state."""
+    """How many graphs this process has compiled so far. In steady state the number stays the same."""
     return int(counters["stats"]["unique_graphs"])
 
 
 def slot_buckets(slots: int, *, static: bool) -> tuple[int, ...]:
-    """Numbers of rows that a step may have, ascending. Static shapes: halves down to one, and three quarters; else any.
+    """Numbers of rows that a step may have, ascending. static: slots halved down to one, and three quarters.
 
-    In steady state all slots are full; a smaller bucket serves the end of a job and single requests.
+    In steady state all slots are full. Smaller steps happen at the end of a job and with single requests.
     """
     if not static:
         return tuple(range(1, slots + 1))
@@ -89,7 +90,7 @@ def slot_buckets(slots: int, *, static: bool) -> tuple[int, ...]:
 
 
 def prefill_buckets(batch: int, *, static: bool) -> tuple[int, ...]:
-    """The same for prompts that are prefilled together. Static shapes: quarters down to one, since the call is rare."""
+    """Numbers of prompts that may be prefilled together, ascending. static: the batch quartered down to one."""
     if not static:
         return tuple(range(1, batch + 1))
     sizes = {1}

@@ -1,4 +1,4 @@
-"""From the final canvas to text, words with confidence, and the raw signals."""
+"""From the final canvas of a segment to its text, its words with confidence, and its signals."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from pipeline.schemas import SegmentResult
 
 @dataclass(frozen=True, slots=True)
 class FinalCanvas:
-    """The last step of one row: one entry per canvas position."""
+    """The last step of one row. Each list has one entry per canvas position."""
 
     tokens: list[int]  # argmax
-    probability: list[float]  # of that argmax at T = 1
+    probability: list[float]  # of that token at T = 1
     entropy: list[float]  # nats at T = 1
-    stable_since: list[int]  # step (1-based) since which the argmax has not changed
+    stable_since: list[int]  # step since which the argmax has not changed; the first step is 1
     revisions: list[int]  # how often it changed after the first step
     steps: int
 
 
 def result(canvas: FinalCanvas, tokenizer: Tokenizer, *, eos: set[int], vocab_size: int) -> SegmentResult:
-    """Text up to the first end token; confidences and signals over those tokens only, the end-token tail excluded.
+    """Text up to the first end token. Confidences and signals count the tokens of that text only.
 
-    A word's confidence is the lowest T = 1 probability among its tokens; the utterance's is the mean over its words, or
-    for empty text the probability of the end token. Entropies are normalised by log(vocabulary): in [0, 1].
+    A word's confidence is the lowest T = 1 probability of its tokens. The segment's confidence is the mean of its
+    words', or the probability of the end token where the text is empty. Entropies are divided by log(vocabulary), so
+    they are in [0, 1]. eos: ids of the end tokens.
     """
     length = len(canvas.tokens)
     end = next((i for i, token in enumerate(canvas.tokens) if token in eos), length)
@@ -66,10 +67,10 @@ def result(canvas: FinalCanvas, tokenizer: Tokenizer, *, eos: set[int], vocab_si
 def words_with_confidence(
     tokens: list[int], probability: list[float], tokenizer: Tokenizer
 ) -> list[dict[str, str | float]]:
-    """Words at white space; Han characters stand alone. Each has the lowest probability of the tokens that spell it."""
+    """Words between white space, each Han character alone, with the lowest probability of their tokens."""
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     words: list[dict[str, str | float]] = []
-    joined = False  # whether the next character continues the last word
+    joined = False  # whether the next character belongs to the last word
     for character, p in zip(text, _per_character(tokens, probability, tokenizer), strict=True):
         if character.isspace():
             joined = False
@@ -85,10 +86,11 @@ def words_with_confidence(
 
 
 def _per_character(tokens: list[int], probability: list[float], tokenizer: Tokenizer) -> list[float]:
-    """Lowest probability of the tokens behind each character of the decoded text, by decoding ever longer prefixes.
+    """For each character of the text, the lowest probability of the tokens that spell it.
 
-    Characters spelled by a run of byte tokens share the run's lowest: the decoder takes such a run as a whole, and what
-    it has of it so far, if no character yet, stands at the end of the prefix as U+FFFD.
+    It finds them by turning longer and longer prefixes of the tokens into text. Characters that a run of byte tokens
+    spells share the lowest probability of the run. Bytes that are no whole character yet stand at the end of a
+    prefix's text as U+FFFD.
     """
     lowest: list[float] = []
     run = 1.0

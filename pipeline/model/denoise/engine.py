@@ -1,4 +1,4 @@
-"""The denoising engine: segments in, results out, slots kept full. One thread owns the model."""
+"""The denoising engine: segments go in, results come out, and all slots stay full. One thread owns the model."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["REPEATED_NAN", "Engine", "EngineDead"]
 
 
 class Engine(Worker):
-    """A worker whose turns are denoising steps, in the order that `Scheduler` decides.
+    """A worker whose turns are denoising steps. `Scheduler` decides their order.
 
-    When the constructor returns, storage is allocated and compiled code is warm; it raises what went wrong with that.
+    The constructor allocates all storage and compiles all code; it raises the error where that fails.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class Engine(Worker):
         head: str = "torch",
         embed: Embed | None = None,
     ) -> None:
-        """prefill_batch: prompts that are prefilled together, by default a quarter of the slots.
+        """prefill_batch: prompts that are prefilled together; None: a quarter of the slots.
 
         head: `model.head` of the config. Raises ConfigError where `triton` cannot run on this machine.
-        embed: what makes prompt embeddings of segments, by default features, encoder and projector of the audio.
+        embed: makes prompt embeddings of segments; None: features, encoder and projector make them of the audio.
         """
         super().__init__()
         self.model = model
@@ -48,7 +48,7 @@ class Engine(Worker):
         self.scheduler = Scheduler(
             model, denoise, slots=slots, prefill_batch=prefill_batch, calls=calls, head=head, embed=embed
         )
-        self.reruns = 0  # rows that overflowed a shorter canvas
+        self.reruns = 0  # rows that ran again on the full canvas
         self._eos = set(model.config.tokens.eos)
         self.start()
 
@@ -60,7 +60,7 @@ class Engine(Worker):
             raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
 
     def warm_up(self) -> None:
-        """In the engine's thread, whose current GPU would be the first one: streams and kernels go by it."""
+        """Allocate and compile. Sets the GPU of this thread, which is the first one by default, to the model's."""
         device = self.model.backbone.lm_head.weight.device
         if device.type == "cuda":
             torch.cuda.set_device(device)
@@ -74,7 +74,7 @@ class Engine(Worker):
         self.scheduler.add(Job(segment, future, self.scheduler.length_for(segment)))
 
     def turn(self) -> None:
-        """Prefill, fill slots, one denoising step."""
+        """Prefill prompts, fill free slots, do one denoising step."""
         for finished in self.scheduler.turn():
             self._deliver(finished)
 

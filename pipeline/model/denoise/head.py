@@ -17,7 +17,7 @@ def tile_step_for(setting: str, torch_step: TileStep, weight_VH: Tensor) -> Tile
     """The tile step that `model.head` (`torch` or `triton`) names.
 
     torch_step: `vocabulary_head.tile_step`, compiled or plain. The kernel is compiled here, for this machine.
-    Raises ConfigError naming `model.head` where the kernel cannot run.
+    Raises ConfigError naming `model.head` where the kernel cannot run on this machine.
     """
     if setting == "torch":
         return torch_step
@@ -37,7 +37,7 @@ def tile_step_for(setting: str, torch_step: TileStep, weight_VH: Tensor) -> Tile
 
 
 def obstacle(device: torch.device) -> str | None:
-    """Why the Triton kernel cannot run on `device`; None where nothing is known to be in the way."""
+    """The reason why the Triton kernel cannot run on `device`; None where there is none before it is compiled."""
     if device.type != "cuda":
         return f"it needs a CUDA device, the model is on {device.type}"
     try:
@@ -48,7 +48,7 @@ def obstacle(device: torch.device) -> str | None:
 
 
 def _run_once(step: TileStep, weight_VH: Tensor, *, raw: bool) -> None:
-    """The head of one position: its tiles are as wide as those of any number of positions on CUDA."""
+    """Run the head for one position. On CUDA its tiles are as wide as for any number of positions."""
     device = weight_VH.device
     run_head(
         torch.zeros(1, weight_VH.shape[1], device=device, dtype=weight_VH.dtype),

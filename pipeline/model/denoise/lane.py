@@ -1,4 +1,4 @@
-"""A fixed number of canvas slots of one length, denoised together; each row has its own step, prompt and randomness."""
+"""A fixed number of canvas slots of one length that are denoised together, each with its own step, prompt and noise."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from pipeline.model.denoise.vocabulary_head import HeadOutput, run_head
 from pipeline.model.network.backbone import LayerKV, PromptKV
 from pipeline.model.recogniser import AsrModel
 
-# The T = 1 outputs make a step's head a third dearer for all rows; for those that end a pass of their own costs a whole
-# head. So they are part of the step where at least one row in RAW_COST is at its last.
+# With the T = 1 outputs the head of a step costs a third more for all rows. A second pass for the rows that end costs a
+# whole head for them. So the outputs are part of the step where at least one row in RAW_COST is at its last step.
 RAW_COST = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One segment with its prompt already in the KV cache (one row of `kv`), waiting for a slot."""
+    """A segment that waits for a slot. Its prompt is in the KV cache already, as row `row` of `kv`."""
 
     job: Any
     keys: tuple[int, int]
     kv: PromptKV
     row: int
-    made: torch.cuda.Event | None = None  # after which another stream may read `kv`
+    made: torch.cuda.Event | None = None  # another stream may read `kv` after it; None: at once
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A row that left its slot. canvas None: its logits were not finite."""
+    """A row that has left its slot. canvas: None where its logits were not finite."""
 
     job: Any
     canvas: FinalCanvas | None
 
 
 class Lane:
-    """Active rows are always the first `active` slots, so a step works on views; a leaving row is replaced by the last.
+    """Slots for canvases. The active rows are always the first `active` slots, so a step works on views of them.
 
-    Storage is allocated once: KV [slots, heads, prompt, dim] per layer and the state of `slots` canvases. A step
-    computes the smallest of `buckets` that holds the active rows; with compiled calls those are few, so that nothing
-    recompiles.
+    Where a row leaves, the last active row moves into its slot. Storage is allocated once: KV [slots, heads, prompt,
+    dim] per layer, and the state of `slots` canvases. A step computes the smallest number of rows in `buckets` that
+    has room for the active ones. With compiled calls there are few such numbers, so nothing is compiled again.
     """
 
     def __init__(
@@ -76,25 +76,30 @@ class Lane:
         self.stable_since = torch.zeros(slots, canvas_length, dtype=torch.int32, device=device)
         self.revisions = torch.zeros_like(self.stable_since)
         self.jobs: list[Any] = []
-        self.done: list[int] = []  # steps of each active row, as `step`, on the host
+        self.done: list[int] = []  # finished steps of each active row: `step`, on the host
         self.row_steps_computed = 0
         self.row_steps_needed = 0
 
     @property
     def active(self) -> int:
+        """Slots with a row."""
         return len(self.jobs)
 
     @property
     def _rows(self) -> Rows:
-        """The state of all slots; steps write into it."""
+        """The state of all slots. Steps write into it."""
         return Rows(self.canvas, self.argmax, self.unchanged, self.revisions, self.stable_since, self.step)
 
     @property
     def free(self) -> int:
+        """Slots without a row."""
         return self.slots - len(self.jobs)
 
     def admit(self, prepared: Prepared) -> None:
-        """Put a segment into the next free slot: its own prompt, canvas of random tokens, step 0."""
+        """Put a segment into the next free slot, with its own prompt and a canvas of random tokens, at step 0.
+
+        Raises ValueError where no slot is free.
+        """
         slot = len(self.jobs)
         if slot >= self.slots:
             raise ValueError("no free slot")
@@ -120,12 +125,12 @@ class Lane:
     def denoise_once(self, meanwhile: Callable[[], None] | None = None) -> list[Finished]:
         """One step for all active rows. Returns the rows that ended with it; their slots are free again.
 
-        meanwhile: called when the step is under way on an accelerator and before anything waits for its results.
+        meanwhile: called while the accelerator computes the step, before anything waits for its results.
         """
         if not self.active:
             return []
         n = self.buckets[bisect.bisect_left(self.buckets, self.active)]
-        self.step[self.active : n] = 0  # idle rows of the bucket: computed, ignored
+        self.step[self.active : n] = 0  # rows without a segment: computed and ignored
         last = {row for row, done in enumerate(self.done) if done + 1 >= self.denoise.max_steps}
         raw = not self.calls.static and len(last) * RAW_COST >= n
         hidden, head, ends = self._step(n, raw=raw)
@@ -148,7 +153,7 @@ class Lane:
 
     @torch.inference_mode()
     def warm_up(self) -> None:
-        """Run a step of every bucket once, so that all code is compiled. For an empty lane."""
+        """Run a step of every size once, so that all code is compiled. The lane must be empty."""
         for n in self.buckets if self.calls.static else ():
             hidden, head, _ = self._step(n, raw=False)
             self._final(hidden[:1])
@@ -156,9 +161,9 @@ class Lane:
         self.step.zero_()
 
     def _step(self, n: int, *, raw: bool) -> tuple[Tensor, HeadOutput, Tensor]:
-        """Rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output and which rows end.
+        """A step of rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output, and which rows end.
 
-        raw: with the T = 1 outputs.
+        raw: compute the T = 1 outputs too.
         """
         rows = Rows(*(state[:n] for state in self._rows))
         drawn = self.calls.draw(
@@ -189,9 +194,9 @@ class Lane:
         )
 
     def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
-        """T = 1 probability and entropy of rows [n, canvas, hidden], for rows whose last step has not computed them.
+        """T = 1 probability and entropy of rows [n, canvas, hidden] whose last step did not compute them.
 
-        Static shapes: one row at a time, so that only one shape is compiled.
+        With static shapes it takes one row at a time, so that only one shape is compiled.
         """
         probability, entropy = [], []
         for rows in hidden.split(1 if self.calls.static else len(hidden)):
@@ -217,7 +222,7 @@ class Lane:
         return Finished(self.jobs[row], canvas)
 
     def _release(self, row: int) -> None:
-        """Free a slot; the last active row moves into it."""
+        """Free a slot. The last active row moves into it."""
         last = len(self.jobs) - 1
         if row != last:
             for layer in self.kv.layers:

@@ -1,4 +1,4 @@
-"""Counter-based randomness: a draw is a function of (segment, seed, step, position, token), never of its neighbours."""
+"""Random numbers from counters: a draw depends on segment, seed, step, position and token, never on other rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import hashlib
 import torch
 from torch import Tensor
 
-CANVAS, SAMPLE, RENOISE = 1, 2, 3  # streams
-BLOCK = 64  # vocabulary entries that share one Gumbel draw on the first level of `sample`
+CANVAS, SAMPLE, RENOISE = 1, 2, 3  # streams: first canvas, sampled tokens, noise for rejected positions
+BLOCK = 64  # vocabulary entries that share one Gumbel draw in the first level of `sample`
 WITHIN = 2**24  # counters of the second level start here, above every block number
 
 
 def row_keys(segment_key: str, seed: int) -> tuple[int, int]:
-    """Two int32 keys of a segment under a job's seed."""
+    """Two int32 keys of a segment, for a job's seed."""
     digest = hashlib.blake2b(f"{seed}\x1f{segment_key}".encode(), digest_size=8).digest()
     return (
         int.from_bytes(digest[:4], "little", signed=True),
@@ -22,14 +22,14 @@ def row_keys(segment_key: str, seed: int) -> tuple[int, int]:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """A bijection of int32 with good avalanche: xor-shift, multiply. Wraps; the shifts are made logical by masking."""
+    """A bijection of int32 in which each bit changes many: shift, xor, multiply. Masks make the shifts logical."""
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = (x ^ ((x >> 15) & 0x1FFFF)) * -0x7B935975
     return x ^ ((x >> 16) & 0xFFFF)
 
 
 def position_keys(keys_B2: Tensor, step_B: Tensor, stream: int, length: int) -> Tensor:
-    """keys_B2: int32 of `row_keys`; step_B: int32. Returns int32 [batch, length, 2], a key pair per canvas position."""
+    """A pair of keys per canvas position, int32 [batch, length, 2]. keys_B2: int32 of `row_keys`; step_B: int32."""
     position = torch.arange(length, device=keys_B2.device, dtype=torch.int32)
     counter = step_B[:, None] * 4096 + position[None]  # canvases are at most 1,024 long
     first = _mix(keys_B2[:, :1] ^ _mix(counter * 4 + stream))
@@ -38,7 +38,7 @@ def position_keys(keys_B2: Tensor, step_B: Tensor, stream: int, length: int) -> 
 
 
 def uniform(keys_N2: Tensor, start: int | Tensor, count: int) -> Tensor:
-    """float32 in (0, 1), never 0 or 1: [N, count] draws, counters start ... start + count - 1. start: one or [N, 1]."""
+    """float32 [N, count] in (0, 1), never 0 or 1, for counters start ... start + count - 1. start: int or [N, 1]."""
     counter = torch.arange(count, device=keys_N2.device, dtype=torch.int32)[None] + start
     counter = counter.to(torch.int32)
     bits = _mix(_mix(counter ^ keys_N2[:, :1]) + keys_N2[:, 1:])
@@ -51,11 +51,11 @@ def gumbel(keys_N2: Tensor, start: int | Tensor, count: int) -> Tensor:
 
 
 def sample(logits_NV: Tensor, keys_N2: Tensor) -> Tensor:
-    """Draws int64 [N] from softmax(logits): the dense reference of what `vocabulary_head` does tile by tile.
+    """Draws int64 [N] from softmax(logits). `vocabulary_head` does the same tile by tile; this is its reference.
 
-    The maximum of logit + gumbel over a block of the vocabulary is itself Gumbel around the block's log-sum-exp, and
-    independent of where in the block it lies (arXiv 1411.0030). So one draw per block finds the block and BLOCK more
-    the token: exact, with 1 / BLOCK of the logarithms.
+    The maximum of logit + gumbel over a block of the vocabulary has a Gumbel distribution around the block's
+    log-sum-exp, and does not depend on where in the block it lies (arXiv 1411.0030). So one draw per block finds the
+    block, and BLOCK more draws find the token. That is exact and takes 1 / BLOCK of the logarithms.
     """
     vocab = logits_NV.shape[1]
     padded = torch.nn.functional.pad(logits_NV, (0, -vocab % BLOCK), value=-torch.inf).view(len(keys_N2), -1, BLOCK)

@@ -1,4 +1,4 @@
-"""The arithmetic of one denoising step after the vocabulary head: temperature, acceptance, stopping. All per row."""
+"""The rules of a denoising step, each for every row by itself: temperature, which tokens are accepted, when to stop."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from torch import Tensor
 
 
 def temperature(step_B: Tensor, *, max_steps: int, minimum: float, maximum: float) -> Tensor:
-    """step_B: steps already done, 0 first. Linear from `maximum` at the first step; transformers' schedule."""
+    """float32 [batch]: linear from `maximum` in the first step, as in transformers. step_B: finished steps."""
     remaining = (max_steps - step_B).float()
     return minimum + (maximum - minimum) * (remaining / max_steps)
 
 
 def accept(entropy_BC: Tensor, bound: float) -> Tensor:
-    """Bool [batch, canvas]: the lowest-entropy positions while the sum of entropies before one is within `bound`.
+    """Bool [batch, canvas]: positions by rising entropy, while the sum of the entropies before each is within `bound`.
 
-    Source: arXiv 2505.24857, entropy-bounded sampling; re-decided at every step. At least one position is accepted.
+    entropy_BC in nats. At least one position is accepted. Every step decides anew. Source: arXiv 2505.24857,
+    entropy-bounded sampling.
     """
     ordered, order = torch.sort(entropy_BC, dim=-1, stable=True)
     selected = ordered.cumsum(-1) - ordered <= bound
@@ -32,9 +33,10 @@ def stops(
     max_steps: int,
     early: bool,
 ) -> Tensor:
-    """Bool [batch]: rows that end with this step. unchanged_B: for how many steps the argmax canvas has repeated.
+    """Bool [batch]: rows that end with this step. unchanged_B: for how many steps the argmax canvas stayed the same.
 
-    `stable and confident` as in transformers (the mean entropy includes the end-token tail), or the last step.
+    A row ends with its last step, or, where `early`, when it is stable and confident as in transformers. The mean
+    entropy counts the end tokens too.
     """
     last = step_B + 1 >= max_steps
     if not early:

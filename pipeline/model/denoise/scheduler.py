@@ -1,4 +1,4 @@
-"""Which segment is prefilled, which slot it takes, which lane steps next: the engine's work without its thread."""
+"""Decides which segment is prefilled, which slot it takes and which lane steps next. Has no thread of its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from pipeline.schemas import SAMPLE_RATE, Segment
 log = logging.getLogger(__name__)
 
 Embed = Callable[[list[Segment]], Tensor]  # to [segments, prompt length, hidden]
-PATIENCE = 4  # turns for which a lane with rows may be passed over by fuller ones
+PATIENCE = 4  # turns for which a lane with rows may wait for fuller lanes
 SILENCE = Segment("", None, b"")
 
 
@@ -36,19 +36,22 @@ class Job:
 
     segment: Segment
     future: Any
-    length: int  # of its canvas
+    length: int  # of its canvas, in tokens
 
 
 class Scheduler:
-    """One lane of `slots` canvases per canvas length; segments wait in order, per lane.
+    """One lane of `slots` canvases per canvas length. Segments wait in order, for each lane by itself.
 
-    The lane with the most rows takes the next step, unless another was passed over PATIENCE times: of L lanes each one
+    The lane with the most rows takes the next step, unless another one has waited PATIENCE turns. So each of L lanes
     steps at least every PATIENCE + L - 1 turns. Before the step, prompts are prefilled until the lane's free slots are
-    full or nothing waits: at most `slots` rows. When all slots are busy, the features and the prompt KV of one more
-    batch are computed ahead, so that a slot that falls free is filled at once. On CUDA that runs in a stream of its
-    own, queued between the start of the step and the wait for its result; on a CPU the two take turns.
-    Accelerator memory running out halves the slots and starts the rows in flight again, with the same noise. Storage is
-    allocated and compiled code is warm after `make_lanes`.
+    full or nothing waits.
+
+    When all slots are busy, the features and the prompt KV of one more batch are computed ahead, so that a slot that
+    becomes free is filled at once. On CUDA that runs in a stream of its own, between the start of the step and the
+    wait for its result. On a CPU the two take turns.
+
+    Where accelerator memory runs out, the slots are halved and the rows in flight start again with the same noise.
+    After `make_lanes`, storage is allocated and compiled code is warm.
     """
 
     def __init__(
@@ -62,9 +65,9 @@ class Scheduler:
         head: str = "torch",
         embed: Embed | None = None,
     ) -> None:
-        """prefill_batch: prompts that are prefilled together; by default a quarter of the slots.
+        """prefill_batch: prompts that are prefilled together; None: a quarter of the slots.
 
-        head: `model.head` of the config.
+        head: `model.head` of the config. embed: makes prompt embeddings of segments; None: of their audio.
         """
         self.model, self.denoise, self.slots = model, denoise, slots
         self.prefill_batch = prefill_batch or -(-slots // 4)
@@ -74,7 +77,7 @@ class Scheduler:
         own = model.config.canvas_length
         self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own, prompt=model.prompt_length)
         self.lanes: dict[int, Lane] = {}
-        self._row_steps = (0, 0)  # computed and needed, of lanes that are gone
+        self._row_steps = (0, 0)  # computed and needed, of the lanes before the last halving
         self._warm_compilations = 0
         self._pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
         self._ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
@@ -85,7 +88,7 @@ class Scheduler:
 
     @property
     def full_length(self) -> int:
-        """The longest canvas, for which there is no second try."""
+        """The longest canvas. A row that fills it does not run again."""
         return self.lengths[-1]
 
     @property
@@ -96,7 +99,7 @@ class Scheduler:
 
     @property
     def row_steps(self) -> tuple[int, int]:
-        """Row-steps computed and row-steps that segments needed; the first is larger where a bucket held idle rows."""
+        """Steps of rows that were computed, and those that segments needed. Steps of empty rows are the difference."""
         computed, needed = self._row_steps
         for lane in self.lanes.values():
             computed, needed = computed + lane.row_steps_computed, needed + lane.row_steps_needed
@@ -104,16 +107,16 @@ class Scheduler:
 
     @property
     def recompilations(self) -> int:
-        """Graphs compiled in this process since the lanes were warm; 0 in steady state."""
+        """Graphs that this process has compiled since the lanes were warm; 0 in steady state."""
         return compilations() - self._warm_compilations
 
     def length_for(self, segment: Segment) -> int:
-        """The canvas length of a segment, under the policy."""
+        """The canvas length for a segment, by `denoise.canvas_length`."""
         seconds = len(segment.pcm) / 2 / SAMPLE_RATE
         return canvas_policy.choose(self.lengths, seconds=seconds, window_seconds=self.model.config.window_seconds)
 
     def add(self, job: Job, *, first: bool = False) -> None:
-        """Let a job wait for its lane, behind the others or before them."""
+        """Put a job into its lane's queue, at the end or (first) at the beginning."""
         if first:
             self._pending[job.length].appendleft(job)
         else:
@@ -126,11 +129,11 @@ class Scheduler:
         return finished
 
     def make_lanes(self) -> None:
-        """Allocate all storage and compile all code, with fewer slots where the memory does not suffice."""
+        """Allocate all storage and compile all code, with fewer slots where the memory is not enough."""
         self._guarded(self._make_lanes)
 
     def _work(self) -> list[Finished]:
-        """What `turn` says, without the guard."""
+        """A turn. It may run out of memory."""
         length = self._next_lane()
         lane, ready = self.lanes[length], self._ready[length]
         while self._pending[length] and len(ready) < lane.free:
@@ -141,7 +144,7 @@ class Scheduler:
         return lane.denoise_once(meanwhile=lambda: self._prefill_ahead(length))
 
     def _next_lane(self) -> int:
-        """The canvas length whose lane is to step: the one passed over too often, else the fullest after refilling."""
+        """The canvas length of the lane that steps next: one that has waited too long, else the fullest."""
         rows = {
             n: min(self.slots, lane.active + len(self._ready[n]) + len(self._pending[n]))
             for n, lane in self.lanes.items()
@@ -153,7 +156,7 @@ class Scheduler:
         return chosen
 
     def _guarded(self, work: Callable[[], None]) -> None:
-        """Do `work`; while accelerator memory does not suffice, halve the slots and try again."""
+        """Do `work`. Where accelerator memory runs out, halve the slots and try again."""
         next_try: Callable[[], None] | None = work
         while next_try is not None:
             try:
@@ -162,10 +165,10 @@ class Scheduler:
             except RuntimeError as err:
                 if self.slots == 1 or not memory_exhausted(err):
                     raise
-                next_try = self._halve  # called outside of `except`: its traceback would keep the tensors alive
+                next_try = self._halve  # not called here: the traceback of `err` keeps the tensors alive
 
     def _halve(self) -> None:
-        """Half the slots and half the prefill batch; rows in flight wait in front, to start again."""
+        """Halve the slots and the prefill batch. Rows in flight go to the front of the queue and start again."""
         log.warning("accelerator memory is exhausted: %d canvas slots become %d", self.slots, self.slots // 2)
         started: list[Job] = []
         for length in self.lengths:
@@ -184,7 +187,7 @@ class Scheduler:
         self._make_lanes()
 
     def _make_lanes(self) -> None:
-        """All storage, and all compiled code warm."""
+        """Allocate all storage and compile all code. It may run out of memory."""
         model = self.model
         step = tile_step_for(self.head, self.calls.tile_step, model.backbone.lm_head.weight)
         self.calls = replace(self.calls, tile_step=step)
@@ -197,12 +200,12 @@ class Scheduler:
         self._warm_compilations = compilations()
 
     def _prefill_ahead(self, length: int) -> None:
-        """One more batch for a lane whose slots are all taken, unless half a batch is ready."""
+        """Prefill one more batch for a lane, unless half a batch is ready."""
         if self._pending[length] and len(self._ready[length]) <= self.prefill_batch // 2:
             self._prefill(length)
 
     def _prefill(self, length: int) -> None:
-        """Prompt KV of the next segments of a lane, at most `prefill_batch`."""
+        """Compute the prompt KV of the next segments of a lane, at most `prefill_batch`."""
         pending = self._pending[length]
         jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
         segments = [job.segment for job in jobs]
@@ -217,19 +220,19 @@ class Scheduler:
 
     @torch.inference_mode()
     def _prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
-        """Embeddings and prefill, on CUDA in the side stream, with the event after which another may use the result."""
-        with torch.cuda.stream(self._side):  # None: nothing
+        """The prompt KV of segments. On CUDA it is computed in the side stream; others may use it after the event."""
+        with torch.cuda.stream(self._side):  # does nothing for None
             kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))
         if self._side is None:
             return kv, None
         stream = torch.cuda.current_stream()
-        for layer in kv.layers:  # memory of the side stream that this one reads
+        for layer in kv.layers:  # the side stream's memory, read by this stream
             layer.keys.record_stream(stream)
             layer.values.record_stream(stream)
         return kv, self._side.record_event()
 
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:
-        """Features, encoder, projector and prompt text: [segments, prompt length, hidden]."""
+        """Prompt embeddings [segments, prompt length, hidden]: features, encoder, projector, text of the prompt."""
         model = self.model
         windows = np.stack([from_pcm(segment.pcm, model.config.window_samples) for segment in segments])
         mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))

@@ -1,6 +1,6 @@
-"""What surrounds the two great calls of a denoising step: its random draws before, the bookkeeping of rows after.
+"""The small parts of a denoising step: random draws before the model's pass, bookkeeping of rows after the head.
 
-Pure functions of many small operations: compiled they are one graph each, for any number of rows.
+Both are pure functions of many small operations. Compiled, each is one graph for any number of rows.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pipeline.model.denoise import noise, sampler
 
 
 class Draws(NamedTuple):
-    """All that is random in a step of B rows of C positions, and the temperature."""
+    """The random numbers of one step over B rows of C positions, and the temperature."""
 
     temperature: Tensor  # float32 [B * C]
     sample_keys: Tensor  # int32 [B * C, 2], for the vocabulary head
@@ -23,18 +23,18 @@ class Draws(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """The state of B rows; all but the canvas say how it came about."""
+    """The state of B rows: the canvas and its history."""
 
     canvas: Tensor  # int64 [B, C]
     argmax: Tensor  # int64 [B, C], of the last step; -1 before the first
-    unchanged: Tensor  # int32 [B], steps for which the argmax canvas has repeated
+    unchanged: Tensor  # int32 [B], for how many steps the whole argmax canvas has stayed the same
     revisions: Tensor  # int32 [B, C], how often the argmax of a position has changed
-    stable_since: Tensor  # int32 [B, C], first step from which it has stayed, from 1
-    step: Tensor  # int32 [B], steps done
+    stable_since: Tensor  # int32 [B, C], the step since which the argmax has stayed the same; the first step is 1
+    step: Tensor  # int32 [B], finished steps
 
 
 def draw(keys_B2: Tensor, step_B: Tensor, *, length: int, vocab: int, denoise: DenoiseConfig) -> Draws:
-    """The draws of the step after `step_B` steps for rows with keys of `noise.row_keys`."""
+    """The draws of the next step. keys_B2: int32 of `noise.row_keys`. step_B: int32, finished steps of each row."""
     temperature = sampler.temperature(
         step_B, max_steps=denoise.max_steps, minimum=denoise.temperature_min, maximum=denoise.temperature_max
     )
@@ -48,9 +48,10 @@ def draw(keys_B2: Tensor, step_B: Tensor, *, length: int, vocab: int, denoise: D
 def advance(
     rows: Rows, entropy_N: Tensor, argmax_N: Tensor, sample_N: Tensor, tokens_BC: Tensor, *, denoise: DenoiseConfig
 ) -> tuple[Rows, Tensor]:
-    """The rows after a step, and bool [B]: which of them end with it. Nothing is modified.
+    """The rows after a step, and bool [B]: which of them end with it. The arguments are not modified.
 
-    entropy_N, argmax_N, sample_N: of the vocabulary head, [B * C]. A row without finite entropies ends as well.
+    entropy_N, argmax_N, sample_N: [B * C], from the vocabulary head. tokens_BC: int64, fresh noise. A row whose
+    entropies are not finite ends too.
     """
     entropy, argmax, sample = (of.view(rows.canvas.shape) for of in (entropy_N, argmax_N, sample_N))
     changed = argmax != rows.argmax

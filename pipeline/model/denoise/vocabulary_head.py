@@ -1,4 +1,4 @@
-"""Everything a denoising step needs of the vocabulary, in one pass over tiles: full-width logits never exist.
+"""Everything that a denoising step needs of the vocabulary, in one pass over tiles. The whole logits never exist.
 
 The tile step here is the reference and all that a CPU runs. On CUDA the engine takes it too, through torch.compile
 where `model.compile=true`; with `model.head=triton` it takes the Triton kernel of `vocabulary_head_triton` instead.
@@ -14,15 +14,15 @@ from torch import Tensor
 
 from pipeline.model.denoise import noise
 
-# Logits that exist at once, [rows, tile]: on a CPU 1 MB of them, which stays in the second-level cache; else 128 MB.
+# Logits that exist at once, [rows, tile]: 1 MB of them on a CPU, which stays in its second-level cache; else 128 MB.
 CPU_FLOATS, FLOATS = 2**18, 2**25
-CPU_TILES, TILES = (256, 8192), (8192, 8192)  # the narrowest and the widest tile
-ALIGNED = 2  # int64s: an offset of a tile starts at a multiple of 16 bytes, as compiled code wants its arguments
-PADDING = -1e30  # logit of the entries that fill the last block: weight 0, and 0 * PADDING is 0, not NaN
+CPU_TILES, TILES = (256, 8192), (8192, 8192)  # vocabulary entries of the narrowest and the widest tile
+ALIGNED = 2  # int64s per offset of a tile, so that each starts at a multiple of 16 bytes, as compiled code wants
+PADDING = -1e30  # logit of the entries that fill the last block. Their weight is 0, and 0 * PADDING is 0, not NaN
 
 
 class HeadOutput(NamedTuple):
-    """Per position N. T is the row's temperature."""
+    """The result per position, N in all. T is the position's temperature."""
 
     argmax: Tensor  # int64 [N]
     sample: Tensor  # int64 [N], from softmax(logits / T) by Gumbel-max
@@ -33,18 +33,18 @@ class HeadOutput(NamedTuple):
 
 
 class State(NamedTuple):
-    """What the pass carries from tile to tile; sums are relative to the running maximum `top`."""
+    """What the pass carries from tile to tile. The sums are relative to `top`, the maximum so far."""
 
     top: Tensor  # [N], maximum of the logits
     argmax: Tensor
     mass: Tensor  # sum of e^z, z = (logit - top) / T
     mass_z: Tensor  # sum of e^z z
-    raw: Tensor  # the same two at T = 1
+    raw: Tensor  # the same two sums at T = 1
     raw_l: Tensor
     soft: Tensor  # [N, hidden], sum of e^z embedding
     best: Tensor  # [N], maximum over blocks of log(mass of the block) + gumbel
-    block: Tensor  # int64 [N], that block
-    block_z: Tensor  # [N, BLOCK], its logits / T up to a constant
+    block: Tensor  # int64 [N], the block with that maximum
+    block_z: Tensor  # [N, BLOCK], the logits / T of that block, up to a constant
 
 
 TileStep = Callable[..., State]
@@ -63,14 +63,16 @@ def run_head(
     step: TileStep | None = None,
     settle: Settle | None = None,
 ) -> HeadOutput:
-    """Softcap, temperature, entropy, argmax, Gumbel-max sample, T = 1 probability and soft embeddings.
+    """Softcap, temperature, entropy, argmax, sample, T = 1 probability and soft embeddings of N positions.
 
-    Online softmax over tiles of `tile` vocabulary entries, rounded up to whole blocks (arXiv 1805.02867), for as many
-    rows at a time as `rows_at_once` says: rows x tile is bounded, so memory grows with neither the batch nor the
-    vocabulary, but for the outputs. Equal to the dense computation: argmax exactly, entropies to 1e-4. A row with NaN
-    logits has NaN entropy. keys_N2: int32, from `noise.position_keys`. The sample is `noise.sample` of the dense
-    logits: Gumbel-max over blocks of the vocabulary, then within the block, so it depends neither on the tile nor on
-    other rows. raw: compute the T = 1 outputs. step, settle: compiled versions of `tile_step` and `settle_rows`.
+    An online softmax (arXiv 1805.02867) over tiles of the vocabulary, for as many positions at a time as `rows_at_once`
+    says. So the memory grows with neither the batch nor the vocabulary, except for the outputs. It equals the dense
+    computation: the argmax exactly, entropies to 1e-4. A position with NaN logits has a NaN entropy. The sample is
+    `noise.sample` of the dense logits, so it depends neither on the tile nor on other positions.
+
+    hidden_NH: final hidden states. weight_VH: the embeddings. temperature_N: T. keys_N2: int32 of
+    `noise.position_keys`. tile: vocabulary entries, rounded up to whole blocks; None: as many as the bound allows. raw:
+    compute the T = 1 outputs. step, settle: compiled versions of `tile_step` and `settle_rows`.
     """
     n, vocab = hidden_NH.shape[0], weight_VH.shape[0]
     width = whole_blocks(min(vocab, tile or default_tile(n, hidden_NH.device)))
@@ -99,9 +101,10 @@ def _rows(
     step: TileStep,
     settle: Settle,
 ) -> HeadOutput:
-    """The pass over the vocabulary for rows that are computed together. offsets: int64, the first entry of each tile.
+    """The pass over the vocabulary for rows that are computed together.
 
-    They are tensors on the device: an int would compile anew for every tile, a copy from the host would wait for it.
+    offsets: int64 tensor on the device, the first vocabulary entry of each tile. Ints would be compiled for each tile
+    again, and a copy from the host would make the device wait.
     """
     state = start_state(hidden_NH.shape[0], hidden_NH)
     for offset, weight in zip(offsets, weight_VH.split(width), strict=True):
@@ -110,12 +113,12 @@ def _rows(
 
 
 def settle_rows(state: State, keys_N2: Tensor, vocab: int, dtype: torch.dtype, raw: bool) -> HeadOutput:
-    """What follows from the sums of a whole pass. dtype: of `soft`."""
+    """The head's output from the sums of a whole pass. dtype: of `soft`."""
     inner = noise.gumbel(keys_N2, state.block[:, None] * noise.BLOCK + noise.WITHIN, noise.BLOCK)
     sample = state.block * noise.BLOCK + (state.block_z + inner).argmax(1)
     return HeadOutput(
         argmax=state.argmax,
-        sample=sample.clamp_(max=vocab - 1),  # only a row of NaN gets there
+        sample=sample.clamp_(max=vocab - 1),  # only a row of NaN exceeds it
         entropy=state.mass.log() - state.mass_z / state.mass,
         probability=1.0 / state.raw if raw else torch.full_like(state.raw, torch.nan),
         entropy_raw=state.raw.log() - state.raw_l / state.raw if raw else torch.full_like(state.raw, torch.nan),
@@ -133,7 +136,11 @@ def tile_step(
     softcap: float,
     raw: bool,
 ) -> State:
-    """One tile of the pass. offset: int64 scalar, the tile's first vocabulary entry, a multiple of the block."""
+    """One tile of the pass.
+
+    hidden_NH: final hidden states. weight_TH: embeddings of the tile. offset: int64 scalar, the tile's first vocabulary
+    entry, a multiple of the block. inverse_N1: float32, 1 / T. raw: carry the sums at T = 1 too.
+    """
     n, width = hidden_NH.shape[0], weight_TH.shape[0]
     logits = (hidden_NH @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
     if width % noise.BLOCK:
@@ -144,7 +151,7 @@ def tile_step(
     argmax = torch.where(tile_top > state.top, offset + top_block * noise.BLOCK + inside, state.argmax)
     top = torch.maximum(state.top, tile_top)
 
-    shift = torch.where(state.top.isinf(), torch.zeros_like(top), state.top - top)  # <= 0, what older tiles lose
+    shift = torch.where(state.top.isinf(), torch.zeros_like(top), state.top - top)  # <= 0: older sums shrink by it
     raw_mass, raw_l = state.raw, state.raw_l
     below = logits.sub_(top[:, None])
     if raw:
@@ -182,14 +189,14 @@ def tile_step(
 
 
 def default_tile(rows: int, device: torch.device) -> int:
-    """Vocabulary entries per tile: as many as keep [rows, tile] within the bound, but no fewer than the narrowest."""
+    """Vocabulary entries per tile: as many as the bound on [rows, tile] allows, but at least the narrowest tile."""
     cpu = device.type == "cpu"
     narrowest, widest = CPU_TILES if cpu else TILES
     return max(narrowest, min(widest, (CPU_FLOATS if cpu else FLOATS) // max(rows, 1)))
 
 
 def rows_at_once(rows: int, tile: int, device: torch.device) -> int:
-    """The largest equal share of `rows` that keeps [share, tile] within the bound; at least one row."""
+    """How many rows are computed together: the largest equal share that the bound on [share, tile] allows."""
     most = max(1, (CPU_FLOATS if device.type == "cpu" else FLOATS) // tile)
     shares = max(1, -(-rows // most))
     return -(-rows // shares) if rows else 1
@@ -201,7 +208,7 @@ def whole_blocks(width: int) -> int:
 
 
 def start_state(n: int, hidden_NH: Tensor) -> State:
-    """No tensor stands for two: compiled code of its own would be made for that, and run for the first tile only."""
+    """The state before the first tile. Each field has its own tensor: shared ones would be compiled separately."""
     device, hidden = hidden_NH.device, hidden_NH.shape[1]
     low, best = (torch.full((n,), -torch.inf, device=device) for _ in range(2))
     argmax, block = (torch.zeros(n, dtype=torch.int64, device=device) for _ in range(2))
@@ -211,6 +218,6 @@ def start_state(n: int, hidden_NH: Tensor) -> State:
 
 
 def _rescale(mass: Tensor, weighted: Tensor, shift: Tensor) -> tuple[Tensor, Tensor]:
-    """Move sums of e^(z-m) and e^(z-m) (z-m) to a maximum that is higher by -shift."""
+    """The sums of e^(z - m) and of e^(z - m) (z - m) for a maximum m that is higher by -shift."""
     factor = torch.exp(shift)
     return mass * factor, (weighted + shift * mass) * factor

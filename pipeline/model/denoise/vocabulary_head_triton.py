@@ -1,14 +1,15 @@
-"""The tile step of the vocabulary head for CUDA: between its two matrix products one Triton kernel reads the tile once.
+"""The tile step of the vocabulary head for CUDA: one Triton kernel between its two matrix products.
 
-A program takes one row of the tile: 8,192 float32 are 32 KB of the 256 KB of registers that a multiprocessor of an H100
-has, so the maximum is known before anything else is computed and the logits are read from memory a single time. The
-weights for the second product are written over them. Import this module only where triton is installed.
+A program of the kernel takes one row of the tile. Its 8,192 float32 are 32 KB of the 256 KB of registers that a
+multiprocessor of an H100 has. So the program knows the maximum before it computes anything else, and reads the logits
+from memory once. It writes the weights for the second product over them. Import this module only where triton is
+installed.
 
 Its speed has not been measured, so it runs only where `model.head=triton` asks for it. The tests run it in Triton's
 interpreter and compile it for an H100.
 """
 
-# A kernel's arguments are pointers and scalars of Triton's own types.
+# The arguments of a kernel are pointers and scalars of Triton's own types, so they have no annotations.
 # mypy: allow-untyped-defs, allow-incomplete-defs
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from pipeline.model.denoise import noise, vocabulary_head
 from pipeline.model.denoise.vocabulary_head import State
 
 BLOCK = noise.BLOCK
-WARPS = 16  # compiled for an H100: 54 to 64 registers a thread, none spilled; 8 warps need 113 to 128, 4 up to 255
-SOFT_CHUNK = 1024  # elements of `soft` that a program rescales at once
-# What Triton raises where it cannot compile: its own errors, and those of a missing or failing C compiler or assembler.
+WARPS = 16  # compiled for an H100: 54 to 64 registers per thread, none spilled. 8 warps: 113 to 128, 4: up to 255
+SOFT_CHUNK = 1024  # elements of `soft` that a program multiplies at once
+# What Triton raises where it cannot compile: its own errors, or those of a C compiler or assembler, failing or missing.
 ERRORS: tuple[type[Exception], ...] = (TritonError, ImportError, OSError, RuntimeError, subprocess.SubprocessError)
 
 
@@ -42,7 +43,7 @@ def tile_step(
     softcap: float,
     raw: bool,
 ) -> State:
-    """What `vocabulary_head.tile_step` does and gives, but in the tensors of `state`, which are overwritten."""
+    """Like `vocabulary_head.tile_step`, but it writes its result into the tensors of `state`."""
     width, hidden = weight_TH.shape
     logits = hidden_NH @ weight_TH.T
     one_row[(len(logits),)](
@@ -107,7 +108,7 @@ def one_row(
     old_top = tl.load(top_ptr + row)
     tile_top = tl.max(tl.max(logits, axis=1), axis=0)
     top = tl.maximum(old_top, tile_top)
-    shift = tl.where(old_top == float("-inf"), 0.0, old_top - top)  # <= 0, what older tiles lose
+    shift = tl.where(old_top == float("-inf"), 0.0, old_top - top)  # <= 0: older sums shrink by it
     offset = tl.load(offset_ptr)
     if tile_top > old_top:
         tl.store(top_ptr + row, tile_top)
@@ -123,7 +124,7 @@ def one_row(
     shift = shift * inverse
     _carry(mass_ptr + row, mass_z_ptr + row, shift, tl.sum(block_mass, axis=0), _sum(weights * z))
     tl.store(at, weights.to(logits_ptr.dtype.element_ty), mask=inside)
-    if shift != 0.0:  # the maximum rose, as it does in few tiles but the first ones; or is NaN
+    if shift != 0.0:  # the maximum rose (mostly in the first tiles), or it is NaN
         _rescale_soft(soft_ptr + row * hidden, tl.exp(shift), hidden, CHUNK)
 
     first = (offset // BLOCK).to(tl.int32)
@@ -160,12 +161,13 @@ def _keep_best(best_ptr, block_ptr, block_z_ptr, score, z, first, BLOCKS: tl.con
 
 @triton.jit
 def _sum(values):
+    """The sum of a tile's row."""
     return tl.sum(tl.sum(values, axis=1), axis=0)
 
 
 @triton.jit
 def _carry(mass_ptr, weighted_ptr, shift, tile_mass, tile_weighted):
-    """Move the sums so far to a maximum that is higher by -shift and add the tile's."""
+    """Bring the sums so far to a maximum that is higher by -shift, and add those of the tile."""
     mass, factor = tl.load(mass_ptr), tl.exp(shift)
     tl.store(mass_ptr, mass * factor + tile_mass)
     tl.store(weighted_ptr, (tl.load(weighted_ptr) + shift * mass) * factor + tile_weighted)
@@ -173,7 +175,7 @@ def _carry(mass_ptr, weighted_ptr, shift, tile_mass, tile_weighted):
 
 @triton.jit
 def _mix(x):
-    """The bits of `noise._mix`: unsigned shifts are logical, and -0x7B935975 is 0x846CA68B modulo 2^32."""
+    """The same bits as `noise._mix`: unsigned shifts are logical, and -0x7B935975 is 0x846CA68B modulo 2^32."""
     x = tl.mul(x ^ (x >> 16), 0x7FEB352D, sanitize_overflow=False)
     x = tl.mul(x ^ (x >> 15), 0x846CA68B, sanitize_overflow=False)
     return x ^ (x >> 16)

@@ -125,7 +125,7 @@ def fetch(part: HubPart, patterns: Iterable[str]) -> Path:
     except errors.RepositoryNotFoundError:
         raise ConfigError(f"{what}: no such repository on {endpoint}, or a private one and no token for it") from None
     except (errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError, FileNotFoundError):
-        cause = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{endpoint} is not reached"
+        cause = "HF_HUB_OFFLINE is set" if constants.is_offline_mode() else f"{endpoint} cannot be reached"
         command = f"hf download {part.repo} --revision {part.revision}"
         raise ConfigError(
             f"{what}: not in the cache ({constants.HF_HUB_CACHE}), and {cause}: run `{command}` on a machine with "

@@ -1,8 +1,8 @@
 """Adapters of other programs under our names: weights are matched by role and shape, all of them or none.
 
 The name of a LoRA weight says its role, whatever else stands in it: encoder or decoder, the number of the layer, q, k,
-v or o, A or B. The modules of a projector are told apart by the shape of their weight; its convolutions share one shape
-and go by the order of the numbers in their names. A bias belongs to the weight beside it.
+v or o, A or B. The modules of a projector differ in the shapes of their weights; its convolutions share one shape, and
+the numbers in their names give their order. A bias belongs to the weight beside it.
 """
 
 from __future__ import annotations
@@ -141,9 +141,9 @@ def _lora_name(name: str) -> str | None:
     words = re.split(r"[^a-z0-9]+", name.lower())
     roles = [{table[word] for word in words if word in table} for table in (PHASES, TARGETS, SIDES)]
     numbers = {int(word) for word in words if word.isdecimal()}
-    if len(numbers) != 1 or any(len(found) != 1 for found in roles):
+    if len(numbers) != 1 or any(len(role) != 1 for role in roles):
         return None
-    phase, target, side = (found.pop() for found in roles)
+    phase, target, side = (role.pop() for role in roles)
     return f"lora.{phase}.layers.{numbers.pop()}.{target}.{side}"
 
 

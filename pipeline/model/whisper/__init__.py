@@ -1,1 +1,1 @@
-"""Whisper, the autoregressive recogniser."""
+"""Whisper, the autoregressive recogniser of transformers."""

@@ -1,4 +1,4 @@
-"""The autoregressive engine: segments in, results out, a batch of Whisper's a turn. One thread owns the model."""
+"""The autoregressive engine: segments go in, results come out; a turn is one batch of Whisper. One thread owns it."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class WhisperEngine(Worker):
-    """A worker whose turns are batches of up to `slots` segments, in the order in which they came.
+    """A worker whose turns are batches of up to `slots` segments, in the order of their arrival.
 
-    Accelerator memory running out halves the batch, for good. A row's text does not depend on its batch but for
-    rounding: prompts are of one length, so nothing is padded, and a row that has ended is not read any more.
+    Where accelerator memory runs out, the batch is halved for good. A row's text depends on its batch by rounding only:
+    all prompts have one length, so nothing is padded, and a row that has ended is not read any more.
     """
 
     def __init__(self, whisper: Whisper, *, slots: int) -> None:
@@ -48,11 +48,11 @@ class WhisperEngine(Worker):
         self._waiting.append((segment, future))
 
     def turn(self) -> None:
-        """One batch from beginning to end, unless memory does not suffice: then the next turn tries half of it."""
+        """One batch from beginning to end. Where memory runs out, the next turn tries half of it."""
         batch = list(islice(self._waiting, self.slots))
         if not batch:
             return
-        results = self._heard([segment for segment, _ in batch])
+        results = self._recognised([segment for segment, _ in batch])
         if results is None:
             self.slots = len(batch) // 2
             log.warning("accelerator memory is exhausted: batches of %d become %d", len(batch), self.slots)
@@ -64,8 +64,8 @@ class WhisperEngine(Worker):
             if self.is_finite(result is not None, future) and result is not None:
                 future.set_result(result)
 
-    def _heard(self, segments: list[Segment]) -> list[SegmentResult | None] | None:
-        """None where memory is exhausted; that is returned, as a traceback would keep the tensors alive."""
+    def _recognised(self, segments: list[Segment]) -> list[SegmentResult | None] | None:
+        """The results, or None where memory is exhausted: the traceback of an exception would keep the tensors."""
         try:
             return self.whisper.recognise(segments)
         except RuntimeError as err:

@@ -1,7 +1,7 @@
-"""Whisper of transformers, the autoregressive one: a batch of segments in, a result for each out.
+"""Whisper of transformers: a batch of segments goes in, a result for each comes out.
 
-It fills the same output as the diffusion model, so that both stand in one report. Greedy, without timestamps. Measured
-so far with random weights only: no trained decoder was in reach, so nothing is said here of its accuracy.
+It writes the same output as the diffusion model, so that one report can show both. It is greedy and gives no
+timestamps. It was run with random weights only, since no trained decoder was at hand: its accuracy is not known here.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ HEAD = "proj_out.weight"
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What was generated for a batch, one row a segment, one column a token; columns after a row's end mean nothing."""
+    """The tokens of a batch: one row per segment, one column per token. Columns after a row's end mean nothing."""
 
     tokens: list[list[int]]
-    probability: list[list[float]]  # of the token at T = 1, among those that may stand there; NaN: not finite
-    entropy: list[list[float]]  # nats of the same distribution
+    probability: list[list[float]]  # of the token at T = 1, among the allowed ones; NaN: not finite
+    entropy: list[list[float]]  # of the same distribution, in nats
 
 
 class Whisper:
-    """A loaded checkpoint. `hear` gives one result for each segment, None where its logits were not finite."""
+    """A loaded checkpoint, which recognises segments."""
 
     def __init__(self, model: WhisperForConditionalGeneration, tokenizer: Tokenizer, spec: WhisperSpec) -> None:
         self.model, self.tokenizer, self.spec = model, tokenizer, spec
@@ -54,22 +54,25 @@ class Whisper:
         self._token_of = {token: name for name, token in getattr(model.generation_config, "lang_to_id", {}).items()}
 
     def recognise(self, segments: list[Segment]) -> list[SegmentResult | None]:
-        """Segments of at most `window_samples`, of the spec's languages or of none (then it is detected)."""
+        """One result per segment; None where its logits were not finite.
+
+        A segment has at most `window_samples`, and a language of the spec or None: then the language is detected.
+        """
         generated = self.generate(segments)
         rows = zip(generated.tokens, generated.probability, generated.entropy, strict=True)
         return [self._result(*row) for row in rows]
 
     @torch.inference_mode()
     def generate(self, segments: list[Segment]) -> Generated:
-        """Greedy tokens with their probabilities, up to the slowest row's end."""
-        heard = self._encoded(segments)
+        """Greedy tokens with their probabilities, until the longest row ends."""
+        encoded = self._encoded(segments)
         chosen = _Chosen()
         prompt: dict[str, Any] = {}
         if self.spec.language_tokens:
-            prompt = {"language": self._languages(segments, heard), "task": "transcribe"}
+            prompt = {"language": self._languages(segments, encoded), "task": "transcribe"}
         self.model.generate(
-            encoder_outputs=BaseModelOutput(last_hidden_state=heard),
-            attention_mask=torch.ones(heard.shape[:2], dtype=torch.long, device=heard.device),
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
+            attention_mask=torch.ones(encoded.shape[:2], dtype=torch.long, device=encoded.device),
             logits_processor=LogitsProcessorList([chosen]),
             return_timestamps=False,
             do_sample=False,
@@ -79,27 +82,27 @@ class Whisper:
         return chosen.generated(self.spec.max_tokens)
 
     def _encoded(self, segments: list[Segment]) -> Tensor:
-        """[segments, positions, d_model]."""
+        """The encoder's output [segments, positions, d_model]."""
         windows = np.stack([from_pcm(segment.pcm, self.window_samples) for segment in segments])
         mel = self.log_mel(torch.from_numpy(windows).to(self.model.device))
         hidden: Tensor = self.model.get_encoder()(mel.to(self.model.dtype)).last_hidden_state
         return hidden
 
-    def _languages(self, segments: list[Segment], heard: Tensor) -> list[str]:
-        """Language tokens: the segment's own, else the likeliest of all that the checkpoint knows."""
+    def _languages(self, segments: list[Segment], encoded: Tensor) -> list[str]:
+        """The language token of each segment: its own, else the most likely one that the checkpoint knows."""
         tokens = [self.spec.language_tokens[segment.language] if segment.language else "" for segment in segments]
         unknown = [row for row, token in enumerate(tokens) if not token]
         if unknown:
-            found = self.model.detect_language(encoder_outputs=BaseModelOutput(last_hidden_state=heard[unknown]))
-            for row, token in zip(unknown, found.tolist(), strict=True):
+            likely = self.model.detect_language(encoder_outputs=BaseModelOutput(last_hidden_state=encoded[unknown]))
+            for row, token in zip(unknown, likely.tolist(), strict=True):
                 tokens[row] = self._token_of[token]
         return tokens
 
     def _result(self, tokens: list[int], probability: list[float], entropy: list[float]) -> SegmentResult | None:
-        """As of a canvas: all that a canvas has and a sequence has not is null.
+        """The result of one row, as of a canvas. Signals that only a canvas has are null.
 
-        steps: generated tokens with the end token, each of which took one pass of the decoder. canvas_length: the most
-        that there may be. overflow: stopped by that.
+        steps: generated tokens with the end token; each took one pass of the decoder. canvas_length: the most tokens
+        that there may be. overflow: whether that limit stopped the row.
         """
         spec = self.spec
         end = next((i for i, token in enumerate(tokens) if token in spec.eos), len(tokens))
@@ -123,7 +126,7 @@ class Whisper:
 
 
 class _Chosen(LogitsProcessor):
-    """The last of generate's processors: it changes nothing, and keeps what the greedy choice is made from."""
+    """The last logits processor of `generate`: it changes nothing and records each greedy choice."""
 
     def __init__(self) -> None:
         self.steps: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -136,6 +139,7 @@ class _Chosen(LogitsProcessor):
         return scores
 
     def generated(self, length: int) -> Generated:
+        """The recorded tokens of all rows, the first `length` at most."""
         columns = zip(*self.steps[:length], strict=True)
         return Generated(*(torch.stack(of, dim=1).tolist() for of in columns))
 
@@ -156,14 +160,14 @@ def load(name: str, revision: str | None = None, *, device: str = "cpu", dtype: 
             model = WhisperForConditionalGeneration(config)
         path = folder / whisper_layout.GENERATION
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as err:  # noqa: BLE001 - whatever transformers raises on values that do not fit together
+    except Exception as err:  # noqa: BLE001 - whatever transformers raises on values that do not fit
         raise unusable(path, err) from None
-    model.generation_config.max_length = spec.max_tokens  # transformers adds the prompt to it
+    model.generation_config.max_length = spec.max_tokens  # transformers adds the length of the prompt
     model.generation_config.max_new_tokens = None
     nn.Module.to(model, dtype).to_empty(device=device).eval().requires_grad_(False)
     model.tie_weights()
     targets = model.state_dict()
-    tied = config.tie_word_embeddings  # then some files hold the head's weight twice, and some do not
+    tied = config.tie_word_embeddings  # then some files have the head's weight twice, and some do not
     if tied:
         del targets[HEAD]
     weights.fill(targets, spec.weights, rename=lambda name: None if tied and name == HEAD else name)
