@@ -351,8 +351,8 @@ SEGMENT = pa.struct(
         *SPAN,
         ("key", pa.string()),
         ("language", pa.string()),
-        ("pcm_offset", pa.int64()),
-    ]  # bytes, in the row's `pcm`
+        ("pcm_offset", pa.int64()),  # bytes: where its samples begin in the row's `pcm`
+    ]
 )
 RESULT = pa.struct(
     [

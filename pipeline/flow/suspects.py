@@ -29,6 +29,7 @@ from pipeline.schemas import (
     to_table,
 )
 from pipeline.storage.base import BROKEN, FULL, OutputError
+from pipeline.storage.connect import SCHEMES
 
 _TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def _repairable(number: int, message: str, name: str | None) -> OSError | None:
 
     Stores of the source raise UnreachableError, and other errors of the source become dead letters.
     """
-    if number in FULL or (number in BROKEN and (name or "").startswith("s3://")):
+    if number in FULL or (number in BROKEN and (name or "").partition("://")[0] in SCHEMES):
         return OSError(number, message, name)
     return None
 

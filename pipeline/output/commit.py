@@ -20,14 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.planning.pack import UNIT_DIGITS
 from pipeline.schemas import DEAD_LETTER, REASONS, SAMPLE_RATE, TRANSCRIPT, WorkUnit
 from pipeline.storage.base import OutputError, Storage, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
 SAMPLES = ("in", "transcribed", "silence", "dead")  # the counts of a commit; "in" is the sum of the others
+ATTEMPT_DIGITS = 16  # hex digits of an attempt's name
 HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids
-UNIT_DIGITS = 16  # hex digits of a unit id
 SEQUENTIAL_KEYS = 2_000  # a longer listing is split into the 256 prefixes, which are listed in parallel
 
 
@@ -46,7 +47,7 @@ class Receipt:
 
 def new_attempt() -> str:
     """A random name for an attempt: 16 hex digits."""
-    return uuid.uuid4().hex[:UNIT_DIGITS]
+    return uuid.uuid4().hex[:ATTEMPT_DIGITS]
 
 
 def commit_unit(

@@ -1,18 +1,18 @@
-"""A set of recording ids that takes 20 to 60 bytes for each, however long the ids are."""
+"""A set of recording ids that takes 20 to 60 bytes for each id, independent of its length."""
 
 from __future__ import annotations
 
 import hashlib
 from array import array
 
-FULLEST = 0.8  # part of the slots that may be taken before their number doubles
+MAX_LOAD = 0.8  # fraction of the slots in use; above it the number of slots doubles
 
 
 class IdSet:
-    """Tells whether an id is new. It keeps 128-bit digests, so two ids are confused with a probability of 2^-128.
+    """A set of ids that stores their 128-bit digests: two different ids have the same one with a probability of 2^-128.
 
-    A hash table with open addressing: slot k is the two words 2k and 2k + 1, which are 0 while the slot is free. 25
-    million ids take 0.5 GB, and 0.8 GB for the moment when the table doubles; in a set of Python's they take 2 GB.
+    It is a hash table with open addressing. Slot k is the two words 2k and 2k + 1, which are 0 while the slot is free.
+    25 million ids take 0.5 GB, and 0.8 GB at the moment when the table doubles. A Python set would take 2 GB.
     """
 
     def __init__(self) -> None:
@@ -22,7 +22,7 @@ class IdSet:
     def add(self, text: str) -> bool:
         """Add an id. Returns False if it is in the set already."""
         digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
-        if self._count >= FULLEST * len(self._words) / 2:
+        if self._count >= MAX_LOAD * len(self._words) / 2:
             self._double()
         return self._put(int.from_bytes(digest[:8]) or 1, int.from_bytes(digest[8:]))
 

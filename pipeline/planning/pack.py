@@ -16,6 +16,7 @@ from pipeline.schemas import RecordingRef, WorkUnit, content_of
 # Parts are planned before anything is recognised, so their rows are estimated from the length of the recordings.
 SECONDS_PER_ROW = 15  # seconds of audio in one row of transcripts: about half of a 30 s window
 BYTES_PER_SECOND = 16_000  # for an undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
+UNIT_DIGITS = 16  # hex digits of a unit id
 _json = json.JSONEncoder(check_circular=False).encode  # same text as json.dumps, in 4/5 of the time
 
 
@@ -79,14 +80,14 @@ def with_parts(units: Iterable[WorkUnit], part_rows: int) -> Iterator[PlannedUni
 
 
 def unit_id(refs: Iterable[RecordingRef], *, retry: int = 0, copy: int = 0) -> str:
-    """First 16 hex digits of a SHA-256 of all fields of the refs and two numbers.
+    """First UNIT_DIGITS hex digits of a SHA-256 of all fields of the refs and two numbers.
 
     retry: number of the round of retries. copy: how many units with the same content come before this one.
     """
     digest = hashlib.sha256(f"{retry} {copy}".encode())
     for ref in refs:
         digest.update(b"\n" + _json(content_of(ref)).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:UNIT_DIGITS]
 
 
 def declared_seconds(ref: RecordingRef) -> float | None:
