@@ -1,4 +1,4 @@
-"""Encoded audio of any common format as 16 kHz mono float32, in bounded memory: decode, downmix, resample, cut out."""
+"""Encoded audio of any common format becomes 16 kHz mono float32: decode, mix, resample, cut. Memory is bounded."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import BinaryIO
 import numpy as np
 import soxr
 
-from pipeline.audio import pcm
 from pipeline.audio.headers import check_format, check_header
 from pipeline.audio.track import AudioTrack
-from pipeline.schemas import SAMPLE_RATE, BadAudio
+from pipeline.schemas import FULL_SCALE, SAMPLE_RATE, BadAudio
 
-FULL_SCALE = {"uint8": 128, "int16": pcm.FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}
+LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 
 
 def decode(
@@ -26,11 +25,11 @@ def decode(
     start_ms: int | None = None,
     end_ms: int | None = None,
 ) -> np.ndarray:
-    """float32 [samples], mono, 16 kHz, in [-1, 1]: all blocks of `stream` as one array. Raises BadAudio as it does."""
-    pcm = bytearray()
+    """All blocks of `stream` as one array: float32 [samples], mono, 16 kHz, in [-1, 1]. Raises what `stream` raises."""
+    joined = bytearray()
     for block in stream(data, name=name, max_seconds=max_seconds, channel=channel, start_ms=start_ms, end_ms=end_ms):
-        pcm += block.data.cast("B")
-    return np.frombuffer(pcm, np.float32)
+        joined += block.data.cast("B")
+    return np.frombuffer(joined, np.float32)
 
 
 def stream(
@@ -42,30 +41,37 @@ def stream(
     start_ms: int | None = None,
     end_ms: int | None = None,
 ) -> Generator[np.ndarray, None, None]:
-    """Yield float32 [samples] blocks, mono, 16 kHz, in [-1, 1]; memory does not grow with the recording.
+    """Yield blocks of float32 [samples], mono, 16 kHz, in [-1, 1]. Memory does not grow with the recording.
 
-    `data`: the encoded bytes, or a seekable binary file. `name` serves only in messages. `channel`: that one instead of
-    the mean of all. [start_ms, end_ms) is cut out after resampling: it falls on the same samples as in the whole.
-    Raises BadAudio with a reason of schemas.REASONS, at any block; an error of the file object itself passes through.
+    Args:
+        data: the encoded bytes, or a binary file that can seek.
+        name: what error messages call the recording.
+        max_seconds: longer audio is refused.
+        channel: the one to take; None: the mean of all.
+        start_ms: cut here, after resampling: the samples are the same as in the whole recording. None: from the start.
+        end_ms: cut before this; None: to the end.
+
+    Raises:
+        BadAudio: before any block, with one of schemas.REASONS. An error of the file object itself passes through.
     """
     first, stop = _range(start_ms, end_ms, name)
     limit = int(max_seconds * SAMPLE_RATE)
-    given = 0
+    yielded = 0
     for at, block in _resampled(_native(_checked(data, name), name, channel, first)):
         wanted = block[max(0, first - at) : None if stop is None else max(0, stop - at)]
-        given += len(wanted)
-        if given > limit:
+        yielded += len(wanted)
+        if yielded > limit:
             raise BadAudio("too_long", f"{name}: more than {max_seconds:g} s")
         if len(wanted):
             yield np.clip(wanted, -1.0, 1.0)
         if stop is not None and at + len(block) >= stop:
             break
-    if not given:
+    if not yielded:
         raise BadAudio("no_samples", f"{name}: no samples" + (" in this range" if start_ms or end_ms else ""))
 
 
 def channels(data: bytes | BinaryIO, *, name: str) -> int:
-    """How many channels the audio has, by its header. Raises BadAudio as `stream` does for what is no audio."""
+    """The number of channels, from the header. Raises BadAudio as `stream` does if the bytes are not audio."""
     with AudioTrack(_checked(data, name), name) as track:
         count = track.track.codec_context.channels
         check_format(track.track.codec_context.sample_rate, count, name=name)
@@ -80,7 +86,7 @@ def _range(start_ms: int | None, end_ms: int | None, name: str) -> tuple[int, in
 
 
 def _checked(data: bytes | BinaryIO, name: str) -> BinaryIO:
-    """The file at its start, after its header has been found possible."""
+    """The data as a file at its start. Raises BadAudio if it is empty or its header is impossible."""
     file: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
     size = file.seek(0, io.SEEK_END)
     if size == 0:
@@ -91,7 +97,7 @@ def _checked(data: bytes | BinaryIO, name: str) -> BinaryIO:
 
 
 def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    """(rate, index, block) at native rates to (index of the first sample, block) at 16 kHz."""
+    """Resample blocks (rate in Hz, index of the first frame, samples) to 16 kHz: (index of the first sample, samples)."""
     at, rate, resampler = -1, 0, None
     for block_rate, first, mono in native:
         if at < 0:
@@ -111,8 +117,10 @@ def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[
 
 
 def _native(file: BinaryIO, name: str, channel: int | None, first: int) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yield (rate in Hz, index of the first frame, float32 [frames] mono), from the start or, where the format seeks
-    exactly, from shortly before the 16 kHz sample `first`. A block has one rate."""
+    """Yield blocks at the native rate: (rate in Hz, index of the first frame, float32 [frames] mono).
+
+    They begin at the start of the file, or shortly before the 16 kHz sample `first` if the format can seek exactly.
+    """
     with AudioTrack(file, name) as track:
         wanted = track.seek(first)
         for position, rate, planes in track.planes():
@@ -121,7 +129,7 @@ def _native(file: BinaryIO, name: str, channel: int | None, first: int) -> Itera
 
 
 def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
-    """[channels, frames] of any type, not modified: float32 [frames] with full scale 1; one channel or the mean."""
+    """One channel or the mean of all, as float32 [frames] in [-1, 1]. planes: [channels, frames] of any sample type."""
     if channel is not None:
         if not 0 <= channel < len(planes):
             raise BadAudio("unsupported_audio", f"{name}: channel {channel} of {len(planes)}")
@@ -138,4 +146,4 @@ def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
             return np.clip(mono, -1.0, 1.0, out=mono)
     if planes.dtype == np.uint8:
         mono -= 128
-    return np.multiply(mono, np.float32(1 / FULL_SCALE[planes.dtype.name]), out=mono)
+    return np.multiply(mono, np.float32(1 / LARGEST[planes.dtype.name]), out=mono)

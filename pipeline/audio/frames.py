@@ -1,7 +1,7 @@
-"""Decoded FFmpeg frames as arrays of samples: views of their memory, many of them joined into one block.
+"""Decoded FFmpeg frames become arrays of samples: views of their memory, many of them joined into one block.
 
-Not PyAV's own `to_ndarray`: measured, for mp3 and opus it takes half as long as decoding does; it knows no 64-bit
-integers; and of 8 and more planes it reads beyond the last one, which ends the process.
+PyAV's own `to_ndarray` is not used. For mp3 and opus it takes half as long as decoding (measured). It does not know
+64-bit integers. With 8 or more planes it reads beyond the last one, which ends the process.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ DTYPES = {name: np.dtype(kind) for name, kind in
 
 
 class Kind(NamedTuple):
-    """What frames must have in common to be joined. `form` is FFmpeg's name of a sample format: s16, fltp ..."""
+    """What frames must have in common to be joined."""
 
     rate: int  # Hz
     channels: int
-    form: str
+    form: str  # FFmpeg's name of the sample format: s16, fltp ... Names that end in p are planar
 
 
 def kind_of(frame: Any) -> Kind:
@@ -29,13 +29,15 @@ def kind_of(frame: Any) -> Kind:
 
 
 def dtype_of(kind: Kind) -> np.dtype:
-    """Of one sample."""
+    """The type of one sample."""
     return DTYPES[kind.form.removesuffix("p")]
 
 
 def planes_of(frame: Any, kind: Kind) -> list[np.ndarray]:
-    """The memory of a frame of at least one sample, not copied: [frames] per channel (planar formats, which end in p),
-    or one array [frames * channels] of the channels in turn."""
+    """The memory of a frame with at least one sample, without a copy.
+
+    Planar formats give one array [frames] per channel; others give one array [frames * channels], channels in turn.
+    """
     dtype = dtype_of(kind)
     count, planes = (frame.samples, kind.channels) if kind.form.endswith("p") else (frame.samples * kind.channels, 1)
     memory: list[Any] = [AudioPlane(frame, index) for index in range(planes)]
@@ -43,7 +45,7 @@ def planes_of(frame: Any, kind: Kind) -> list[np.ndarray]:
 
 
 def joined(frames: list[list[np.ndarray]], kind: Kind) -> np.ndarray:
-    """What `planes_of` gave for frames of one kind, one after the other: [channels, frames], a copy."""
+    """Join what `planes_of` returned for frames of one kind. Returns a copy, [channels, frames]."""
     planes = [np.concatenate(parts) for parts in zip(*frames, strict=True)]
     if kind.form.endswith("p"):
         return np.stack(planes) if len(planes) > 1 else planes[0][None]

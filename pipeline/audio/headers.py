@@ -1,4 +1,4 @@
-"""What an audio container declares about itself, held against the bytes that are there before a decoder believes it."""
+"""Compares what an audio container declares with the bytes that are there, before a decoder believes it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MAGIC = (
     b"\x30\x26\xb2\x75",  # ASF
     *(b"\x0b\x77", b"\xff\xf1", b"\xff\xf9"),  # AC-3, AAC in ADTS
 )
-# Written into a wav header on a pipe, where the length is not known yet: by FFmpeg and others, by sox, by arecord.
+# Programs that write wav to a pipe do not know its length yet. They write these: FFmpeg and others, sox, arecord.
 WAV_SIZE_UNKNOWN = (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00)
 
 MP4_TOP = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"mfra", b"udta", b"uuid"}
 MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"moof", b"traf"}
-# FFmpeg keeps 24 bytes and more for each sample declared: 50 million of them in a 50 kB file cost it 1.8 GB and 24 s.
-# An honest sample takes 4 bytes in the tables; only raw PCM is declared in bulk (and is read in chunks).
+# FFmpeg allocates 24 bytes or more for each declared sample: 50 million in a file of 50 kB took 1.8 GB and 24 s.
+# A real sample takes 4 bytes in the tables. Raw PCM is an exception: its samples are declared together, read in chunks.
 MP4_BYTES_PER_SAMPLE = 4
 
 # kbit/s by (MPEG-1?, layer): the rows of ISO 11172-3 table 3-B and ISO 13818-3; layer 1 is as good as extinct
@@ -36,10 +36,11 @@ MPEG_KBITS[(False, 3)] = MPEG_KBITS[(False, 2)]
 
 
 def check_header(file: BinaryIO, size: int, *, name: str) -> None:
-    """Raise BadAudio where the container of `size` bytes declares the impossible; leaves the position anywhere.
+    """Raise BadAudio if the header declares what cannot be. `size`: bytes of the file; its position changes.
 
-    unsupported_audio: rate or channels out of range. truncated_audio: declared bytes are missing. corrupt_audio: tables
-    that declare more than the file can hold. Formats that a decoder checks well enough by itself pass.
+    Reasons: unsupported_audio, the rate or the number of channels is out of range; truncated_audio, declared bytes are
+    missing; corrupt_audio, tables declare more samples than the file can contain. Formats that their decoder checks
+    well enough pass.
     """
     head = _read(file, 0, 40)
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
@@ -57,7 +58,7 @@ def check_header(file: BinaryIO, size: int, *, name: str) -> None:
 
 
 def check_format(rate: float, channels: int, *, name: str) -> None:
-    """Raise BadAudio("unsupported_audio") for a sample rate in Hz or a channel count out of range."""
+    """Raise BadAudio("unsupported_audio") if the sample rate (Hz) or the number of channels is out of range."""
     if not MIN_RATE <= rate <= MAX_RATE:
         raise BadAudio("unsupported_audio", f"{name}: sample rate of {rate:g} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
@@ -65,17 +66,17 @@ def check_format(rate: float, channels: int, *, name: str) -> None:
 
 
 def looks_like_audio(head: bytes) -> bool:
-    """Whether the first bytes (12 or more) are the signature of an audio format: then a failure is damage."""
+    """Whether the first bytes (12 or more) are those of an audio format. If so, audio that fails to open is damaged."""
     return head.startswith(MAGIC) or head[4:8] in MP4_TOP or mpeg_frame_bytes(head) > 0
 
 
 def mpeg_frame_bytes(head: bytes) -> int:
-    """Length in bytes of the MPEG audio frame (mp2, mp3) that starts with the 4 bytes `head`; 0 if none does."""
+    """Bytes of the MPEG audio frame (mp2, mp3) that starts with the 4 bytes `head`; 0 if they start no such frame."""
     return _mpeg_frame(head)[0]
 
 
 def mp3_declared_seconds(file: BinaryIO) -> float:
-    """Length by the Xing or Info header in the first frame of an mp3 file; 0 where there is none."""
+    """Seconds of an mp3 file, from the Xing or Info header in its first frame; 0 if it has none."""
     head = _read(file, 0, 10)
     start = 0
     if head[:3] == b"ID3" and len(head) == 10:  # the size has 7 bits in each byte
@@ -91,7 +92,7 @@ def mp3_declared_seconds(file: BinaryIO) -> float:
 
 
 def _mpeg_frame(head: bytes) -> tuple[int, int, int]:
-    """(bytes, samples, sample rate in Hz) of a frame; zeros if none starts here."""
+    """(bytes, samples, sample rate in Hz) of the frame that starts with `head`; zeros if none does."""
     if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
         return 0, 0, 0
     version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)  # version 3: MPEG-1, 2: MPEG-2, 0: MPEG-2.5
@@ -129,14 +130,14 @@ def _check_caf(file: BinaryIO, size: int, name: str) -> None:
         kind, length = struct.unpack(">4sq", _read(file, at, 12))
         if kind == b"desc" and len(body := _read(file, at + 12, 32)) == 32:
             check_format(struct.unpack_from(">d", body)[0], struct.unpack_from(">I", body, 24)[0], name=name)
-        if length < 0:  # only the last chunk, the data, may leave its length open
+        if length < 0:  # unknown: only the last chunk, the data, may say so
             return
         at += 12 + length
     _check_missing(at - size, name)
 
 
 def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
-    """The last page must be there to its end (a page is at most 27 + 255 + 255 * 255 bytes)."""
+    """The last page must be complete. A page has at most 27 + 255 + 255 * 255 = 65,307 bytes."""
     tail_start = max(0, size - 65_307)
     tail = _read(file, tail_start, 65_307)
     at = tail.rfind(b"OggS")
@@ -148,7 +149,7 @@ def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
 
 
 def _check_matroska(file: BinaryIO, size: int, name: str) -> None:
-    """The segment, the element behind the EBML header, must be there to its end, if it declares one."""
+    """The segment, which is the element after the EBML header, must be complete if it declares a length."""
     length, taken = _ebml_size(_read(file, 4, 8))
     segment = 4 + taken + max(length, 0)
     declared, header = _ebml_size(_read(file, segment + 4, 8))
@@ -157,7 +158,7 @@ def _check_matroska(file: BinaryIO, size: int, name: str) -> None:
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:
-    """(value, bytes it takes) of an EBML size; the value is -1 where it says that it is unknown."""
+    """(value, number of its bytes) of an EBML size at the start of `data`. The value -1 means unknown."""
     length = 9 - data[0].bit_length() if data else 9
     if length > len(data):
         return -1, length
@@ -184,7 +185,7 @@ def _check_mp4(file: BinaryIO, size: int, name: str) -> None:
 
 
 def _mp4_table_samples(file: BinaryIO, at: int, end: int) -> int:
-    """How many samples of a track a decoder will index one by one."""
+    """How many samples of a track a decoder indexes one by one: 0 for raw PCM."""
     samples, is_pcm = 0, False
     for kind, body_at, _ in _mp4_boxes(file, at, end):
         body = _read(file, body_at, 16)
@@ -197,13 +198,13 @@ def _mp4_table_samples(file: BinaryIO, at: int, end: int) -> int:
 
 
 def _mp4_boxes(file: BinaryIO, at: int, end: int, *, top: bool = False) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, start of the body, length of the body) of all boxes in [at, end), parents before their children."""
+    """Yield (kind, start of the body, length of the body) of all boxes in [at, end), parents before their children."""
     while at + 8 <= end:
         length, kind = struct.unpack(">I4s", _read(file, at, 8))
         header = 8
         if length == 1 and at + 16 <= end:
             length, header = struct.unpack(">Q", _read(file, at + 8, 8))[0], 16
-        if length < header or (top and kind not in MP4_TOP):  # junk behind the last box
+        if length < header or (top and kind not in MP4_TOP):  # not a box: bytes after the last one
             return
         yield kind, at + header, length - header
         if kind in MP4_PARENTS:

@@ -1,8 +1,7 @@
-"""The audio track of any container as arrays of samples: PyAV, fenced in so that it opens nothing and hides no damage.
+"""The audio track of any container as arrays of samples.
 
-One decoder for all formats, and not libsndfile for some: measured, libsndfile 1.2 drops all but the first part of
-joined ogg and mp3 files without a word, cannot read flac of unknown length (from a pipe), and takes three times as long
-for opus.
+PyAV reads it, limited so that it opens no other file and hides no damage. PyAV decodes all formats. libsndfile 1.2 is not used for any (measured): of joined ogg and mp3 files it reads only the
+first without an error, it cannot read flac of unknown length (from a pipe), and it takes three times as long for opus.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pipeline.audio.frames import Kind, dtype_of, joined, kind_of, planes_of
 from pipeline.audio.headers import check_format, looks_like_audio, mp3_declared_seconds, mpeg_frame_bytes
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
-# Only these demuxers and decoders run. No playlists (hls, dash, concat, sdp ...): they open files and addresses.
+# Only these demuxers and decoders run. Playlists (hls, dash, concat, sdp ...) do not: they open files and addresses.
 FORMATS = (
     "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,"
     "amr,amrnb,amrwb,mpegts,mpeg,avi,flv,ac3,eac3,nistsphere"
@@ -31,24 +30,25 @@ CODECS = (
     "libopencore_amrwb,wmav1,wmav2,wmapro,wmavoice,ac3,eac3,gsm,gsm_ms,speex,g722,g726,nellymoser"
 )
 OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
-# Where a declared duration is that of the audio, and how much of it the delay of an encoder may take.
+# Containers whose declared duration is that of the audio, and how much of it may be the delay of an encoder.
 TRACK_DURATION = {"flac", "aiff", "au", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "asf"}
 CODEC_DELAY_SECONDS = 0.25
-# Time stamps may leave gaps on purpose (a recorder on pause, silence not sent): they are filled with silence, so
-# that times stay those of the recording. In ogg and flac a gap is damage; those of mpegts and flv mean nothing.
+# Containers whose time stamps may leave gaps on purpose (a recorder on pause, silence that was not sent). A gap is
+# filled with silence, so that times stay those of the recording. In ogg and flac a gap is damage; in mpegts and flv it
+# means nothing.
 GAPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 GAP_SECONDS = 0.1  # less is jitter
-RESYNC = {"mp3", "aac"}  # bare frames: foreign bytes (tags) between them are legal, every player skips them
+RESYNC = {"mp3", "aac"}  # bare frames: other bytes (tags) may stand between them, and every player skips them
 
 IO_BYTES = 1 << 16
 BLOCK_FRAMES = 1 << 16  # at the native rate
-SEEK_WARM_UP_SECONDS = 0.25  # fed to the resampler before the first sample that is wanted
+SEEK_WARM_UP_SECONDS = 0.25  # audio that the resampler gets before the first sample that is wanted
 
 
 class AudioTrack:
-    """The first audio track of an opened `file` (seekable, at its start). A context manager.
+    """The first audio track of `file`, which is open, can seek and is at its start. A context manager.
 
-    Raises BadAudio on opening: not_audio, corrupt_audio. `name` serves only in messages.
+    `name` is what error messages call the recording. Opening raises BadAudio: not_audio or corrupt_audio.
     """
 
     def __init__(self, file: BinaryIO, name: str) -> None:
@@ -63,8 +63,9 @@ class AudioTrack:
         except av.FFmpegError as err:
             reason = "corrupt_audio" if looks_like_audio(head) else "not_audio"
             raise BadAudio(reason, f"{name}: {err.strerror}") from None
-        self.position = 0  # index of the next frame; -1: as the first one's time stamp says, at most `sought`
-        self.sought = 0
+        self.position = 0  # index of the next frame; -1 after a seek: the time stamp of the next frame tells it
+        self.sought = 0  # where a seek went: the next frame may not be behind it
+        self.origin = 0.0  # time stamp of index 0, in seconds
         try:
             self.track = self._first_audio()
         except BaseException:
@@ -93,10 +94,10 @@ class AudioTrack:
         return track
 
     def seek(self, first: int) -> int:
-        """Move to shortly before the 16 kHz sample `first`; index of the native frame to begin with, 0 for the start.
+        """Move to shortly before the 16 kHz sample `first`. Returns the index of the native frame to begin with.
 
-        Only where a seek lands on a known frame (PCM, flac). The frame is a multiple of rate / gcd(rate, 16 kHz): there
-        a resampler that begins is in phase with one that began at the start.
+        Only PCM and flac seek to a known frame; the others stay at the start, frame 0. The frame is a multiple of
+        rate / gcd(rate, 16 kHz): a resampler that begins there is in phase with one that began at the start.
         """
         codec, rate = self.track.codec_context.name, self.track.codec_context.sample_rate
         if not (codec == "flac" or codec.startswith("pcm_")) or not rate or self.track.time_base != Fraction(1, rate):
@@ -107,70 +108,76 @@ class AudioTrack:
             return 0
         try:
             self.container.seek(frame, stream=self.track)
-        except av.FFmpegError:  # behind the end, perhaps: decoding from the start will tell
+        except av.FFmpegError:  # perhaps behind the end: decoding from the start tells
             self.container.seek(0, stream=self.track)
             return 0
         self.position, self.sought = -1, frame
         return frame
 
     def planes(self) -> Iterator[tuple[int, int, np.ndarray]]:
-        """Yield (index of the first frame, rate in Hz, samples [channels, frames] in their own type) to the end.
+        """Yield blocks to the end: (index of the first frame, rate in Hz, samples [channels, frames]).
 
-        A block is of one rate and type, and holds about BLOCK_FRAMES. Raises BadAudio: corrupt_audio where the stream
-        is damaged, truncated_audio where it ends before its declared end (a bare stream of mp2, ac3, avi or mpegts
-        declares none), unsupported_audio for a rate or channel count out of range.
+        The samples have the type that the decoder gives. A block has one rate and one type, and about BLOCK_FRAMES frames.
+
+        Raises:
+            BadAudio: corrupt_audio, the stream is damaged; truncated_audio, it ends before its declared end (bare mp2
+                and ac3, avi and mpegts declare none); unsupported_audio, the rate or the number of channels is out of
+                range.
         """
-        kind, held, start = Kind(0, 0, ""), list[list[np.ndarray]](), 0
-        frame, origin = None, None
-        gaps, is_flac = self.container.format.name in GAPS, self.track.codec_context.name == "flac"
+        block, frame = _Block(), None
         for frame in self._frames():
-            found = kind_of(frame)
-            rate = found.rate
-            if found != kind:
-                if held:
-                    yield start, kind.rate, joined(held, kind)
-                    held = []
-                check_format(rate, found.channels, name=self.name)
-            if self.position < 0:
-                self.position = frame.pts or 0
-                if self.position > self.sought:
-                    raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {self.sought / rate:.2f} s")
-            if found[:2] != kind[:2]:
-                origin = frame.time and frame.time - self.position / rate
-            kind = found
-            if is_flac and frame.pts not in (None, self.position):
-                raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {self.position / rate:.2f} s")
-            if gaps and frame.time is not None:
-                missing = round((frame.time - (origin or 0.0)) * rate) - self.position
-                if missing > GAP_SECONDS * rate:
-                    if held:
-                        yield start, rate, joined(held, kind)
-                        held = []
-                    yield from self._silence(missing, kind)
-            if not held:
-                start = self.position
-            if frame.samples:
-                held.append(planes_of(frame, kind))
+            kind = kind_of(frame)
+            if kind != block.kind:
+                yield from block.taken()
+                check_format(kind.rate, kind.channels, name=self.name)
+                self._place(frame, kind, block.kind)
+                block.kind = kind
+            self._check_order(frame, kind.rate)
+            missing = self._missing_frames(frame, kind.rate)
+            if missing > GAP_SECONDS * kind.rate:
+                yield from block.taken()
+                yield from self._silence(missing, kind)
+            block.add(frame, self.position)
             self.position += frame.samples
-            if self.position - start >= BLOCK_FRAMES:
-                yield start, rate, joined(held, kind)
-                held = []
-        if held:
-            yield start, kind.rate, joined(held, kind)
+            if block.count >= BLOCK_FRAMES:
+                yield from block.taken()
+        yield from block.taken()
         if frame is not None:
-            self._check_complete(self.position / rate, (frame.time or 0.0) + frame.samples / rate)
+            self._check_complete(self.position / kind.rate, (frame.time or 0.0) + frame.samples / kind.rate)
+
+    def _place(self, frame: Any, kind: Kind, before: Kind) -> None:
+        """Find out where a frame of a new kind is: after a seek its index, and which time stamp index 0 has."""
+        if self.position < 0:
+            self.position = frame.pts or 0
+            if self.position > self.sought:
+                self._refuse_order(self.sought / kind.rate)
+        if (kind.rate, kind.channels) != (before.rate, before.channels):
+            self.origin = 0.0 if frame.time is None else frame.time - self.position / kind.rate
+
+    def _check_order(self, frame: Any, rate: int) -> None:
+        if self.track.codec_context.name == "flac" and frame.pts not in (None, self.position):
+            self._refuse_order(self.position / rate)
+
+    def _refuse_order(self, seconds: float) -> NoReturn:
+        raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {seconds:.2f} s")
+
+    def _missing_frames(self, frame: Any, rate: int) -> int:
+        """By how many frames the time stamp is ahead of the frames so far, in a container where gaps mean silence."""
+        if self.container.format.name not in GAPS or frame.time is None:
+            return 0
+        return round((frame.time - self.origin) * rate) - self.position
 
     def _silence(self, frames: int, kind: Kind) -> Iterator[tuple[int, int, np.ndarray]]:
-        """As many frames in pieces, so that a time stamp in the far future takes no memory."""
+        """Yield blocks of silence with `frames` frames in all. A time stamp far in the future takes no memory."""
         dtype = dtype_of(kind)
-        piece = np.full((kind.channels, 1 << 14), 128 if dtype == np.uint8 else 0, dtype)
-        for at in range(0, frames, piece.shape[1]):
-            part = piece[:, : frames - at]
-            yield self.position, kind.rate, part
-            self.position += part.shape[1]
+        silence = np.full((kind.channels, 1 << 14), 128 if dtype == np.uint8 else 0, dtype)
+        for at in range(0, frames, silence.shape[1]):
+            block = silence[:, : frames - at]
+            yield self.position, kind.rate, block
+            self.position += block.shape[1]
 
     def _frames(self) -> Iterator[Any]:
-        """Decoded frames. A packet that fails is corrupt_audio, or truncated_audio where it is the last one."""
+        """Yield decoded frames. A packet that fails is corrupt_audio; if it is the last one, truncated_audio."""
         failure: BadAudio | None = None
         last = None
         resync = self.container.format.name in RESYNC
@@ -191,18 +198,22 @@ class AudioTrack:
             raise BadAudio("truncated_audio", f"{self.name}: ends inside a frame")
 
     def _packets(self) -> Iterator[Any]:
-        """The packets of the track, then the empty one that flushes the decoder."""
+        """Yield the packets of the track, then the empty one that flushes the decoder."""
         try:
             for packet in self.container.demux(self.track):
-                if packet.size or packet.pts is None:  # any other empty packet would end the decoder
+                if packet.size or packet.pts is None:  # other empty packets would end the decoder
                     yield packet
         except av.FFmpegError as err:
             raise BadAudio("corrupt_audio", f"{self.name}: {err.strerror}") from None
-        except IndexError:  # PyAV, where a container begins a new track on the way
+        except IndexError:  # raised by PyAV if a new track begins after the header
             raise BadAudio("corrupt_audio", f"{self.name}: a track that the header does not know") from None
 
     def _check_complete(self, seconds: float, end_seconds: float) -> None:
-        """seconds: what was decoded; end_seconds: by the last time stamp. A hole has the end, but not all before it."""
+        """Compare the declared length with `seconds`, which were decoded, and `end_seconds`, the end by time stamps.
+
+        Raises BadAudio: truncated_audio if the end is missing, corrupt_audio if the end is there and audio before it is
+        missing.
+        """
         kind, track = self.container.format.name, self.track
         start, declared = 0.0, 0.0
         if kind in TRACK_DURATION and track.duration:
@@ -218,6 +229,28 @@ class AudioTrack:
             hole = end_seconds >= start + declared - tolerance
             reason = "corrupt_audio" if hole else "truncated_audio"
             raise BadAudio(reason, f"{self.name}: {seconds:.2f} s decoded, {declared:.2f} s declared")
+
+
+class _Block:
+    """Frames of one kind that wait to be joined."""
+
+    def __init__(self) -> None:
+        self.kind = Kind(0, 0, "")
+        self.start = self.count = 0  # index of the first frame, number of frames
+        self._frames: list[list[np.ndarray]] = []
+
+    def add(self, frame: Any, position: int) -> None:
+        if not self._frames:
+            self.start, self.count = position, 0
+        if frame.samples:
+            self._frames.append(planes_of(frame, self.kind))
+            self.count += frame.samples
+
+    def taken(self) -> Iterator[tuple[int, int, np.ndarray]]:
+        """Yield the block as `AudioTrack.planes` does, if there is one, and be empty."""
+        if self._frames:
+            frames, self._frames, self.count = self._frames, [], 0
+            yield self.start, self.kind.rate, joined(frames, self.kind)
 
 
 def _is_sync(packet: Any) -> bool:
