@@ -97,7 +97,7 @@ def _checked(data: bytes | BinaryIO, name: str) -> BinaryIO:
 
 
 def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-    """Resample blocks (rate in Hz, index of the first frame, samples) to 16 kHz: (index of the first sample, samples)."""
+    """Resample (rate in Hz, index of the first frame, samples) to (index of the first sample, samples) at 16 kHz."""
     at, rate, resampler = -1, 0, None
     for block_rate, first, mono in native:
         if at < 0:

@@ -1,7 +1,8 @@
 """The audio track of any container as arrays of samples.
 
-PyAV reads it, limited so that it opens no other file and hides no damage. PyAV decodes all formats. libsndfile 1.2 is not used for any (measured): of joined ogg and mp3 files it reads only the
-first without an error, it cannot read flac of unknown length (from a pipe), and it takes three times as long for opus.
+PyAV reads it, limited so that it opens no other file and hides no damage. It decodes all formats; libsndfile 1.2 is not
+used for any. Measured: of joined ogg and mp3 files libsndfile reads only the first, without an error; it cannot read
+flac of unknown length (from a pipe); and it takes three times as long for opus.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class AudioTrack:
     def planes(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield blocks to the end: (index of the first frame, rate in Hz, samples [channels, frames]).
 
-        The samples have the type that the decoder gives. A block has one rate and one type, and about BLOCK_FRAMES frames.
+        The samples have the type that the decoder gives. A block has one rate, one type and about BLOCK_FRAMES frames.
 
         Raises:
             BadAudio: corrupt_audio, the stream is damaged; truncated_audio, it ends before its declared end (bare mp2
