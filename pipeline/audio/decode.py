@@ -10,8 +10,9 @@ import numpy as np
 import soxr
 
 from pipeline.audio.headers import check_format, check_header
+from pipeline.audio.pcm import FULL_SCALE
 from pipeline.audio.track import AudioTrack
-from pipeline.schemas import FULL_SCALE, SAMPLE_RATE, BadAudio
+from pipeline.schemas import SAMPLE_RATE, BadAudio
 
 LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 

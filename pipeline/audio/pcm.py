@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.schemas import FULL_SCALE
+FULL_SCALE = 1 << 15  # of int16: the samples -32768 ... 32767 are the floats -1 ... 1
 
 
 def to_pcm(samples: np.ndarray) -> bytes:
