@@ -1,4 +1,4 @@
-"""Tests of a whole evaluation over outputs that are there: history, baselines, gate, exit codes, files."""
+"""Tests of a whole evaluation of finished outputs: history, baselines, gate, exit codes, files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ REFERENCE = "the old cat sat on its mat today"  # eight words
 
 
 def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> str:
-    """A finished output: recording k was heard as texts[k]; four speakers. language: "en de": one after the other."""
+    """A finished output: recording k has the text texts[k]; four speakers. language "en de": in turn."""
     codes = language.split()
     storage = open_storage(str(folder))
     speakers = [json.dumps({"speaker": f"s{number % 4}"}) for number in range(len(texts))]
@@ -38,8 +38,10 @@ def finished(folder: str | Path, texts: list[str], *, language: str = "en") -> s
     mark = plan(storage, refs)
     for unit in left(storage):
         rows, _, samples = results(unit, mark, segments=1)
-        heard = [row | {"text": texts[int(row["recording_id"][1:])]} for row in rows.to_pylist()]
-        commit_unit(storage, unit, new_attempt(), to_table(heard, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark)
+        transcripts = [row | {"text": texts[int(row["recording_id"][1:])]} for row in rows.to_pylist()]
+        commit_unit(
+            storage, unit, new_attempt(), to_table(transcripts, TRANSCRIPT), to_table([], DEAD_LETTER), samples, mark
+        )
     publish_tables(storage)
     return str(folder)
 
@@ -66,10 +68,10 @@ def test_rows_result_report_and_junit_are_written_and_written_again_replace_them
     assert first.evaluation.startswith("n-monday-")
     assert first.evaluated_at == second.evaluated_at
     root = tmp_path / "evaluated"
-    held = pyarrow.dataset.dataset(root / "evaluations", partitioning="hive").to_table()
-    assert held.num_rows == 80
-    assert set(held.schema.names) == set(EVALUATED.names)
-    assert held.filter(pyarrow.compute.field("set") == "dev")["word_deletions"].to_pylist().count(1) == 20
+    stored = pyarrow.dataset.dataset(root / "evaluations", partitioning="hive").to_table()
+    assert stored.num_rows == 80
+    assert set(stored.schema.names) == set(EVALUATED.names)
+    assert stored.filter(pyarrow.compute.field("set") == "dev")["word_deletions"].to_pylist().count(1) == 20
     rows = read_rows(open_storage(str(root)), first.evaluation)
     assert rows.schema == EVALUATED
     assert set(rows["normaliser"].to_pylist()) == {normaliser("auto", "en").identity}
@@ -109,7 +111,7 @@ def test_a_night_without_a_language_of_the_night_before_fails(
     )
 
 
-def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
+def test_what_was_damaged_on_purpose_is_never_a_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
     """Somebody looks whether the gate closes, and the next night is compared with the night before."""
     damage = "corrupt.delete_words=0.5"
     first = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1"))
@@ -123,7 +125,7 @@ def test_what_was_damaged_on_purpose_is_nobodys_baseline(tmp_path: Path, outputs
         config(tmp_path, {"dev": outputs["good"]}, damage, "keep_as=golden")
 
 
-def test_a_named_baseline_that_names_nothing_is_told_in_one_line(tmp_path: Path, outputs: dict[str, str]) -> None:
+def test_a_named_baseline_that_names_nothing_is_one_line(tmp_path: Path, outputs: dict[str, str]) -> None:
     kept = tmp_path / "evaluated/baselines/golden.json"
     kept.parent.mkdir(parents=True)
     for content in ("{}", "no JSON"):
@@ -157,7 +159,7 @@ def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
         (["baseline=/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
-def test_a_baseline_that_is_not_there_is_told_before_anything_is_done(
+def test_a_missing_baseline_is_an_error_before_anything_is_done(
     tmp_path: Path, outputs: dict[str, str], overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -197,7 +199,7 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(
         ("{model.name: [tiny, /no/such/model]}", "model.name: /no/such/model"),
     ],
 )
-def test_a_value_of_a_sweep_that_cannot_be_is_told_before_anything_is_done(
+def test_a_refused_value_of_a_sweep_is_an_error_before_anything_is_done(
     tmp_path: Path, sweep: str, message: str
 ) -> None:
     words = [f"output.uri={tmp_path / 'out'}", "sets.dev.source.uri=/nowhere", f"sweep={sweep}"]

@@ -16,9 +16,9 @@ def test_two_nights_in_a_bucket(bucket: str, capsys: pytest.CaptureFixture[str])
     good = finished(f"{bucket}/good", [REFERENCE] * 24)
     worse = finished(f"{bucket}/worse", [REFERENCE.replace("old ", "")] * 24)
     codes = []
-    for run, heard in (("1", good), ("2", good), ("3", worse)):
+    for run, output in (("1", good), ("2", good), ("3", worse)):
         baseline = ["keep_as=golden"] if run == "1" else ["baseline=golden"]
-        words = [f"output.uri={bucket}/nights", f"sets.dev.output={heard}", f"run={run}", *baseline]
+        words = [f"output.uri={bucket}/nights", f"sets.dev.output={output}", f"run={run}", *baseline]
         codes.append(job(load(EvaluateConfig, None, words)))
     assert codes == [0, 0, 1]
     assert "rose from 0.00 % to 12.50 %" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The repository's own gate: it is open for the model as it is, and closes when one word in thirty is lost."""
+"""The repository's own gate: it is open for the embedded model, and closes when one word in thirty is lost."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_gate_is_open_for_the_model_as_it_is_and_closes_on_damage(tmp_path: 
     damaged = evaluate(output, "corrupt.delete_words=0.03")
     printed, said = damaged.communicate()
     assert damaged.returncode == 1, printed + said
-    assert "starting Ray" not in said  # nothing is heard twice
+    assert "starting Ray" not in said  # nothing is transcribed twice
     reasons = [line for line in printed.splitlines() if "FAILED" in line]
     assert 1 <= len(reasons) <= 3
     assert "rose from" in reasons[0]

@@ -16,7 +16,7 @@ from tests.support.small_whisper import save_whisper
 
 @pytest.mark.timeout(300)
 @pytest.mark.usefixtures("local_ray")
-def test_a_swept_model_may_be_whisper_and_nothing_is_heard_twice(tmp_path: Path, small_model_dir: Path) -> None:
+def test_a_swept_model_may_be_whisper_and_nothing_is_transcribed_twice(tmp_path: Path, small_model_dir: Path) -> None:
     source = archive(tmp_path / "in", 3)
     for path in sorted(source.glob("*.wav")):
         path.with_suffix(".txt").write_text("the old cat\n")

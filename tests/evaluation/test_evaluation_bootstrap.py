@@ -50,16 +50,16 @@ def test_utterances_taken_for_independent_would_alarm_more_than_twice_as_often()
 
 
 @pytest.mark.parametrize("speakers", [5, 20])
-def test_the_interval_of_a_rate_holds_the_truth_as_often_as_it_says(speakers: int) -> None:
+def test_the_interval_of_a_rate_contains_the_truth_as_often_as_it_says(speakers: int) -> None:
     errors = beta_binomial(1_500, speakers, 1_000, seed=speakers + 1)
-    held = 0
+    contained = 0
     for place in range(1_500):
         new, _, words = errors.one(place)
         low, high = interval(new, words, names(speakers), resamples=1_000, seed=place)
         assert low is not None
         assert high is not None
-        held += low <= RATE <= high
-    assert 0.92 <= held / 1_500 <= 0.97
+        contained += low <= RATE <= high
+    assert 0.92 <= contained / 1_500 <= 0.97
 
 
 def test_with_many_blocks_it_is_the_plain_bootstrap_and_the_normal_interval() -> None:
@@ -125,13 +125,13 @@ def test_equal_systems_do_not_differ_at_all() -> None:
     assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
 
 
-def test_the_same_loss_in_every_block_is_beyond_doubt() -> None:
+def test_the_same_loss_in_every_block_is_certain() -> None:
     lost = paired([10, 20, 30], [0, 0, 0], [10, 20, 30], ["a", "b", "c"], resamples=999, seed=0)
     assert (lost.difference, lost.low, lost.high) == (1.0, 1.0, 1.0)
     assert lost.p == pytest.approx(0.001)
 
 
-def test_a_rate_is_never_below_nothing() -> None:
+def test_a_rate_is_never_below_zero() -> None:
     low, high = interval([0, 0, 0, 5], [10, 10, 10, 10], ["a", "b", "c", "d"], resamples=500, seed=0)
     assert low == 0.0
     assert high is not None

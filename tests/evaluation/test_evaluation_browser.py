@@ -26,8 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pages")
     (folder / "audio").mkdir()
     soundfile.write(folder / "audio" / "a b#1.wav", np.zeros(24_000, np.int16), 16_000)
-    heard = row("en", "a b c " * 30, "x y z " * 30, recording_id="heard", audio="audio/a b#1.wav")
-    rows = [heard, *made_up_rows()]
+    spoken = row("en", "a b c " * 30, "x y z " * 30, recording_id="spoken", audio="audio/a b#1.wav")
+    rows = [spoken, *made_up_rows()]
     long = {"weights": "a-name-without-any-space-" * 20}
     night = made_up_evaluation(rows[1:])
     night = replace(night, about={**night.about, **long}, evaluation="nightly-" + "0" * 200)
@@ -130,8 +130,10 @@ def test_the_report_of_a_run_follows_the_system(browser: Browser, folder: Path, 
     tab = browser.open((folder / "run.html").as_uri(), dark=dark)
     paper = luminance(tab.evaluate(COLOUR.format("body", "backgroundColor")))
     assert (paper < 0.1) == dark
-    for element in ("body", ".bad"):
-        assert contrast(luminance(tab.evaluate(COLOUR.format(element, "color"))), paper) >= 4.5, element
+    for element in ("body", ".verdict.failed", "caption", "thead th", "dt"):
+        ink = luminance(tab.evaluate(COLOUR.format(element, "color")))
+        ground = tab.evaluate(COLOUR.format(element, "backgroundColor"))
+        assert contrast(ink, paper if ground == "rgba(0, 0, 0, 0)" else luminance(ground)) >= 4.5, element
     tab.close()
 
 

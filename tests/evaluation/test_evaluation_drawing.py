@@ -1,4 +1,4 @@
-"""drawing: the same SVG on every machine, in the colours of the page, without what a page must not hold."""
+"""drawing: the same SVG on every machine, in the colours of the page, without what a page must not contain."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def test_every_check_is_a_case_and_those_that_failed_say_why() -> None:
     assert found.findtext("system-out") == "warning: en: close"
 
 
-def test_the_verdict_of_the_gate_names_all_it_has_looked_at() -> None:
+def test_the_verdict_of_the_gate_names_every_check() -> None:
     rows = made_up_rows()
     gate = GateConfig(ceilings={"en": 0.05, "de": 0.9, "fr": 0.5}, min_coverage=0.9)
     judged = verdict([comparison("en"), comparison("de", 0.02, regressed=True)], made_up_rates(rows), gate)

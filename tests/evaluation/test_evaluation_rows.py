@@ -138,7 +138,7 @@ def test_a_noise_level_is_finite_or_unknown(metadata: dict[str, Any], snr: float
 
 
 @pytest.mark.parametrize("metadata", [None, "", "[1]", "{", "[" * 100_000, "3", '{"speaker": NaN, "snr": Infinity}'])
-def test_what_is_no_object_tells_nothing(metadata: str | None) -> None:
+def test_what_is_no_object_says_nothing(metadata: str | None) -> None:
     assert (speaker_of(metadata), snr_of(metadata)) == (None, None)
 
 
@@ -167,6 +167,6 @@ def test_any_metadata_gives_a_name_and_a_number_or_nothing(metadata: dict[str, A
     ],
     ids=["fleurs", "commonvoice", "voxpopuli", "mls", "librispeech"],
 )
-def test_each_corpus_tells_its_speakers(tmp_path: Path, tree: Any, speakers: set[str | None]) -> None:
+def test_each_corpus_names_its_speakers(tmp_path: Path, tree: Any, speakers: set[str | None]) -> None:
     write(tmp_path, tree())
     assert {speaker_of(ref.metadata) for ref in list_recordings(SourceConfig(uri=str(tmp_path)))} == speakers

@@ -1,4 +1,4 @@
-"""Tests of the gate's settings: the defaults are those of the README, what makes no sense is refused by its key."""
+"""Tests of the gate's settings: the defaults are those of the README; a wrong value is refused with its key."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def test_ceilings_by_language_from_the_command_line() -> None:
         ("gate.cieling=1", "gate.cieling: no such key"),
     ],
 )
-def test_what_makes_no_sense_is_refused_by_its_key(override: str, line: str) -> None:
+def test_a_wrong_value_is_refused_with_its_key(override: str, line: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load(Job, None, [override])
     assert str(caught.value).startswith(line)
 
 
-def test_the_gate_is_not_moved_once_it_is_set() -> None:
+def test_the_gate_cannot_be_changed_once_it_is_set() -> None:
     with pytest.raises(pydantic.ValidationError, match="frozen"):
         GateConfig().alpha = 0.5  # type: ignore[misc]

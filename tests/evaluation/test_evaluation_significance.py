@@ -1,4 +1,4 @@
-"""Tests of significance: matched pairs as scipy has them, Holm's published results, the stated difference is found."""
+"""Tests of significance: matched pairs as scipy has them, Holm's published results, the power that is stated."""
 
 from __future__ import annotations
 
@@ -64,22 +64,22 @@ def test_the_smallest_difference_by_hand() -> None:
     assert found == pytest.approx((student + 0.84162) * (0.0408248**2 + found / 40) ** 0.5, rel=1e-4)
 
 
-def test_equal_systems_do_not_make_every_loss_visible() -> None:
+def test_equal_systems_do_not_make_every_loss_detectable() -> None:
     blocks = [f"{place}" for place in range(1_000)]  # 10,000 words: one needs (1.645 + 0.842) ** 2 = 6.2 errors more
     found = detectable([1] * 1_000, [1] * 1_000, [10] * 1_000, blocks, alpha=0.05)
     assert found == pytest.approx(6.2 / 10_000, rel=0.01)
 
 
 @pytest.mark.parametrize(("speakers", "words"), [(20, 1_200), (40, 1_300), (100, 20)])
-def test_the_stated_difference_is_found_in_four_of_five_cases(speakers: int, words: int) -> None:
+def test_the_stated_difference_is_detected_in_four_of_five_cases(speakers: int, words: int) -> None:
     stated = mean_detectable(speakers, words)
-    assert 0.75 <= share_found(beta_binomial(1_500, speakers, words, lost=stated, seed=speakers + 1)) <= 0.85
+    assert 0.75 <= share_detected(beta_binomial(1_500, speakers, words, lost=stated, seed=speakers + 1)) <= 0.85
 
 
-def test_a_loss_that_sets_speakers_further_apart_is_found_somewhat_less_often() -> None:
-    """The spread is taken as it was seen; this loss widens it."""
+def test_a_loss_that_makes_speakers_differ_more_is_detected_somewhat_less_often() -> None:
+    """The spread is assumed to stay as observed; this loss widens it."""
     stated = mean_detectable(20, 1_200)
-    assert 0.65 <= share_found(beta_binomial(1_500, 20, 1_200, harder=stated, seed=21)) <= 0.8
+    assert 0.65 <= share_detected(beta_binomial(1_500, 20, 1_200, harder=stated, seed=21)) <= 0.8
 
 
 def mean_detectable(speakers: int, words: int) -> float:
@@ -87,7 +87,7 @@ def mean_detectable(speakers: int, words: int) -> float:
     return float(np.mean([detectable(*errors.one(place), names(speakers), alpha=0.05) for place in range(300)]))
 
 
-def share_found(errors: Errors) -> float:
+def share_detected(errors: Errors) -> float:
     repetitions, speakers = errors.new.shape
     found = [paired(*errors.one(place), names(speakers), resamples=1_000, seed=place) for place in range(repetitions)]
     return float(np.mean([one.p < 0.05 and one.low > 0 for one in found]))

@@ -63,7 +63,7 @@ def test_what_a_comparison_shows(difference: float, regressed: bool, expected: s
     assert finding(comparison("de", difference, regressed=regressed)) == expected
 
 
-def test_a_comparison_names_the_smallest_difference_it_would_have_seen() -> None:
+def test_a_comparison_names_the_smallest_difference_it_could_have_shown() -> None:
     line = comparison_line(comparison("zh", 0.02, regressed=True), "release-3")
     assert line == (
         "zh: CER 16.00 %, release-3 14.00 %: +2.00 points [+1.20, +2.80], p 0.004, Holm 0.016; regressed "
@@ -110,7 +110,7 @@ def test_a_sweep_shows_rate_beside_speed_of_every_combination() -> None:
     assert not any(line.startswith("sweep") for line in summary_lines(replace(NIGHT, sweep=())))
 
 
-def test_comparisons_name_the_smallest_difference_they_would_have_seen() -> None:
+def test_comparisons_name_the_smallest_difference_they_could_have_shown() -> None:
     lines = [line for line in summary_lines(NIGHT) if "points on)" in line]
     assert [line.split(":")[0] for line in lines] == ["en", "de", "hi", "zh"]
     assert "regressed (80 % power from 1.15 points on)" in lines[1]

@@ -63,7 +63,7 @@ def test_mandarin_is_judged_by_characters() -> None:
         row("en", "a b", "a b"),
     ],
 )
-def test_what_was_not_heard_or_has_no_error_is_not_shown(left_out: dict[str, object]) -> None:
+def test_what_was_not_transcribed_or_has_no_error_is_not_shown(left_out: dict[str, object]) -> None:
     assert worst(evaluated_table([left_out]), 50) == []
 
 

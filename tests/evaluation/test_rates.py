@@ -29,9 +29,9 @@ def scored_row(
 
 
 def by_key(found: list[Rates]) -> dict[tuple[str, str], Rates]:
-    held = {(one.group, one.key): one for one in found}
-    assert len(held) == len(found)
-    return held
+    groups = {(one.group, one.key): one for one in found}
+    assert len(groups) == len(found)
+    return groups
 
 
 ROWS = [
@@ -40,15 +40,15 @@ ROWS = [
     scored_row(2, "two words", "", status="dead_letter", speaker="b", seconds=None),  # 2 deleted
     scored_row(3, "gone", "", status="missing", snr_db=4.0),  # 1 deleted
     scored_row(4, "", "phantom word", seconds=31.0),  # nobody spoke
-    scored_row(5, None, "whatever was heard"),  # nobody knows
+    scored_row(5, None, "whatever was recognised"),  # nobody knows
     scored_row(6, "note book", "notebook", set="other", speaker=None, snr_db=40.0),  # 2 errors, none when merged
     scored_row(7, "我三十五岁", "我35碎", language="zh", speaker="c"),  # one of five characters
 ]
 
 
 def test_a_rate_is_a_ratio_of_sums_with_its_coverage() -> None:
-    held = by_key(rates(ROWS, resamples=200, seed=0))
-    english = held["language", "en"]
+    groups = by_key(rates(ROWS, resamples=200, seed=0))
+    english = groups["language", "en"]
     assert english.words.errors == 1 + 1 + 2 + 1 + 2
     assert english.words.units == 4 + 3 + 2 + 1 + 2
     assert english.counts == english.words
@@ -63,12 +63,12 @@ def test_a_rate_is_a_ratio_of_sums_with_its_coverage() -> None:
 
 
 def test_mandarin_is_judged_by_characters_and_everything_adds_each_language_in_its_own_units() -> None:
-    held = by_key(rates(ROWS, resamples=200, seed=0))
-    mandarin, everything = held["language", "zh"], held["all", "all"]
+    groups = by_key(rates(ROWS, resamples=200, seed=0))
+    mandarin, everything = groups["language", "zh"], groups["all", "all"]
     assert (mandarin.metric, mandarin.counts, mandarin.merged) == ("CER", mandarin.chars, mandarin.chars)
     assert mandarin.counts.errors == 1
     assert everything.metric == "WER"
-    assert everything.counts == held["language", "en"].words + mandarin.chars
+    assert everything.counts == groups["language", "en"].words + mandarin.chars
 
 
 def test_groups_are_named_and_ordered_for_people() -> None:
@@ -93,14 +93,14 @@ def test_groups_are_named_and_ordered_for_people() -> None:
 
 
 @pytest.mark.parametrize("reason", ["dead_letter", "missing"])
-def test_who_did_not_answer_has_lost_every_word(reason: str) -> None:
+def test_a_recording_without_a_transcript_has_lost_every_word(reason: str) -> None:
     (found, *_) = rates([scored_row(0, "one lost sentence", "", status=reason)], resamples=100, seed=0)
     assert found.words == Counts(deletions=3)
     assert found.counts.rate == 1.0
     assert found.coverage == 0.0
 
 
-def test_hypotheses_are_spoiled_before_they_are_counted() -> None:
+def test_hypotheses_are_damaged_before_they_are_counted() -> None:
     spoiled = scored(
         Outcome("r", "en", "transcribed", reference="a b c", hypothesis="a b c"),
         {"set": "dev"},
@@ -121,7 +121,7 @@ def test_recordings_of_the_only_speaker_are_drawn_one_by_one() -> None:
     assert found.low < 1 / 6 < found.high
 
 
-def test_bins_weigh_recordings_by_heard_words() -> None:
+def test_bins_weigh_recordings_by_recognised_words() -> None:
     rows = [
         row("en", "a b c d", "a b c d", confidence=0.95),  # 4 of 4 right
         row("en", "a b c d", "a b x y", confidence=0.91),  # 2 of 4
@@ -156,7 +156,7 @@ def test_mandarin_counts_characters() -> None:
         row("en", "a b", "", confidence=None, status="missing"),
     ],
 )
-def test_what_tells_nothing_is_left_out(left_out: dict[str, object]) -> None:
+def test_what_shows_nothing_is_left_out(left_out: dict[str, object]) -> None:
     assert reliability(evaluated_table([left_out])) == []
 
 
@@ -164,13 +164,13 @@ def test_no_bins_have_no_error() -> None:
     assert calibration_error([]) is None
 
 
-def test_a_confidence_that_keeps_its_word_has_a_small_error() -> None:
+def test_an_exact_confidence_has_a_small_error() -> None:
     rng = random.Random(5)
     rows = []
     for _ in range(400):
         confidence = rng.random()
-        heard = ["right" if rng.random() < confidence else "wrong" for _ in range(40)]
-        rows.append(row("en", " ".join(["right"] * 40), " ".join(heard), confidence=confidence))
+        words = ["right" if rng.random() < confidence else "wrong" for _ in range(40)]
+        rows.append(row("en", " ".join(["right"] * 40), " ".join(words), confidence=confidence))
     error = calibration_error(reliability(evaluated_table(rows)))
     assert error is not None
     assert error < 0.02

@@ -71,7 +71,7 @@ def test_compounds_written_apart_are_no_error(
     assert merged_counts(reference, hypothesis) == Counts(hits, substitutions, deletions, insertions)
 
 
-def test_the_alignment_names_each_word_once_on_either_side() -> None:
+def test_the_alignment_names_each_word_once_on_each_side() -> None:
     assert alignment("the cat sat on it", "a the cat stood on") == [
         Aligned("insert", "", "a"),
         Aligned("equal", "the", "the"),
@@ -123,7 +123,7 @@ def test_the_errors_are_the_fewest_possible(reference: str, hypothesis: str) -> 
 
 @settings(max_examples=150)
 @given(TEXT, TEXT, st.booleans())
-def test_the_alignment_tells_what_the_counts_count(reference: str, hypothesis: str, chars: bool) -> None:
+def test_the_alignment_agrees_with_the_counts(reference: str, hypothesis: str, chars: bool) -> None:
     steps = alignment(reference, hypothesis, chars=chars)
     joint = "" if chars else " "
     assert joint.join(step.reference for step in steps if step.operation != "insert") == reference

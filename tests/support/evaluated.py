@@ -1,4 +1,4 @@
-"""A made-up evaluation: rows of schemas.EVALUATED with plausible errors, and what an evaluation would say of them."""
+"""A made-up evaluation: rows of schemas.EVALUATED with plausible errors, and the results for them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SETS = {"en": "test-clean", "de": "fleurs", "hi": "fleurs", "zh": "fleurs"}
 
 
 def row(language: str, reference: str | None, hypothesis: str, **changed: Any) -> dict[str, Any]:
-    """One row; its counts are those of jiwer. What is in `changed` replaces what would stand there."""
+    """One row; its counts are those of jiwer. `changed` replaces columns."""
     words = counted(jiwer.process_words, reference or "", hypothesis)
     chars = counted(jiwer.process_characters, reference or "", hypothesis)
     names = ("hits", "substitutions", "deletions", "insertions")
@@ -73,7 +73,7 @@ def row(language: str, reference: str | None, hypothesis: str, **changed: Any) -
 
 
 def counted(process: Callable[[str, str], Any], reference: str, hypothesis: str) -> Counts:
-    """jiwer refuses an empty reference: all that was heard is inserted."""
+    """jiwer refuses an empty reference: every recognised word is an insertion."""
     if not reference:
         return Counts(insertions=len(hypothesis.split()))
     found = process(reference, hypothesis)
@@ -89,11 +89,11 @@ def made_up_rows(per_language: int = 60, seed: int = 7) -> list[dict[str, Any]]:
         for number in range(per_language):
             confidence = rng.uniform(0.5, 1.0)
             reference = [rng.choice(vocabulary) for _ in range(rng.randint(4, 60))]
-            heard: list[str] = []
+            hypothesis: list[str] = []
             for word in reference:
                 luck = rng.random()
                 wrong = 0.6 * (1 - confidence)
-                heard += [word] if luck > wrong else rng.choice([[], [rng.choice(vocabulary)], [word, word]])
+                hypothesis += [word] if luck > wrong else rng.choice([[], [rng.choice(vocabulary)], [word, word]])
             status = "dead_letter" if number % 29 == 28 else "missing" if number % 41 == 40 else "transcribed"
             changed: dict[str, Any] = {
                 "recording_id": f"{language}/speaker-{number % 7}/{number:04d}",
@@ -106,8 +106,8 @@ def made_up_rows(per_language: int = 60, seed: int = 7) -> list[dict[str, Any]]:
             }
             if status != "transcribed":
                 reason = "truncated_audio" if status == "dead_letter" else None
-                heard, changed = [], changed | {"confidence": None, "steps": None, "reason": reason}
-            rows.append(row(language, between.join(reference), between.join(heard), **changed))
+                hypothesis, changed = [], changed | {"confidence": None, "steps": None, "reason": reason}
+            rows.append(row(language, between.join(reference), between.join(hypothesis), **changed))
     return rows
 
 
@@ -161,10 +161,10 @@ def made_up_rates(rows: list[dict[str, Any]]) -> list[Rates]:
         ("snr", lambda one: f"{one['language']} {'below 10 dB' if one['snr_db'] < 10 else '10 dB and more'}"),
     ]
     for group, key_of in keys:
-        held: dict[str, list[dict[str, Any]]] = {}
+        by_key: dict[str, list[dict[str, Any]]] = {}
         for one in sorted(rows, key=lambda one: (list(VOCABULARY).index(one["language"]), one["seconds"])):
-            held.setdefault(key_of(one), []).append(one)
-        found += [rates_of(group, key, chosen) for key, chosen in held.items()]
+            by_key.setdefault(key_of(one), []).append(one)
+        found += [rates_of(group, key, chosen) for key, chosen in by_key.items()]
     return found
 
 
