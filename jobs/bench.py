@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     import torch
 
     from pipeline.benchmark.compare import Bench
-    from pipeline.benchmark.sizes import sizes
+    from pipeline.benchmark.sizes import size_named
     from pipeline.model.denoise.head import obstacle
 
     if options.device == "cuda" and not torch.cuda.is_available():
@@ -72,7 +72,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     torch.set_num_threads(options.threads)
     bench = Bench(
-        sizes(options.size),
+        size_named(options.size),
         device=options.device,
         dtype=getattr(torch, options.dtype),
         compile=options.compile,

@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
 def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) -> int:
     """1 where a check fails. json: a file for the rows; limit: seconds of each check."""
     from pipeline.doctor import table
-    from pipeline.doctor.examine import examine
+    from pipeline.doctor.examine import examine_machine
 
     console = Console(stderr=True)
     with console.status("starting") as status:  # nothing where stderr is no terminal
-        rows = examine(config, lambda name: status.update(f"checking {name}"), limit=limit)
+        rows = examine_machine(config, lambda name: status.update(f"checking {name}"), limit=limit)
     table.show(rows)
     if json:
         table.write_json(rows, json)

@@ -23,7 +23,7 @@ import soundfile
 import soxr
 
 from pipeline.benchmark.readers import READERS
-from pipeline.benchmark.speech import speech
+from pipeline.benchmark.speech import sample_speech
 from pipeline.schemas import SAMPLE_RATE
 
 GOALS: dict[str, float | None] = {"flac 16 kHz mono": 500, "mp3 44.1 kHz stereo": 150, "opus 48 kHz mono": None}
@@ -35,7 +35,7 @@ REPEATS = 5
 def compare(seconds: float = 600.0, repeats: int = REPEATS) -> dict[str, Any]:
     """The figures: rows of one reader and one format. Raises RuntimeError where a reader misses some of the audio."""
     with tempfile.TemporaryDirectory() as scratch:
-        files = write_files(Path(scratch), speech(seconds))
+        files = write_files(Path(scratch), sample_speech(seconds))
         rows: list[dict[str, Any]] = []
         for reader in READERS:
             measured = _in_a_process(reader, repeats, list(files.values()), Path(scratch))

@@ -31,7 +31,7 @@ class Size:
     slots: int
 
 
-def sizes(name: str) -> Size:
+def size_named(name: str) -> Size:
     """The size of that name: `tiny`, `cpu300m` or `full`. Raises KeyError for another name."""
     return {"tiny": _tiny, "cpu300m": _cpu300m, "full": _full}[name]()
 
@@ -77,7 +77,7 @@ def _tiny() -> Size:
     if trained("tiny"):
         config = layout.read_config(layout.directory("tiny"))
     else:
-        config = _named("tiny", SizeSection(), vocab=2048)
+        config = config_named("tiny", SizeSection(), vocab=2048)
     return Size("tiny", config, steps=16, windows=128, stock_batches=(1, 8, 32, 64), slots=32)
 
 
@@ -87,7 +87,7 @@ def _cpu300m() -> Size:
         window_seconds=12, canvas_length=64, hidden=768, layers=12, heads=8, kv_heads=4, mlp=2112,
         experts=16, experts_per_token=2, expert_mlp=384,
     )  # fmt: skip
-    config = _named("cpu300m", section, vocab=65536)
+    config = config_named("cpu300m", section, vocab=65536)
     text = config.backbone["text_config"]
     text |= {
         "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 2,
@@ -106,7 +106,7 @@ def _full() -> Size:
         window_seconds=30, canvas_length=256, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,
         experts=128, experts_per_token=8, expert_mlp=704, projector_hidden=1280,
     )  # fmt: skip
-    config = _named("full", section, vocab=262_144)
+    config = config_named("full", section, vocab=262_144)
     encoder = config.encoder.model_copy(update={"d_model": 768, "layers": 12, "heads": 12, "ffn": 3072})
     config.backbone["text_config"] |= {
         "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
@@ -120,7 +120,8 @@ def _full() -> Size:
     return Size("full", config, steps=16, windows=192, stock_batches=(1, 8, 16, 32), slots=64)
 
 
-def _named(name: str, section: SizeSection, vocab: int) -> AsrConfig:
+def config_named(name: str, section: SizeSection, vocab: int) -> AsrConfig:
+    """The config of a model of that size, with as many end tokens as random weights need to end now and then."""
     config = asr_config(section, vocab)
     tokens = config.tokens.model_copy(update={"eos": list(range(1, vocab, END_SHARE))})
     return config.model_copy(update={"name": name, "tokens": tokens})

@@ -28,7 +28,7 @@ def members() -> list[tuple[str, bytes]]:
     return found
 
 
-def speech(seconds: float) -> np.ndarray:
+def sample_speech(seconds: float) -> np.ndarray:
     """float32 [samples] at 16 kHz, mono: the recordings one after the other, again and again."""
     return np.resize(np.concatenate(_decoded(members())), round(seconds * SAMPLE_RATE))
 

@@ -21,7 +21,7 @@ HASH_SECONDS = 1800.0  # 52 GB at 30 MB/s
 RAY_SECONDS = 120.0
 
 
-def examine(
+def examine_machine(
     config: DoctorConfig, starting: Callable[[str], None] = lambda _: None, *, limit: float = math.inf
 ) -> list[Row]:
     """Every row. `starting` is called with the name of each check before it runs; none gets more than `limit` s."""

@@ -108,7 +108,7 @@ def kind_of(ref: RecordingRef) -> tuple[Kind, float]:
     return ("bytes", float(ref.size)) if ref.size > 0 else ("number", 1.0)
 
 
-def forecast(
+def estimate_run(
     totals: Mapping[Kind, Total],
     measured: Sequence[Measured],
     *,

@@ -19,7 +19,7 @@ import torch
 from pipeline.audio.stage import Decoder
 from pipeline.audio.track import AudioTrack
 from pipeline.config import RunConfig
-from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, forecast, kind_of
+from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, estimate_run, kind_of
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
 from pipeline.model.stage import start_engine
@@ -68,7 +68,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     measured, notes = probe(config, sample.refs) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")
-    made = forecast(
+    made = estimate_run(
         sample.totals,
         measured,
         units=sample.units,

@@ -22,9 +22,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> sizes.Size:
         window_seconds=1.0, canvas_length=16, hidden=64, heads=4, layers=2, mlp=96, experts=4, experts_per_token=2,
         expert_mlp=48, projector_hidden=48,
     )  # fmt: skip
-    config = sizes._named("small", section, vocab=420)
+    config = sizes.config_named("small", section, vocab=420)
     size = sizes.Size("small", config, steps=3, windows=5, stock_batches=(1, 2, 9), slots=2)
-    monkeypatch.setattr(sizes, "sizes", lambda _: size)
+    monkeypatch.setattr(sizes, "size_named", lambda _: size)
     return size
 
 
@@ -124,7 +124,7 @@ def test_random_weights_are_allocated_once(
 
 @pytest.mark.parametrize(("name", "parameters"), [("cpu300m", 306.7e6), ("full", 25.2e9)])
 def test_sizes_are_what_they_are_called(name: str, parameters: float) -> None:
-    config = sizes.sizes(name).config
+    config = sizes.size_named(name).config
     with torch.device("meta"):
         model = AsrModel(config, train_tokenizer(["la le li lo lu"], 300))
     assert sum(p.numel() for p in model.backbone.parameters()) == pytest.approx(parameters, rel=0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import ComputeConfig
 from pipeline.doctor.cluster_check import placement
-from pipeline.doctor.examine import examine
+from pipeline.doctor.examine import examine_machine
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.flow.cluster import alive_nodes, on_every_node
 from tests.support.archives import archive
@@ -56,7 +56,7 @@ def test_a_cluster_is_checked_node_by_node(local_ray: None, tmp_path: Path, smal
         }
     )
     started: list[str] = []
-    rows = examine(config, started.append)
+    rows = examine_machine(config, started.append)
     here = {row.check for row in rows if not row.node}
     there = {row.check: row for row in rows if row.node}
     (node,) = alive_nodes()

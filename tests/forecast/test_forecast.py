@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ComputeConfig
-from pipeline.forecast.forecast import Estimate, Forecast, Kind, Measured, Total, forecast, kind_of
+from pipeline.forecast.forecast import Estimate, Forecast, Kind, Measured, Total, estimate_run, kind_of
 from tests.support.outputs import ref
 
 
@@ -26,7 +26,7 @@ def made(
     usd: float | None = None,
     **compute: float,
 ) -> Forecast:
-    return forecast(totals, measured, units=units, compute=ComputeConfig(**compute), usd_per_gpu_hour=usd)  # type: ignore[arg-type]
+    return estimate_run(totals, measured, units=units, compute=ComputeConfig(**compute), usd_per_gpu_hour=usd)  # type: ignore[arg-type]
 
 
 def steady(number: int, *, kind: Kind = "seconds", decode: float = 0.01, replica: float = 0.1) -> list[Measured]:
