@@ -140,9 +140,11 @@ class ModelConfig(Section):
 
 
 class DenoiseConfig(Section):
-    """The denoising loop. Defaults: DiffusionGemma's generation config, 16 steps as on the adapter's model card."""
+    """The denoising loop. Defaults: DiffusionGemma's generation config with 16 steps, where the model has no own."""
 
-    max_steps: int = Field(16, ge=1, le=256, description="upper limit of denoising steps for one canvas")
+    max_steps: int = Field(
+        16, ge=1, le=256, description="upper limit of denoising steps for one canvas; a model may have its own default"
+    )
     canvas_length: Annotated[int, Field(ge=8, le=1024)] | Literal["auto"] | None = Field(
         None, description="tokens of one canvas; null: the model's own length; auto: by the seconds of speech"
     )

@@ -41,7 +41,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     """
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
-    info = layout.describe(config.model.name, config.model.revision)
+    config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
     fingerprint = _make_plan(storage, config, info.weights_hash)
@@ -55,7 +55,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
 
 def prepare(config: RunConfig) -> Storage:
     """Write the plan, or compare the fingerprint with that of the plan. Returns the output. For `jobs.plan`."""
-    info = layout.describe(config.model.name, config.model.revision)
+    config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     _make_plan(storage, config, info.weights_hash)
     return storage
@@ -69,7 +69,7 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
     Raises ConfigError if the output exists and cannot be read.
     """
     output = open_existing(config.output.uri, config=config.storage)
-    info = layout.describe(config.model.name, config.model.revision)
+    config, info = layout.resolve(config)
     with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:
         copy = LocalStorage(Path(folder))
         copy.uri = config.output.uri  # so that error messages name the output

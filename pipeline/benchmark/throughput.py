@@ -56,6 +56,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
 
     Raises ValueError where that output exists, RuntimeError where the two sides have not heard the same segments.
     """
+    config, _ = layout.resolve(config)
     if Path(config.output.uri).exists():
         raise ValueError(f"{config.output.uri}: exists")
     load = psutil.cpu_percent(interval=1.0) / 100 * (os.cpu_count() or 1)
@@ -121,7 +122,7 @@ def engine_alone(config: RunConfig, half: int) -> EngineRun:
 
 def decoded(config: RunConfig, units: list[WorkUnit]) -> tuple[dict[Span, Segment], int]:
     """The segments that the chain's decoder makes of these units, in its order, and the samples of their recordings."""
-    info = layout.describe(config.model.name, config.model.revision)
+    config, info = layout.resolve(config)
     decoder = Decoder(config, About(info.window_seconds, tuple(info.languages), info.name, ""))
     segments: dict[Span, Segment] = {}
     samples = 0

@@ -125,8 +125,7 @@ def _transcribed(
     assert one.source
     settings = {key: getattr(config, key) for key in ("storage", "model", "denoise", "segment", "compute", "plan")}
     uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
-    wanted = RunConfig(source=one.source, output=OutputConfig(uri=uri), **settings)
-    info = layout.describe(config.model.name, config.model.revision)
+    wanted, info = layout.resolve(RunConfig(source=one.source, output=OutputConfig(uri=uri), **settings))
     mark = fingerprint_id(make_fingerprint(wanted, weights=info.weights_hash))
     wanted = wanted.model_copy(update={"output": OutputConfig(uri=f"{uri}-{mark[:8]}")})
     output = open_storage(wanted.output.uri, config=config.storage)

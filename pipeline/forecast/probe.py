@@ -86,7 +86,7 @@ def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], 
     Half of the time is for decoding, half for the model. No figure includes loading the model or its first segments.
     """
     log.info("forecast: up to %d recordings are decoded and transcribed", len(refs))
-    info = layout.describe(config.model.name, config.model.revision)
+    config, info = layout.resolve(config)
     decoder = Decoder(config, About(info.window_seconds, tuple(info.languages), info.name, ""))
     sampled = list(decoded(config, decoder, refs, config.plan.probe_seconds / 2))
     notes = list(_remarks(sampled, len(refs)))

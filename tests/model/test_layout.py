@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,9 +13,10 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import LANGUAGES, ConfigError
+from pipeline.config import LANGUAGES, ConfigError, RunConfig, load
 from pipeline.model.files import layout
 from pipeline.model.new_model import SizeSection, asr_config
+from pipeline.planning.fingerprint import make_fingerprint
 
 FILES = ("config.json", "tokenizer.json", *layout.WEIGHTS)
 
@@ -160,3 +162,24 @@ def test_it_needs_no_torch() -> None:
     """Drivers import it: they start and resume in a second."""
     code = "import sys, pipeline.model.files.layout; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+def test_the_models_defaults_count_where_the_user_sets_nothing(folder: Path) -> None:
+    edit(folder, lambda tree: tree.update(defaults={"denoise": {"max_steps": 8, "seed": 3}, "segment": {"pad_ms": 50}}))
+    words = ["source.uri=in", "output.uri=out", f"model.name={folder}", "denoise.seed=5", "denoise.early_stop=false"]
+    config, info = layout.resolve(load(RunConfig, None, words))
+    assert (config.denoise.max_steps, config.denoise.seed, config.denoise.early_stop) == (8, 5, False)
+    assert (config.segment.pad_ms, config.segment.min_speech_ms) == (50, 100)
+    assert layout.resolve(config)[0] == config
+    assert layout.resolve(pickle.loads(pickle.dumps(config)))[0] == config
+    shown = make_fingerprint(config, weights=info.weights_hash)
+    assert (shown["denoise.max_steps"], shown["segment.pad_ms"]) == (8, 50)
+    other, _ = layout.resolve(load(RunConfig, None, [*words, "denoise.max_steps=16", "segment.pad_ms=200"]))
+    assert (other.denoise.max_steps, other.segment.pad_ms) == (16, 200)  # ours, set by the user
+
+
+@pytest.mark.parametrize("defaults", [{"denoise": {"max_step": 8}}, {"denoise": {"max_steps": 0}}, {"compute": {}}])
+def test_defaults_that_are_no_settings_are_refused_by_name(folder: Path, defaults: dict[str, Any]) -> None:
+    edit(folder, lambda tree: tree.update(defaults=defaults))
+    with pytest.raises(ConfigError, match=r"config\.json: defaults"):
+        layout.describe(str(folder))

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.config import ConfigError, Section
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig
 from pipeline.model.files import hub, whisper_layout
 from pipeline.model.files.hub import HubSpec, shards
 from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
@@ -74,6 +74,19 @@ class LoraSpec(Section):
     targets: list[Literal["q_proj", "k_proj", "v_proj", "o_proj"]] = Field(min_length=1)
 
 
+class Defaults(Section):
+    """Settings that the model was made for. They count where the user sets nothing."""
+
+    denoise: dict[str, Any] = Field(default_factory=dict)
+    segment: dict[str, Any] = Field(default_factory=dict)
+
+    @pydantic.model_validator(mode="after")
+    def _known(self) -> Defaults:
+        DenoiseConfig.model_validate(self.denoise)
+        SegmentConfig.model_validate(self.segment)
+        return self
+
+
 class AsrConfig(Section):
     """config.json of a checkpoint."""
 
@@ -89,6 +102,7 @@ class AsrConfig(Section):
     tokens: TokensSpec
     lora: LoraSpec | None = None
     hub: HubSpec | None = None
+    defaults: Defaults | None = None
 
     @property
     def window_samples(self) -> int:
@@ -126,6 +140,7 @@ class ModelInfo:
     window_seconds: float
     canvas_length: int
     languages: tuple[str, ...]
+    defaults: Defaults
 
 
 def slots_for(frames: int, subsample: int) -> int:
@@ -181,6 +196,7 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
             window_seconds=spec.window_seconds,
             canvas_length=spec.max_tokens,
             languages=spec.languages,
+            defaults=Defaults(),
         )
     config = read_config(folder)
     pinned = hub.pins(folder, config.hub, revision)
@@ -197,7 +213,26 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
         window_seconds=config.window_seconds,
         canvas_length=config.canvas_length,
         languages=tuple(config.languages),
+        defaults=config.defaults or Defaults(),
     )
+
+
+def resolve(config: RunConfig) -> tuple[RunConfig, ModelInfo]:
+    """The config with the model's own defaults where the user set nothing, and what is known of the model.
+
+    Raises ConfigError, naming the key or the missing file.
+    """
+    info = describe(config.model.name, config.model.revision)
+    own = {
+        name: type(section).model_validate(
+            defaults | {key: value for key, value in section if key in section.model_fields_set}
+        )
+        for name, section, defaults in (
+            ("denoise", config.denoise, info.defaults.denoise),
+            ("segment", config.segment, info.defaults.segment),
+        )
+    }
+    return config.model_copy(update=own), info
 
 
 def _digest(paths: Iterable[Path]) -> str:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 class Projector(nn.Module):
     """features_BFD: [batch, frames, input_dim]. Returns [batch, slots_for(frames), output_dim].
 
-    A linear layer, log2(subsample) convolutions (kernel 3, stride 2), a linear layer; GELU between them. Full size:
-    768 -> 1280, subsample 8, -> 2816, 19,341,056 parameters. final_norm: end with a LayerNorm (the embedded model).
+    Linear, then log2(subsample) convolutions (kernel 3, stride 2), each with GELU; then Linear and LayerNorm. Full
+    size: 768 -> 1280, subsample 8, -> 2816: 19,346,688 parameters. Source: arXiv 2607.13013. With `final_norm` False
+    there is no LayerNorm.
     """
 
     def __init__(self, *, input_dim: int, hidden: int, subsample: int, output_dim: int, final_norm: bool) -> None:
