@@ -1,4 +1,4 @@
-"""Plain audio files, told by their extension; a .txt of the same name beside one is its reference."""
+"""Plain audio files, recognised by their extension. A .txt of the same name beside one is its reference."""
 
 from __future__ import annotations
 
@@ -7,38 +7,40 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import groupby
 
-from pipeline.config import LANGUAGES, ConfigError, SourceConfig
+from pipeline.config import SourceConfig
 from pipeline.schemas import Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote
+from pipeline.sources.access.columns import reject_columns
 from pipeline.sources.access.listing import File, list_files
 
 log = logging.getLogger(__name__)
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per audio file; ids are paths below the root with the extension. Other files are counted in the log.
+    """Yield one ref per audio file. Ids are paths below the root, with the extension. The log counts other files.
 
-    Memory: the files of one folder that share their name up to its first dot. Raises ConfigError where nothing is
-    there, and for a language or text column: plain files have none.
+    Memory: the files of one folder whose names are equal up to the first dot. Raises ConfigError if nothing is there,
+    and if the settings name a column: plain files have none.
     """
     reject_columns(source, "files")
     others: Counter[str] = Counter()
-    for _, group in groupby(list_files(source.uri), key=_first_stem):
-        found = list(group)
-        texts = {_stem(file): file for file in found if file.name.endswith(".txt")}
-        for file in found:
+    for _, group in groupby(list_files(source.uri), key=_up_to_first_dot):
+        neighbours = list(group)
+        texts = {_stem(file): file for file in neighbours if file.name.endswith(".txt")}
+        for file in neighbours:
             if names.split_name(file.name) or file.named:
                 yield _ref(source, file, texts.get(_stem(file)))
             elif not file.name.endswith(".txt"):
                 others[file.name.rpartition("/")[2].rpartition(".")[2]] += 1
     if others:
-        log.info("%s: %d files that are no audio were ignored: %s", source.uri, others.total(), others.most_common(10))
+        counted = others.most_common(10)
+        log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The file and the reference beside it.
+    """Read the file, and the reference beside it.
 
-    Raises BadRecording: "bad_metadata" for a reference that is no UTF-8, and as `remote.read_audio`.
+    Raises BadRecording: "bad_metadata" if the reference is not UTF-8, and as `remote.read_audio`.
     """
     reference = ref.reference
     for extension, _, size in ref.sidecars:
@@ -47,27 +49,18 @@ def read_recording(ref: RecordingRef) -> Recording:
     return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, reference, ref.metadata)
 
 
-def reject_columns(source: SourceConfig, format_name: str) -> None:
-    """Raises ConfigError where the source section asks for columns that this format does not have."""
-    for key in ("audio_column", "id_column", "text_column"):
-        if getattr(source, key):
-            raise ConfigError(f"source.{key}: format {format_name} has no columns")
-    if source.language and source.language not in LANGUAGES:
-        raise ConfigError(f"source.language: {source.language}: format {format_name} has no columns")
-
-
 def _ref(source: SourceConfig, file: File, text: File | None) -> RecordingRef:
-    too_big = text is not None and text.size > fields.MAX_TEXT_BYTES
+    is_too_big = text is not None and text.size > fields.MAX_TEXT_BYTES
     return RecordingRef(
         recording_id=file.name,
         format="files",
         source_uri=file.uri,
         size=file.size,
         version=file.version,
-        sidecars=(("txt", 0, text.size),) if text and not too_big else (),
+        sidecars=(("txt", 0, text.size),) if text and not is_too_big else (),
         language=source.language,
-        problem="bad_metadata" if text and too_big else None,
-        problem_detail=f"{text.uri}: more than {fields.MAX_TEXT_BYTES:,} bytes" if text and too_big else None,
+        problem="bad_metadata" if text and is_too_big else None,
+        problem_detail=f"{text.uri}: more than {fields.MAX_TEXT_BYTES:,} bytes" if text and is_too_big else None,
     )
 
 
@@ -75,7 +68,7 @@ def _stem(file: File) -> str:
     return file.name.rpartition(".")[0]
 
 
-def _first_stem(file: File) -> str:
-    """The path up to the first dot of the file's own name: an audio file and its .txt are neighbours under it."""
+def _up_to_first_dot(file: File) -> str:
+    """Return the path up to the first dot of the file's own name. An audio file and its .txt have it in common."""
     folder, slash, name = file.name.rpartition("/")
     return f"{folder}{slash}{name.partition('.')[0]}"

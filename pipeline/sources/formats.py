@@ -1,4 +1,4 @@
-"""Sources: every format has two verbs, list the recordings lazily and read one; here they are told apart."""
+"""The table of formats. Each format can do two things: list its recordings lazily, and read one of them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import NamedTuple
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
-from pipeline.sources.access import names
+from pipeline.sources.access import names, streams
 from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 
-DETECTION_FILES = 1000  # how many files `auto` looks at
+DETECTION_FILES = 1000  # files whose names decide what source.format=auto is
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 class _Format(NamedTuple):
     list_recordings: Callable[[SourceConfig], Iterator[RecordingRef]]
     read_recording: Callable[[RecordingRef], Recording]
-    what: str  # that it looks for
+    content: str  # what it lists, for the message that there is none
 
 
 _FORMATS = {
@@ -49,72 +49,78 @@ _CORPORA = {
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """The recordings of a source, lazily and in a stable order; what cannot be read has a `problem`.
+    """Yield the recordings of a source, lazily and in a stable order. A recording that cannot be read has a `problem`.
 
-    Ids are as the source has them: a manifest may give one twice. Languages are resolved except where they stand in
-    sidecars, which are read with the audio. Raises ConfigError, at once, where nothing is found.
+    Ids are those of the source, and a manifest may have one twice. Languages are known here, except those in sidecars,
+    which are read together with the audio. Raises ConfigError, when it is called, if there is no recording.
     """
     include, exclude = (_matcher(key, getattr(source, key)) for key in ("include", "exclude"))
     name = detect_format(source.uri) if source.format == "auto" else source.format
     if source.split is not None and name not in (*_CORPORA, "huggingface"):
-        raise ConfigError(f"source.split: format {name} has no splits; source.uri tells what is read")
-    found = _at_once(
+        raise ConfigError(f"source.split: format {name} has no splits; source.uri says what is read")
+    listed = _first_now(
         _one_line(_FORMATS[name].list_recordings(source)),
-        f"source.uri: {source.uri}: no {_FORMATS[name].what} (format {name})",
+        f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})",
     )
     if include is None and exclude is None:
-        return found
-    taken = (
+        return listed
+    chosen = (
         ref
-        for ref in found
-        if (include is None or include(ref.recording_id) or _is_nameless(ref))
+        for ref in listed
+        if (include is None or include(ref.recording_id) or _has_unknown_ids(ref))
         and not (exclude and exclude(ref.recording_id))
     )
-    return _at_once(taken, f"source.{'include' if include else 'exclude'}: no recording of {source.uri} is left")
+    return _first_now(chosen, f"source.{'include' if include else 'exclude'}: no recording of {source.uri} is left")
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The encoded audio and what the source says about it. Raises BadRecording with a reason of schemas.REASONS."""
+    """Read the encoded audio and what the source says about it.
+
+    Raises BadRecording with a reason of schemas.REASONS, UnreachableError if the store does not answer any more.
+    """
     if ref.problem is not None:
         raise BadRecording(ref.problem, ref.problem_detail or "")
     return _FORMATS[ref.format].read_recording(ref)
 
 
 def detect_format(uri: str) -> str:
-    """The format of what is at `uri`, by the names of its first thousand files; says so in the log.
+    """Return the format of what is at `uri`, by the names of its first thousand files. The log says which it is.
 
-    Official corpora are looked for where a name hints at one. Raises ConfigError where nothing is there or nothing is
-    known.
+    A corpus is looked for if a name hints at one. Raises ConfigError if nothing is there, or if no format fits.
     """
     first = list(islice(list_files(uri), DETECTION_FILES))
     counts = Counter(_kind(file.name) for file in first)
-    audio = max(("webdataset", "parquet", "files"), key=lambda kind: counts[kind])
-    found: str | None = None
+    name = _most_common_format(counts)
+    if name not in ("huggingface", "parquet", "librispeech"):
+        name = next((corpus for corpus, layout in _CORPORA.items() if is_corpus(uri, first, layout)), name)
+    if name is None:
+        raise ConfigError(f"source.format: cannot detect what {uri} is; set it to one of {', '.join(_FORMATS)}")
+    if name not in ("librispeech", *_CORPORA):  # tables, archives and audio all belong to such a corpus
+        others = {kind: counts[kind] for kind in ("webdataset", "parquet", "files", "manifest") if counts[kind]}
+        others.pop(name, None)
+        if others:
+            log.warning("source.format: auto: %s also has files of other formats, which are not read: %s", uri, others)
+    counted = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
+    log.info("source.format: auto: %s is read as %s (its first %d files: %s)", uri, name, counts.total(), counted)
+    return name
+
+
+def _most_common_format(counts: Counter[str]) -> str | None:
+    """Return the format that most names are of; None if there is none."""
     if counts["huggingface"]:
-        found = "huggingface"
-    elif counts[audio]:
-        found = "librispeech" if audio == "files" and counts["librispeech"] else audio
-    elif counts["manifest"]:
-        found = "manifest"
-    if found not in ("huggingface", "parquet", "librispeech"):
-        found = next((name for name, layout in _CORPORA.items() if is_corpus(uri, first, layout)), found)
-    if found is None:
-        raise ConfigError(f"source.format: cannot tell what {uri} is; set it to one of {', '.join(_FORMATS)}")
-    others = {kind: counts[kind] for kind in ("webdataset", "parquet", "files", "manifest") if counts[kind]}
-    whole = ("librispeech", *_CORPORA)  # to which tables, archives and audio belong
-    if left := {kind: count for kind, count in others.items() if kind != found and found not in whole}:
-        log.warning("source.format: auto: %s also holds files of other formats, not read: %s", uri, left)
-    seen = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
-    log.info("source.format: auto: %s is read as %s (its first %d files: %s)", uri, found, counts.total(), seen)
-    return found
+        return "huggingface"
+    audio = max(("webdataset", "parquet", "files"), key=lambda kind: counts[kind])
+    if counts[audio]:
+        return "librispeech" if audio == "files" and counts["librispeech"] else audio
+    return "manifest" if counts["manifest"] else None
 
 
 def _kind(name: str) -> str:
-    """Which format a file of this name speaks for; "nothing" for none."""
+    """Return the format that a file of this name belongs to; "nothing" if to none."""
     last = name.rpartition("/")[2].lower()
     if last in ("dataset_dict.json", "state.json") or last.endswith(".arrow"):
         return "huggingface"
-    if last.endswith(webdataset.ENDINGS):
+    if last.endswith(streams.ENDINGS):
         return "webdataset"
     if last.endswith(".trans.txt"):
         return "librispeech"
@@ -125,29 +131,30 @@ def _kind(name: str) -> str:
     return "manifest" if kind_of(last) else "nothing"
 
 
-def _at_once(refs: Iterator[RecordingRef], nothing: str) -> Iterator[RecordingRef]:
-    """The same refs, the first of them fetched now. Raises ConfigError(nothing) where there is none."""
+def _first_now(refs: Iterator[RecordingRef], message: str) -> Iterator[RecordingRef]:
+    """Return the same refs after fetching the first one. Raises ConfigError(message) if there is none."""
     first = next(refs, None)
     if first is None:
-        raise ConfigError(nothing)
+        raise ConfigError(message)
     return chain([first], refs)
 
 
 def _one_line(refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:
-    """The same refs; a store that does not answer ends them with a ConfigError: a plan with holes is none."""
+    """Yield the same refs. If the store stops answering, raise ConfigError: a plan must not have gaps."""
     try:
         yield from refs
     except UnreachableError as err:
         raise ConfigError(f"source.uri: {err}") from None
 
 
-def _is_nameless(ref: RecordingRef) -> bool:
-    """A cut archive or a bad manifest line: which ids were in it is unknown, so `include` does not drop it."""
+def _has_unknown_ids(ref: RecordingRef) -> bool:
+    """Return whether the ref is a damaged archive or a bad line. Its ids are unknown, so `include` must not drop it."""
     line = (ref.source_member or "").removeprefix("line ")
     return ref.problem is not None and ref.recording_id.endswith(("!archive", f":{line}") if line else "!archive")
 
 
 def _matcher(key: str, pattern: str | None) -> Callable[[str], object] | None:
+    """Return what matches ids by the pattern of source.`key`. Raises ConfigError if the pattern is not valid."""
     if pattern is None:
         return None
     try:

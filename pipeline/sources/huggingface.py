@@ -1,4 +1,4 @@
-"""Hugging Face `datasets`: saved to disk, as Arrow files, in the cache or on the hub; audio is never decoded here."""
+"""Hugging Face `datasets`: saved to disk, as Arrow files, in the cache or on the hub. Audio is never decoded here."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import columns, remote
 
-LIST_ROWS = 1000  # rows of the small columns that are read at once
+LIST_ROWS = 1000  # rows whose small columns are read at once
 _SAVED = ("dataset_dict.json", "state.json")
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per row of every split, or of source.split; source_member is "<split>:<row>:<audio column>", ids are from
-    source.id_column, else "<split>/<row>" ("<row>" where there are no splits). `size` is the mean of the split.
+    """Yield one ref per row of every split, or of source.split.
 
-    source.uri: a folder of save_to_disk, .arrow files, or owner/name[:configuration[:split]] of the hub or its cache.
-    Raises ConfigError where the dataset or a column is not there.
+    source.uri is a folder of save_to_disk, .arrow files, or owner/name[:configuration[:split]] of the hub or its cache.
+    Ids are from source.id_column, else "<split>/<row>", or "<row>" without splits. source_member is
+    "<split>:<row>:<audio column>", size the mean bytes of a row. Raises ConfigError if there is no such dataset or
+    column.
     """
     uri = source.uri if _is_hub_name(source.uri) else _absolute(source.uri)
-    found = _load(uri)
-    if source.split is not None and source.split not in found:
-        there = ", ".join(name for name in found if name) or "no splits"
-        raise ConfigError(f"source.split: {source.uri} has no {source.split!r} (it has {there})")
-    for split, dataset in found.items() if source.split is None else [(source.split, found[source.split])]:
+    splits = _load(uri)
+    if source.split is not None and source.split not in splits:
+        existing = ", ".join(name for name in splits if name) or "no splits"
+        raise ConfigError(f"source.split: {source.uri} has no {source.split!r} (it has {existing})")
+    for split, dataset in splits.items() if source.split is None else [(source.split, splits[source.split])]:
         audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
         small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema, source))
         size = dataset.data.nbytes // max(len(dataset.data), 1)
@@ -40,19 +41,21 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The encoded audio of one row. Raises BadRecording: "missing_file", "too_large", "corrupt_archive" where the
-    dataset is another than the one that was listed; ConfigError where it is gone.
+    """Read the encoded audio of one row.
+
+    Raises BadRecording: "missing_file", "too_large", "corrupt_archive" if the dataset is not the one that was listed.
+    Raises ConfigError if the dataset is gone.
     """
     split, index, column = (ref.source_member or "").split(":", 2)
     dataset = _audio_of(ref.source_uri, split, column)
     if dataset is None or int(index) >= len(dataset):
-        raise BadRecording("corrupt_archive", f"{ref.source_uri}: no row {index} in split {split!r} any more")
+        raise BadRecording("corrupt_archive", f"{ref.source_uri}: split {split!r} has no row {index} any more")
     cell = dataset[int(index)][column]
     return Recording(columns.audio_bytes(cell, f"{ref.source_uri}/"), ref.language, ref.reference, ref.metadata)
 
 
 def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any] | BadRecording]:
-    """The small columns of each row; class labels by their names."""
+    """Yield the small columns of each row. Numbers of classes are replaced by the names of the classes."""
     if not dataset.column_names:
         yield from ({} for _ in range(count))
         return
@@ -67,7 +70,7 @@ def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any] | BadRecording]:
 
 @lru_cache(maxsize=4)
 def _audio_of(uri: str, split: str, column: str) -> Any:
-    """The audio column alone, undecoded; None where the split is gone."""
+    """Return the audio column alone, not decoded; None if split or column is gone."""
     from datasets import Audio
 
     dataset = _load(uri).get(split)
@@ -79,28 +82,28 @@ def _audio_of(uri: str, split: str, column: str) -> Any:
 
 @lru_cache(maxsize=2)
 def _load(uri: str) -> dict[str, Any]:
-    """Datasets by split ("" where there are no splits). Raises ConfigError, one line, where it cannot be loaded."""
+    """Return the datasets by split; the key is "" if there are no splits. Raises ConfigError if it cannot be loaded."""
     try:
         import datasets
     except ImportError:
         raise ConfigError("source.format: huggingface needs the package `datasets`: pip install datasets") from None
     try:
         if _is_hub_name(uri):
-            found = _from_hub(uri)
-        elif uri.endswith(".arrow") or _arrow_parts(uri):
-            parts = [uri] if uri.endswith(".arrow") else _arrow_parts(uri)
-            found = {Path(part).stem: datasets.Dataset.from_file(part) for part in parts}
+            loaded = _from_hub(uri)
+        elif uri.endswith(".arrow") or _arrow_files(uri):
+            paths = [uri] if uri.endswith(".arrow") else _arrow_files(uri)
+            loaded = {Path(path).stem: datasets.Dataset.from_file(path) for path in paths}
         else:
             if "://" in uri:
-                remote.open_fs(uri)  # says in one line what load_from_disk would not
-            found = datasets.load_from_disk(uri)
+                remote.open_fs(uri)  # its error is one line, that of load_from_disk is not
+            loaded = datasets.load_from_disk(uri)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
         raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
-    return dict(found) if isinstance(found, dict) else {"": found}
+    return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
 
 
 def _from_hub(name: str) -> Any:
-    """From the hub, or from the cache where that is not reached; a gated dataset needs HF_TOKEN."""
+    """Load from the hub, or from the cache if the hub cannot be reached. A gated dataset needs HF_TOKEN."""
     import datasets
 
     path, _, rest = name.partition(":")
@@ -109,15 +112,15 @@ def _from_hub(name: str) -> Any:
 
 
 def _is_hub_name(uri: str) -> bool:
-    """owner/name or owner/name:configuration:split, unless there is a local folder of this name."""
+    """Return whether this is owner/name or owner/name:configuration:split, and no local folder has that name."""
     name = uri.partition(":")[0]
     owner, slash, rest = name.partition("/")
-    looks = bool(owner and slash and rest) and "/" not in rest and "://" not in uri and owner[0] not in ".~"
-    return looks and not Path(uri).exists()
+    has_form = bool(owner and slash and rest) and "/" not in rest and "://" not in uri and owner[0] not in ".~"
+    return has_form and not Path(uri).exists()
 
 
-def _arrow_parts(uri: str) -> list[str]:
-    """The .arrow files of a folder that `save_to_disk` did not write (a folder of the cache)."""
+def _arrow_files(uri: str) -> list[str]:
+    """Return the .arrow files of a folder of the cache, none for a folder that `save_to_disk` wrote."""
     folder = Path(uri)
     if "://" in uri or not folder.is_dir() or any((folder / name).exists() for name in _SAVED):
         return []

@@ -1,4 +1,4 @@
-"""Parquet files with a column of encoded audio: listed without it, read row by row in bounded memory."""
+"""Parquet files with a column of encoded audio. Listing does not read the audio; reading it takes bounded memory."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableE
 from pipeline.sources.access import columns, remote
 from pipeline.sources.access.listing import File, list_files
 
-LIST_ROWS = 4096  # rows of the small columns that are read at once
-READ_ROWS, READ_BYTES = 8, 32 << 20  # rows of audio that are read at once: so many, or fewer where they are large
-AHEAD_BYTES = 1 << 18  # fetched at once from a store, at least
+LIST_ROWS = 4096  # rows whose small columns are read at once
+READ_ROWS, READ_BYTES = 8, 32 << 20  # audio that is read at once: so many rows, or fewer if they exceed these bytes
+AHEAD_BYTES = 1 << 18  # fetched from a store at once, at least
 _ERRORS = (pa.ArrowException, OSError, EOFError, UnicodeDecodeError)
 
-_local = threading.local()  # the row group this thread is in
+_local = threading.local()  # `reader`: the _Reader of this thread
 
 
 @dataclass(slots=True)
-class _Position:
-    """An open file and where its row group has been read to: rows first..first+len(rows) are at hand."""
+class _Reader:
+    """An open file and how far one of its row groups has been read."""
 
-    key: tuple[str, str]
+    key: tuple[str, str]  # URI and version
     file: pq.ParquetFile
-    place: tuple[int, str] | None = None  # row group, audio column
+    group: tuple[int, str] | None = None  # row group and audio column
     batches: Iterator[pa.RecordBatch] = iter(())  # noqa: RUF009
-    first: int = 0
-    rows: pa.Array | None = None
+    cells: pa.Array | None = None  # the batch that was read last
+    first: int = 0  # row of its first cell within the row group
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per row; ids from source.id_column, else "<file without .parquet>/<row>". source_member is
-    "rg<row group>:<row in it>:<audio column>".
+    """Yield one ref per row. Ids are from source.id_column, else "<file without .parquet>/<row>".
 
-    Reference, language and metadata come from the other columns of text and numbers. `size` is the mean of the row
-    group. A file that cannot be read gives one ref "<file>!archive", rows that cannot, one each ("corrupt_archive").
-    Raises ConfigError where no file is there, or where a column that was asked for or the audio is not in it.
+    Reference, language and metadata come from the other columns of text and numbers. source_member is "rg<row
+    group>:<row in it>:<audio column>", size the mean bytes of the row group's cells. A file that cannot be read is one
+    ref "<file>!archive"; a row that cannot be read is a ref with a problem. Raises ConfigError if there is no file, or
+    if a file lacks the audio or a column that the settings name.
     """
     for file in list_files(source.uri):
         if file.named or file.name.lower().endswith((".parquet", ".pq")):
@@ -49,7 +49,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The audio of one row. Rows read in order cost one pass over their row group; only a few are in memory.
+    """Read the audio of one row. Reading rows in order needs one pass over their row group, with few rows in memory.
 
     Raises BadRecording: "corrupt_archive", "missing_file" (also for an empty cell), "too_large".
     """
@@ -61,38 +61,38 @@ def read_recording(ref: RecordingRef) -> Recording:
 def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
     name = file.name.rpartition(".")[0] or file.name
     try:
-        parquet = _open(file.uri)
+        opened = _open(file.uri)
     except BadRecording as err:
         ref = RecordingRef(f"{name}!archive", "parquet", file.uri, version=file.version)
         yield replace(ref, problem=err.reason, problem_detail=err.detail)
         return
-    with parquet:
-        schema = parquet.schema_arrow
+    with opened:
+        schema = opened.schema_arrow
         audio = columns.audio_column(schema, source, file.uri)
         plain, labels = columns.plain_columns(schema, source), columns.class_labels(schema)
         first = 0
-        for group in range(parquet.num_row_groups):
-            info = parquet.metadata.row_group(group)
+        for group in range(opened.num_row_groups):
+            info = opened.metadata.row_group(group)
             chunks = (info.column(index) for index in range(info.num_columns))
             size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == audio)
             base = RecordingRef("", "parquet", file.uri, size=size // max(info.num_rows, 1), version=file.version)
-            for row, described in enumerate(_rows(parquet, group, info.num_rows, plain)):
-                ref = replace(base, recording_id=f"{name}/{first + row}", source_member=f"rg{group}:{row}:{audio}")
-                if isinstance(described, dict):
-                    described = columns.with_labels(described, labels)
-                yield columns.with_row(ref, described, source)
+            for index, row in enumerate(_rows(opened, group, info.num_rows, plain)):
+                ref = replace(base, recording_id=f"{name}/{first + index}", source_member=f"rg{group}:{index}:{audio}")
+                if isinstance(row, dict):
+                    row = columns.with_labels(row, labels)
+                yield columns.with_row(ref, row, source)
             first += info.num_rows
 
 
-def _rows(parquet: pq.ParquetFile, group: int, count: int, plain: list[str]) -> Iterator[dict[str, Any] | BadRecording]:
-    """The small columns of each row of a group; from where they cannot be read, why."""
+def _rows(opened: pq.ParquetFile, group: int, count: int, plain: list[str]) -> Iterator[dict[str, Any] | BadRecording]:
+    """Yield the small columns of each of the `count` rows of a group. Rows that cannot be read are their error."""
     done = 0
     problem = BadRecording("corrupt_archive", f"row group {group} has fewer rows than it declares")
     try:
         if not plain:
             yield from ({} for _ in range(count))
             return
-        for batch in parquet.iter_batches(LIST_ROWS, row_groups=[group], columns=plain, use_threads=False):
+        for batch in opened.iter_batches(LIST_ROWS, row_groups=[group], columns=plain, use_threads=False):
             for row in columns.rows_of(batch):
                 done += 1
                 yield row
@@ -104,28 +104,28 @@ def _rows(parquet: pq.ParquetFile, group: int, count: int, plain: list[str]) -> 
 
 
 def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
-    at: _Position | None = getattr(_local, "at", None)
-    _local.at = None  # whatever fails leaves nothing half-read behind
+    reader: _Reader | None = getattr(_local, "reader", None)
+    _local.reader = None  # after an error the next call opens the file again
     key = (ref.source_uri, ref.version)
-    if at is None or at.key != key:
-        if at is not None:
-            at.file.close()
-        at = _Position(key, _open(ref.source_uri))
+    if reader is None or reader.key != key:
+        if reader is not None:
+            reader.file.close()
+        reader = _Reader(key, _open(ref.source_uri))
     try:
-        if at.place != (group, column) or row < at.first:
-            at.place, at.first, at.rows = (group, column), 0, None
+        if reader.group != (group, column) or row < reader.first:
+            reader.group, reader.first, reader.cells = (group, column), 0, None
             rows = max(1, min(READ_ROWS, READ_BYTES // max(1, ref.size)))
-            at.batches = at.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
-        while at.rows is None or row >= at.first + len(at.rows):
-            at.first += len(at.rows) if at.rows is not None else 0
-            at.rows = next(at.batches).column(0)
-        cell = at.rows[row - at.first].as_py()
+            reader.batches = reader.file.iter_batches(rows, row_groups=[group], columns=[column], use_threads=False)
+        while reader.cells is None or row >= reader.first + len(reader.cells):
+            reader.first += len(reader.cells) if reader.cells is not None else 0
+            reader.cells = next(reader.batches).column(0)
+        cell = reader.cells[row - reader.first].as_py()
     except UnreachableError:
         raise
     except (*_ERRORS, StopIteration, IndexError) as err:
-        at.file.close()
+        reader.file.close()
         raise BadRecording("corrupt_archive", f"{ref.source_uri}: row group {group}: {remote.one_line(err)}") from None
-    _local.at = at
+    _local.reader = reader
     return cell
 
 

@@ -1,6 +1,6 @@
-"""What a failed request to an object store means: one line for a person, and whether trying again can help.
+"""What a failed request to an object store means: one line for a person, and whether a retry can help.
 
-obstore tells status and code only inside its messages, so they are read from there.
+obstore gives status and error code only as parts of its messages, so they are read from the text.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 
 from pipeline.storage.patience import Failure
 
-TRANSIENT = {409, 429, 500, 502, 503, 504}  # 409: two conditional puts met, the next attempt tells who won
+TRANSIENT = {409, 429, 500, 502, 503, 504}  # 409: two conditional puts met; the next attempt shows who won
 TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "InternalError"}
 NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 STATUS = re.compile(r"status code: (\d{3})|code: (\d{3})\b")
@@ -22,7 +22,7 @@ MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
 
 
 def judge(error: Exception, name: str) -> Failure | None:
-    """The meaning of what obstore raised, as an OSError about the object `name`; None: not obstore's."""
+    """Return what an error of obstore means, as an OSError about the object `name`. None: it is not from obstore."""
     if not isinstance(error, (BaseError, FileNotFoundError)):
         return None
     text = said_by(error)
@@ -38,24 +38,24 @@ def judge(error: Exception, name: str) -> Failure | None:
 
 
 def exists_already(error: AlreadyExistsError) -> bool:
-    """Whether a conditional put was refused because the object is there. A 409 may also mean that two puts met."""
+    """Return whether a conditional put was refused because the object exists. A 409 can mean that two puts met."""
     text = said_by(error)
-    return status_of(text) != 409 or code_of(text) == "BlobAlreadyExists"  # Azure says 409, all others 412
+    return status_of(text) != 409 or code_of(text) == "BlobAlreadyExists"  # Azure answers 409, the others 412
 
 
 def said_by(error: Exception) -> str:
-    """The message of obstore without what it adds for its own developers."""
+    """Return the message of an error of obstore, without what it adds for its own developers."""
     return str(error).split("\n\nDebug source", 1)[0]
 
 
 def status_of(text: str) -> int | None:
-    """The HTTP status in a message of obstore; None where the store did not answer."""
+    """Return the HTTP status in a message of obstore; None if the store did not answer."""
     match = STATUS.search(text)
     return int(match[1] or match[2]) if match else None
 
 
 def code_of(text: str) -> str:
-    """The error code of the store's answer, for example "SlowDown"; "" where it gave none."""
+    """Return the error code in the store's answer, for example "SlowDown"; "" if there is none."""
     match = CODE.search(text)
     return match[1] if match else ""
 

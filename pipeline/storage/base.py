@@ -1,4 +1,4 @@
-"""Where the output tree lives: whole objects by key, one conditional put, and a table that is replaced at once."""
+"""Where the output is written: whole objects by key, one conditional put, and tables that are replaced as a whole."""
 
 from __future__ import annotations
 
@@ -20,80 +20,84 @@ from pipeline.storage.connect import SCHEMES
 from pipeline.storage.local import open_local
 from pipeline.storage.objects import open_objects
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # a disk that takes no more
-BROKEN = FULL | {errno.EIO, errno.ESTALE}  # a disk or a store, and no program
-WAY_ROUND = " (storage.single_writer=true goes on without, where you are sure that one job at a time writes there)"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # the disk takes no more
+BROKEN = FULL | {errno.EIO, errno.ESTALE}  # the disk or the store has failed, and not the program
+WAY_ROUND = " (storage.single_writer=true works without it, if only one job at a time writes there)"
 COPY_BYTES = 4 * 2**20  # of one read while an object is copied
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 class OutputError(Exception):
-    """An object of the output tree is damaged, missing or of another version: one line naming it."""
+    """An object of the output is damaged, missing or of another version. One line, which names it."""
 
 
 class Replacement(Protocol):
-    """The files of a prefix that is being replaced. Write `path(name)`, then `add(name)`; leaving the block swaps."""
+    """The new files of a prefix that is being replaced. Write the file `path(name)`, then call `add(name)`."""
 
-    versions: dict[str, str]  # of what was added, by key, as `Storage.versions` tells them
+    versions: dict[str, str]  # of the files that were added, by key, as in `Storage.versions`
 
-    def path(self, name: str) -> Path: ...
-    def add(self, name: str) -> None: ...
+    def path(self, name: str) -> Path:
+        """Return the local path to write the file `name` to."""
+
+    def add(self, name: str) -> None:
+        """Add the file that was written to `path(name)`."""
 
 
 class Storage(Protocol):
-    """Objects by key ("commits/0a/0a12.json"). Every method is safe to call from threads; instances can be pickled.
+    """Objects by key, such as "commits/0a/0a12.json". Threads may share a storage, and it can be pickled.
 
-    A `Path` given as data is a file below `scratch()` and is consumed. Missing keys raise FileNotFoundError; keys that
-    leave the root raise ValueError; an output that cannot be reached raises ConfigError or OSError.
+    Data may be bytes, or the path of a file below `scratch()`, which is removed. Raises FileNotFoundError for a missing
+    key, ValueError for a key that leads out of the root, ConfigError or OSError if the output cannot be reached.
     """
 
     uri: str
-    parallel: int  # how many requests are worth having in flight
-    single_writer: bool  # nobody else writes here: put_if_absent looks first, and is no condition of the store's
+    parallel: int  # requests that are worth sending at the same time
+    single_writer: bool  # only one job writes here: put_if_absent checks first and puts without a condition
 
     def put(self, key: str, data: bytes | Path) -> None:
-        """Write a whole object, replacing any other: a reader sees the old bytes or the new ones, nothing between."""
+        """Write a whole object and replace any old one. A reader gets all old bytes or all new bytes."""
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
-        """Write the object only where there is none. True: this call won; of all racing calls exactly one does."""
+        """Write the object unless it exists. Returns whether this call wrote it; of racing calls exactly one does."""
 
-    def get(self, key: str) -> bytes: ...
+    def get(self, key: str) -> bytes:
+        """Return the whole object."""
 
     def open(self, key: str) -> BinaryIO:
-        """A seekable reader that fetches ranges."""
+        """Open the object as a seekable reader, which fetches ranges."""
 
     def list(self, prefix: str) -> Iterator[str]:
-        """Keys that start with `prefix`, in UTF-8 order, fetched as they are consumed."""
+        """Yield the keys that start with `prefix`, in UTF-8 order. They are fetched while they are consumed."""
 
     def versions(self, prefix: str) -> dict[str, str]:
-        """Keys that start with `prefix`, each with a mark that is another one once the object was written again."""
+        """Return the keys that start with `prefix`, with a version that changes when the object is written again."""
 
-    def exists(self, key: str) -> bool: ...
+    def exists(self, key: str) -> bool:
+        """Return whether there is an object at `key`."""
 
     def delete(self, key: str) -> None:
-        """Remove the object; a missing one is no error."""
+        """Delete the object; a missing one is not an error."""
 
     def scratch(self) -> contextlib.AbstractContextManager[Path]:
-        """A private local directory for files on their way to `put` or `put_if_absent`, removed afterwards."""
+        """Make a private local directory for files that are to be put. It is removed at the end of the block."""
 
     def replace(self, prefix: str) -> contextlib.AbstractContextManager[Replacement]:
-        """Replace all objects below the directory `prefix` by those added inside the block; on an error, none or some.
+        """Replace all objects below the directory `prefix` by those that the block adds.
 
-        Local: all at once. Object stores: object by object, in order of `add`; then what was not added is deleted.
+        A local directory is replaced at once, at the end of the block. In an object store each object is put as it is
+        added, and at the end the old ones are deleted; after an error in the block some objects are replaced.
         """
 
     def sweep(self, older_than_seconds: float) -> int:
-        """Remove what killed processes left half-written and untouched for that long. Returns how many."""
+        """Delete the temporary files of killed processes that nobody changed for so long. Returns how many."""
 
 
 def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None = None) -> Storage:
-    """The storage at a local directory, `file://`, or `s3://`, `gs://` or `az://bucket/prefix`.
+    """Open a local directory, `file://` URL, or `s3://`, `gs://` or `az://bucket/prefix`.
 
-    create: make it, and prove that it can be written.
-
-    config: applied to this process (`apply`) before. Raises ConfigError, one line naming output.uri, where it cannot be
-    read (or, with `create`, written).
+    create: make it, and check that it can be written. config: is applied to this process first (`apply`). Raises
+    ConfigError, one line that names output.uri, if it cannot be read or, with `create`, written.
     """
     config = config or StorageConfig()
     apply(config)
@@ -111,9 +115,9 @@ def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None 
 
 
 def open_existing(uri: str, *, config: StorageConfig) -> Storage | None:
-    """The storage at `uri` for reading; None for a local directory that does not exist yet and could be made.
+    """Open the storage at `uri` for reading. Returns None for a local directory that does not exist and could be made.
 
-    Raises ConfigError as `open_storage` does.
+    Raises ConfigError as `open_storage`.
     """
     scheme, separator, rest = uri.partition("://")
     path = Path(rest if separator else uri).expanduser().absolute()
@@ -125,7 +129,7 @@ def open_existing(uri: str, *, config: StorageConfig) -> Storage | None:
 
 
 def copy_object(source: Storage, target: Storage, key: str) -> None:
-    """Copy the object at `key` from one storage to another, with no more than a buffer of it in memory."""
+    """Copy the object at `key` from one storage to another. Memory: 4 MiB."""
     with target.scratch() as folder, source.open(key) as stream:
         path = folder / "copy"
         with path.open("wb") as file:
@@ -134,9 +138,9 @@ def copy_object(source: Storage, target: Storage, key: str) -> None:
 
 
 def apply(config: StorageConfig) -> None:
-    """Tell endpoint, region and profile to botocore and fsspec alike, in this process and those that it starts.
+    """Set endpoint, region and profile for botocore and fsspec, in this process and in those that it starts.
 
-    What is set here goes before what the environment says: a profile hides the environment's keys.
+    These settings take precedence over the environment; with a profile, access keys of the environment are removed.
     """
     settings = {
         "AWS_ENDPOINT_URL": config.endpoint,
@@ -152,10 +156,10 @@ def apply(config: StorageConfig) -> None:
 
 
 def race_probe(storage: Storage, *, rounds: int = 3, writers: int = 8) -> None:
-    """Let `writers` threads put the same absent key; exactly one may win and its bytes must stand, in every round.
+    """Let `writers` threads put the same absent key, in several rounds. Exactly one must win, and its bytes must stay.
 
-    Raises ConfigError naming the storage where two writers can win or none does: exactly-once cannot be kept there.
-    With storage.single_writer there is nothing to race.
+    Raises ConfigError, which names the storage, if not: results cannot be written exactly once there. Does nothing with
+    storage.single_writer.
     """
     if storage.single_writer:
         return
@@ -166,23 +170,23 @@ def race_probe(storage: Storage, *, rounds: int = 3, writers: int = 8) -> None:
             with ThreadPoolExecutor(writers) as pool:
                 won = list(pool.map(partial(storage.put_if_absent, key), bodies))
             won.append(storage.put_if_absent(key, b"late"))
-            stands = storage.get(key)
+            stored = storage.get(key)
         except OSError as err:
             raise ConfigError(
-                f"output.uri: {storage.uri}: no object can be put once only: {reason(err)}{WAY_ROUND}"
+                f"output.uri: {storage.uri}: a conditional put failed: {reason(err)}{WAY_ROUND}"
             ) from None
         finally:
             with contextlib.suppress(OSError):
                 storage.delete(key)
-        if won.count(True) != 1 or stands != [*bodies, b"late"][won.index(True)]:
+        if won.count(True) != 1 or stored != [*bodies, b"late"][won.index(True)]:
             raise ConfigError(
-                f"output.uri: {storage.uri}: {won.count(True)} of {len(won)} writers of one key won where exactly one "
-                f"must: this store cannot keep results exactly once{WAY_ROUND}"
+                f"output.uri: {storage.uri}: {won.count(True)} of {len(won)} writers of one key won, and exactly one "
+                f"must: results cannot be written exactly once to this store{WAY_ROUND}"
             )
 
 
 def read_json(storage: Storage, key: str) -> dict[str, Any]:
-    """The JSON object at `key`; empty where there is none, or something else."""
+    """Return the JSON object at `key`; {} if there is none, or if it is something else."""
     try:
         content = json.loads(storage.get(key))
     except (FileNotFoundError, ValueError):
@@ -191,12 +195,12 @@ def read_json(storage: Storage, key: str) -> dict[str, Any]:
 
 
 def reason(error: OSError) -> str:
-    """What the operating system or the store said, in one line."""
+    """Return what the operating system or the store said, in one line."""
     return " ".join((error.strerror or str(error)).split())
 
 
 def in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
-    """`map` with at most `workers` calls in flight and `2 * workers` results waiting; results come in order."""
+    """Yield the results of `function`, in order of `items`. So many threads work, at most 2 * workers items ahead."""
     if workers <= 1:
         yield from map(function, items)
         return

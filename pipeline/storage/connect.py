@@ -1,4 +1,4 @@
-"""How an object store is reached: addresses, regions and credentials of s3://, gs:// and az://."""
+"""Makes the clients of object stores: addresses, regions and credentials of s3://, gs:// and az://."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:  # types that obstore has for checkers only
 SCHEMES = ("s3", "gs", "az")
 CONNECT_SECONDS = 10
 BUCKET_NAME = re.compile(r"[A-Za-z0-9._-]{1,255}")
-CREDENTIALS_MINUTES = 10  # after which they are asked for again; those of a role are renewed before they end
-RETRIES: RetryConfig = {"max_retries": 0}  # ours are counted
+CREDENTIALS_MINUTES = 10  # obstore asks botocore again after this; botocore renews those of a role in time
+RETRIES: RetryConfig = {"max_retries": 0}  # `patience` retries and counts
 
 Store = S3Store | GCSStore | AzureStore
 
 
 class CannotConnect(Exception):
-    """Why no request can be sent: no credentials, no such profile, no such name. One line."""
+    """Why no request can be sent, in one line: no credentials, no such profile, an impossible name."""
 
 
 def connect(scheme: str, bucket: str, timeout_seconds: int) -> Store:
-    """A client of one bucket, whose requests may take that long.
+    """Make a client of one bucket. timeout_seconds: of one request.
 
-    s3: endpoint, region, profile and credentials are found as AWS's own tools find them. gs and az: as obstore finds
-    them: GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, the machine's
-    identity, ... Raises CannotConnect.
+    s3: endpoint, region, profile and credentials come from where the AWS tools look for them. gs and az: obstore looks
+    for GOOGLE_APPLICATION_CREDENTIALS, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY, the identity of the
+    machine and more. Raises CannotConnect.
     """
     if not BUCKET_NAME.fullmatch(bucket):
         raise CannotConnect(f"Invalid bucket name {bucket!r}")
@@ -50,7 +50,7 @@ def connect(scheme: str, bucket: str, timeout_seconds: int) -> Store:
 
 
 def _connect_s3(bucket: str, client_options: ClientConfig) -> Store:
-    """Botocore says where the bucket is and with which keys; obstore does the requests."""
+    """Botocore says where the bucket is and gives the credentials; obstore sends the requests."""
     import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError
@@ -58,7 +58,7 @@ def _connect_s3(bucket: str, client_options: ClientConfig) -> Store:
     session = botocore.session.get_session()
     once = Config(connect_timeout=CONNECT_SECONDS, read_timeout=CONNECT_SECONDS, retries={"total_max_attempts": 1})
     try:
-        region = session.get_config_variable("region") or "us-east-1"  # compatibles have none
+        region = session.get_config_variable("region") or "us-east-1"  # compatible stores have no regions
         client = session.create_client("s3", region_name=region, config=once)
         credentials = session.get_credentials()
         if credentials is None:
@@ -74,7 +74,7 @@ def _connect_s3(bucket: str, client_options: ClientConfig) -> Store:
             "aws_endpoint_url_s3": client.meta.endpoint_url,
             "region": region,
             "virtual_hosted_style_request": False,
-            "disable_bulk_delete": True,  # not every compatible has it
+            "disable_bulk_delete": True,  # not every compatible store has it
         },
         client_options=client_options,
         retry_config=RETRIES,
@@ -83,7 +83,7 @@ def _connect_s3(bucket: str, client_options: ClientConfig) -> Store:
 
 
 class _Credentials:
-    """Hands botocore's credentials, renewed where they end, to obstore."""
+    """Gives botocore's credentials to obstore; botocore renews them before they end."""
 
     def __init__(self, credentials: Any) -> None:
         self._credentials = credentials
@@ -99,7 +99,7 @@ class _Credentials:
 
 
 def _region_of(client: Any, bucket: str) -> str | None:
-    """The region that the store names for the bucket; a refusal names it too, most compatibles name none."""
+    """Return the region that the store names for the bucket, also when it refuses. Most compatible stores name none."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -107,6 +107,6 @@ def _region_of(client: Any, bucket: str) -> str | None:
     except ClientError as err:
         answer = err.response
     except BotoCoreError:
-        return None  # the first request says why
+        return None  # the first request of obstore gives the error
     headers: dict[str, str] = answer["ResponseMetadata"].get("HTTPHeaders", {})
     return headers.get("x-amz-bucket-region")

@@ -1,4 +1,4 @@
-"""Storage in a directory: temporary file, fsync and rename(2), or link(2) where only one writer may win."""
+"""Storage in a local directory: write a temporary file, fsync, then rename(2), or link(2) where one writer may win."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import BinaryIO, TypeVar
 
 from pipeline.config import ConfigError
 
-TEMP = ".tmp"  # below the root: files being written, never listed
-RENAME_EXCHANGE = 2  # renameat2(2): swap two paths in one step
+TEMP = ".tmp"  # directory below the root for files that are being written; it is never listed
+RENAME_EXCHANGE = 2  # flag of renameat2(2): swap two paths in one step
 AT_FDCWD = -100
 T = TypeVar("T")
 
 
 class LocalStorage:
-    """A `pipeline.storage.base.Storage` below the directory `root`; what the methods promise is written there."""
+    """A `pipeline.storage.base.Storage` in the directory `root`. That protocol documents the methods."""
 
     parallel = 1
 
@@ -38,18 +38,18 @@ class LocalStorage:
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         if self.single_writer:
-            absent = not self.exists(key)
-            if absent:
+            is_absent = not self.exists(key)
+            if is_absent:
                 self.put(key, data)
             elif isinstance(data, Path):
                 data.unlink()
-            return absent
+            return is_absent
         target = self._path(key)
         with self._temporary(data) as temporary:
             try:
                 _with_parent(os.link, temporary, target)
             except FileExistsError:
-                # On NFS the answer to a link that succeeded can get lost and its repetition fails: ask the inode.
+                # On NFS the answer to a successful link may get lost, and its repetition fails. The inode knows.
                 if temporary.stat().st_nlink < 2:
                     return False
         _fsync(target.parent)
@@ -67,11 +67,11 @@ class LocalStorage:
         yield from self._walk(self._path(folder) if folder else self.root, base, start)
 
     def versions(self, prefix: str) -> dict[str, str]:
-        found = {}
+        versions = {}
         for key in self.list(prefix):
             with contextlib.suppress(FileNotFoundError):
-                found[key] = _version(self._path(key))
-        return found
+                versions[key] = _version(self._path(key))
+        return versions
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -111,7 +111,7 @@ class LocalStorage:
     def _path(self, key: str) -> Path:
         parts = key.split("/")
         if any(part in ("", ".", "..") for part in parts) or parts[0] == TEMP or "\0" in key:
-            raise ValueError(f"{key!r} is no key below {self.uri}")
+            raise ValueError(f"{key!r} is not a key below {self.uri}")
         return self.root.joinpath(*parts)
 
     @contextlib.contextmanager
@@ -128,14 +128,14 @@ class LocalStorage:
     def _walk(self, directory: Path, base: str, start: str) -> Iterator[str]:
         try:
             with os.scandir(directory) as entries:
-                found = [
+                names = [
                     entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name
                     for entry in entries
                     if entry.name.startswith(start)
                 ]
         except (FileNotFoundError, NotADirectoryError):
             return
-        for name in sorted(found):  # with its slash a directory sorts where an object store lists its keys
+        for name in sorted(names):  # a directory with its slash sorts as an object store sorts its keys
             if not name.endswith("/"):
                 yield base + name
             elif base or name != TEMP + "/":
@@ -143,7 +143,7 @@ class LocalStorage:
 
 
 class LocalReplacement:
-    """The next content of a directory, beside it on the same file system until it is exchanged."""
+    """The next content of a directory. It is on the same file system, and is exchanged with the old one at the end."""
 
     def __init__(self, prefix: str, directory: Path) -> None:
         self._prefix, self._directory = prefix, directory
@@ -158,7 +158,7 @@ class LocalReplacement:
 
 
 def open_local(path: str, *, create: bool) -> LocalStorage:
-    """The directory `path` as storage, made and proved writable where `create`; ConfigError where that fails."""
+    """Open the directory `path`. create: make it and check that it can be written. Raises ConfigError if that fails."""
     storage = LocalStorage(Path(path).expanduser().absolute())
     try:
         if create:
@@ -171,7 +171,7 @@ def open_local(path: str, *, create: bool) -> LocalStorage:
 
 
 def _with_parent(function: Callable[[T, Path], object], source: T, target: Path) -> None:
-    """Call `function`, and where the target's directory is missing make it, on the disk, and call again."""
+    """Call `function`. If the target's directory is missing, make it durably and call again."""
     try:
         function(source, target)
     except FileNotFoundError:
@@ -196,7 +196,7 @@ def _fsync(path: Path) -> None:
 
 
 def _exchange(staged: Path, target: Path) -> None:
-    """Put directory `staged` at `target` in one step; what was there is at `staged` afterwards."""
+    """Move the directory `staged` to `target` in one step. Afterwards the old directory is at `staged`."""
     if not target.exists():
         with contextlib.suppress(OSError):  # another publisher was faster: exchange with its directory
             staged.rename(target)
@@ -206,7 +206,7 @@ def _exchange(staged: Path, target: Path) -> None:
         old, new = os.fsencode(target), os.fsencode(staged)
         if libc.renameat2(AT_FDCWD, new, AT_FDCWD, old, RENAME_EXCHANGE) == 0:
             return
-    aside = staged.with_name(f"{staged.name}.old")  # NFS has no exchange: for an instant the directory is away
+    aside = staged.with_name(f"{staged.name}.old")  # NFS cannot exchange: for a moment the directory is missing
     target.rename(aside)
     staged.rename(target)
 

@@ -1,7 +1,7 @@
-"""Storage in a bucket through obstore: S3 and its compatibles (s3://), Google Cloud Storage (gs://), Azure (az://).
+"""Storage in a bucket, through obstore: S3 and compatible stores (s3://), Google Cloud Storage (gs://), Azure (az://).
 
-One winner rests on the store's conditional PUT: `If-None-Match: *` on S3, Ceph, MinIO and Azure, and
-`x-goog-if-generation-match: 0` on Google. Tested against Ceph and Azurite; Google's is not tested against a real store.
+Of racing writers one wins by the store's conditional PUT: `If-None-Match: *` on S3, Ceph, MinIO and Azure, and
+`x-goog-if-generation-match: 0` on Google. s3:// is tested on Ceph, az:// on Azurite, gs:// on no real store.
 """
 
 from __future__ import annotations
@@ -29,21 +29,22 @@ from pipeline.storage.connect import CannotConnect, Store, connect
 from pipeline.storage.patience import patiently
 from pipeline.storage.ranges import AHEAD_BYTES, Ranges, buffered
 
-ATTEMPTS, OPENING_ATTEMPTS = 12, 7  # about 80 and 12 seconds of patience
-LARGEST_PUT = 5 * 2**30  # bytes of one request, S3's limit; a condition on a multipart upload is ignored by Ceph
-LARGE = 16 * 2**20  # bytes; longer uploads get LARGE_SECONDS
-SMALL_SECONDS, LARGE_SECONDS = 60, 1800  # of one request, from connecting to the end of its answer
-PAGE = 1000  # keys of one listing request
+ATTEMPTS, OPENING_ATTEMPTS = 12, 7  # of one request; with the waits about 80 and 12 seconds
+LARGEST_PUT = 5 * 2**30  # bytes that one request may carry on S3; Ceph ignores conditions on multipart uploads
+LARGE_BYTES = 16 * 2**20  # a request with a longer body may take LARGE_SECONDS, others SMALL_SECONDS
+SMALL_SECONDS, LARGE_SECONDS = 60, 1800  # from the connection to the end of the answer
+PAGE_KEYS = 1000  # of one listing request
 T = TypeVar("T")
 
-_process: int | None = None  # the one that started obstore's threads
+_process: int | None = None  # id of the process that started obstore's threads
 
 
 class ObjectStorage:
-    """A `pipeline.storage.base.Storage` at `scheme://bucket/prefix`; what the methods promise is written there.
+    """A `pipeline.storage.base.Storage` at `scheme://bucket/prefix`. That protocol documents the methods.
 
-    409, 429, 5xx, timeouts and resets are repeated and counted in `patience.retries`; 403 and 404 never are. A process
-    that was forked from one that has sent requests cannot send any (obstore's threads are not forked): RuntimeError.
+    A request is repeated after 409, 429, 5xx, a timeout or a reset, and counted in `patience.retries`; never after 403
+    and 404. obstore's threads do not survive a fork: a process forked from one that has sent requests gets a
+    RuntimeError.
     """
 
     parallel = 32
@@ -59,14 +60,14 @@ class ObjectStorage:
         self._clients: dict[int, Store] = {}  # by the seconds that a request may take
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # The clients, with their keys, are made again wherever it arrives.
+        # The process that receives it makes its own clients, with its own credentials.
         return type(self), (self.uri,), {"single_writer": self.single_writer}
 
     def put(self, key: str, data: bytes | Path) -> None:
         self.put_version(key, data)
 
     def put_version(self, key: str, data: bytes | Path) -> str:
-        """Do what `put` does. Returns the version of the written object, as `versions` gives it."""
+        """Do what `put` does, and return the version of the object as `versions` does."""
         etag, _ = self._put(key, data, "overwrite")
         _consume(data)
         return _version(etag)
@@ -121,21 +122,24 @@ class ObjectStorage:
                     self.delete(key)
 
     def sweep(self, older_than_seconds: float) -> int:  # noqa: ARG002
-        return 0  # a put is one request: there is nothing half-written
+        return 0  # a put is one request, so there are no temporary files
 
     def _create(self, key: str, data: bytes | Path) -> bool:
         """Write the object unless it exists. Returns whether this call wrote it."""
         etag, requests = self._put(key, data, "create")
         if etag is not None:
             return True
-        # Refused after a retry: the answer of an earlier request may have got lost after that request wrote the object.
+        # After a retry, an earlier request may have written the object and its answer got lost.
         return requests > 1 and self._contains(key, data)
 
     def _put(self, key: str, data: bytes | Path, mode: Literal["create", "overwrite"]) -> tuple[str | None, int]:
-        """The etag of the written object, None where "create" found one there; and how many requests were sent."""
+        """Return the etag of the written object, and how many requests were sent.
+
+        mode: "create" returns None as the etag if there is an object already.
+        """
         target, size = self._at(key), _size(data)
         if size > LARGEST_PUT:
-            raise OSError(errno.EFBIG, f"{size} bytes are more than one request may carry", f"{self.uri}/{key}")
+            raise OSError(errno.EFBIG, f"{size} bytes; one request can carry {LARGEST_PUT}", f"{self.uri}/{key}")
         body = _body(data)
         requests = 0
 
@@ -149,10 +153,10 @@ class ObjectStorage:
                     return None
                 raise
 
-        return self._patiently(request, key, LARGE_SECONDS if size > LARGE else SMALL_SECONDS), requests
+        return self._patiently(request, key, LARGE_SECONDS if size > LARGE_BYTES else SMALL_SECONDS), requests
 
     def _contains(self, key: str, data: bytes | Path) -> bool:
-        """Whether the object at `key` has this content."""
+        """Return whether the object at `key` has this content."""
         with _stream(data) as ours, self.open(key) as theirs:
             while chunk := ours.read(AHEAD_BYTES):
                 if theirs.read(len(chunk)) != chunk:
@@ -160,36 +164,37 @@ class ObjectStorage:
             return not theirs.read(1)
 
     def _read_range(self, key: str, etag: str | None, start: int, end: int) -> bytes:
-        """Bytes from start to end while the object has that etag; OSError once it was replaced."""
+        """Return the bytes from start to end. Raises OSError if the object no longer has this etag."""
         options: Any = {"range": (start, end), "if_match": etag}
         return self._patiently(lambda client: bytes(obstore.get(client, self._at(key), options=options).bytes()), key)
 
     def _entries(self, prefix: str) -> Iterator[Any]:
-        """Metadata of the objects whose keys start with `prefix`, in order.
+        """Yield the metadata of the objects whose keys start with `prefix`, in order.
 
-        obstore lists whole folders. So the listing of the folder begins at the prefix and ends where it is left.
+        obstore lists whole folders. So this lists the folder from the prefix on, up to the first key without it.
         """
-        folder, _, start = prefix.rpartition("/")
+        directory, _, start = prefix.rpartition("/")
+        folder = (self.prefix + directory).rstrip("/")
         after = self.prefix + prefix if start else None
         if start:
-            with contextlib.suppress(FileNotFoundError):  # the object whose key is the prefix itself
+            with contextlib.suppress(FileNotFoundError):  # the key that equals the prefix; the listing begins after it
                 yield self._patiently(lambda client: obstore.head(client, self._at(prefix)), prefix)
         pages: Iterator[Sequence[Any]] | None = None
 
         def next_page(client: Store) -> Sequence[Any]:
             nonlocal pages
             if pages is None:
-                pages = iter(obstore.list(client, (self.prefix + folder).rstrip("/"), offset=after, chunk_size=PAGE))
+                pages = iter(obstore.list(client, folder, offset=after, chunk_size=PAGE_KEYS))
             try:
                 return next(pages, ())
             except Exception:
-                pages = None  # the next attempt goes on after the last key
+                pages = None  # the next attempt continues after the last key
                 raise
 
         while page := self._patiently(next_page, prefix):
             for entry in page:
                 if after is not None and entry["path"].encode() <= after.encode():
-                    continue  # not every store begins where it is told to
+                    continue  # some stores ignore the offset
                 if not entry["path"].startswith(self.prefix + prefix):
                     return
                 yield entry
@@ -197,7 +202,7 @@ class ObjectStorage:
 
     def _at(self, key: str) -> str:
         if any(part in ("", ".", "..") for part in key.split("/")):
-            raise ValueError(f"{key!r} is no key below {self.uri}")
+            raise ValueError(f"{key!r} is not a key below {self.uri}")
         return self.prefix + key
 
     def _patiently(self, request: Callable[[Store], T], key: str, seconds: int = SMALL_SECONDS) -> T:
@@ -223,7 +228,7 @@ class ObjectStorage:
 
 
 class ObjectReplacement:
-    """Objects below a prefix that are put one by one and, at the end, are all there is."""
+    """The new objects below a prefix. They are put one by one; at the end the old ones are deleted."""
 
     def __init__(self, storage: ObjectStorage, prefix: str, directory: Path) -> None:
         self._storage, self._prefix, self._directory = storage, prefix, directory
@@ -238,10 +243,10 @@ class ObjectReplacement:
 
 
 def open_objects(uri: str, *, create: bool) -> ObjectStorage:
-    """The storage at `uri`, proved readable and with `create` writable; ConfigError where that fails."""
+    """Open the bucket at `uri`. Raises ConfigError if it cannot be read or, with `create`, written."""
     storage = ObjectStorage(uri)
     if not storage.bucket:
-        raise ConfigError(f"output.uri: {uri}: no bucket; it reads {storage.scheme}://bucket/prefix")
+        raise ConfigError(f"output.uri: {uri}: no bucket; write {storage.scheme}://bucket/prefix")
     storage.attempts = OPENING_ATTEMPTS
     try:
         if create:
@@ -256,12 +261,12 @@ def open_objects(uri: str, *, create: bool) -> ObjectStorage:
 
 
 def _version(etag: str | None) -> str:
-    """An etag without quotes: Azure's listings leave them out."""
+    """Return an etag without its quotes: Azure's listings omit them."""
     return (etag or "").strip('"')
 
 
 def _body(data: bytes | Path) -> Any:
-    """What obstore sends: a file is mapped into memory, not copied there."""
+    """Return what obstore is to send. A file is mapped into memory, which takes no heap."""
     if isinstance(data, bytes) or not _size(data):
         return data if isinstance(data, bytes) else b""
     with data.open("rb") as file:

@@ -1,4 +1,4 @@
-"""One retry loop for every request to a store, of sources and output alike, and the counter of its retries."""
+"""The retry loop for all requests to stores, of sources and output, and the counter of retries."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
-FIRST_SECONDS, LONGEST_SECONDS = 0.25, 20.0  # of waiting; it doubles each time, and up to half is taken off at random
+FIRST_SECONDS, LONGEST_SECONDS = 0.25, 20.0  # first and longest wait; each is twice the one before, less up to a half
 
-retries: Counter[str] = Counter()  # requests that this process repeated, by error; all storages and sources together
+retries: Counter[str] = Counter()  # requests that this process repeated, by error, to all sources and storages
 
 T = TypeVar("T")
 _lock = threading.Lock()
 
 
 class Failure(NamedTuple):
-    """What a failed request means. error: raised in the end. transient: name to count; None: trying again is no use."""
+    """What a failed request means.
+
+    error: is raised if there is no further attempt. transient: the name under which a retry is counted; None: a retry
+    cannot help.
+    """
 
     error: Exception
     transient: str | None
@@ -27,8 +31,8 @@ class Failure(NamedTuple):
 def patiently(request: Callable[[], T], judge: Callable[[Exception], Failure | None], attempts: int) -> T:
     """Call `request` until it succeeds, at most `attempts` times.
 
-    judge: says what an exception means; None: it is not about the store and is raised as it is. Raises the error of
-    the last `Failure`. The waits of 7 attempts are about 12 seconds, those of 12 attempts about 80 seconds.
+    judge: returns what an exception means; None if it has nothing to do with the store: then it is raised as it is.
+    Raises the error of the last `Failure`. Seven attempts wait about 12 seconds, twelve attempts about 80.
     """
     for attempt in range(1, attempts + 1):
         try:
@@ -42,4 +46,4 @@ def patiently(request: Callable[[], T], judge: Callable[[Exception], Failure | N
             with _lock:
                 retries[failure.transient] += 1
         time.sleep(min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** (attempt - 1)) * random.uniform(0.5, 1))
-    raise ValueError("attempts is at least 1")
+    raise ValueError("attempts must be at least 1")

@@ -1,4 +1,4 @@
-"""A seekable file whose content is fetched by range: the one reader of objects, for sources and output."""
+"""Seekable files whose content is fetched by range, for sources and output."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import io
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-AHEAD_BYTES = 4 * 2**20  # bytes that a reader fetches at least at once
-REQUEST_BYTES = 16 * 2**20  # bytes of one request: a retry repeats no more, and a slow network finishes it in time
+AHEAD_BYTES = 4 * 2**20  # a buffered reader fetches at least so much at once
+REQUEST_BYTES = 16 * 2**20  # most bytes of one request: a retry repeats no more, and a slow network is not timed out
 
 
 class Ranges(io.RawIOBase):
-    """`size` bytes, of which `read(start, end)` returns those from start to end (fewer: the content ends there)."""
+    """A file of `size` bytes. read: returns the bytes from start to end, fewer if the content ends before."""
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         self._read, self._size, self._position = read, size, 0
@@ -37,7 +37,7 @@ class Ranges(io.RawIOBase):
         return len(data)
 
     def readall(self) -> bytes:
-        """All bytes from the position on, in requests as large as allowed: `RawIOBase` would ask for 8 KiB at once."""
+        """Return all bytes from the position on, in large requests: `RawIOBase` would ask for 8 KiB each time."""
         pieces = []
         while piece := self.read(REQUEST_BYTES):
             pieces.append(piece)
@@ -61,5 +61,5 @@ class Slice(Ranges):
 
 
 def buffered(raw: Ranges, ahead_bytes: int | None = None) -> BinaryIO:
-    """`raw` behind a buffer that fetches `ahead_bytes` at once, AHEAD_BYTES by default."""
+    """Return `raw` with a buffer of `ahead_bytes`, AHEAD_BYTES by default."""
     return cast(BinaryIO, io.BufferedReader(raw, ahead_bytes or AHEAD_BYTES))

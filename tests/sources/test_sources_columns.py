@@ -63,6 +63,6 @@ def test_a_row_gives_its_id_or_its_problem() -> None:
     assert (bad.recording_id, bad.problem, bad.problem_detail) == (
         "k",
         "unsupported_language",
-        "f: 'nl' is none of en, de, fr, es, hi, zh",
+        "f: 'nl' is not one of en, de, fr, es, hi, zh",
     )
     assert with_row(ref, BadRecording("corrupt_archive", "why"), source).problem_detail == "f: why"

@@ -84,7 +84,7 @@ def test_seconds_are_numbers_or_their_text(value: object, seconds: float | None)
 
 @pytest.mark.parametrize("value", [-0.1, "x", True, [], float("nan"), float("inf"), 1e10, 10**400])
 def test_other_seconds_are_bad_metadata(value: object) -> None:
-    with pytest.raises(BadRecording, match="bad_metadata: duration: seconds are needed"):
+    with pytest.raises(BadRecording, match="bad_metadata: duration: expected seconds"):
         to_seconds(value, "duration")
 
 

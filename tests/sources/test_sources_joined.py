@@ -32,7 +32,7 @@ def test_members_come_in_the_order_of_the_archive_and_are_read(tmp_path: Path, e
         ("xx/b", "missing_file"),
     ]
     assert [(read(ref).audio, read(ref).language) for ref in refs[:2]] == [(b"C", "de"), (b"AA", "de")]
-    assert refs[2].problem_detail == "/t.tsv, line 2: its audio is not there"
+    assert refs[2].problem_detail == "/t.tsv, line 2: there is no audio of this name"
 
 
 def test_files_and_archives_may_lie_side_by_side(tmp_path: Path) -> None:

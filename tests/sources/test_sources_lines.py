@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ConfigError
 from pipeline.sources.access import fields
-from pipeline.sources.access.lines import Record, kind_of, read_records, read_rows
+from pipeline.sources.access.lines import Row, kind_of, read_manifest, read_table
 from pipeline.sources.access.listing import list_files
 
 
@@ -31,10 +31,10 @@ def test_kinds_are_told_by_the_extension(name: str, kind: str | None) -> None:
     assert kind_of(name) == kind
 
 
-def records(path: Path, data: bytes) -> list[Record]:
+def records(path: Path, data: bytes) -> list[Row]:
     path.write_bytes(data)
     (file,) = list_files(str(path))
-    return list(read_records(file))
+    return list(read_manifest(file))
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +96,10 @@ def test_a_table_without_a_header_is_one_line(folder: Path, data: bytes) -> None
         records(folder / "m.csv", data)
 
 
-def rows(path: Path, data: bytes, *names: str) -> list[Record]:
+def rows(path: Path, data: bytes, *names: str) -> list[Row]:
     path.write_bytes(data)
     (file,) = list_files(str(path))
-    return list(read_rows(file, names))
+    return list(read_table(file, names))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
@@ -112,7 +112,7 @@ def test_a_tab_and_the_end_of_a_line_are_all_the_syntax_of_a_corpus(folder: Path
         (7, ['say ""hi""', "\\t"]),
     ]
     assert [record.line for record in found if record.error] == [5, 6]
-    assert "1 cells; there are 2 columns" in str(found[2].error)
+    assert "1 cells, but 2 columns" in str(found[2].error)
     named = rows(folder / "t.tsv", b"a\tb\nc\td", "x", "y")
     assert [record.columns for record in named] == [{"x": "a", "y": "b"}, {"x": "c", "y": "d"}]
 

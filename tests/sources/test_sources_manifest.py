@@ -193,7 +193,7 @@ def test_a_bad_csv_row_takes_no_other_with_it(tmp_path: Path, ending: str) -> No
 def test_a_csv_without_header_and_a_json_array_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("a.wav,,\n")
     (tmp_path / "m.json").write_text('[{"audio_filepath": "a.wav"}]')
-    with pytest.raises(ConfigError, match=r"^source\.uri: .*m\.csv: the first line is no header"):
+    with pytest.raises(ConfigError, match=r"^source\.uri: .*m\.csv: the first line is not a header"):
         listed(tmp_path / "m.csv")
     with pytest.raises(ConfigError, match=r"^source\.uri: .*m\.json: a JSON array"):
         listed(tmp_path / "m.json")

@@ -125,7 +125,7 @@ def test_audio_may_stand_beside_the_file_or_be_missing(tmp_path: Path) -> None:
     [
         (["text"], {}, r"^source\.audio_column: which column of .*a\.parquet is the audio\? \(it has text\)$"),
         (["audio"], {"audio_column": "sound"}, r"^source\.audio_column: no column 'sound' in .*\(it has audio\)$"),
-        (["audio", "text"], {"audio_column": "text"}, r"^source\.audio_column: 'text' .*is string, no encoded audio$"),
+        (["audio", "text"], {"audio_column": "text"}, r"^source\.audio_column: 'text' .*is string, not encoded audio$"),
         (["audio"], {"id_column": "id"}, r"^source\.id_column: no column 'id'"),
         (["audio"], {"language": "column:lang"}, r"^source\.language: no column 'lang'"),
     ],
@@ -189,7 +189,7 @@ def test_columns_of_bytes_that_are_asked_for_are_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("keys", [{"id_column": "ids"}, {"text_column": "ids"}, {"language": "column:ids"}])
 def test_columns_that_cannot_be_text_are_one_line(tmp_path: Path, keys: dict[str, str]) -> None:
     file = write(tmp_path / "a.parquet", table(2, ids=[["a"], ["b"]]))
-    with pytest.raises(ConfigError, match=rf"^source.{next(iter(keys))}: 'ids' of .*a.parquet is list<.*>, no text$"):
+    with pytest.raises(ConfigError, match=rf"^source.{next(iter(keys))}: 'ids' of .*a.parquet is list<.*>, not text$"):
         listed(file, **keys)
 
 

@@ -111,8 +111,8 @@ def test_false_hints_cost_a_few_listings_at_most(tmp_path: Path, monkeypatch: py
         ({"uri": "corpus/nowhere"}, r"source\.uri: .*nowhere: no such file or folder"),
         ({"uri": "corpus/{nowhere,de}"}, r"source\.uri: .*nowhere: no such file or folder"),
         ({"uri": "corpus/{00..99}"}, r"source\.uri: .*: the braces stand for more than 10 names"),
-        ({"uri": "corpus/de", "id_column": "x"}, r"source\.id_column: format x knows its own"),
-        ({"uri": "corpus/de", "audio_column": "x"}, r"source\.audio_column: format x knows its own"),
+        ({"uri": "corpus/de", "id_column": "x"}, r"source\.id_column: format x has a fixed column for it"),
+        ({"uri": "corpus/de", "audio_column": "x"}, r"source\.audio_column: format x has a fixed column for it"),
     ],
 )
 def test_what_cannot_be_chosen_is_one_line(

@@ -112,7 +112,7 @@ def test_output_errors_are_one_line_without_secrets(container: str, monkeypatch:
         assert KEY not in text
         return text
 
-    assert "no bucket; it reads az://bucket/prefix" in message("az:///out")
+    assert "no bucket; write az://bucket/prefix" in message("az:///out")
     assert "ContainerNotFound: the bucket does not exist" in message("az://no-such-container/out")
     with monkeypatch.context() as patch:
         patch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc=")

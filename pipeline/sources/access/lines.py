@@ -1,4 +1,4 @@
-"""Manifest files as records: JSON lines or CSV/TSV, plain or gzipped, one record at a time, bad lines told apart."""
+"""Rows of manifests and tables: JSON lines, CSV or TSV, plain or gzipped. Reading goes on after a bad line."""
 
 from __future__ import annotations
 
@@ -15,15 +15,14 @@ from pipeline.schemas import BadRecording, UnreachableError
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.listing import File
 
-MAX_QUOTED_LINES = 64  # a quoted CSV field that is not closed by then was never meant to be open
+MAX_QUOTED_LINES = 64  # lines that one quoted CSV cell may have; beyond them its opening quote is a mistake
 
-
-Line = tuple[int, str | BadRecording]
+Line = tuple[int, str | BadRecording]  # number from 1; its text, or why it cannot be read
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
-class Record(NamedTuple):
-    """One record and the line it begins at; `error` instead of columns where the line is bad."""
+class Row(NamedTuple):
+    """One row of a manifest or table. line: where it begins, from 1. error: why it has no columns, if it is bad."""
 
     line: int
     columns: dict[str, Any]
@@ -31,113 +30,114 @@ class Record(NamedTuple):
 
 
 def kind_of(name: str) -> str | None:
-    """ "jsonl", "json", "csv" or "tsv" by the extension, also with .gz behind it; None for other files."""
+    """Return "jsonl", "json", "csv" or "tsv" by the extension, with or without .gz after it. None for other files."""
     extension = name.lower().removesuffix(".gz").rpartition(".")[2]
     return {"jsonl": "jsonl", "ndjson": "jsonl", "json": "json", "csv": "csv", "tsv": "tsv"}.get(extension)
 
 
-def read_records(file: File) -> Iterator[Record]:
-    """Records in order; empty lines are skipped, an empty cell of a table is None.
+def read_manifest(file: File) -> Iterator[Row]:
+    """Yield the rows of a JSON lines, CSV or TSV file in order. Empty lines are skipped, an empty cell is None.
 
-    Memory: one line (at most 4 MiB; a longer one is bad). A file that cannot be read further ends with a record with
-    the error "truncated_archive", "corrupt_archive" or "missing_file". Raises ConfigError for a table without a header,
-    for one JSON array instead of lines, and where the disk fails.
+    Memory: one line, at most 4 MiB; a longer line is a bad row. If the rest of the file cannot be read, the last row
+    has the error "truncated_archive", "corrupt_archive" or "missing_file". Raises ConfigError if a table has no header,
+    if the file is one JSON array, and if the disk fails.
     """
     lines = _lines(file)
     return _csv(file, lines) if kind_of(file.name) in ("csv", "tsv") else _json(file, lines)
 
 
-def read_rows(file: File, names: Sequence[str] = ()) -> Iterator[Record]:
-    """Rows of a corpus' own TSV, where a tab and the end of a line are all the syntax: quotes are characters.
+def read_table(file: File, column_names: Sequence[str] = ()) -> Iterator[Row]:
+    """Yield the rows of a corpus' own TSV, in which quotes are plain characters.
 
-    names: of the columns where the file does not begin with them. Empty lines are skipped, an empty cell is None; a row
-    with more or fewer cells than columns is bad. Memory and errors as of `read_records`.
+    column_names: for a file without a header. Empty lines are skipped, an empty cell is None. A row with too many or
+    too few cells is bad. Memory and errors: as in `read_manifest`.
     """
-    header = list(names)
+    header = list(column_names)
     for line, text in _lines(file):
         if isinstance(text, BadRecording):
             if not header:
                 raise ConfigError(f"source.uri: {text.detail}")
-            yield Record(line, {}, text)
+            yield Row(line, {}, text)
         elif text.strip("\r\n"):
             cells = text.rstrip("\r\n").split("\t")
             if not header:
                 header = _header(file, text, cells)
             elif len(cells) != len(header):
-                yield Record(line, {}, _bad(file, line, f"{len(cells)} cells; there are {len(header)} columns"))
+                yield Row(line, {}, _bad(file, line, f"{len(cells)} cells, but {len(header)} columns"))
             else:
-                yield Record(line, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                yield Row(line, {name: cell or None for name, cell in zip(header, cells, strict=True)})
 
 
-def _json(file: File, lines: Iterator[Line]) -> Iterator[Record]:
+def _json(file: File, lines: Iterator[Line]) -> Iterator[Row]:
     for line, text in lines:
         if isinstance(text, BadRecording):
-            yield Record(line, {}, text)
+            yield Row(line, {}, text)
         elif text.strip():
             if line == 1 and text.lstrip().startswith("["):
                 raise ConfigError(f"source.uri: {file.uri}: a JSON array; a manifest has one JSON object per line")
             try:
-                yield Record(line, fields.from_json(text, f"{file.uri}:{line}"))
+                yield Row(line, fields.from_json(text, f"{file.uri}:{line}"))
             except BadRecording as err:
-                yield Record(line, {}, err)
+                yield Row(line, {}, err)
 
 
-def _csv(file: File, lines: Iterator[Line]) -> Iterator[Record]:
-    held: deque[Line] = deque()
+def _csv(file: File, lines: Iterator[Line]) -> Iterator[Row]:
+    put_back: deque[Line] = deque()  # lines to be read again
     header: list[str] = []
-    while item := held.popleft() if held else next(lines, None):
+    while item := put_back.popleft() if put_back else next(lines, None):
         line, text = item
         if isinstance(text, BadRecording):
             if not header:
                 raise ConfigError(f"source.uri: {text.detail}")
-            yield Record(line, {}, text)
+            yield Row(line, {}, text)
         elif text.strip():
-            cells = _cells(file, text, len(header), held, lines)
+            cells = _cells(file, text, len(header), put_back, lines)
             if not header:
                 header = _header(file, text, cells or ())
             elif cells is None or len(cells) != len(header):
-                found = "no CSV" if cells is None else f"{len(cells)} cells"
-                yield Record(line, {}, _bad(file, line, f"{found}; the header has {len(header)} cells"))
+                content = "not CSV" if cells is None else f"{len(cells)} cells"
+                yield Row(line, {}, _bad(file, line, f"{content}; the header has {len(header)} cells"))
             else:
-                yield Record(line, {name: cell or None for name, cell in zip(header, cells, strict=True)})
+                yield Row(line, {name: cell or None for name, cell in zip(header, cells, strict=True)})
 
 
 def _header(file: File, text: str, cells: Sequence[str]) -> list[str]:
     header = [cell.strip() for cell in cells]
     if not header or len(set(header)) < len(header) or not all(header):
-        raise ConfigError(f"source.uri: {file.uri}: the first line is no header: {text.strip():.100}")
+        raise ConfigError(f"source.uri: {file.uri}: the first line is not a header: {text.strip():.100}")
     return header
 
 
-def _cells(file: File, text: str, width: int, held: deque[Line], lines: Iterator[Line]) -> list[str] | None:
-    """The cells of a line; where a quote is open, of as many lines more as make `width` cells (0: any number).
+def _cells(file: File, text: str, width: int, put_back: deque[Line], lines: Iterator[Line]) -> list[str] | None:
+    """Return the cells of the row that begins with the line `text`. width: how many there must be; 0: any number.
 
-    None where nothing does: then only this line is bad, and those looked at are `held` to be read again. TSV: quotes
-    are plain characters unless they enclose a whole cell.
+    A quoted cell may go on over the next lines. If they do not complete the row, only this line is bad (None), and the
+    lines after it are put back. In TSV, quotes are plain characters unless they enclose a whole cell.
     """
     if kind_of(file.name) == "tsv":
         cells = text.rstrip("\r\n").split("\t")
         return [cell[1:-1].replace('""', '"') if _QUOTED.fullmatch(cell) else cell for cell in cells]
-    found = _parse(text)
-    looked_at: list[Line] = []
-    while found is None and len(looked_at) < MAX_QUOTED_LINES:
-        item = held.popleft() if held else next(lines, None)
+    parsed = _parse(text)
+    added: list[Line] = []
+    while parsed is None and len(added) < MAX_QUOTED_LINES:
+        item = put_back.popleft() if put_back else next(lines, None)
         if item is None:
             break
-        looked_at.append(item)
+        added.append(item)
         if isinstance(item[1], BadRecording):
             break
         text += item[1]
-        found = _parse(text)
-        if found is not None and width not in (0, len(found)):
-            found = None
+        parsed = _parse(text)
+        if parsed is not None and width not in (0, len(parsed)):
+            parsed = None
             break
-    if found is None:
-        held.extendleft(reversed(looked_at))
-    return found
+    if parsed is None:
+        put_back.extendleft(reversed(added))
+    return parsed
 
 
 def _parse(text: str) -> list[str] | None:
+    """Return the cells of a CSV row; None if a quote is still open or misplaced."""
     try:
         return next(csv.reader([text], strict=True), [])
     except csv.Error:
@@ -145,7 +145,7 @@ def _parse(text: str) -> list[str] | None:
 
 
 def _lines(file: File) -> Iterator[Line]:
-    """(number from 1, text or why it is bad); ends early, with the reason, where the file cannot be read further."""
+    """Yield each line. If the rest of the file cannot be read, the last line is the reason."""
     line = 0
     try:
         with remote.open_stream(file.uri) as raw:
@@ -167,7 +167,7 @@ def _lines(file: File) -> Iterator[Line]:
     except UnreachableError:
         raise
     except EOFError:
-        yield line + 1, BadRecording("truncated_archive", f"{file.uri}:{line + 1}: the gzip stream ends here")
+        yield line + 1, BadRecording("truncated_archive", f"{file.uri}:{line + 1}: the gzip stream ends too early")
     except (gzip.BadGzipFile, zlib.error) as err:
         yield line + 1, BadRecording("corrupt_archive", f"{file.uri}:{line + 1}: {remote.one_line(err)}")
     except OSError as err:

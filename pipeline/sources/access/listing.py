@@ -1,4 +1,4 @@
-"""`source.uri` as files, lazily: one file, all below a folder, or those of a glob, on any file system."""
+"""The files that `source.uri` names, listed lazily: one file, a whole folder or a glob, on any file system."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pipeline.sources.access import names, remote
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of the source. `name`: its path below the root (the part of source.uri without wildcards), unique in it.
+    """A file of the source.
 
-    `named`: source.uri names this very file, so that its extension does not matter. `size` is 0 where it is unknown.
+    name: its path below the root, which is the part of source.uri before a wildcard; unique in a listing. size: bytes,
+    0 if unknown. version: changes when the file is written again. named: source.uri is this file, so its extension
+    does not matter.
     """
 
     uri: str
@@ -29,10 +31,10 @@ class File:
 
 
 def list_files(uri: str) -> Iterator[File]:
-    """Files in a stable order, folder by folder; hidden ones are left out, links are followed.
+    """Yield the files in a stable order, folder by folder. Hidden files are left out, links are followed.
 
-    Memory: one local folder or one page of an object store. Raises ConfigError, at the first file or where it happens,
-    where nothing is there, nothing matches or something cannot be listed.
+    Memory: one local folder, or one page of an object store. Raises ConfigError if nothing is there, if nothing matches
+    or, perhaps late, if a folder cannot be listed.
     """
     fs, path = remote.open_fs(uri)
     try:
@@ -44,37 +46,40 @@ def list_files(uri: str) -> Iterator[File]:
 
 
 def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
-    """What lies right in a folder, by name and without the hidden: its files, and the URIs of its folders.
+    """Return what a folder contains, in order of names: its files, and the URIs of its folders. Nothing hidden.
 
-    None where `uri` is no folder. Raises ConfigError where it cannot be listed.
+    Returns None if `uri` is not a folder. Raises ConfigError if it cannot be listed.
     """
     fs, path = remote.open_fs(uri)
     try:
         info = _info(fs, path)
         if info is None or info["type"] != "directory":
             return None
-        found = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
+        entries = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
     except remote.network_errors(ValueError, LookupError) as err:
         raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
     except BadRecording as err:
         raise ConfigError(f"source.uri: {err.detail}") from None
     files = [
         File(remote.uri_of(fs, place, uri), place.rpartition("/")[2], size, version)
-        for place, is_folder, size, version in found
+        for place, is_folder, size, version in entries
         if not is_folder
     ]
-    return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in found if is_folder]
+    return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in entries if is_folder]
 
 
 def version_now(uri: str) -> str:
-    """What `File.version` would be if it were listed again; "" where it is gone."""
+    """Return the version that the file has now, "" if it is gone."""
     fs, path = remote.open_fs(uri)
     info = remote.ask(lambda: _info(fs, path), uri)
     return remote.version_of(info) if info else ""
 
 
 def local_size(uri: str) -> tuple[int, str]:
-    """Size and version of a local file; (0, "") where it is elsewhere or cannot be told: reading it says why."""
+    """Return size in bytes and version of a local file.
+
+    (0, "") for a remote file, and for one that is not there: reading it gives the error.
+    """
     if not uri.startswith("/"):
         return 0, ""
     try:
@@ -102,11 +107,11 @@ def _list(fs: Any, path: str, uri: str) -> Iterator[File]:
 def _brace_list(fs: Any, path: str, uri: str) -> Iterator[File]:
     expanded = dict.fromkeys(names.expand_braces(path))
     root = names.literal_prefix(path).rpartition("/")[0]
-    for one in expanded:
-        info = _info(fs, one)
+    for place in expanded:
+        info = _info(fs, place)
         if info is None or info["type"] == "directory":
-            raise ConfigError(f"source.uri: {remote.uri_of(fs, one, uri)}: no such file")
-        yield _named(fs, one, info, uri, root)
+            raise ConfigError(f"source.uri: {remote.uri_of(fs, place, uri)}: no such file")
+        yield _named(fs, place, info, uri, root)
 
 
 def _glob(fs: Any, path: str, uri: str) -> Iterator[File]:
@@ -116,11 +121,11 @@ def _glob(fs: Any, path: str, uri: str) -> Iterator[File]:
     depth = None if "**" in path else path.count("/") - root.count("/") - 1
     if remote.is_local(fs) and _info(fs, root or "/") is None:
         raise ConfigError(f"source.uri: {uri}: no such file: nothing matches")
-    found = (file for file, full in _walk_below(fs, root or "/", uri, prefix=literal, depth=depth) if matches(full))
-    first = next(found, None)
+    matching = (file for file, full in _walk_below(fs, root or "/", uri, prefix=literal, depth=depth) if matches(full))
+    first = next(matching, None)
     if first is None:
         raise ConfigError(f"source.uri: {uri}: no such file: nothing matches")
-    return chain([first], found)
+    return chain([first], matching)
 
 
 def _walk(fs: Any, root: str, uri: str) -> Iterator[File]:
@@ -128,21 +133,27 @@ def _walk(fs: Any, root: str, uri: str) -> Iterator[File]:
 
 
 def _walk_below(fs: Any, root: str, uri: str, *, prefix: str, depth: int | None) -> Iterator[tuple[File, str]]:
-    """Files below `root` whose path begins with `prefix`, at most `depth` folders down, each with its path on `fs`."""
+    """Yield each file below `root` with its path on `fs`.
+
+    prefix: the path begins with it. depth: at most so many folders down; None: any number.
+    """
     if remote.is_local(fs):
-        found = _walk_local(root, depth)
+        walked = _walk_local(root, depth)
     elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
-        found = _walk_s3(fs, prefix, uri, flat=depth == 0)
+        walked = _walk_s3(fs, prefix, uri, flat=depth == 0)
     else:
-        found = _walk_any(fs, root, depth)
-    for path, size, version in found:
+        walked = _walk_any(fs, root, depth)
+    for path, size, version in walked:
         name = path.removeprefix(root).lstrip("/")
         if path.startswith(prefix) and not names.is_hidden(name):
             yield File(remote.uri_of(fs, path, uri), name, size, version), path
 
 
 def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
-    """A folder's files, then its folders; a link to a folder above is not followed again."""
+    """Yield path, size and version of a folder's files, then of its folders' files.
+
+    A link to a folder above is not followed.
+    """
     stack: list[tuple[str, int, tuple[tuple[int, int], ...]]] = [(root, 0, ())]
     while stack:
         folder, level, above = stack.pop()
@@ -150,17 +161,17 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
             stat = os.stat(folder)  # noqa: PTH116
             if (stat.st_dev, stat.st_ino) in above:
                 continue
-            with os.scandir(folder) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+            with os.scandir(folder) as scanned:
+                entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as err:
             raise ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(err)}") from None
         folders = []
-        for entry in found:
+        for entry in entries:
             if _is_folder(entry):
                 if not entry.name.startswith("."):
                     folders.append((entry.path, level + 1, (*above, (stat.st_dev, stat.st_ino))))
             elif entry.is_symlink() and not os.path.isfile(entry.path):  # noqa: PTH113
-                yield _text(entry.path), 0, ""  # broken: a recording that is missing, not one that never was
+                yield _text(entry.path), 0, ""  # a broken link stands for a recording, which is missing
             elif entry.is_file():
                 yield _text(entry.path), *_stat(entry)
         if depth is None or level < depth:
@@ -169,16 +180,21 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
 
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
     for bucket, page in _pages_s3(fs, prefix, uri, flat=flat):
-        for entry in page.get("Contents", ()):
-            if not entry["Key"].endswith("/"):
-                yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
+        yield from _files_s3(bucket, page)
+
+
+def _files_s3(bucket: str, page: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
+    """Yield path, size and version of the objects of one page, without the objects that stand for folders."""
+    for entry in page.get("Contents", ()):
+        if not entry["Key"].endswith("/"):
+            yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
 
 
 def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The bucket and each page of the keys that begin with `prefix`; flat: without those in folders below it."""
+    """Yield the bucket with each page of the keys that begin with `prefix`. flat: without the keys in folders."""
     bucket, _, key = prefix.partition("/")
     if not bucket or names.has_magic(bucket):
-        raise ConfigError(f"source.uri: {uri}: no bucket is named")
+        raise ConfigError(f"source.uri: {uri}: it names no bucket")
     options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
     while True:
         page = remote.ask(lambda: fs.call_s3("list_objects_v2", **options), uri)
@@ -189,25 +205,27 @@ def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[s
 
 
 def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str]]:
-    """Path, whether it is a folder, size and version of what lies right in a folder."""
+    """Yield what a folder contains: path, whether it is a folder, size and version."""
     if remote.is_local(fs):
-        with os.scandir(root) as entries:
-            for entry in entries:
-                if _is_folder(entry):
-                    yield _text(entry.path), True, 0, ""
-                elif entry.is_file():
-                    yield _text(entry.path), False, *_stat(entry)
+        yield from _entries_local(root)
     elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
         for bucket, page in _pages_s3(fs, f"{root.rstrip('/')}/", uri, flat=True):
             for folder in page.get("CommonPrefixes", ()):
                 yield f"{bucket}/{folder['Prefix'].rstrip('/')}", True, 0, ""
-            for found in page.get("Contents", ()):
-                if not found["Key"].endswith("/"):
-                    version = remote.version_of(found | {"size": found["Size"]})
-                    yield f"{bucket}/{found['Key']}", False, found["Size"], version
+            for path, size, version in _files_s3(bucket, page):
+                yield path, False, size, version
     else:
         for info in fs.ls(root, detail=True):
             yield info["name"].rstrip("/"), info["type"] == "directory", info.get("size") or 0, remote.version_of(info)
+
+
+def _entries_local(root: str) -> Iterator[tuple[str, bool, int, str]]:
+    with os.scandir(root) as entries:
+        for entry in entries:
+            if _is_folder(entry):
+                yield _text(entry.path), True, 0, ""
+            elif entry.is_file():
+                yield _text(entry.path), False, *_stat(entry)
 
 
 def _walk_any(fs: Any, root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
@@ -223,7 +241,7 @@ def _named(fs: Any, path: str, info: dict[str, Any], uri: str, root: str | None 
 
 
 def _info(fs: Any, path: str) -> dict[str, Any] | None:
-    """What is at `path`, None where there is nothing."""
+    """Return type, size and time of what is at `path`; None if nothing is there."""
     try:
         if remote.is_local(fs):
             status = os.stat(path)  # noqa: PTH116
@@ -237,18 +255,18 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself
+    except OSError:  # a link that leads to itself
         return False
 
 
 def _stat(entry: os.DirEntry[str]) -> tuple[int, str]:
     try:
         status = entry.stat()
-    except OSError:  # gone since: reading it says so
+    except OSError:  # removed after it was listed: reading it gives the error
         return 0, ""
     return status.st_size, remote.version_of({"mtime": status.st_mtime_ns, "size": status.st_size})
 
 
 def _text(path: str) -> str:
-    """A path that Parquet can keep: bytes that are no UTF-8 are written as \\xff (such a file is then not found)."""
+    r"""Return a path that Parquet can store. Bytes that are not UTF-8 become \xff; such a file is then not found."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""File names of sources: which are audio, which are sidecars, and the globs of the source section."""
+"""Names of files in a source: audio or sidecar, hidden or not, and the patterns of source.uri, include and exclude."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ _AUDIO = (
 AUDIO = frozenset(_AUDIO.split())
 SIDECARS = frozenset(("json", "txt", "cls", "lang"))
 MAGIC = re.compile(r"[*?\[{]")
-MAX_EXPANSION = 1_000_000  # names that one {..} pattern may stand for
+MAX_EXPANSION = 1_000_000  # names that the braces of one pattern may stand for
 BRACES = re.compile(r"\{([^{}]*)\}")
 
 
 def split_name(name: str, known: frozenset[str] = AUDIO) -> tuple[str, str] | None:
-    """("de/rec.1", "flac") for "de/rec.1.FLAC"; None unless the last extension is a known one of a named file."""
+    """Split a name before its extension: ("de/rec.1", "flac") for "de/rec.1.FLAC".
+
+    Returns None if the extension is not in `known`, or if nothing stands before it.
+    """
     stem, _, extension = name.rpartition(".")
     extension = extension.lower()
     return (stem, extension) if extension in known and stem and not stem.endswith("/") else None
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a folder or the file itself begins with a dot; "." and ".." do not count."""
+    """Return whether the file or one of its folders begins with a dot. "." and ".." do not count."""
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
 def has_magic(name: str) -> bool:
+    """Return whether the name contains a wildcard or an open brace."""
     return MAGIC.search(name) is not None
 
 
 def literal_prefix(pattern: str) -> str:
-    """All before the first wildcard: every name that matches begins with it."""
+    """Return all that stands before the first wildcard. Every name that matches the pattern begins with it."""
     return MAGIC.split(pattern, maxsplit=1)[0]
 
 
 def expand_braces(pattern: str) -> Iterator[str]:
-    """ "s-{00..02}.{tar,tgz}" as its names, in order. Raises ValueError where they are more than a million."""
+    """Yield the names that the braces stand for, in order: six names for "s-{00..02}.{tar,tgz}".
+
+    Raises ValueError if there are more than a million.
+    """
     for count, name in enumerate(_expand(pattern)):
         if count == MAX_EXPANSION:
             raise ValueError(f"the braces stand for more than {MAX_EXPANSION:,} names")
@@ -46,18 +53,21 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def glob_regex(pattern: str, *, within_folder: bool = True) -> re.Pattern[str]:
-    """A glob on whole paths: `*` and `?` stay within a folder, `**` crosses folders, `**/` may be no folder at all.
+    """Return the regular expression of a glob on whole paths.
 
-    within_folder=False: `*` and `?` match a slash as well (globs on recording ids). Raises ValueError on "[z-a]".
+    `*` and `?` match no slash, `**` matches anything, `**/` matches any number of folders, also none. With
+    within_folder=False `*` and `?` match a slash too: recording ids contain slashes. Raises ValueError if the pattern
+    is not valid, for example "[z-a]".
     """
-    one = "[^/]" if within_folder else "."
+    character = "[^/]" if within_folder else "."
     try:
-        return re.compile("|".join(f"(?:{_translate(name, one)})" for name in expand_braces(pattern)), re.DOTALL)
+        return re.compile("|".join(f"(?:{_translate(name, character)})" for name in expand_braces(pattern)), re.DOTALL)
     except re.error as err:
-        raise ValueError(f"no such pattern: {err.msg}") from None
+        raise ValueError(f"not a valid pattern: {err.msg}") from None
 
 
-def _translate(pattern: str, one: str) -> str:
+def _translate(pattern: str, character: str) -> str:
+    """Translate a glob without braces. character: what `?` matches."""
     parts = []
     at = 0
     while at < len(pattern):
@@ -69,15 +79,15 @@ def _translate(pattern: str, one: str) -> str:
             parts.append(".*")
             at += 2
         elif rest[0] == "*":
-            parts.append(f"{one}*")
+            parts.append(f"{character}*")
             at += 1
         elif rest[0] == "?":
-            parts.append(one)
+            parts.append(character)
             at += 1
-        elif (kind := re.match(r"\[(!?)(\]?[^\]/]*)\]", rest)) and kind[2]:
-            members = re.sub(r"([\\\[\]&~|^])", r"\\\1", kind[2])
-            parts.append(f"[{'^/' if kind[1] else ''}{members}]")
-            at += kind.end()
+        elif (bracket := re.match(r"\[(!?)(\]?[^\]/]*)\]", rest)) and bracket[2]:
+            members = re.sub(r"([\\\[\]&~|^])", r"\\\1", bracket[2])
+            parts.append(f"[{'^/' if bracket[1] else ''}{members}]")
+            at += bracket.end()
         else:
             parts.append(re.escape(rest[0]))
             at += 1
@@ -85,6 +95,7 @@ def _translate(pattern: str, one: str) -> str:
 
 
 def _choices(body: str) -> Iterable[str] | None:
+    """Return what a pair of braces stands for: "00..02" is 00, 01, 02; "a,b" is a, b. None for any other text."""
     ends = re.fullmatch(r"(\d+)\.\.(\d+)", body)
     if ends:
         return (f"{number:0{len(ends[1])}d}" for number in range(int(ends[1]), int(ends[2]) + 1))
@@ -92,10 +103,10 @@ def _choices(body: str) -> Iterable[str] | None:
 
 
 def _expand(pattern: str) -> Iterator[str]:
-    for found in BRACES.finditer(pattern):
-        choices = _choices(found[1])
+    for braces in BRACES.finditer(pattern):
+        choices = _choices(braces[1])
         if choices is not None:
             for choice in choices:
-                yield from _expand(pattern[: found.start()] + choice + pattern[found.end() :])
+                yield from _expand(pattern[: braces.start()] + choice + pattern[braces.end() :])
             return
     yield pattern

@@ -1,4 +1,4 @@
-"""Files anywhere fsspec reaches: opening, versions, and ranged reads that are patient with a network."""
+"""Files on any file system of fsspec: how they are opened and read, with retries where a network is in between."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from pipeline.schemas import BadRecording, UnreachableError
 from pipeline.storage.patience import Failure, patiently
 from pipeline.storage.ranges import Ranges, Slice, buffered
 
-MAX_RECORDING_BYTES = 512 << 20  # of what must be read whole; more is dead-lettered as too_large
-WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request, more of it by range while it is decoded
+MAX_RECORDING_BYTES = 512 << 20  # limit of what must be read whole; a larger recording is too_large
+WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request; larger audio by range while it is decoded
 ATTEMPTS = 7  # about 12 seconds, longer than a gateway's restart
 
 T = TypeVar("T")
 _MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_MISSING_ERRNO = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)  # EINVAL: s3fs's word for a range outside the object
+_MISSING_ERRNO = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)  # EINVAL: s3fs says so of a range outside the object
 _NETWORK = (
     ("aiohttp", "ClientError"),
     ("botocore.exceptions", "BotoCoreError"),
@@ -33,25 +33,26 @@ _CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "ProfileNotFoun
 
 
 def open_fs(uri: str) -> tuple[Any, str]:
-    """The file system of a path or URL and the path on it (local: absolute).
+    """Return the file system of a path or URL, and the path on it; a local path is absolute.
 
-    Raises ConfigError where no such file system exists, is installed or can be reached.
+    Raises ConfigError if there is no such file system, if its package is not installed, or if it cannot be reached.
     """
     if uri.startswith("/"):
         return LocalFileSystem(), uri.rstrip("/") or "/"
     try:
         fs, path = url_to_fs(uri)
-    except Exception as err:  # noqa: BLE001 of whatever file system: a chain of URLs opens archives here
+    except Exception as err:  # noqa: BLE001 any file system raises its own; a chain of URLs opens archives here
         raise ConfigError(f"source.uri: {uri}: {one_line(err)}") from None
     return fs, path
 
 
 def is_local(fs: Any) -> bool:
+    """Return whether a file system is the local one."""
     return isinstance(fs, LocalFileSystem)
 
 
 def uri_of(fs: Any, path: str, like: str) -> str:
-    """What opens `path` of `fs` again: an absolute local path, else a URL (or chain of URLs) built like `like`."""
+    """Return the URI that opens `path` of `fs`: an absolute local path, or a URL or chain of URLs formed as `like`."""
     if is_local(fs):
         return path
     parts = like.split("::")
@@ -64,12 +65,12 @@ def uri_of(fs: Any, path: str, like: str) -> str:
 
 
 def relative_to(uri: str, path: str) -> str:
-    """The URI of `path` as written in the file `uri`: absolute paths and URLs stand, others count from its folder."""
+    """Return the URI of a path that the file `uri` contains. A relative path starts in the folder of that file."""
     return path if path.startswith("/") or "://" in path else f"{uri.rpartition('/')[0]}/{path}"
 
 
 def version_of(info: Mapping[str, Any]) -> str:
-    """The etag where there is one, else modification time and size; "" where the store tells neither."""
+    """Return the etag of a file; without one its modification time and size; "" if the store gives neither."""
     for key in ("ETag", "etag", "md5Hash"):
         if info.get(key):
             return str(info[key]).strip('"')
@@ -80,22 +81,22 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 
 def read_file(uri: str, size: int = 0) -> bytes:
-    """The whole object; `size` as listed, 0 where unknown. Raises as `read_range`, and BadRecording("too_large")."""
+    """Read a whole file. size: bytes as listed, 0 if unknown. Raises BadRecording("too_large"), or as `read_range`."""
     fs, path = _open(uri)
 
     def fetch() -> bytes:
         expected = size or _size(fs, path, uri)
         if expected > MAX_RECORDING_BYTES:
-            raise BadRecording("too_large", f"{uri}: {expected:,} bytes; at most {MAX_RECORDING_BYTES:,} are read")
+            raise BadRecording("too_large", f"{uri}: {expected:,} bytes; the limit is {MAX_RECORDING_BYTES:,}")
         return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
 
     return ask(fetch, uri)
 
 
 def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
-    """The object, or its `size` bytes from `offset` on: as bytes, or where they are many as a seekable file of ranges.
+    """Read a file, or its `size` bytes from `offset` on: as bytes, or if they are many as a seekable file of ranges.
 
-    size: as listed, 0 where unknown. Raises as `read_range`; fewer bytes than `size` are no error here.
+    size: bytes as listed, 0 if unknown; fewer bytes are not an error here. Raises as `read_range`.
     """
     if not size:
         fs, path = _open(uri)
@@ -107,56 +108,59 @@ def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | Bi
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
-    """Bytes start..end, fewer where the object ends before.
+    """Read the bytes from start to end, fewer where the file ends before.
 
-    Raises BadRecording("missing_file") where it is not there or not readable; UnreachableError, which is about no
-    recording at all and must end the work, where the network does not heal.
+    Raises BadRecording("missing_file") if the file is not there or may not be read. Raises UnreachableError if the
+    store does not answer any more: that is no recording's fault, so it must end the run.
     """
     if end <= start:
         return b""
     fs, path = _open(uri)
     data = ask(lambda: fs.cat_file(path, start=start, end=end), uri)
-    return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send all
+    return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send the whole file
 
 
 def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
-    """A seekable reader; remote: of ranges, `ahead_bytes` (4 MiB) at once. It and its reads raise as `read_range`."""
+    """Open a file as a seekable reader. A remote one fetches ranges of at least `ahead_bytes` (4 MiB).
+
+    Opening and reading raise as `read_range`.
+    """
     fs, path = _open(uri)
     if is_local(fs):
         return cast(BinaryIO, ask(lambda: fs.open(path, "rb"), uri))
     info = ask(lambda: fs.info(path), uri)
     if info.get("type") != "file":
         raise BadRecording("missing_file", f"{uri}: not a file")
-    if info.get("size") is None:  # a web server that does not tell: all of it
+    if info.get("size") is None:  # a web server that does not say: read all of it
         return io.BytesIO(ask(lambda: fs.cat_file(path), uri))
     return buffered(Ranges(partial(read_range, uri), int(info["size"])), ahead_bytes)
 
 
 def ask(call: Callable[[], T], uri: str) -> T:
-    """Call, and again after transient errors. Raises as `read_range`."""
+    """Call, and call again after errors that may pass. Raises as `read_range`."""
     return patiently(call, lambda error: _judge(error, uri), ATTEMPTS)
 
 
 def _judge(error: Exception, uri: str) -> Failure | None:
-    """What an error of a file system says of the recording, or of the store, at `uri`."""
+    """Say what an error of a file system means for the recording at `uri`, or for its store."""
     if not isinstance(error, network_errors()):
         return None
     line, name = one_line(error), type(error).__name__
     if is_missing(error):
         return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
-    if uri.startswith(("http://", "https://")):  # one host of many on the web: the others may be fine
+    if uri.startswith(("http://", "https://")):  # a manifest may name many hosts, and the others may answer
         return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), name)
     return Failure(UnreachableError(f"{uri}: {line}"), None if name in _CREDENTIALS else name)
 
 
 def network_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
-    """What file systems raise: OSError, the base errors of those network libraries that are loaded, and `more`."""
+    """Return the errors that file systems raise: OSError, those of the loaded network libraries, and `more`."""
     loaded = (getattr(sys.modules.get(module), name, None) for module, name in _NETWORK)
     return (*more, OSError, *(error for error in loaded if error is not None))
 
 
 def is_missing(err: BaseException) -> bool:
-    """Whether waiting is of no use: not there, not allowed, not a file."""
+    """Return whether trying again cannot help: the file is not there, is forbidden or is not a file."""
     status = getattr(err, "status", None)  # aiohttp
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 429)
@@ -164,6 +168,7 @@ def is_missing(err: BaseException) -> bool:
 
 
 def one_line(err: BaseException) -> str:
+    """Return what an error says in one line of at most 300 characters."""
     text = (isinstance(err, OSError) and err.strerror) or str(err) or type(err).__name__
     return " ".join(text.split())[:300]
 
@@ -171,7 +176,7 @@ def one_line(err: BaseException) -> str:
 def _open(uri: str) -> tuple[Any, str]:
     try:
         return open_fs(uri)
-    except ConfigError as err:  # a URL out of a manifest
+    except ConfigError as err:  # a URL in a manifest: only this recording is concerned
         raise BadRecording("missing_file", str(err).removeprefix("source.uri: ")) from None
 
 

@@ -1,4 +1,4 @@
-"""The bytes of an archive for reading its headers: ranges of a plain file, or a gzip stream unpacked forwards."""
+"""The bytes of an archive: ranges of a plain file, or a gzip stream that is unpacked from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import BinaryIO
 from pipeline.schemas import BadRecording
 from pipeline.sources.access import remote
 
-NEAR_BYTES = 1 << 20  # members closer than this are fetched together: below it a request costs more than the bytes
-FAR_BYTES = 16 << 10  # what is fetched at a header that is far from the last one
-CHUNK_BYTES = 1 << 20
-MAX_UNPACKED_BYTES = 64 << 30  # of one gzip stream
+ENDINGS = (".tar", ".tar.gz", ".tgz")
+NEAR_BYTES = 1 << 20  # members closer than this are fetched together: a request takes longer than these bytes
+FAR_BYTES = 16 << 10  # fetched at a header that is further away from the one before it
+CHUNK_BYTES = 1 << 20  # packed or unpacked at once
+MAX_UNPACKED_BYTES = 64 << 30  # limit of one gzip stream
 
 
-class Ranges:
-    """A plain file of `size` bytes. Local: an open file; remote: one block, as large as the members lie close."""
+class PlainArchive:
+    """An archive that is not compressed, `size` bytes long.
+
+    Local: an open file. Remote: one block in memory, larger where the members lie close together.
+    """
 
     def __init__(self, uri: str, size: int) -> None:
         self.uri, self.size = uri, size
@@ -25,40 +29,42 @@ class Ranges:
         self._start, self._block = 0, b""
 
     def read(self, start: int, length: int) -> bytes:
-        """Bytes start..start+length, fewer only where the file ends. Raises as `remote.read_range`."""
+        """Return `length` bytes from byte `start` on, fewer only at the end. Raises as `remote.read_range`."""
         if self._file is not None:
             self._file.seek(start)
             return self._file.read(length)
         if not self._start <= start <= start + length <= self._start + len(self._block):
-            near = start - self._start - len(self._block) < NEAR_BYTES
-            end = min(self.size, start + max(length, NEAR_BYTES if near else FAR_BYTES))
+            is_near = start - self._start - len(self._block) < NEAR_BYTES
+            end = min(self.size, start + max(length, NEAR_BYTES if is_near else FAR_BYTES))
             self._block, self._start = remote.read_range(self.uri, start, end), start
         return self._block[start - self._start : start - self._start + length]
 
     def reaches(self, end: int) -> bool:
+        """Return whether the archive has at least `end` bytes."""
         return end <= self.size
 
     def close(self) -> None:
+        """Close the local file."""
         if self._file is not None:
             self._file.close()
 
 
-class Gunzip:
-    """A gzip file as its unpacked bytes, read only forwards: memory is one chunk and what is asked for."""
+class GzipArchive:
+    """An archive in gzip, read as its unpacked bytes and only forwards. Memory: one chunk and what is asked for."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
-        self.at = 0  # of the next unpacked byte
+        self.at = 0  # number of the next unpacked byte
         self._packed = remote.open_stream(uri)
         self._unpacker = zlib.decompressobj(wbits=31)
-        self._ahead = b""  # unpacked, not yet read
-        self._input = b""  # packed, not yet unpacked
+        self._ahead = b""  # unpacked and not yet read
+        self._input = b""  # packed and not yet unpacked
 
     def read(self, start: int, length: int) -> bytes:
-        """Unpacked bytes start..start+length; `start` must not lie behind. Fewer only where the stream ends or is cut.
+        """Return `length` unpacked bytes from byte `start` on, fewer only where the stream ends or is cut.
 
-        Raises BadRecording: "corrupt_archive" where it is no gzip, "too_large" beyond 64 GiB, and as
-        `remote.read_range`.
+        Raises ValueError if `start` lies before `at`; BadRecording: "corrupt_archive" if it is not gzip, "too_large"
+        beyond 64 GiB; and as `remote.read_range`.
         """
         if start < self.at:
             raise ValueError(f"a gzip stream is read forwards: {start} lies before {self.at}")
@@ -68,25 +74,26 @@ class Gunzip:
             skipped = self._take(min(start - self.at, CHUNK_BYTES))
             if not skipped:
                 return b""
-        read = io.BytesIO()  # not parts to be joined: half a gigabyte would be there twice
+        read = io.BytesIO()  # joining a list of pieces would need twice the memory
         while length:
-            part = self._take(length)
-            if not part:
+            piece = self._take(length)
+            if not piece:
                 break
-            length -= read.write(part)
+            length -= read.write(piece)
         return read.getvalue()
 
     def reaches(self, end: int) -> bool:
-        """Whether the stream has so many bytes; reading goes on from there."""
+        """Return whether the stream has at least `end` unpacked bytes. The next read must start there or later."""
         return end <= self.at or len(self.read(end - 1, 1)) == 1
 
     def close(self) -> None:
+        """Close the packed file."""
         self._packed.close()
 
     def _take(self, limit: int) -> bytes:
-        """Between 1 and `limit` bytes; none at the end."""
+        """Return the next bytes, between 1 and `limit` of them; none at the end."""
         while not self._ahead:
-            if self._unpacker.eof:  # gzip files may follow one another, with zeros after them
+            if self._unpacker.eof:  # another gzip file may follow, and zeros before it
                 self._input = self._unpacker.unused_data.lstrip(b"\0")
                 self._unpacker = zlib.decompressobj(wbits=31)
             self._input = self._input or self._packed.read(CHUNK_BYTES)
@@ -100,3 +107,18 @@ class Gunzip:
         taken, self._ahead = self._ahead[:limit], self._ahead[limit:]
         self.at += len(taken)
         return taken
+
+
+def is_archive(name: str) -> bool:
+    """Return whether a file of this name is a tar archive, packed or not."""
+    return name.lower().endswith(ENDINGS)
+
+
+def is_gzip(uri: str) -> bool:
+    """Return whether the file is packed with gzip, by its extension. uri: may be a chain of URLs."""
+    return uri.partition("::")[0].lower().endswith((".gz", ".tgz"))
+
+
+def open_archive(uri: str, size: int) -> PlainArchive | GzipArchive:
+    """Open an archive for reading its headers. size: bytes of the file. Raises as `remote.open_stream`."""
+    return GzipArchive(uri) if is_gzip(uri) else PlainArchive(uri, size)

@@ -1,4 +1,4 @@
-"""The headers of a tar archive, one after the other, whatever is wrong with it; no member is ever unpacked to disk."""
+"""The headers of a tar archive, one after the other, also of a damaged one. Nothing is ever unpacked to disk."""
 
 from __future__ import annotations
 
@@ -6,36 +6,40 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from pipeline.schemas import BadRecording
 
 BLOCK = tarfile.BLOCKSIZE  # 512 bytes
-NAME_BYTES = tarfile.LENGTH_NAME  # 100, of a header; longer names, and others than ASCII, may stand elsewhere
-MAX_HEADER_BYTES = 1 << 20  # of a long name or of pax records
-MAX_PADDING_BYTES = 1 << 20  # zeros after which an archive is taken for over (or, if more follows, for corrupt)
+NAME_BYTES = tarfile.LENGTH_NAME  # 100 in a header; longer names, and names that are not ASCII, may stand elsewhere
+MAX_HEADER_BYTES = 1 << 20  # limit of a long name, and of the pax records of one member
+MAX_PADDING_BYTES = 1 << 20  # zeros that may follow a member; if there are more, the archive is corrupt
 _DATA_TYPES = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _LINK_TYPES = (tarfile.LNKTYPE, tarfile.SYMTYPE)
 _EMPTY_TYPES = (*_LINK_TYPES, tarfile.DIRTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
-_ASIDE_TYPES = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)  # about the next member, but nothing that is needed
-_DUMP_TYPES = (b"D", b"V", b"M", b"N")  # GNU's folder listings, labels and parts of other volumes: no files
+_ASIDE_TYPES = (tarfile.XGLTYPE, tarfile.GNUTYPE_LONGLINK)  # say something about the next member that we do not use
+_DUMP_TYPES = (b"D", b"V", b"M", b"N")  # GNU's folder listings, labels and parts of other volumes: not files
 _PAX_TYPES = (tarfile.XHDTYPE, tarfile.SOLARIS_XHDTYPE)
 _PAX_RECORD = re.compile(rb"(\d{1,7}) ([^=\n]{1,1000})=")
 
 
-class Bytes(Protocol):
-    """An archive's bytes, asked for in ascending order. read: fewer than asked for only at the end."""
+class ArchiveBytes(Protocol):
+    """The bytes of an archive. They are read in ascending order."""
 
-    def read(self, start: int, length: int) -> bytes: ...
-    def reaches(self, end: int) -> bool: ...
+    def read(self, start: int, length: int) -> bytes:
+        """Return `length` bytes from byte `start` on; fewer only at the end of the archive."""
+
+    def reaches(self, end: int) -> bool:
+        """Return whether the archive has at least `end` bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One entry: `offset` and `size` of its data in bytes.
+    """One entry of an archive.
 
-    `problem` is (reason of schemas.REASONS, detail). A member without a name is the archive itself: what came before it
-    is sound, what follows cannot be read; it is the last. `data` is kept on demand only.
+    offset, size: where its data is, in bytes. problem: (reason of schemas.REASONS, detail). data: its content, if
+    `walk` was to keep it. A member without a name stands for the rest of the archive, which cannot be read; it is the
+    last one.
     """
 
     name: str
@@ -46,7 +50,7 @@ class Member:
 
 
 def name_and_size(block: bytes) -> tuple[str, int] | None:
-    """In the header block before a file's data, as far as they fit there; None where it is no header."""
+    """Return name and size from a header block, as far as they fit into it; None if it is not a header."""
     try:
         name, _, size = _header(block)
         return name, size
@@ -55,16 +59,24 @@ def name_and_size(block: bytes) -> tuple[str, int] | None:
 
 
 class _DamageError(Exception):
-    """Reason and detail: the walk ends here."""
+    """The rest of the archive cannot be read. Arguments: reason, detail."""
 
 
-def walk(data: Bytes, keep: Callable[[str, int], bool] = lambda _name, _size: False) -> Iterator[Member]:
-    """Files and links of an archive (folders are left out), in order. Never raises for what the bytes say.
+class _Header(NamedTuple):
+    at: int  # byte at which the header begins
+    block: bytes
+    name: str
+    kind: bytes
+    size: int
 
-    keep(name, size): whether to read the data of this file as well (a stream does not come back to it).
 
-    Names: GNU and pax long ones are resolved; bytes that are no UTF-8 are written as \\xff. Zero blocks between
-    archives that were concatenated are passed over.
+def walk(data: ArchiveBytes, keep: Callable[[str, int], bool] = lambda _name, _size: False) -> Iterator[Member]:
+    r"""Yield the files and links of an archive in order, without the folders. No content of the archive makes it raise.
+
+    keep: called with name and size of a file, returns whether to read its data too: a stream cannot go back to it.
+
+    Long names (GNU and pax) are resolved. Bytes of a name that are not UTF-8 are written as \xff. Blocks of zeros
+    between concatenated archives are skipped.
     """
     try:
         yield from _walk(data, keep)
@@ -75,76 +87,86 @@ def walk(data: Bytes, keep: Callable[[str, int], bool] = lambda _name, _size: Fa
         yield Member("", problem=(err.reason, err.detail))
 
 
-def _walk(data: Bytes, keep: Callable[[str, int], bool]) -> Iterator[Member]:
-    at, zeros = 0, 0
+def _walk(data: ArchiveBytes, keep: Callable[[str, int], bool]) -> Iterator[Member]:
+    end = 0  # of what was read
     extra: dict[str, str] = {}  # long name, size and such for the next member
-    while True:
-        block = data.read(at, BLOCK)
-        if len(block) < BLOCK:
-            if zeros and not extra:
-                return
-            where = f"ends inside the header at byte {at}" if block else f"ends at byte {at} without an end mark"
-            raise _DamageError("truncated_archive", where if at or block else "zero bytes")
-        if not any(block):
-            zeros += 1
-            at += BLOCK
-            if zeros * BLOCK > MAX_PADDING_BYTES and data.reaches(at + BLOCK):
-                raise _DamageError("corrupt_archive", f"zeros from byte {at - zeros * BLOCK} on")
-            continue
-        try:
-            header_name, kind, header_size = _header(block)
-        except (tarfile.HeaderError, ValueError, OverflowError) as err:
-            if zeros > 1 and at > zeros * BLOCK:
-                return  # the end mark, then something that is none of ours
-            raise _DamageError("corrupt_archive", f"no header at byte {at}: {err}") from None
-        zeros = 0
-        start, size = at + BLOCK, _size(header_size, at)
-        if kind == tarfile.GNUTYPE_LONGNAME or kind in _PAX_TYPES:
-            payload = _payload(data, start, size)
-            if kind in _PAX_TYPES:
-                extra |= _pax(payload, at)
-            else:
-                extra["path"] = payload.partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        elif kind in _DUMP_TYPES:
+    while header := _next_header(data, end, is_announced=bool(extra)):
+        start, size = header.at + BLOCK, _size(header.size, header.at)
+        if header.kind == tarfile.GNUTYPE_LONGNAME:
+            extra["path"] = _payload(data, start, size).partition(b"\0")[0].decode("utf-8", "backslashreplace")
+        elif header.kind in _PAX_TYPES:
+            extra |= _pax(_payload(data, start, size), header.at)
+        elif header.kind in _DUMP_TYPES:
             extra = {}
-        elif kind not in _ASIDE_TYPES:
-            if kind == tarfile.GNUTYPE_SPARSE:
-                start = _behind_sparse_map(data, block, start)
-                extra["GNU.sparse.map"] = ""
-            if "size" in extra and kind not in _EMPTY_TYPES:
-                size = _size(extra["size"], at)
-            size = 0 if kind in _EMPTY_TYPES else size
-            name = extra.get("GNU.sparse.name") or extra.get("path") or header_name
-            is_folder = kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/"))
-            kept = data.read(start, size) if size and keep(name, size) else None
-            member = Member(name, start, size, _problem(kind, extra, data, start, size), kept)
-            extra = {}
-            if not is_folder and name:
+        elif header.kind not in _ASIDE_TYPES:
+            member = _member(data, header, extra, keep)
+            start, size, extra = member.offset, member.size, {}
+            is_listed = bool(member.name) and not _is_folder(header.kind, member.name)
+            if is_listed:
                 yield member
             if member.problem and member.problem[0] == "truncated_archive":
-                if is_folder or not name:
+                if not is_listed:
                     raise _DamageError(*member.problem)
                 return
-        at = start + -(-size // BLOCK) * BLOCK
+        end = start + -(-size // BLOCK) * BLOCK
 
 
-def _problem(kind: bytes, extra: dict[str, str], data: Bytes, start: int, size: int) -> tuple[str, str] | None:
+def _next_header(data: ArchiveBytes, start: int, *, is_announced: bool) -> _Header | None:
+    """Return the first header from byte `start` on, after any blocks of zeros; None at the end of the archive.
+
+    is_announced: a long name or pax records came before, so the header must follow.
+    """
+    at = start
+    while not any(block := data.read(at, BLOCK)) and len(block) == BLOCK:
+        at += BLOCK
+        if at - start > MAX_PADDING_BYTES and data.reaches(at + BLOCK):
+            raise _DamageError("corrupt_archive", f"zeros from byte {start} on")
+    if len(block) < BLOCK:
+        if at > start and not is_announced:
+            return None
+        detail = f"ends inside the header at byte {at}" if block else f"ends at byte {at} without an end mark"
+        raise _DamageError("truncated_archive", detail if at or block else "zero bytes")
+    try:
+        return _Header(at, block, *_header(block))
+    except (tarfile.HeaderError, ValueError, OverflowError) as err:
+        if at - start > BLOCK and start > 0:
+            return None  # the end mark, and after it something that is not a tar archive
+        raise _DamageError("corrupt_archive", f"no header at byte {at}: {err}") from None
+
+
+def _member(data: ArchiveBytes, header: _Header, extra: dict[str, str], keep: Callable[[str, int], bool]) -> Member:
+    """Return the member of a header. extra: what long names and pax records said about it."""
+    kind, start = header.kind, header.at + BLOCK
+    if kind == tarfile.GNUTYPE_SPARSE:
+        start = _after_sparse_map(data, header.block, start)
+        extra = extra | {"GNU.sparse.map": ""}
+    size = 0 if kind in _EMPTY_TYPES else _size(extra.get("size", header.size), header.at)
+    name = extra.get("GNU.sparse.name") or extra.get("path") or header.name
+    content = data.read(start, size) if size and keep(name, size) else None
+    return Member(name, start, size, _problem(kind, extra, data, start, size), content)
+
+
+def _is_folder(kind: bytes, name: str) -> bool:
+    return kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/"))
+
+
+def _problem(kind: bytes, extra: dict[str, str], data: ArchiveBytes, start: int, size: int) -> tuple[str, str] | None:
     if kind in _LINK_TYPES:
         return "unsafe_name", "a link"
     if kind in _EMPTY_TYPES and kind != tarfile.DIRTYPE:
         return "unsafe_name", "a device or pipe"
     if size and not data.reaches(start + size):
-        return "truncated_archive", f"{size} bytes from byte {start} on are declared; the archive ends before"
+        return "truncated_archive", f"the archive ends before the {size} bytes from byte {start} on"
     if any(key.startswith("GNU.sparse.") for key in extra):
-        return "corrupt_archive", "a sparse member: store it without holes"
+        return "corrupt_archive", "a sparse member cannot be read: store it without holes"
     return None
 
 
 def _header(block: bytes) -> tuple[str, bytes, int]:
-    """Name, type and size. Raises tarfile.HeaderError or ValueError where the checksum or a number is wrong.
+    """Return name, type and size. Raises tarfile.HeaderError or ValueError if the checksum or a number is wrong.
 
-    Read here and not by TarInfo.frombuf: a third of the time, and damage in fields that nobody needs is no damage. In
-    GNU's own format times may stand where ustar has the start of a long name.
+    TarInfo.frombuf takes three times as long, and it fails on damage in fields that we do not use. In GNU's format,
+    times may stand where ustar has the first part of a long name.
     """
     checksum = tarfile.nti(block[148:156])  # type: ignore[attr-defined]
     summed = block[:148] + b" " * 8 + block[156:]
@@ -156,8 +178,8 @@ def _header(block: bytes) -> tuple[str, bytes, int]:
     return name.decode("utf-8", "backslashreplace"), block[156:157], tarfile.nti(block[124:136])  # type: ignore[attr-defined]
 
 
-def _behind_sparse_map(data: Bytes, block: bytes, start: int) -> int:
-    """Where the data of an old GNU sparse member begins: behind the blocks that go on with its map."""
+def _after_sparse_map(data: ArchiveBytes, block: bytes, start: int) -> int:
+    """Return where the data of an old GNU sparse member begins: after the blocks that continue its map."""
     more = block[482]
     while more:
         block = data.read(start, BLOCK)
@@ -168,9 +190,10 @@ def _behind_sparse_map(data: Bytes, block: bytes, start: int) -> int:
     return start
 
 
-def _payload(data: Bytes, start: int, size: int) -> bytes:
+def _payload(data: ArchiveBytes, start: int, size: int) -> bytes:
+    """Return the content of a long name or of pax records."""
     if size > MAX_HEADER_BYTES:
-        raise _DamageError("corrupt_archive", f"a name of {size} bytes at byte {start}")
+        raise _DamageError("corrupt_archive", f"a name of {size} bytes at byte {start} is too long")
     payload = data.read(start, size)
     if len(payload) < size:
         raise _DamageError("truncated_archive", f"ends inside the header at byte {start}")
@@ -178,16 +201,16 @@ def _payload(data: Bytes, start: int, size: int) -> bytes:
 
 
 def _pax(payload: bytes, at: int) -> dict[str, str]:
-    """Records "LENGTH key=value\\n". Source: POSIX pax extended headers."""
+    r"""Return the records "LENGTH key=value\n". Source: POSIX pax extended headers."""
     records = {}
     payload = payload.rstrip(b"\0")
     start = 0
     while start < len(payload):
-        found = _PAX_RECORD.match(payload, start)
-        end = start + int(found[1]) if found else 0
-        if found is None or end <= found.end() or payload[end - 1 : end] != b"\n":
-            raise _DamageError("corrupt_archive", f"no pax records at byte {at}")
-        key, value = found[2], payload[found.end() : end - 1]
+        record = _PAX_RECORD.match(payload, start)
+        end = start + int(record[1]) if record else 0
+        if record is None or end <= record.end() or payload[end - 1 : end] != b"\n":
+            raise _DamageError("corrupt_archive", f"damaged pax records at byte {at}")
+        key, value = record[2], payload[record.end() : end - 1]
         records[key.decode("utf-8", "backslashreplace")] = value.decode("utf-8", "backslashreplace")
         start = end
     return records
@@ -196,5 +219,5 @@ def _pax(payload: bytes, at: int) -> dict[str, str]:
 def _size(value: int | str, at: int) -> int:
     size = int(value) if isinstance(value, int) or re.fullmatch(r"[0-9]{1,18}", value) else -1
     if not 0 <= size < 1 << 62:
-        raise _DamageError("corrupt_archive", f"no size at byte {at}: {value}")
+        raise _DamageError("corrupt_archive", f"not a size at byte {at}: {value}")
     return size

@@ -1,4 +1,4 @@
-"""Common Voice releases: cv-corpus-*/<locale>/<split>.tsv with clips/*.mp3 beside."""
+"""Common Voice: cv-corpus-*/<locale>/<split>.tsv with clips/*.mp3 beside it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import numpy as np
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import Recording, RecordingRef
-from pipeline.sources.access.lines import read_rows
-from pipeline.sources.access.listing import File, list_folder
+from pipeline.sources.access.lines import read_table
+from pipeline.sources.access.listing import list_folder
 from pipeline.sources.corpora import joined
-from pipeline.sources.corpora.splits import Layout, Row, Split, choose_splits, file_stem, refs_of
+from pipeline.sources.corpora.splits import Layout, Split, Utterance, choose_splits, file_stem, refs_of
 
 LAYOUT = Layout(
     re.compile(r"[^/]+/(?P<split>train|dev|test|validated|invalidated|other)\.tsv"),
@@ -24,71 +24,70 @@ LAYOUT = Layout(
     re.compile(r"/(?:train|dev|test|validated|invalidated|other)\.tsv$|/clips/[^/]+\.mp3$"),
 )
 DURATIONS = "clip_durations.tsv"
+NEEDED = (("path",), ("sentence",))
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per row, in order; ids are the names of the clips without extension ("common_voice_de_17298952").
+    """Yield one ref per row, in order. Ids are the names of the clips without extension: "common_voice_de_17298952".
 
-    The reference is `sentence`; speaker (client_id), split and all other columns are metadata. Seconds are declared
-    where the release has clip_durations.tsv. Memory: one line, and 12 bytes a clip of the release for its duration.
-    A clip that is missing shows at once on a local disk, elsewhere when it is read. Raises ConfigError as
-    `choose_splits`, and for a table without the columns `path` and `sentence`.
+    The reference is `sentence`. Metadata: speaker (client_id), split and all other columns. Seconds are known if the
+    release has clip_durations.tsv. Memory: one line, and 12 bytes per clip of the release if it has durations. A
+    missing clip is noticed at once on a local disk, elsewhere when it is read. Raises ConfigError as `choose_splits`,
+    and if the table lacks the column `path` or `sentence`.
     """
     for split in choose_splits(source, LAYOUT, "commonvoice"):
-        row_of = partial(_row, split, _Durations(split))
-        yield from refs_of(source, split, "commonvoice", read_rows(split.table), row_of, (("path",), ("sentence",)))
+        utterance_of = partial(_utterance, split, _Durations(split))
+        yield from refs_of(
+            source, split, "commonvoice", read_table(split.table), utterance_of, (("path",), ("sentence",))
+        )
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """Raises BadRecording as `remote.read_audio`."""
+    """Read the clip. Raises BadRecording as `remote.read_audio`."""
     return joined.read(ref)
 
 
 class _Durations:
-    """The duration of each clip of the release, as far as it tells: sorted 64-bit hashes of the names, milliseconds."""
+    """The durations of the clips of a release: sorted 64-bit hashes of their names, and milliseconds."""
 
     def __init__(self, split: Split) -> None:
-        hashes, times = array("Q"), array("I")
+        hashes, milliseconds = array("Q"), array("I")
         files, _ = list_folder(split.uri("")) or ([], [])
-        for record in (record for file in files if file.name == DURATIONS for record in _records(file)):
-            clip, value = record.get("clip"), record.get("duration[ms]") or record.get("duration") or ""
+        for row in (row for file in files if file.name == DURATIONS for row in read_table(file) if row.error is None):
+            clip, value = row.columns.get("clip"), row.columns.get("duration[ms]") or row.columns.get("duration") or ""
             if clip and re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]+)?", value):
                 hashes.append(_hash(clip))
-                times.append(round(float(value)))
+                milliseconds.append(round(float(value)))
         order = np.argsort(np.array(hashes, np.uint64))
         self.hashes = np.array(hashes, np.uint64)[order]
-        self.times = np.array(times, np.uint32)[order]
+        self.milliseconds = np.array(milliseconds, np.uint32)[order]
 
     def seconds(self, clip: str) -> float | None:
-        """None where it is not there, and for zero: that is not believed."""
+        """Return the duration of a clip; None if it is unknown or zero, which cannot be true."""
         wanted = np.uint64(_hash(clip))
         at = int(np.searchsorted(self.hashes, wanted))
         if at == len(self.hashes) or self.hashes[at] != wanted:
             return None
-        return int(self.times[at]) / 1000 or None
-
-
-def _records(file: File) -> Iterator[dict[str, Any]]:
-    return (record.columns for record in read_rows(file) if record.error is None)
+        return int(self.milliseconds[at]) / 1000 or None
 
 
 def _hash(clip: str) -> int:
     return int.from_bytes(hashlib.blake2b(clip.encode(), digest_size=8).digest())
 
 
-def _row(split: Split, durations: _Durations, columns: dict[str, Any]) -> Row:
+def _utterance(split: Split, durations: _Durations, columns: dict[str, Any]) -> Utterance:
     stem, extension = file_stem(columns["path"], "path")
     clip = f"{stem}.{extension}" if extension else f"{stem}.mp3"
-    found = {"language": columns.get("locale") or split.folder(), **columns, "split": split.name}
-    found["speaker"] = found.pop("client_id", None)
-    found["sentence"] = _unquoted(columns["sentence"])
-    del found["path"]
-    found.pop("locale", None)
-    return Row(stem, found, durations.seconds(clip), f"clips/{clip}")
+    described = {"language": columns.get("locale") or split.folder(), **columns, "split": split.name}
+    described["speaker"] = described.pop("client_id", None)
+    described["sentence"] = _unquoted(columns["sentence"])
+    del described["path"]
+    described.pop("locale", None)
+    return Utterance(stem, described, durations.seconds(clip), f"clips/{clip}")
 
 
 def _unquoted(sentence: str | None) -> str | None:
-    """Quotes are characters; but some releases have sentences with quotes as csv writes them, enclosed and doubled."""
-    found = _QUOTED.fullmatch(sentence or "")
-    return found[1].replace('""', '"') if found and '""' in found[1] else sentence
+    """Return the sentence without CSV's quotes: some releases enclose a sentence with quotes and double those in it."""
+    quoted = _QUOTED.fullmatch(sentence or "")
+    return quoted[1].replace('""', '"') if quoted and '""' in quoted[1] else sentence

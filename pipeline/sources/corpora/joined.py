@@ -1,7 +1,8 @@
-"""Rows of a table joined with their audio by its name: files of folders, members of .tar and .tar.gz archives."""
+"""Joins rows of a table with their audio by its name: files in folders, or members of .tar and .tar.gz archives."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import replace
@@ -10,51 +11,44 @@ from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import webdataset
 from pipeline.sources.access import names, remote
 from pipeline.sources.access.listing import File
-from pipeline.sources.access.streams import Gunzip, Ranges
-from pipeline.sources.access.tar import walk
+from pipeline.sources.access.streams import is_archive, open_archive
+from pipeline.sources.access.tar import Member, walk
 
 log = logging.getLogger(__name__)
 
 
 def join(refs: Iterable[RecordingRef], files: Iterable[File]) -> Iterator[RecordingRef]:
-    """The same refs, each with the audio whose name without extension is the last part of its id.
+    """Yield each ref with its audio: the file or member whose name without extension is the last part of the id.
 
-    They come in the order of `files` (an archive is read forwards), those with a problem first. What has no audio
-    follows with the problem "missing_file", or that of an archive which could not be read to its end; then the second
-    rows of one audio file, as "duplicate_id". Looks at no more files than are needed. Memory: the rows.
+    First come the refs with a problem, then those with audio in the order of `files`, since a packed archive can only
+    be read forwards. Then come those without audio: "missing_file", or the problem of an archive whose rest could not
+    be read. Last come further rows of the same audio file: "duplicate_id". No more files are listed than needed.
+    Memory: the rows.
     """
-    rows: dict[str, RecordingRef] = {}
-    again: list[RecordingRef] = []
+    waiting: dict[str, RecordingRef] = {}  # rows without audio so far, by the name of their audio
+    repeated: list[RecordingRef] = []
     for ref in refs:
-        key = ref.recording_id.rpartition("/")[2]
+        name = ref.recording_id.rpartition("/")[2]
         if ref.problem is not None:
             yield ref
-        elif key in rows:
-            again.append(ref)
+        elif name in waiting:
+            repeated.append(ref)
         else:
-            rows[key] = ref
-    damage: BadRecording | None = None
-    for file in files if rows else ():
-        audio = names.split_name(file.name.rpartition("/")[2])
-        if audio and (found := rows.pop(audio[0], None)):
-            yield replace(found, source_uri=file.uri, source_member=None, size=file.size, version=file.version)
-        elif is_archive(file.name):
-            damage = (yield from _members(file, rows)) or damage
-        if not rows:
-            break
-    for ref in rows.values():
+            waiting[name] = ref
+    damage = (yield from _with_audio(waiting, files)) if waiting else None
+    for ref in waiting.values():
         where = f"{ref.source_uri}, {ref.source_member}"
         if damage is not None:
             yield replace(ref, problem=damage.reason, problem_detail=f"{where}: {damage.detail}")
         else:
-            yield replace(ref, problem="missing_file", problem_detail=f"{where}: its audio is not there")
-    for ref in again:
-        detail = f"{ref.source_uri}, {ref.source_member}: an earlier row has this file"
+            yield replace(ref, problem="missing_file", problem_detail=f"{where}: there is no audio of this name")
+    for ref in repeated:
+        detail = f"{ref.source_uri}, {ref.source_member}: an earlier row has the same audio file"
         yield replace(ref, problem="duplicate_id", problem_detail=detail)
 
 
 def read(ref: RecordingRef) -> Recording:
-    """The audio file or member. Raises BadRecording as `remote.read_audio` and `webdataset.read_recording`."""
+    """Read the audio file or member. Raises BadRecording as `remote.read_audio` and `webdataset.read_recording`."""
     if ref.source_member is None:
         audio = remote.read_audio(ref.source_uri, ref.size)
     else:
@@ -62,40 +56,53 @@ def read(ref: RecordingRef) -> Recording:
     return Recording(audio, ref.language, ref.reference, ref.metadata)
 
 
-def is_archive(name: str) -> bool:
-    return name.lower().endswith(webdataset.ENDINGS)
+def _with_audio(
+    waiting: dict[str, RecordingRef], files: Iterable[File]
+) -> Generator[RecordingRef, None, BadRecording | None]:
+    """Yield the rows whose audio is in `files`, and remove them from `waiting`. Returns the damage of an archive."""
+    damage: BadRecording | None = None
+    for file in files:
+        audio = names.split_name(file.name.rpartition("/")[2])
+        if audio and (ref := waiting.pop(audio[0], None)):
+            yield replace(ref, source_uri=file.uri, source_member=None, size=file.size, version=file.version)
+        elif is_archive(file.name):
+            damage = (yield from _with_members(waiting, file)) or damage
+        if not waiting:
+            break
+    return damage
 
 
-def _members(file: File, rows: dict[str, RecordingRef]) -> Generator[RecordingRef, None, BadRecording | None]:
-    """Takes the rows out whose audio is in the archive. Returns why it cannot be read to its end, if so."""
+def _with_members(waiting: dict[str, RecordingRef], file: File) -> Generator[RecordingRef, None, BadRecording | None]:
+    """Do what `_with_audio` does with one archive. Returns why its rest cannot be read, if so."""
     ignored = 0
     try:
-        data = Gunzip(file.uri) if webdataset.is_gzip(file.uri) else Ranges(file.uri, file.size)
-        try:
+        with contextlib.closing(open_archive(file.uri, file.size)) as data:
             for member in walk(data):
-                reason, detail = member.problem or (None, None)
                 audio = names.split_name(member.name.rpartition("/")[2])
-                if audio and (found := rows.pop(audio[0], None)):
-                    yield replace(
-                        found,
-                        source_uri=file.uri,
-                        source_member=member.name,
-                        offset=member.offset,
-                        size=member.size,
-                        version=file.version,
-                        problem=reason,
-                        problem_detail=detail and f"{file.uri}: {member.name}: {detail}",
-                    )
+                if audio and (ref := waiting.pop(audio[0], None)):
+                    yield _with_member(ref, file, member)
                 else:
                     ignored += 1
-                if reason and (not member.name or reason == "truncated_archive"):
-                    return BadRecording(reason, f"{file.uri}: {detail}")
-                if not rows:
+                if member.problem and (not member.name or member.problem[0] == "truncated_archive"):
+                    return BadRecording(member.problem[0], f"{file.uri}: {member.problem[1]}")
+                if not waiting:
                     return None
-        finally:
-            data.close()
     except BadRecording as err:
         return err
     if ignored:
-        log.info("%s: %d members without a row were ignored", file.uri, ignored)
+        log.info("%s: %d members that no row names were ignored", file.uri, ignored)
     return None
+
+
+def _with_member(ref: RecordingRef, file: File, member: Member) -> RecordingRef:
+    reason, detail = member.problem or (None, None)
+    return replace(
+        ref,
+        source_uri=file.uri,
+        source_member=member.name,
+        offset=member.offset,
+        size=member.size,
+        version=file.version,
+        problem=reason,
+        problem_detail=detail and f"{file.uri}: {member.name}: {detail}",
+    )

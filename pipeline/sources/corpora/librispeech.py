@@ -1,4 +1,4 @@
-"""LibriSpeech trees: SPEAKER/CHAPTER/*.flac with one *.trans.txt per chapter."""
+"""LibriSpeech: SPEAKER/CHAPTER/*.flac with one *.trans.txt per chapter."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from itertools import groupby
 from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote
+from pipeline.sources.access.columns import reject_columns
 from pipeline.sources.access.listing import File, list_files
-from pipeline.sources.files import reject_columns
 
 TRANSCRIPTS = ".trans.txt"
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """One ref per utterance, chapter by chapter; ids are the names of the files ("84-121123-0000").
+    """Yield one ref per utterance, chapter by chapter. Ids are the names of the files, such as "84-121123-0000".
 
-    The metadata has speaker and chapter, and the subset ("dev-clean") where the source is above it. An utterance with a
-    transcript and without audio has the problem "missing_file"; those of a chapter whose transcripts cannot be read,
-    "bad_metadata". Memory: one chapter. Raises ConfigError where nothing is there.
+    The metadata is speaker and chapter, and the subset, such as "dev-clean", if source.uri is a folder above it. An
+    utterance with a transcript and no audio has the problem "missing_file". If the transcripts of a chapter cannot be
+    read, its utterances have the problem "bad_metadata". Memory: one chapter. Raises ConfigError if nothing is there.
     """
     reject_columns(source, "librispeech")
     for folder, group in groupby(list_files(source.uri), key=_folder):
-        found = list(group)
-        audio = [file for file in found if names.split_name(file.name)]
+        chapter = list(group)
+        audio = [file for file in chapter if names.split_name(file.name)]
         texts: dict[str, str] = {}
         problem = detail = None
         try:
-            for file in found:
+            for file in chapter:
                 if file.name.endswith(TRANSCRIPTS):
                     texts |= _transcripts(file)
         except BadRecording as err:
@@ -48,7 +48,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
                 problem_detail=detail,
             )
         for utterance, text in texts.items():
-            uri = f"{found[0].uri.rpartition('/')[0]}/{utterance}.flac"
+            uri = f"{chapter[0].uri.rpartition('/')[0]}/{utterance}.flac"
             yield RecordingRef(
                 recording_id=utterance,
                 format="librispeech",
@@ -57,23 +57,23 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
                 reference=text,
                 metadata=fields.to_json(_place(folder, utterance)),
                 problem="missing_file",
-                problem_detail=f"{uri}: in the transcripts, but not there",
+                problem_detail=f"{uri}: the transcripts name it, but it does not exist",
             )
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """The audio file. Raises BadRecording as `remote.read_audio`."""
+    """Read the audio file. Raises BadRecording as `remote.read_audio`."""
     return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
 
 
 def _transcripts(file: File) -> dict[str, str]:
-    """Lines "UTTERANCE TEXT" by utterance. Raises BadRecording("bad_metadata") where the file is no UTF-8."""
+    """Return the texts of lines "UTTERANCE TEXT". Raises BadRecording("bad_metadata") if the file is not UTF-8."""
     lines = fields.from_bytes(remote.read_file(file.uri, file.size), file.uri).splitlines()
     return {utterance: text.strip() for utterance, _, text in (line.partition(" ") for line in lines) if utterance}
 
 
 def _place(folder: str, utterance: str) -> dict[str, str]:
-    """Speaker and chapter from the utterance's own name, else from its folders; the subset from the folder above."""
+    """Return speaker and chapter by the name of the utterance, else by its folders; the subset is the folder above."""
     parts = folder.split("/")
     speaker, chapter = utterance.split("-")[:2] if utterance.count("-") == 2 else ("", *parts)[-2:]
     place = {"speaker": speaker, "chapter": chapter}

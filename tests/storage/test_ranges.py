@@ -1,0 +1,62 @@
+"""Tests of the seekable files that fetch ranges: what is asked for, and what a reader gets."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from pipeline.storage import ranges
+from pipeline.storage.ranges import Ranges, Slice, buffered
+
+CONTENT = bytes(range(256)) * 4
+
+
+class Counted:
+    """Reads CONTENT and notes what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int]] = []
+
+    def __call__(self, start: int, end: int) -> bytes:
+        self.asked.append((start, end))
+        return CONTENT[start:end]
+
+
+def test_seeking_and_reading_give_the_content() -> None:
+    stream = buffered(Ranges(Counted(), len(CONTENT)), 16)
+    assert stream.seek(-4, io.SEEK_END) == len(CONTENT) - 4
+    assert stream.read() == CONTENT[-4:]
+    assert stream.read(1) == b""
+    stream.seek(100)
+    stream.seek(5, io.SEEK_CUR)
+    assert stream.read(7) == CONTENT[105:112]
+    stream.seek(2_000)
+    assert stream.read(1) == b""
+
+
+def test_small_reads_share_one_request() -> None:
+    read = Counted()
+    stream = buffered(Ranges(read, len(CONTENT)), 256)
+    assert b"".join(stream.read(1) for _ in range(256)) == CONTENT[:256]
+    assert read.asked == [(0, 256)]
+
+
+def test_no_request_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ranges, "REQUEST_BYTES", 300)
+    read = Counted()
+    assert buffered(Ranges(read, len(CONTENT)), 16).read(len(CONTENT)) == CONTENT
+    assert max(end - start for start, end in read.asked) <= 300
+    read.asked.clear()
+    assert Ranges(read, len(CONTENT)).readall() == CONTENT
+    assert read.asked == [(0, 300), (300, 600), (600, 900), (900, 1024)]
+
+
+def test_a_slice_is_a_section_of_a_file_and_closes_it() -> None:
+    whole = io.BytesIO(CONTENT)
+    section = buffered(Slice(whole, 10, 20), 8)
+    assert section.read() == CONTENT[10:30]
+    section.seek(5)
+    assert section.read(100) == CONTENT[15:30]
+    section.close()
+    assert whole.closed
