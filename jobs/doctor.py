@@ -21,7 +21,7 @@ from pipeline.doctor.settings import DoctorConfig
 def main(arguments: list[str] | None = None) -> int:
     """Check all, print the table, write the rows where wanted; returns the exit code."""
     made = cli.parser("doctor", DoctorConfig, __doc__)
-    made.add_argument("--json", metavar="FILE", help="write the rows: check, state, found, advice, node")
+    made.add_argument("--json", metavar="FILE", help="write the rows: check, state, finding, advice, node")
     made.add_argument(
         "--limit", metavar="SECONDS", type=float, default=math.inf, help="of each check (default: its own)"
     )

@@ -1,1 +1,1 @@
-"""Preflight of a machine or a cluster: what would stop a run, found before anybody pays for it."""
+"""Checks of a machine or a cluster before a run: what would stop it."""

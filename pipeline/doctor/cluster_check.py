@@ -1,4 +1,4 @@
-"""Ray: the cluster of RAY_ADDRESS, whether the run fits on it, and the checks of a machine on each of its nodes."""
+"""Ray: the cluster of RAY_ADDRESS, whether the run fits on it, and the checks of each of its nodes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pipeline.doctor.rows import Row, without_secrets
 from pipeline.flow.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
 
 NODE_SECONDS = 300.0
-SKEW = 5.0  # seconds between the clocks of two nodes: more makes logs and stamps of commits hard to read
+SKEW = 5.0  # seconds between the clocks of two nodes; with more, logs and the times of commits are hard to read
 
 
 def overview(config: RunConfig) -> Iterator[Row]:
-    """Nodes, what they offer, what is free, and whether the replicas of the config can be placed."""
+    """Rows about the nodes, their CPUs and GPUs, and whether the replicas of the config fit on them."""
     nodes = alive_nodes()
     free_cpus, free_gpus = free_resources()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
@@ -29,37 +29,39 @@ def overview(config: RunConfig) -> Iterator[Row]:
 
 
 def on_this_machine(config: RunConfig) -> Iterator[Row]:
-    """The same for the Ray that a run starts by itself where there is no cluster."""
+    """The same rows for the Ray that a run starts on this machine if there is no cluster."""
     yield Row("ray", "ok", f"ray {metadata.version('ray')}; no RAY_ADDRESS: a run starts it on this machine")
     gpus = len(gpu_facts()["devices"])
     yield placement([(float(local_cpus(config.compute)), float(gpus))], config.compute, config.model.device)
 
 
 def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Row:
-    """Whether decoders and replicas fit on nodes of (CPUs, GPUs), whatever else runs there."""
+    """The row that says whether decoders and replicas fit on nodes of (CPUs, GPUs) where nothing else runs."""
     least, most = compute.replicas_min, max(compute.replicas_min, compute.replicas_max)
     fit = replicas_that_fit(nodes, compute)
     each = (
         f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
     ) + " each"
     cpus = sum(cpus for cpus, _ in nodes)
-    found = f"{fit} of compute.replicas_max={most} replicas fit ({each}), beside {compute.decode_actors} decode actors"
+    finding = (
+        f"{fit} of compute.replicas_max={most} replicas fit ({each}), beside {compute.decode_actors} decode actors"
+    )
     if cpus < compute.decode_actors:
-        found = f"{cpus:g} CPUs are fewer than compute.decode_actors={compute.decode_actors}"
-        return Row("placement", "FAIL", found, "fewer decode actors, or more CPUs: the job would wait for ever")
+        finding = f"{cpus:g} CPUs are fewer than compute.decode_actors={compute.decode_actors}"
+        return Row("placement", "FAIL", finding, "fewer decode actors, or more CPUs: the job would wait for ever")
     if fit < least:
         advice = f"compute.replicas_min={fit}, or more nodes" if fit else "other nodes, or compute.*_per_replica"
-        return Row("placement", "FAIL", f"{found}; replicas_min={least}", f"{advice}: the job would wait for ever")
+        return Row("placement", "FAIL", f"{finding}; replicas_min={least}", f"{advice}: the job would wait for ever")
     if device == "cuda" and not compute.gpus_per_replica:
         advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
         return Row("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)
     if fit < most:
-        return Row("placement", "warn", found, "the job runs with as many as fit")
-    return Row("placement", "ok", found)
+        return Row("placement", "warn", finding, "the job runs with as many as fit")
+    return Row("placement", "ok", finding)
 
 
 def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> int:
-    """Replicas that nodes of (CPUs, GPUs) hold at once. A replica is never spread over nodes."""
+    """How many replicas run on nodes of (CPUs, GPUs) at once. A replica never uses two nodes."""
     if compute.gpus_per_replica:
         per_gpu = math.floor(1 / compute.gpus_per_replica + 1e-9)
         if per_gpu >= 1:  # a part of a GPU is a part of one GPU
@@ -69,7 +71,7 @@ def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConf
         return max(compute.replicas_min, compute.replicas_max)
     spread = sorted((cpus for cpus, _ in nodes), reverse=True)
     left = float(compute.decode_actors)
-    for index, cpus in enumerate(spread):  # what the decoders may take, from the largest on
+    for index, cpus in enumerate(spread):  # decoders take CPUs that no replica can use, on the largest nodes first
         taken = min(left, cpus % compute.cpus_per_replica)
         spread[index], left = cpus - taken, left - taken
     whole = sum(math.floor(cpus / compute.cpus_per_replica) for cpus in spread)
@@ -79,7 +81,7 @@ def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConf
 def on_nodes(
     config: RunConfig, machine: Callable[[dict[str, Any], int, bool], tuple[float, list[dict[str, Any]]]]
 ) -> Iterator[Row]:
-    """The rows of `machine(config, GPUs wanted, ...)` of every node, in the order of their addresses."""
+    """Run `machine(config, GPUs that must be there, True)` on every node. Yields its rows, nodes ordered by address."""
     asks = bool(config.compute.gpus_per_replica) and config.model.device != "cpu"
     plain = config.model_dump(mode="json")
     nodes = alive_nodes()
@@ -103,10 +105,10 @@ def on_nodes(
 
 
 def as_plain(rows: list[Row]) -> list[dict[str, Any]]:
-    """Rows on their way between processes."""
+    """Rows as plain values, which travel between processes."""
     return [asdict(row) for row in rows]
 
 
 def _both(node: Node) -> str:
-    """Address and the start of the id: two nodes of one machine."""
+    """The address and the start of the id, for two nodes on one machine."""
     return f"{node.address} {node.id[:6]}"

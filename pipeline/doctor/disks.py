@@ -1,4 +1,4 @@
-"""Local disks: where caches and temporary files will lie, whether they can be written and how much is free there."""
+"""Local disks: the folders of caches and temporary files, whether they can be written and how much is free."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAST, COMFORTABLE = 1e9, 10e9  # bytes free
 
 
 def places(config: RunConfig) -> dict[str, Path]:
-    """The folders of the caches by what they hold; they need not exist yet."""
+    """The folders of caches by their content. They may not exist yet."""
     from huggingface_hub import constants
 
     folders = {
@@ -32,7 +32,7 @@ def places(config: RunConfig) -> dict[str, Path]:
 
 
 def check(folders: dict[str, Path]) -> Iterator[Row]:
-    """A row per folder of `places`: its disk can be written and has room. Creates no folder."""
+    """A row for each folder of `places`: whether its disk can be written and has room. Creates no folder."""
     for what, path in folders.items():
         name = f"{what}: {path}"
         try:
@@ -54,6 +54,6 @@ def check(folders: dict[str, Path]) -> Iterator[Row]:
 
 
 def existing(path: Path) -> Path:
-    """The path itself or the nearest folder above it that exists."""
+    """The path if it is a folder, else the nearest folder above it that exists."""
     path = path.absolute()
     return next((folder for folder in (path, *path.parents) if folder.is_dir()), Path("/"))

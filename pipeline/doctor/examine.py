@@ -1,4 +1,4 @@
-"""All checks in their order: of this machine or of every node of the cluster, of model and storage, of Ray."""
+"""All checks, in their order: this machine or every node of the cluster; model and storage; Ray."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pipeline.doctor.rows import Check, Row, guarded
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.flow.cluster import has_cluster, ray_cluster
 
-SECONDS = 60.0  # for a check of this machine or of a store that is well
+SECONDS = 60.0  # for a check of this machine, or of a store that works
 HASH_SECONDS = 1800.0  # 52 GB at 30 MB/s
 RAY_SECONDS = 120.0
 
@@ -24,7 +24,10 @@ RAY_SECONDS = 120.0
 def examine_machine(
     config: DoctorConfig, starting: Callable[[str], None] = lambda _: None, *, limit: float = math.inf
 ) -> list[Row]:
-    """Every row. `starting` is called with the name of each check before it runs; none gets more than `limit` s."""
+    """Run every check and return its rows.
+
+    starting: called with the name of each check before it runs. limit: seconds that a check may take at most.
+    """
     rows: list[Row] = []
     cluster = has_cluster()
 
@@ -59,7 +62,10 @@ def examine_machine(
 
 
 def machine(config: dict[str, Any], gpus: int, node: bool) -> tuple[float, list[dict[str, Any]]]:
-    """What a node of a cluster answers: its time, and rows as plain values. gpus: how many must be there."""
+    """Run the checks of one node of a cluster, on that node. gpus: how many must be there.
+
+    Returns its time (seconds since 1970) and its rows as plain values.
+    """
     now = time.time()
     rows: list[Row] = []
     for name, check, seconds in machine_checks(DoctorConfig.model_validate(config), gpus, node=node):
@@ -68,8 +74,10 @@ def machine(config: dict[str, Any], gpus: int, node: bool) -> tuple[float, list[
 
 
 def machine_checks(config: RunConfig, gpus: int, *, node: bool) -> Iterator[tuple[str, Check, float]]:
-    """Checks that every machine must pass, each with its seconds. node: of a cluster, so that it must
-    reach model, source and output as the driver does."""
+    """Yield the checks of a machine: name, check, seconds that it may take.
+
+    node: the machine is a node of a cluster; it must then reach model, source and output as the driver does.
+    """
     yield "packages", hardware.packages, SECONDS
     yield "gpu", lambda: hardware.gpu_rows(hardware.gpu_facts(), wanted=gpus), 2 * SECONDS
     yield "memory", hardware.memory, SECONDS

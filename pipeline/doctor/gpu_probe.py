@@ -1,6 +1,6 @@
-"""What torch finds of GPUs, as JSON on stdout: python -m pipeline.doctor.gpu_probe
+"""What torch says about the GPUs, as JSON on stdout: `python -m pipeline.doctor.gpu_probe`.
 
-A process of its own: a driver that hangs can be killed with it, and its CUDA context takes no memory afterwards.
+It is a process of its own: if a driver hangs, it can be killed, and its CUDA context takes no memory afterwards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SIZE = 1024  # of the matrices that are multiplied on each device
 
 
 def facts() -> dict[str, Any]:
-    """Versions, and per visible device its name, capability, bytes and whether it computes what the CPU computes."""
+    """Versions; for each visible device its name, capability, bytes, and an error if it computes other than the CPU."""
     import torch
 
     with warnings.catch_warnings(record=True) as said:
@@ -57,7 +57,7 @@ def _device(torch: Any, index: int) -> dict[str, Any]:
 
 
 def _triton() -> str:
-    """Its version, empty where it is not installed: compiled code for GPUs and the kernel of the head need it."""
+    """The version of Triton, empty if it is not installed. Compiled code for GPUs and the head's kernel need it."""
     try:
         return version("triton")
     except PackageNotFoundError:
@@ -65,13 +65,13 @@ def _triton() -> str:
 
 
 def _driver() -> str:
-    """The version of the NVIDIA kernel module, empty where none is loaded."""
+    """The version of the NVIDIA kernel module, empty if none is loaded."""
     try:
         text = Path("/proc/driver/nvidia/version").read_text()
     except OSError:
         return ""
-    found = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
-    return found.group(1) if found else "unknown"
+    version_text = re.search(r"\s(\d+\.\d+(?:\.\d+)?)\s", text)
+    return version_text.group(1) if version_text else "unknown"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The machine: GPUs with what torch can do on them, memory, limits, and the installed packages and decoders."""
+"""The machine: its GPUs and whether torch can use them, memory, limits, installed packages and decoders."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from pipeline.doctor.rows import Row, State, size
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = (3, 11), (3, 13)  # the first and the last that pyproject.toml allows
-PROBE_SECONDS = 100  # importing torch from a cold disk, then the start of CUDA on every device
+PROBE_SECONDS = 100  # to import torch from a slow disk and to start CUDA on every device
 CUDA_INDEX = "https://download.pytorch.org/whl/cu130"
-MEMORY = 4e9  # bytes that the driver, one decoder and one small replica take together, with some air
-SHARED = 2e9  # bytes of /dev/shm; containers have 64 MB unless they are given more
+MEMORY = 4e9  # bytes: more than the driver, one decoder and one small replica take together
+SHARED = 2e9  # bytes of /dev/shm; a container has 64 MB by default
 FILES = 8192  # Ray's own recommendation is 65,536 for a large cluster
 
 
 def gpus_wanted(config: RunConfig) -> int:
-    """Devices that a run on one machine needs for its first replicas."""
+    """How many GPUs a run on one machine needs for its first replicas."""
     if config.compute.gpus_per_replica:
         return math.ceil(config.compute.replicas_min * config.compute.gpus_per_replica)
     return int(config.model.device == "cuda")
@@ -43,9 +43,9 @@ def gpus_wanted(config: RunConfig) -> int:
 
 @functools.cache
 def gpu_facts() -> dict[str, Any]:
-    """What gpu_probe.py finds, once per process. Raises TimeoutError or RuntimeError with what it said last."""
+    """Run gpu_probe.py once per process, return its output. Raises TimeoutError, or RuntimeError with its last line."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    if environment.get("CUDA_VISIBLE_DEVICES") == "":  # so Ray starts what has asked for no GPU
+    if environment.get("CUDA_VISIBLE_DEVICES") == "":  # Ray sets it so for tasks without a GPU
         del environment["CUDA_VISIBLE_DEVICES"]
     command = [sys.executable, "-m", "pipeline.doctor.gpu_probe"]
     try:
@@ -53,32 +53,35 @@ def gpu_facts() -> dict[str, Any]:
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise TimeoutError(f"torch does not come to an end with the GPUs within {PROBE_SECONDS} s") from None
+        raise TimeoutError(f"torch needs more than {PROBE_SECONDS} s to look at the GPUs") from None
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [""])[-1]
         raise RuntimeError(f"torch ended with status {done.returncode}: {last}")
-    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    facts: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return facts
 
 
 def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
-    """Torch against the driver, then a row per device. facts: of gpu_probe.py; wanted: devices that there must be."""
+    """A row about torch and the driver, then one for each GPU.
+
+    facts: from gpu_probe.py. wanted: GPUs that must be there.
+    """
     bad: State = "FAIL" if wanted else "warn"
     triton = f"Triton {facts['triton']}" if facts["triton"] else "no Triton"
     built = f"CUDA {facts['cuda']}, {triton}" if facts["cuda"] else "built without CUDA"
     versions = f"torch {facts['torch']}, {built}"
     driver = f"NVIDIA driver {facts['driver']}" if facts["driver"] else "no NVIDIA driver"
-    found = f"{versions}; {driver}; Linux {facts['kernel']}"
+    finding = f"{versions}; {driver}; Linux {facts['kernel']}"
     devices = facts["devices"]
     if facts["cuda"] is None and (facts["driver"] or wanted):
-        yield Row("torch", bad, found, f"install torch for CUDA: make setup TORCH_INDEX={CUDA_INDEX}")
+        yield Row("torch", bad, finding, f"install torch for CUDA: make setup TORCH_INDEX={CUDA_INDEX}")
     elif facts["cuda"] and not facts["driver"]:
-        yield Row("torch", bad, found, "install the driver; in a container: run it with --gpus all")
+        yield Row("torch", bad, finding, "install the driver; in a container: run it with --gpus all")
     elif facts["cuda"] and not devices:
         advice = "a driver for this CUDA, or torch for the driver's CUDA; see nvidia-smi"
-        yield Row("torch", bad, f"{found}; no device: {facts['why'] or 'torch does not say why'}", advice)
+        yield Row("torch", bad, f"{finding}; no device: {facts['why'] or 'torch does not say why'}", advice)
     else:
-        yield Row("torch", "ok", found)
+        yield Row("torch", "ok", finding)
     for index, device in enumerate(devices):
         about = (
             f"{index}: {device['name']}, capability {device['capability']}, "
@@ -89,39 +92,39 @@ def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
             advice = f"this torch is built for {built}" if "kernel image" in device["error"] else "see nvidia-smi"
             yield Row("gpu", bad, f"{about}; {device['error']}", advice)
         elif device["free"] < 0.9 * device["total"]:
-            yield Row("gpu", "warn", about, "another process holds the rest: nvidia-smi names it")
+            yield Row("gpu", "warn", about, "another process uses the rest: nvidia-smi names it")
         else:
             yield Row("gpu", "ok", f"{about}; float32 and bfloat16 products right")
     if len(devices) < wanted:
         keys = "compute.gpus_per_replica, compute.replicas_min, model.device"
         yield Row("gpu", "FAIL", f"{len(devices)} of {wanted} GPUs that must be here", f"another machine, or {keys}")
     elif not devices:
-        yield Row("gpu", "ok", "none, and none is asked for")
+        yield Row("gpu", "ok", "none, and none is needed")
 
 
 def memory() -> Iterator[Row]:
-    """Main memory, a container's limit included, and /dev/shm, where Ray keeps its objects."""
+    """Rows about main memory (with the limit of a container) and /dev/shm, where Ray keeps its objects."""
     machine = psutil.virtual_memory()
     limit = container_limit()
     total, free = machine.total, machine.available
     if limit and limit < total:
         total, free = limit, min(free, limit)
-    found = f"{size(free)} of {size(total)} free, {os.cpu_count()} CPUs"
+    finding = f"{size(free)} of {size(total)} free, {os.cpu_count()} CPUs"
     short = f"{size(MEMORY)} for a driver, a decoder and a small replica"
-    yield Row("memory", "ok" if free >= MEMORY else "warn", found, "" if free >= MEMORY else short)
+    yield Row("memory", "ok" if free >= MEMORY else "warn", finding, "" if free >= MEMORY else short)
     try:
         shared = shutil.disk_usage("/dev/shm")
     except OSError:
         return
-    found = f"/dev/shm: {size(shared.free)} of {size(shared.total)} free for Ray's objects"
+    finding = f"/dev/shm: {size(shared.free)} of {size(shared.total)} free for Ray's objects"
     if shared.free >= SHARED:
-        yield Row("object store", "ok", found)
+        yield Row("object store", "ok", finding)
     else:
-        yield Row("object store", "warn", found, "Ray would use the disk; docker run --shm-size=8g, or remount it")
+        yield Row("object store", "warn", finding, "Ray would use the disk; docker run --shm-size=8g, or remount it")
 
 
 def container_limit() -> int | None:
-    """Bytes that the control group allows, None where it sets no bound."""
+    """Bytes of memory that the control group allows; None if it sets no limit."""
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         try:
             text = Path(path).read_text().strip()
@@ -132,16 +135,19 @@ def container_limit() -> int | None:
 
 
 def limits() -> Iterator[Row]:
-    """Open files that one process may hold; Ray raises the soft limit to the hard one by itself."""
+    """A row about how many files a process may open. Ray raises the soft limit to the hard one by itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = math.inf if hard == resource.RLIM_INFINITY else hard
-    found = f"{soft} open files, at most {most:g}"
+    finding = f"{soft} open files, at most {most:g}"
     good = most >= FILES
-    yield Row("open files", "ok" if good else "warn", found, "" if good else "ulimit -n 65536 before Ray starts")
+    yield Row("open files", "ok" if good else "warn", finding, "" if good else "ulimit -n 65536 before Ray starts")
 
 
 def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
-    """Python and the installed packages against what pyproject.toml, or else the installed fullcanvas, requires."""
+    """Rows that compare Python and the installed packages with the requirements of fullcanvas.
+
+    project: its pyproject.toml; if it does not exist, the requirements of the installed package count.
+    """
     python = f"Python {platform.python_version()}, ray {_version('ray')}"
     setup = "make setup, the same on every node"
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
@@ -163,14 +169,14 @@ def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
 
 
 def decoders() -> Iterator[Row]:
-    """How many of the decoders that the pipeline lets FFmpeg use are there, and the names of those that are not."""
+    """A row about the decoders of FFmpeg that the pipeline uses: how many are there, and the names of the others."""
     wanted = CODECS.split(",")
-    lacking = [name for name in wanted if not _decodes(name)]
-    found = f"{len(wanted) - len(lacking)} of {len(wanted)} decoders of FFmpeg"
-    if lacking:
-        yield Row("decoders", "warn", f"{found}; without {', '.join(lacking)}", "make setup: the pinned av has all")
+    missing = [name for name in wanted if not _decodes(name)]
+    finding = f"{len(wanted) - len(missing)} of {len(wanted)} decoders of FFmpeg"
+    if missing:
+        yield Row("decoders", "warn", f"{finding}; without {', '.join(missing)}", "make setup: the pinned av has all")
     else:
-        yield Row("decoders", "ok", found)
+        yield Row("decoders", "ok", finding)
 
 
 def _decodes(codec: str) -> bool:
@@ -182,7 +188,7 @@ def _decodes(codec: str) -> bool:
 
 
 def _requirements(project: Path) -> list[Requirement]:
-    """Without those of extras. A package that is installed has no pyproject.toml beside it."""
+    """The requirements of fullcanvas without its extras. An installed package has no pyproject.toml beside it."""
     if project.exists():
         texts = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:

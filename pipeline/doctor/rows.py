@@ -1,4 +1,4 @@
-"""One line of a finding, and a check that can neither hang, nor raise, nor tell a secret."""
+"""The row that a check yields, and how a check runs so that it cannot hang, raise or show a secret."""
 
 from __future__ import annotations
 
@@ -27,35 +27,40 @@ SECRETS = (
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What a check has found. node: the address of the node of a cluster, empty for the machine that asks."""
+    """One result of a check."""
 
     check: str
     state: State
-    found: str
-    advice: str = ""
-    node: str = ""
+    finding: str
+    advice: str = ""  # what to do
+    node: str = ""  # address of the node of a cluster; empty: the machine that runs the doctor
 
 
 def guarded(name: str, check: Check, *, seconds: float) -> list[Row]:
-    """The rows of a check, at most `seconds` later, without secrets. An exception or the end of its time is a FAIL row
-    behind those it has yielded until then; a check that hangs stays behind as a daemon thread."""
+    """Run a check and return its rows, without secrets, after at most `seconds`.
+
+    If it raises or takes longer, a FAIL row follows the rows that it has yielded. A check that hangs goes on in a
+    daemon thread.
+    """
     rows: list[Row] = []
     thread = threading.Thread(target=_into, args=(rows, name, check), name=f"{THREAD}{name}", daemon=True)
     thread.start()
     thread.join(seconds)
-    found = list(rows)
+    results = list(rows)
     if thread.is_alive():
-        found.append(Row(name, "FAIL", f"no answer within {seconds:g} s", "look what it waits for: disk, network, GPU"))
-    return [replace(row, found=without_secrets(row.found), advice=without_secrets(row.advice)) for row in found]
+        results.append(
+            Row(name, "FAIL", f"no answer within {seconds:g} s", "find out what it waits for: disk, network, GPU")
+        )
+    return [replace(row, finding=without_secrets(row.finding), advice=without_secrets(row.advice)) for row in results]
 
 
 def is_hung() -> bool:
-    """Whether a check is still running: the end of the process would wait for the threads that it has started."""
+    """Whether a check is still running. A normal end of the process would wait for the threads that it started."""
     return any(thread.name.startswith(THREAD) for thread in threading.enumerate())
 
 
 def without_secrets(text: str) -> str:
-    """Text in one line, without the keys and tokens of this process and without passwords in addresses."""
+    """The text in one line, with *** for the keys and tokens of this process and for passwords in addresses."""
     secrets = {os.environ.get(name, "") for name in SECRETS} | {_stored_token()}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= 6:
@@ -64,7 +69,7 @@ def without_secrets(text: str) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes with three digits or so: "81.2 GB", "34 kB"; a GB is 10^9."""
+    """A number of bytes for people: "81.2 GB", "34 kB". A GB is 10^9 bytes."""
     for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if count >= bytes_:
             return f"{count / bytes_:.{1 if unit == 'GB' else 0}f} {unit}"
@@ -77,15 +82,15 @@ def _into(rows: list[Row], name: str, check: Check) -> None:
             rows.append(row)  # one by one: those before an exception stay
     except (ConfigError, OutputError) as err:
         rows.append(Row(name, "FAIL", str(err)))
-    except BaseException as err:  # noqa: BLE001 - whatever it is, of native code too, hides no other check
+    except BaseException as err:  # noqa: BLE001 - no error, of native code either, may hide the other checks
         rows.append(Row(name, "FAIL", f"the check broke: {type(err).__name__}: {err}"))
 
 
 def _stored_token() -> str:
-    """The token of `hf auth login`; it may stand in no variable."""
+    """The token of `hf auth login`, which is in no environment variable."""
     try:
         from huggingface_hub import get_token
 
         return get_token() or ""
-    except Exception:  # noqa: BLE001 - no token that could be told
+    except Exception:  # noqa: BLE001 - then there is no token that could be shown
         return ""

@@ -1,4 +1,4 @@
-"""Settings of `jobs.doctor`: those of a run, of which source and output may be left out."""
+"""Settings of `jobs.doctor`: those of a run; source and output may be left out."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from pipeline.config import OutputConfig, RunConfig, SourceConfig
 
 
 class DoctorSource(SourceConfig):
-    """Where the audio is, where that is known already."""
+    """Where the audio is, if that is known already."""
 
-    uri: str = Field("", description="as of jobs.transcribe; not given: not checked")
+    uri: str = Field("", description="as for jobs.transcribe; empty: not checked")
 
 
 class DoctorOutput(OutputConfig):
-    """Where the output goes, where that is known already."""
+    """Where the output goes, if that is known already."""
 
-    uri: str = Field("", description="as of jobs.transcribe; not given: not checked")
+    uri: str = Field("", description="as for jobs.transcribe; empty: not checked")
 
 
 class DoctorConfig(RunConfig):
-    """The settings of the run that is planned."""
+    """The settings of the run that is to be checked."""
 
     source: DoctorSource = DoctorSource()
     output: DoctorOutput = DoctorOutput()

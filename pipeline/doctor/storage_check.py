@@ -1,4 +1,4 @@
-"""Storage: the source can be read, the output can be written, and of racing writers one wins."""
+"""Storage: whether the source can be read, the output can be written, and one of several racing writers wins."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from pipeline.sources.formats import list_recordings, read_recording
 from pipeline.storage.base import apply, open_storage, race_probe, reason
 from pipeline.storage.patience import retries
 
-TRIED = 5  # recordings of the source: a single bad one is no reason to stop
+TRIED = 5  # recordings of the source; one bad recording does not stop a run
 PROBE_BYTES = 1 << 20
 KEYS = "the path; for a store the keys, storage.endpoint and the rights to list and read"
 RIGHTS = "the path; for a store the keys, storage.endpoint and the rights to put, get, list and delete"
 
 
 def source(config: RunConfig) -> Iterator[Row]:
-    """The first recording of the source that can be read, and whether it is audio."""
+    """A row about the first recordings of the source: whether one can be read and decoded."""
     if not config.source.uri:
         yield Row("source", "ok", "source.uri is not given: not checked")
         return
@@ -45,20 +45,20 @@ def source(config: RunConfig) -> Iterator[Row]:
             read = len(audio) if isinstance(audio, bytes) else ref.size
             decode(audio, name=ref.recording_id, max_seconds=config.compute.max_recording_seconds, end_ms=1000)
         except BadAudio as err:
-            problems.append(f"{ref.recording_id}: read, but no audio: {err.detail}")
+            problems.append(f"{ref.recording_id}: read, but it is not usable audio: {err.detail}")
         except (BadRecording, OSError) as err:
             problems.append(f"{ref.recording_id}: {err}")
         else:
             took = time.perf_counter() - started
-            found = f"{ref.recording_id}: {size(read)} read in {took:.2f} s, listed in {listed:.2f} s"
-            more = f"; {len(problems)} before it cannot be heard: {problems[0]}" if problems else ""
-            yield Row("source", "warn" if problems else "ok", found + more)
+            finding = f"{ref.recording_id}: {size(read)} read in {took:.2f} s, listed in {listed:.2f} s"
+            bad = f"; {len(problems)} before it cannot be used: {problems[0]}" if problems else ""
+            yield Row("source", "warn" if problems else "ok", finding + bad)
             return
-    yield Row("source", "FAIL", f"none of the first {len(refs)} can be heard: {problems[0]}", KEYS)
+    yield Row("source", "FAIL", f"none of the first {len(refs)} recordings can be used: {problems[0]}", KEYS)
 
 
 def output(config: RunConfig) -> Iterator[Row]:
-    """One object is put, read, listed and deleted; a folder that was not there is not there afterwards."""
+    """A row about one object that is put, read, listed and deleted. A folder that it makes is removed again."""
     if not config.output.uri:
         yield Row("output", "ok", "output.uri is not given: not checked")
         return
@@ -84,19 +84,17 @@ def output(config: RunConfig) -> Iterator[Row]:
         yield Row("output", "FAIL", f"{storage.uri}: an object that was put is not {', '.join(wrong)}", RIGHTS)
         return
     retried = retries.total() - before
-    found = f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s" + f", {retried} retries" * bool(
-        retried
-    )
-    yield Row("output", "ok", found)
+    again = f", {retried} retries" if retried else ""
+    yield Row("output", "ok", f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s{again}")
 
 
 def race(config: RunConfig) -> Iterator[Row]:
-    """Of racing writers of one object exactly one wins."""
+    """A row about writers that race for one object: exactly one must win."""
     if not config.output.uri:
         return
     if config.storage.single_writer:
-        advice = "see to it that one job at a time writes to this output"
-        yield Row("output race", "warn", "storage.single_writer=true: not raced", advice)
+        advice = "make sure that only one job at a time writes to this output"
+        yield Row("output race", "warn", "storage.single_writer=true: not tried", advice)
         return
     with _left_as_it_was(config.output.uri):
         try:
@@ -109,7 +107,7 @@ def race(config: RunConfig) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _left_as_it_was(uri: str) -> Iterator[None]:
-    """Remove the empty folders that a probe of a local output leaves where there was none."""
+    """Remove the empty folders that a check of a local output makes."""
     root = None if "://" in uri and not uri.startswith("file://") else Path(uri.removeprefix("file://")).expanduser()
     if root is None or root.exists():
         yield

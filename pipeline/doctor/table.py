@@ -1,4 +1,4 @@
-"""The findings for a person and for a program: one table, and the same rows as JSON."""
+"""The rows for people, as one table, and for programs, as JSON."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from pipeline.config import ConfigError
 from pipeline.doctor.rows import Row
 from pipeline.output.terminal import plain
 
-WIDE = 100  # columns; on a narrower terminal what to do stands below what was found
-FOLDED = 4  # nodes; of more, what is well is shown of the first and counted for the others
+WIDE = 100  # columns; on a narrower terminal the advice stands below the finding
+FOLDED = 4  # nodes; with more nodes, rows that are ok everywhere are shown for the first node only
 COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
 def show(rows: Sequence[Row], console: Console | None = None) -> None:
-    """Print the table (this machine first, then node by node) and what is wrong in one line."""
+    """Print the table, this machine first, then node by node, and one line that sums it up."""
     console = console or (Console() if sys.stdout.isatty() else Console(width=120))
     checks = max(len("output race"), *(len(row.check) for row in rows))
     room = console.width - checks - len("state") - 4
@@ -32,13 +32,13 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
         table.add_column("check", width=checks)
         table.add_column("state", width=len("state"))
         table.add_column(
-            "found" if wide else "found, -> what to do", width=room * 3 // 5 if wide else room, overflow="fold"
+            "finding" if wide else "finding, -> what to do", width=room * 3 // 5 if wide else room, overflow="fold"
         )
         if wide:
             table.add_column("what to do", width=room - room * 3 // 5 - 2, overflow="fold")
         for row in group:
             state = f"[{COLOURS[row.state]}]{row.state}[/]"
-            cells = [_literal(row.found), _literal(row.advice)]
+            cells = [_literal(row.finding), _literal(row.advice)]
             if not wide:
                 cells = ["\n-> ".join(cell for cell in cells if cell)]
             table.add_row(row.check, state, *cells)
@@ -49,7 +49,7 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
 
 
 def folded(rows: Sequence[Row]) -> list[Row]:
-    """Rows of many nodes without those that are well on all nodes but the first, which tells how many they are."""
+    """Leave out rows of many nodes that are ok on all of them, except on the first node, whose row says so."""
     nodes = {row.node for row in rows if row.node}
     if len(nodes) <= FOLDED:
         return list(rows)
@@ -60,13 +60,13 @@ def folded(rows: Sequence[Row]) -> list[Row]:
         if not row.node or row.check in bad:
             kept.append(row)
         elif row.node == first:
-            more = f"{row.found} (well on all {len(nodes)} nodes, here as on the first)"
+            more = f"{row.finding} (ok on all {len(nodes)} nodes, shown for the first)"
             kept.append(Row(row.check, row.state, more, row.advice, row.node))
     return kept
 
 
 def verdict(rows: Sequence[Row]) -> str:
-    """How many checks are well, and the names of those that are not."""
+    """The names of the checks that are not ok, in one line."""
     names = {state: _names(rows, state) for state in ("FAIL", "warn")}
     if names["FAIL"]:
         return f"FAIL: {names['FAIL']}" + (f"; warnings: {names['warn']}" if names["warn"] else "")
@@ -74,7 +74,7 @@ def verdict(rows: Sequence[Row]) -> str:
 
 
 def write_json(rows: Sequence[Row], path: str) -> None:
-    """Write the rows as a list of objects. Raises ConfigError where the file cannot be written."""
+    """Write the rows as a list of objects. Raises ConfigError if the file cannot be written."""
     try:
         Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n")
     except OSError as err:
@@ -82,10 +82,10 @@ def write_json(rows: Sequence[Row], path: str) -> None:
 
 
 def _names(rows: Sequence[Row], state: str) -> str:
-    found = {f"{row.check} on {row.node}" if row.node else row.check: None for row in rows if row.state == state}
-    return ", ".join(found)
+    names = {f"{row.check} on {row.node}" if row.node else row.check: None for row in rows if row.state == state}
+    return ", ".join(names)
 
 
 def _literal(text: str) -> str:
-    """Text of which rich takes nothing for its own marks."""
+    """The text so that rich shows it as it is, brackets included."""
     return plain(text).replace("[", r"\[")

@@ -38,7 +38,7 @@ def test_replicas_are_placed_as_ray_can_place_them(
 ) -> None:
     row = placement(nodes, ComputeConfig(**compute), "auto")
     assert row.state == state
-    assert says in row.found
+    assert says in row.finding
 
 
 def test_cuda_without_a_gpu_asked_for_is_a_warning() -> None:
@@ -71,7 +71,7 @@ def test_a_cluster_is_checked_node_by_node(local_ray: None, tmp_path: Path, smal
     assert not (tmp_path / "out").exists()
 
 
-def test_a_node_that_breaks_or_is_late_is_told_apart(local_ray: None) -> None:
+def test_a_node_that_breaks_differs_from_one_that_is_late(local_ray: None) -> None:
     def breaks(kind: str) -> str:
         import time
 

@@ -15,8 +15,8 @@ def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above_it_and_not_ma
     first, second = disks.check({"temporary": tmp_path, "hub cache": tmp_path / "not" / "yet"})
     assert first.state == second.state
     assert first.state in ("ok", "warn")
-    assert second.found.startswith(f"hub cache: {tmp_path}/not/yet: ")
-    assert second.found.endswith(" GB free")
+    assert second.finding.startswith(f"hub cache: {tmp_path}/not/yet: ")
+    assert second.finding.endswith(" GB free")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -24,7 +24,7 @@ def test_a_folder_that_is_not_there_yet_is_judged_by_the_one_above_it_and_not_ma
 def test_a_place_that_cannot_be_written_fails_and_the_next_is_still_seen(path: str, tmp_path: Path) -> None:
     bad, good = disks.check({"hub cache": Path(path), "temporary": tmp_path})
     assert bad.state == "FAIL"
-    assert path in bad.found
+    assert path in bad.finding
     assert good.state in ("ok", "warn")
 
 

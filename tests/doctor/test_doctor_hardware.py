@@ -32,7 +32,7 @@ BUSY = H100 | {"free": 20e9}
 @pytest.mark.parametrize(
     ("facts", "wanted", "states", "says"),
     [
-        (CPU, 0, {"torch": "ok", "gpu": "ok"}, "none, and none is asked for"),
+        (CPU, 0, {"torch": "ok", "gpu": "ok"}, "none, and none is needed"),
         (CPU, 1, {"torch": "FAIL", "gpu": "FAIL"}, "TORCH_INDEX"),
         (CPU | {"driver": "580.1"}, 0, {"torch": "warn", "gpu": "ok"}, "built without CUDA; NVIDIA driver 580.1"),
         (CUDA, 0, {"torch": "warn", "gpu": "ok"}, "--gpus all"),
@@ -57,7 +57,7 @@ def test_torch_driver_and_devices_are_judged_together(
     rows = list(hardware.gpu_rows(facts, wanted=wanted))
     worst = {row.check: row.state for row in sorted(rows, key=lambda row: ["ok", "warn", "FAIL"].index(row.state))}
     assert worst == states
-    assert says in " ".join(f"{row.found} {row.advice}" for row in rows)
+    assert says in " ".join(f"{row.finding} {row.advice}" for row in rows)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +71,12 @@ def test_gpus_are_counted_for_the_first_replicas(device: Any, gpus: float, repli
 
 def test_the_probe_finds_in_its_own_process_what_torch_finds_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    found = hardware.gpu_facts()
-    assert found["torch"] == torch.__version__
-    assert found["cuda"] == torch.version.cuda
+    facts = hardware.gpu_facts()
+    assert facts["torch"] == torch.__version__
+    assert facts["cuda"] == torch.version.cuda
     if not torch.cuda.is_available():
-        assert found["devices"] == []
-    assert all(device["total"] > 0 and not device["error"] for device in found["devices"])
+        assert facts["devices"] == []
+    assert all(device["total"] > 0 and not device["error"] for device in facts["devices"])
 
 
 def test_memory_limits_packages_and_decoders_of_this_machine_are_named() -> None:
@@ -85,7 +85,7 @@ def test_memory_limits_packages_and_decoders_of_this_machine_are_named() -> None
     assert set(rows) >= {"memory", "open files", "packages", "decoders"}
     assert rows["decoders"].state == "ok"
     assert rows["packages"].state == "ok"
-    assert f"ray {version('ray')}" in rows["packages"].found
+    assert f"ray {version('ray')}" in rows["packages"].finding
 
 
 def test_other_versions_are_a_warning_and_missing_packages_a_failure(tmp_path: Path) -> None:
@@ -93,12 +93,12 @@ def test_other_versions_are_a_warning_and_missing_packages_a_failure(tmp_path: P
     project.write_text('[project]\ndependencies = ["ray[data]>=1,<2", "nosuchpackage>=1.0", "torch>=2.13.0,<3"]\n')
     missing, other = hardware.packages(project)
     assert (missing.state, other.state) == ("FAIL", "warn")
-    assert "missing: nosuchpackage" in missing.found
-    assert "(tested: <2,>=1)" in other.found
-    assert "torch" not in other.found
+    assert "missing: nosuchpackage" in missing.finding
+    assert "(tested: <2,>=1)" in other.finding
+    assert "torch" not in other.finding
 
 
 def test_decoders_that_ffmpeg_lacks_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "CODECS", "flac,nosuchcodec,opus")
     (row,) = hardware.decoders()
-    assert (row.state, row.found) == ("warn", "2 of 3 decoders of FFmpeg; without nosuchcodec")
+    assert (row.state, row.finding) == ("warn", "2 of 3 decoders of FFmpeg; without nosuchcodec")

@@ -39,11 +39,11 @@ def copy(saved: Path, tmp_path: Path) -> Path:
 def test_a_whole_model_is_described_and_its_hashes_are_compared(copy: Path) -> None:
     described, compared = rows("model", settings(copy))
     assert (described.state, compared.state) == ("ok", "ok")
-    assert f"{len(hub.manifest(copy))} files have the SHA-256" in compared.found
+    assert f"{len(hub.manifest(copy))} files have the SHA-256" in compared.finding
     (there,) = rows("present", settings(copy))
     assert there.state == "ok"
     (copy / hub.MANIFEST).unlink()
-    assert "nothing to compare with" in rows("model", settings(copy))[1].found
+    assert "nothing to compare with" in rows("model", settings(copy))[1].finding
 
 
 def _missing(copy: Path) -> None:
@@ -61,7 +61,7 @@ def test_a_missing_file_and_a_wrong_format_fail_here_and_on_a_node(copy: Path, d
     for check in ("model", "present"):
         last = rows(check, settings(copy))[-1]
         assert last.state == "FAIL"
-        assert says in last.found
+        assert says in last.finding
     assert rows("present", settings(copy))[-1].advice == model_check.ON_EVERY_NODE
 
 
@@ -73,7 +73,7 @@ def test_a_file_with_another_hash_fails(copy: Path) -> None:
     described, compared = rows("model", settings(copy))
     assert described.state == "ok"
     assert compared.state == "FAIL"
-    assert "encoder.safetensors: its SHA-256 is" in compared.found
+    assert "encoder.safetensors: its SHA-256 is" in compared.finding
 
 
 def test_a_model_that_is_nowhere_fails() -> None:
@@ -84,10 +84,10 @@ def test_a_model_that_is_nowhere_fails() -> None:
 def test_each_missing_part_is_told_with_its_size_and_a_gated_one_fails(folder: Path, server: Hub) -> None:
     reached, *parts = rows("hub", settings(folder, REVISION))
     assert reached.state == "ok"
-    assert "no token; the model lacks encoder, adapter, backbone" in reached.found
-    states = {row.found.split(":")[0]: row.state for row in parts}
+    assert "no token; the model lacks encoder, adapter, backbone" in reached.finding
+    states = {row.finding.split(":")[0]: row.state for row in parts}
     assert states == {"encoder": "ok", "adapter": "ok", "backbone": "FAIL"}
-    assert "to fetch" in parts[0].found
+    assert "to fetch" in parts[0].finding
     assert f"accept its terms on {server.address}/google/backbone" in parts[2].advice
 
 
@@ -95,16 +95,18 @@ def test_with_a_token_all_parts_are_open_and_the_token_is_not_shown(
     folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", TOKEN)
-    found = rows("hub", settings(folder, REVISION))
-    assert {row.state for row in found} == {"ok"}
-    assert "a token is there" in found[0].found
-    assert TOKEN not in str(found)
+    shown = rows("hub", settings(folder, REVISION))
+    assert {row.state for row in shown} == {"ok"}
+    assert "a token is there" in shown[0].finding
+    assert TOKEN not in str(shown)
     assert not [request for request in server.requests if "resolve" in request]  # nothing is fetched
 
 
 def test_an_unknown_commit_fails(folder: Path, server: Hub) -> None:
-    found = rows("hub", settings(folder, REVISION.replace("e" * 40, "f" * 40)))
-    assert "encoder: openai/whisper@ffffffffffff: no such commit" in [row.found for row in found if row.state == "FAIL"]
+    shown = rows("hub", settings(folder, REVISION.replace("e" * 40, "f" * 40)))
+    assert "encoder: openai/whisper@ffffffffffff: no such commit" in [
+        row.finding for row in shown if row.state == "FAIL"
+    ]
 
 
 def test_a_hub_that_is_not_reached_fails_only_where_it_is_needed(
@@ -118,7 +120,7 @@ def test_a_hub_that_is_not_reached_fails_only_where_it_is_needed(
     (needed,) = rows("hub", settings(folder, REVISION))
     (idle,) = rows("hub", settings(copy))
     assert (needed.state, idle.state) == ("FAIL", "ok")
-    assert "offline" in needed.found
+    assert "offline" in needed.finding
 
 
 GPU = {"name": "a GPU", "free": 80e9, "total": 85e9}
@@ -127,12 +129,12 @@ GPU = {"name": "a GPU", "free": 80e9, "total": 85e9}
 def test_memory_is_computed_beforehand_against_the_gpu_or_the_machine(copy: Path) -> None:
     (here,) = model_check.memory(settings(copy), [])
     assert here.state == "ok"
-    assert "free main memory" in here.found
+    assert "free main memory" in here.finding
     (fits,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU])
     assert fits.state == "ok"
     (small,) = model_check.memory(settings(copy, gpus_per_replica=1, canvases=4), [GPU | {"free": 1e9}])
     assert small.state == "FAIL"
-    assert "4 canvases need" in small.found
+    assert "4 canvases need" in small.finding
     (shared,) = model_check.memory(settings(copy, gpus_per_replica=0.01, canvases=4), [GPU])
     assert shared.state == "FAIL"
     assert list(model_check.memory(settings("/no/such/model"), [GPU])) == []

@@ -1,4 +1,4 @@
-"""A check of the doctor cannot hang, raise or tell a secret."""
+"""A check of the doctor cannot hang, raise or show a secret."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipeline.config import ConfigError
 from pipeline.doctor.rows import Row, guarded, is_hung, size, without_secrets
 
 
-def test_a_check_that_hangs_fails_in_time_and_keeps_what_it_had_found() -> None:
+def test_a_check_that_hangs_fails_in_time_and_keeps_its_rows() -> None:
     end = threading.Event()
 
     def check() -> Iterator[Row]:
@@ -23,7 +23,7 @@ def test_a_check_that_hangs_fails_in_time_and_keeps_what_it_had_found() -> None:
     rows = guarded("disk", check, seconds=0.2)
     assert time.monotonic() - started < 2
     assert [(row.check, row.state) for row in rows] == [("disk", "ok"), ("disk", "FAIL")]
-    assert "no answer within 0.2 s" in rows[1].found
+    assert "no answer within 0.2 s" in rows[1].finding
     assert is_hung()
     end.set()
     deadline = time.monotonic() + 5

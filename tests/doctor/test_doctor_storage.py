@@ -76,10 +76,10 @@ def only(check: Any, config: DoctorConfig) -> Row:
     return row
 
 
-def test_the_first_recording_of_a_source_is_read_and_heard(tmp_path: Path) -> None:
+def test_the_first_recording_of_a_source_is_read_and_decoded(tmp_path: Path) -> None:
     row = only(storage_check.source, settings(archive(tmp_path, 2)))
     assert row.state == "ok"
-    assert row.found.startswith("r000.wav: 80 kB read in ")
+    assert row.finding.startswith("r000.wav: 80 kB read in ")
 
 
 def test_a_bad_recording_before_good_ones_is_a_warning(tmp_path: Path) -> None:
@@ -87,17 +87,17 @@ def test_a_bad_recording_before_good_ones_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     row = only(storage_check.source, settings(tmp_path))
     assert row.state == "warn"
-    assert "1 before it cannot be heard: a.wav: read, but no audio" in row.found
+    assert "1 before it cannot be used: a.wav: read, but it is not usable audio" in row.finding
 
 
 def test_a_missing_source_and_one_without_any_audio_fail(tmp_path: Path) -> None:
     missing = only(storage_check.source, settings(tmp_path / "none"))
     assert (missing.state, missing.advice) == ("FAIL", storage_check.KEYS)
-    assert missing.found.startswith("source.uri: ")
+    assert missing.finding.startswith("source.uri: ")
     (tmp_path / "a.wav").write_bytes(b"")
     silent = only(storage_check.source, settings(tmp_path))
     assert silent.state == "FAIL"
-    assert "none of the first 1 can be heard" in silent.found
+    assert "none of the first 1 recordings can be used" in silent.finding
 
 
 def test_an_output_that_was_not_there_is_probed_and_not_there_afterwards(tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_an_output_with_content_keeps_it(tmp_path: Path) -> None:
 def test_an_output_that_cannot_be_written_fails(uri: str) -> None:
     row = only(storage_check.output, settings(output=uri))
     assert row.state == "FAIL"
-    assert row.found.startswith(f"output.uri: {uri}: ")
+    assert row.finding.startswith(f"output.uri: {uri}: ")
 
 
 def test_a_store_where_every_writer_wins_fails_the_race_and_nothing_else(s3: CarelessS3) -> None:
@@ -126,7 +126,7 @@ def test_a_store_where_every_writer_wins_fails_the_race_and_nothing_else(s3: Car
     assert only(storage_check.output, config).state == "ok"
     race = only(storage_check.race, config)
     assert race.state == "FAIL"
-    assert "9 of 9 writers of one key won" in race.found
+    assert "9 of 9 writers of one key won" in race.finding
     assert s3.objects == {}
     single = only(storage_check.race, settings(output="s3://b/out", single_writer=True))
     assert single.state == "warn"
@@ -146,5 +146,5 @@ def test_a_store_that_refuses_fails_and_its_keys_are_not_shown(s3: CarelessS3) -
 
 def test_what_is_not_given_is_not_checked() -> None:
     for check in (storage_check.source, storage_check.output):
-        assert only(check, settings()).found.endswith("is not given: not checked")
+        assert only(check, settings()).finding.endswith("is not given: not checked")
     assert list(storage_check.race(settings())) == []

@@ -49,7 +49,7 @@ def test_of_many_nodes_only_what_differs_is_shown_for_each() -> None:
         rows += [Row("gpu", "FAIL" if node == nodes[4] else "ok", "", node=node)]
     shown = folded(rows)
     assert [row.node for row in shown if row.check == "memory"] == [nodes[0]]
-    assert "well on all 9 nodes" in next(row.found for row in shown if row.check == "memory")
+    assert "ok on all 9 nodes" in next(row.finding for row in shown if row.check == "memory")
     assert [row.node for row in shown if row.check == "gpu"] == nodes
     assert verdict(rows) == "FAIL: gpu on 10.0.0.4"
     assert folded(rows[:9]) == rows[:9]
@@ -63,6 +63,6 @@ def test_the_verdict_names_what_is_wrong_or_nothing() -> None:
 def test_rows_are_written_as_json(tmp_path: Path) -> None:
     write_json(ROWS, str(tmp_path / "rows.json"))
     read = json.loads((tmp_path / "rows.json").read_text())
-    assert read[0] == {"check": "torch", "state": "FAIL", "found": ROWS[0].found, "advice": ADVICE, "node": ""}
+    assert read[0] == {"check": "torch", "state": "FAIL", "finding": ROWS[0].finding, "advice": ADVICE, "node": ""}
     with pytest.raises(ConfigError, match=r"--json: /proc/rows\.json: "):
         write_json(ROWS, "/proc/rows.json")
