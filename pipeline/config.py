@@ -172,7 +172,15 @@ class SegmentConfig(Section):
     piece_seconds: int = Field(
         900, ge=60, le=7200, description="seconds of audio in memory at once; a longer unit is processed in pieces"
     )
-    vad: bool = Field(True, description="cut at pauses with Silero voice activity detection; false: fixed windows")
+    method: Literal["vad", "quietest"] = Field(
+        "vad",
+        description="vad: cut at pauses; quietest: cut near target_seconds, no overlap; a model may have a default",
+    )
+    target_seconds: float = Field(13.0, ge=1, le=30, description="quietest: length of a segment in seconds, about")
+    search_seconds: float = Field(
+        3.0, ge=0.1, le=10, description="quietest: seconds around the target in which the quietest 32 ms are the cut"
+    )
+    vad: bool = Field(True, description="leave out silence with Silero voice activity detection; false: keep all")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="a frame is speech from this probability on")
     min_silence_ms: int = Field(300, ge=32, description="shortest pause in ms that ends a stretch of speech")
     min_speech_ms: int = Field(100, ge=32, description="shorter sounds, in ms, are not taken for speech")

@@ -9,7 +9,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.segment import Segmenter, Window, speech_regions, windows_from_probabilities
+from pipeline.audio.segment import (
+    Segmenter,
+    Window,
+    quietest_windows,
+    speech_regions,
+    windows_from_probabilities,
+)
 from pipeline.audio.voice_activity import FRAME_SAMPLES
 from pipeline.config import SegmentConfig
 from tests.support.speech import spoken
@@ -221,3 +227,79 @@ def test_the_result_does_not_depend_on_blocks(segmenter: Segmenter) -> None:
     assert len(whole) >= 3
     for size in (777, 65_536, 3 * SECOND):
         assert segmenter.windows(talk[at : at + size] for at in range(0, len(talk), size)) == whole
+
+
+def test_a_stretch_is_cut_at_its_quietest_frame_near_the_target() -> None:
+    power = np.full(2000, 1.0)  # 64 s
+    power[[370, 410, 440]] = 0.5, 0.1, 0.2  # at 11.84 s, 13.12 s and 14.08 s of the first window
+    power[452] = 0.0  # 14.464 s: within the search
+    power[460] = -1.0  # 14.72 s: beyond it
+    config = SegmentConfig(method="quietest", pad_ms=0)
+    cut = quietest_windows([(0, 2000)], power, samples=2000 * FRAME_SAMPLES, config=config, max_seconds=30)
+    assert (cut[0].start_sample, cut[0].end_sample) == (0, 452 * FRAME_SAMPLES + FRAME_SAMPLES // 2)
+    assert cut[1].start_sample == cut[0].end_sample
+    assert not any(window.overlaps_previous for window in cut)
+
+
+def test_what_is_at_most_as_long_as_the_search_allows_is_not_cut() -> None:
+    config = SegmentConfig(method="quietest", pad_ms=0)
+    frames = 453  # 14.496 s, the limit is 14.5 s
+    samples = frames * FRAME_SAMPLES
+    cut = quietest_windows([(0, frames)], np.zeros(frames), samples=samples, config=config, max_seconds=30)
+    assert cut == [Window(0, samples)]
+
+
+def test_long_silence_is_left_out_and_short_silence_is_kept() -> None:
+    config = SegmentConfig(method="quietest", pad_ms=0)
+    regions = [(0, 30), (48, 60), (80, 90)]  # 18 frames are 576 ms, 20 are 640 ms
+    cut = quietest_windows(regions, np.ones(100), samples=100 * FRAME_SAMPLES, config=config, max_seconds=30)
+    assert cut == [Window(0, 60 * FRAME_SAMPLES), Window(80 * FRAME_SAMPLES, 90 * FRAME_SAMPLES)]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(1, 1500)), max_size=12),
+    st.integers(0, FRAME_SAMPLES - 1),
+    st.floats(1, 30),
+    st.floats(0.1, 10),
+    st.floats(1, 30),
+    st.integers(0, 2000),
+    st.integers(0, 2**32 - 1),
+)
+def test_no_sample_is_in_two_windows_and_no_speech_in_none(
+    shape: list[tuple[int, int]], odd: int, target: float, search: float, longest: float, pad_ms: int, seed: int
+) -> None:
+    regions, at = [], 0
+    for gap, length in shape:
+        regions.append((at + gap, at + gap + length))
+        at += gap + length
+    samples = max(0, at * FRAME_SAMPLES - odd)
+    power = np.random.default_rng(seed).random(samples // FRAME_SAMPLES)
+    config = SegmentConfig(method="quietest", target_seconds=target, search_seconds=search, pad_ms=pad_ms)
+    cut = quietest_windows(regions, power, samples=samples, config=config, max_seconds=longest)
+    assert cut == quietest_windows(regions, power, samples=samples, config=config, max_seconds=longest)
+    covered = np.zeros(samples, np.int8)
+    for window in cut:
+        assert 0 <= window.start_sample < window.end_sample <= samples
+        assert window.end_sample - window.start_sample <= int(longest * SECOND)
+        assert not window.overlaps_previous
+        covered[window.start_sample : window.end_sample] += 1
+    assert covered.max(initial=0) <= 1
+    for first, end in regions:
+        assert covered[first * FRAME_SAMPLES : end * FRAME_SAMPLES].all()
+
+
+def test_the_segmenter_cuts_at_the_quietest_whatever_the_blocks() -> None:
+    sentence = spoken("en-us", SENTENCES["en-us"])
+    samples = np.concatenate([sentence] * 20)
+    config = SegmentConfig(method="quietest", vad=False)
+    segmenter = Segmenter(config, max_seconds=30)
+    cut = segmenter(samples)
+    assert cut[0].start_sample == 0
+    assert cut[-1].end_sample == len(samples)
+    assert all(one.end_sample == other.start_sample for one, other in pairwise(cut))
+    blocks = np.split(samples, [5, 600, 70_000, 70_100])
+    assert segmenter.windows(blocks) == cut
+    loud = np.sqrt(np.mean(samples**2))
+    for window in cut[:-1]:
+        around = samples[window.end_sample - FRAME_SAMPLES // 2 : window.end_sample + FRAME_SAMPLES // 2]
+        assert np.sqrt(np.mean(around**2)) < loud / 3

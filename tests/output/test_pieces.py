@@ -225,6 +225,21 @@ def test_a_recording_of_hours_takes_the_memory_of_a_piece(tmp_path: Path) -> Non
     assert (split[-1] - small[-1]) / 1024 < 300
 
 
+def test_quietest_cuts_take_every_sample_once_over_the_borders_of_pieces(tmp_path: Path) -> None:
+    length = long_speech(tmp_path / "in/b.wav", 150)
+    words = ("segment.method=quietest", "segment.vad=false", "segment.target_seconds=3", "segment.search_seconds=1")
+    run, unit = config(tmp_path / "in", tmp_path / "out", *words), unit_of(tmp_path / "in")
+    rows = pieces_of(run, unit)
+    assert len(rows) >= 3
+    spans = [(s["start_sample"], s["end_sample"]) for row in rows for s in row["segments"]]
+    assert [spans[0][0], *(end for _, end in spans)] == [0, *(start for start, _ in spans[1:]), length]
+    assert max(end - start for start, end in spans) <= 3.5 * SAMPLE_RATE
+    stage = DecodeStage(run, ABOUT)
+    for number, row in enumerate(rows):
+        again = next(stage.pieces(unit.unit_id, place_of(unit), Position(**row["start"]), number))
+        assert again == row
+
+
 def test_split_channels_are_recognised_one_after_the_other(source: Path, tmp_path: Path) -> None:
     rows = pieces_of(config(source, tmp_path, "source.channels=split", "segment.vad=false"), unit_of(source))
     segments = [s | {"pcm": samples_of(row, s)} for row in rows for s in row["segments"] if s["recording_index"] == 4]
