@@ -151,6 +151,10 @@ class DenoiseConfig(Section):
     entropy_bound: float = Field(
         0.1, gt=0, description="nats: a step accepts tokens, the surest first, until their entropies add up to this"
     )
+    acceptance: Literal["cumulative", "each"] = Field(
+        "cumulative",
+        description="cumulative: entropy_bound holds for the sum of a step; each: for every token by itself",
+    )
     temperature_min: float = Field(0.4, gt=0, description="sampling temperature of the last step")
     temperature_max: float = Field(0.8, gt=0, description="sampling temperature of the first step")
     stability: int = Field(

@@ -54,6 +54,8 @@ def test_acceptance_by_hand() -> None:
     )
     accepted = sampler.accept(entropy, 0.1)
     assert accepted.int().tolist() == [[0, 1, 1, 1], [0, 0, 1, 0], [1, 1, 1, 1], [1, 1, 1, 0]]
+    each = sampler.accept(entropy, 0.1, "each")
+    assert each.int().tolist() == [[0, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 1], [1, 1, 1, 1]]
 
 
 @settings(derandomize=True, deadline=None, max_examples=100)

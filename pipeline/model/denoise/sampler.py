@@ -12,12 +12,15 @@ def temperature(step_B: Tensor, *, max_steps: int, minimum: float, maximum: floa
     return minimum + (maximum - minimum) * (remaining / max_steps)
 
 
-def accept(entropy_BC: Tensor, bound: float) -> Tensor:
-    """Bool [batch, canvas]: positions by rising entropy, while the sum of the entropies before each is within `bound`.
+def accept(entropy_BC: Tensor, bound: float, rule: str = "cumulative") -> Tensor:
+    """Bool [batch, canvas]: the positions that keep their sample. Every step decides anew.
 
-    entropy_BC in nats. At least one position is accepted. Every step decides anew. Source: arXiv 2505.24857,
-    entropy-bounded sampling.
+    entropy_BC in nats. rule "cumulative": positions by rising entropy, while the sum of the entropies before each is
+    within `bound`; at least one is accepted. Source: arXiv 2505.24857, entropy-bounded sampling, as in transformers.
+    rule "each": positions whose own entropy is below `bound`; perhaps none. Source: arXiv 2607.13013, algorithm 1.
     """
+    if rule == "each":
+        return entropy_BC < bound
     ordered, order = torch.sort(entropy_BC, dim=-1, stable=True)
     selected = ordered.cumsum(-1) - ordered <= bound
     return torch.zeros_like(selected).scatter(-1, order, selected)

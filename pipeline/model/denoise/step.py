@@ -66,7 +66,7 @@ def advance(
         early=denoise.early_stop,
     )
     after = Rows(
-        canvas=torch.where(sampler.accept(entropy, denoise.entropy_bound), sample, tokens_BC),
+        canvas=torch.where(sampler.accept(entropy, denoise.entropy_bound, denoise.acceptance), sample, tokens_BC),
         argmax=argmax,
         unchanged=unchanged,
         revisions=rows.revisions + (changed & (rows.step > 0)[:, None]),
