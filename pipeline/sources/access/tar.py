@@ -6,7 +6,7 @@ import re
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from pipeline.schemas import BadRecording
 
@@ -62,12 +62,8 @@ class _DamageError(Exception):
     """The rest of the archive cannot be read. Arguments: reason, detail."""
 
 
-class _Header(NamedTuple):
-    at: int  # byte at which the header begins
-    block: bytes
-    name: str
-    kind: bytes
-    size: int
+# A header: the byte at which it begins, its block, then name, type and size. A plain tuple: there are millions.
+_Header = tuple[int, bytes, str, bytes, int]
 
 
 def walk(data: ArchiveBytes, keep: Callable[[str, int], bool] = lambda _name, _size: False) -> Iterator[Member]:
@@ -91,17 +87,19 @@ def _walk(data: ArchiveBytes, keep: Callable[[str, int], bool]) -> Iterator[Memb
     end = 0  # of what was read
     extra: dict[str, str] = {}  # long name, size and such for the next member
     while header := _next_header(data, end, is_announced=bool(extra)):
-        start, size = header.at + BLOCK, _size(header.size, header.at)
-        if header.kind == tarfile.GNUTYPE_LONGNAME:
+        at, _, _, kind, declared = header
+        start, size = at + BLOCK, _size(declared, at)
+        if kind == tarfile.GNUTYPE_LONGNAME:
             extra["path"] = _payload(data, start, size).partition(b"\0")[0].decode("utf-8", "backslashreplace")
-        elif header.kind in _PAX_TYPES:
-            extra |= _pax(_payload(data, start, size), header.at)
-        elif header.kind in _DUMP_TYPES:
+        elif kind in _PAX_TYPES:
+            extra |= _pax(_payload(data, start, size), at)
+        elif kind in _DUMP_TYPES:
             extra = {}
-        elif header.kind not in _ASIDE_TYPES:
+        elif kind not in _ASIDE_TYPES:
             member = _member(data, header, extra, keep)
             start, size, extra = member.offset, member.size, {}
-            is_listed = bool(member.name) and not _is_folder(header.kind, member.name)
+            is_folder = kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and member.name.endswith("/"))
+            is_listed = bool(member.name) and not is_folder
             if is_listed:
                 yield member
             if member.problem and member.problem[0] == "truncated_archive":
@@ -127,7 +125,7 @@ def _next_header(data: ArchiveBytes, start: int, *, is_announced: bool) -> _Head
         detail = f"ends inside the header at byte {at}" if block else f"ends at byte {at} without an end mark"
         raise _DamageError("truncated_archive", detail if at or block else "zero bytes")
     try:
-        return _Header(at, block, *_header(block))
+        return (at, block, *_header(block))
     except (tarfile.HeaderError, ValueError, OverflowError) as err:
         if at - start > BLOCK and start > 0:
             return None  # the end mark, and after it something that is not a tar archive
@@ -136,18 +134,19 @@ def _next_header(data: ArchiveBytes, start: int, *, is_announced: bool) -> _Head
 
 def _member(data: ArchiveBytes, header: _Header, extra: dict[str, str], keep: Callable[[str, int], bool]) -> Member:
     """Return the member of a header. extra: what long names and pax records said about it."""
-    kind, start = header.kind, header.at + BLOCK
+    at, block, name, kind, size = header
+    start = at + BLOCK
     if kind == tarfile.GNUTYPE_SPARSE:
-        start = _after_sparse_map(data, header.block, start)
+        start = _after_sparse_map(data, block, start)
         extra = extra | {"GNU.sparse.map": ""}
-    size = 0 if kind in _EMPTY_TYPES else _size(extra.get("size", header.size), header.at)
-    name = extra.get("GNU.sparse.name") or extra.get("path") or header.name
+    if extra:
+        name = extra.get("GNU.sparse.name") or extra.get("path") or name
+    if kind in _EMPTY_TYPES:
+        size = 0
+    elif "size" in extra:
+        size = _size(extra["size"], at)
     content = data.read(start, size) if size and keep(name, size) else None
     return Member(name, start, size, _problem(kind, extra, data, start, size), content)
-
-
-def _is_folder(kind: bytes, name: str) -> bool:
-    return kind == tarfile.DIRTYPE or (kind == tarfile.AREGTYPE and name.endswith("/"))
 
 
 def _problem(kind: bytes, extra: dict[str, str], data: ArchiveBytes, start: int, size: int) -> tuple[str, str] | None:
