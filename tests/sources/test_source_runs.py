@@ -1,4 +1,4 @@
-"""A whole run over each source format, found by itself: ids, references, languages and metadata reach the tables.
+"""A whole run over each source format, totals by itself: ids, references, languages and metadata reach the tables.
 
 On Ray the formats whose readers bring something of their own into its workers, the others through the same stages.
 """
@@ -43,7 +43,7 @@ class Archive:
     """What a run is started with, and what must be in its transcripts: (language, reference, metadata) by id."""
 
     uri: Path
-    heard: dict[str, tuple[str, str | None, dict[str, Any] | None]]
+    expected: dict[str, tuple[str, str | None, dict[str, Any] | None]]
     language: str = "null"
     seconds: float | None = None
     dead: dict[str, str] = field(default_factory=dict)  # id -> reason
@@ -113,8 +113,8 @@ def librispeech(root: Path) -> Archive:
         },
     )
     place = {"speaker": "84", "chapter": "121123", "subset": "dev-clean"}
-    heard = {"84-121123-0000": ("en", "GO DO YOU HEAR", place), "84-121123-0001": ("en", "BUT IN", place)}
-    return Archive(root, heard, "en", seconds=2.4, dead={"84-121123-0002": "missing_file"})
+    expected = {"84-121123-0000": ("en", "GO DO YOU HEAR", place), "84-121123-0001": ("en", "BUT IN", place)}
+    return Archive(root, expected, "en", seconds=2.4, dead={"84-121123-0002": "missing_file"})
 
 
 def huggingface(root: Path) -> Archive:
@@ -125,8 +125,8 @@ def huggingface(root: Path) -> Archive:
     saved = datasets.Dataset(data).cast_column("audio", datasets.Audio(sampling_rate=16_000))
     saved = saved.cast_column("lang", datasets.ClassLabel(names=["mandarin", "german"]))
     datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(root)
-    heard = {"train/0": (*DE, {"key": "a"}), "train/1": (*ZH, {"key": "b"}), "test/0": (*DE, {"key": "a"})}
-    return Archive(root, heard, seconds=3.6)
+    expected = {"train/0": (*DE, {"key": "a"}), "train/1": (*ZH, {"key": "b"}), "test/0": (*DE, {"key": "a"})}
+    return Archive(root, expected, seconds=3.6)
 
 
 def files(root: Path) -> Archive:
@@ -136,14 +136,14 @@ def files(root: Path) -> Archive:
 
 def fleurs(root: Path) -> Archive:
     corpora.write(root, corpora.fleurs("de_de") | corpora.fleurs("en_us", packed=False))
-    heard: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
-        f"{folder}/{name.removesuffix('.wav')}": (folder[:2], text, said)
+    expected: dict[str, tuple[str, str | None, dict[str, Any] | None]] = {
+        f"{folder}/{name.removesuffix('.wav')}": (folder[:2], text, metadata)
         for folder in ("de_de", "en_us")
         for name, (number, raw, text, gender) in corpora.FLEURS.items()
-        for said in [{"raw_transcription": raw, "sentence_id": number, "gender": gender, "split": "test"}]
+        for metadata in [{"raw_transcription": raw, "sentence_id": number, "gender": gender, "split": "test"}]
     }
     seconds = 2 * sum(corpora.seconds("en-us", text) for _, _, text, _ in corpora.FLEURS.values())
-    return Archive(root, heard, seconds=seconds)
+    return Archive(root, expected, seconds=seconds)
 
 
 def config_for(archive: Archive, out: Path, model: Path, *more: str) -> RunConfig:
@@ -155,9 +155,9 @@ def table(config: RunConfig, name: str) -> list[dict[str, Any]]:
 
 
 def books(config: RunConfig) -> dict[str, Any]:
-    found = dict(json.loads((Path(config.output.uri) / "_run/accounting.json").read_text()))
-    assert found["closed"], found
-    return found
+    totals = dict(json.loads((Path(config.output.uri) / "_run/accounting.json").read_text()))
+    assert totals["closed"], totals
+    return totals
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def books(config: RunConfig) -> dict[str, Any]:
     ],
     ids=["webdataset", "parquet", "jsonl", "lhotse", "librispeech", "huggingface", "files", "fleurs"],
 )
-def test_what_a_source_says_is_in_the_tables(
+def test_all_that_a_source_says_is_in_the_tables(
     name: str,
     build: Callable[[Path], Archive],
     tmp_path: Path,
@@ -190,18 +190,18 @@ def test_what_a_source_says_is_in_the_tables(
         (transcribe if name in ON_RAY else in_this_process)(config)
     assert f"{archive.uri} is read as {name} " in caplog.text
     rows = table(config, "transcripts")
-    assert {row["recording_id"] for row in rows} == set(archive.heard)
+    assert {row["recording_id"] for row in rows} == set(archive.expected)
     for row in rows:
         metadata = row["metadata"] and json.loads(row["metadata"])
-        assert (row["language"], row["reference"], metadata) == archive.heard[row["recording_id"]]
+        assert (row["language"], row["reference"], metadata) == archive.expected[row["recording_id"]]
         assert row["text"] is not None
     letters = table(config, "dead_letters")
     assert {row["recording_id"]: row["reason"] for row in letters} == archive.dead
     assert len(letters) == len(archive.dead)
-    found = books(config)
-    assert found["recordings_transcribed"] == len(archive.heard)
+    totals = books(config)
+    assert totals["recordings_transcribed"] == len(archive.expected)
     if archive.seconds is not None:  # opus is as long as its packets
-        assert found["seconds_in"] == archive.seconds
+        assert totals["seconds_in"] == archive.seconds
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -217,7 +217,7 @@ def test_both_sides_of_a_call_are_transcribed_and_counted(tmp_path: Path, small_
     first, second = ([at for name, channel, at in rows if (name, channel) == ("call.wav", side)] for side in (0, 1))
     assert first == second == sorted(first)
     assert first[0] == 0
-    found = books(config)
-    assert found["seconds_in"] == found["seconds_transcribed"] == 2 * 2.5 + 1.5
-    assert (found["recordings_transcribed"], found["segments"]) == (2, len(rows))
+    totals = books(config)
+    assert totals["seconds_in"] == totals["seconds_transcribed"] == 2 * 2.5 + 1.5
+    assert (totals["recordings_transcribed"], totals["segments"]) == (2, len(rows))
     assert table(config, "dead_letters") == []

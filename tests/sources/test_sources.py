@@ -1,4 +1,4 @@
-"""The dispatch: auto names what it found, include and exclude filter, what is missing is one line."""
+"""The table of formats: auto detects one and logs it, include and exclude filter, mistakes are one line."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ids(uri: Path | str, **keys: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("names", "found"),
+    ("names", "format_name"),
     [
         (["s-0.tar", "s-1.tar.gz", "index.json"], "webdataset"),
         (["a.parquet", "README.md"], "parquet"),
@@ -58,32 +58,32 @@ def ids(uri: Path | str, **keys: str) -> list[str]:
         (["data/en_us/test.tsv", "data/en_us/audio/test.tar.gz", "en/0.parquet", "en/1.parquet"], "parquet"),
     ],
 )
-def test_auto_names_what_it_found(
-    tmp_path: Path, names: list[str], found: str, caplog: pytest.LogCaptureFixture
+def test_auto_detects_the_format_and_logs_it(
+    tmp_path: Path, names: list[str], format_name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     touch(tmp_path, *names)
     with caplog.at_level(logging.INFO):
-        assert detect_format(str(tmp_path)) == found
-    assert f"{tmp_path} is read as {found}" in caplog.text
+        assert detect_format(str(tmp_path)) == format_name
+    assert f"{tmp_path} is read as {format_name}" in caplog.text
     assert caplog.text.count("\n") <= 2
 
 
-def test_auto_takes_a_table_for_the_corpus_that_lies_beside_it(tmp_path: Path) -> None:
+def test_auto_detects_the_corpus_of_a_table_by_the_audio_beside_it(tmp_path: Path) -> None:
     touch(tmp_path, "de/test.tsv", "de/clips/a.mp3", "hi_in/test.tsv", "hi_in/audio/test.tar.gz", "x/test.tsv")
-    found = {name: detect_format(f"{tmp_path}/{name}/test.tsv") for name in ("de", "hi_in", "x")}
-    assert found == {"de": "commonvoice", "hi_in": "fleurs", "x": "manifest"}
+    formats = {name: detect_format(f"{tmp_path}/{name}/test.tsv") for name in ("de", "hi_in", "x")}
+    assert formats == {"de": "commonvoice", "hi_in": "fleurs", "x": "manifest"}
     assert detect_format(f"{tmp_path}/de/clips") == detect_format(f"{tmp_path}/de/clips/*.mp3") == "files"
 
 
-def test_formats_without_splits_say_so(tmp_path: Path) -> None:
+def test_source_split_is_an_error_for_formats_without_splits(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav")
     with pytest.raises(
-        ConfigError, match=r"^source\.split: format files has no splits; source\.uri tells what is read$"
+        ConfigError, match=r"^source\.split: format files has no splits; source\.uri says what is read$"
     ):
         ids(tmp_path, split="test")
 
 
-def test_auto_warns_of_what_it_leaves_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_auto_warns_of_files_that_it_does_not_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.wav", "b.wav", "c.tar")
     assert detect_format(str(tmp_path)) == "files"
     assert "not read: {'webdataset': 1}" in caplog.text
@@ -120,19 +120,19 @@ def test_include_does_not_hide_damage(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", get_args(SourceConfig.model_fields["format"].annotation))
 @pytest.mark.parametrize("uri", ["gone", "gone/*.tar", "empty"])
-def test_nothing_there_is_one_line_at_once(tmp_path: Path, form: str, uri: str) -> None:
+def test_an_empty_source_is_an_error_in_one_line_at_once(tmp_path: Path, form: str, uri: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=r"^source\.(uri|format): [^\n]+$"):
         list_recordings(SourceConfig(uri=str(tmp_path / uri), format=form))
 
 
 @pytest.mark.parametrize("uri", ["nosuch://bucket/x", "s3://", "memory://nothing/*.tar", "{a..", "x::y"])
-def test_urls_that_lead_nowhere_are_one_line(uri: str) -> None:
+def test_urls_that_cannot_be_opened_are_an_error_in_one_line(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"^source\.[a-z]+: [^\n]+$"):
         list_recordings(SourceConfig(uri=uri))
 
 
-def test_a_known_problem_is_raised_not_read() -> None:
+def test_a_recording_with_a_problem_is_not_read() -> None:
     ref = RecordingRef("a", "files", "/nowhere", problem="unsafe_name", problem_detail="because")
     with pytest.raises(BadRecording, match=r"^unsafe_name: because$"):
         read_recording(ref)

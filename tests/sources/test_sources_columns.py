@@ -17,7 +17,7 @@ SOURCE = SourceConfig(uri="x")
 
 
 @pytest.mark.parametrize(
-    ("columns", "found"),
+    ("columns", "expected"),
     [
         ({"id": pa.int32(), "clip": STRUCT}, "clip"),
         ({"thumbnail": pa.binary(), "audio": pa.binary()}, "audio"),
@@ -25,23 +25,23 @@ SOURCE = SourceConfig(uri="x")
         ({"audio": pa.string(), "data": pa.binary()}, "data"),
     ],
 )
-def test_the_audio_is_known_by_type_then_by_name(columns: dict[str, pa.DataType], found: str) -> None:
-    assert audio_column(pa.schema(list(columns.items())), SOURCE, "f") == found
+def test_the_audio_column_is_chosen_by_type_then_by_name(columns: dict[str, pa.DataType], expected: str) -> None:
+    assert audio_column(pa.schema(list(columns.items())), SOURCE, "f") == expected
 
 
 @pytest.mark.parametrize("columns", [{"a": pa.binary(), "b": pa.binary()}, {"audio": pa.string()}, {}])
-def test_a_guess_is_refused(columns: dict[str, pa.DataType]) -> None:
+def test_an_ambiguous_audio_column_is_an_error(columns: dict[str, pa.DataType]) -> None:
     with pytest.raises(ConfigError, match=r"^source\.audio_column: which column of f is the audio\?"):
         audio_column(pa.schema(list(columns.items())), SOURCE, "f")
 
 
-def test_metadata_are_the_small_columns() -> None:
+def test_small_columns_are_metadata() -> None:
     columns = {"a": STRUCT, "b": pa.binary(), "c": pa.list_(pa.float32()), "d": pa.string(), "e": pa.float64()}
     columns |= {"f": pa.dictionary(pa.int8(), pa.string()), "g": pa.timestamp("us"), "h": pa.bool_(), "i": pa.null()}
     assert plain_columns(pa.schema(list(columns.items())), SOURCE) == ["d", "e", "f", "g", "h", "i"]
 
 
-def test_a_cell_is_bytes_or_a_file_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cell_is_bytes_or_the_path_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.wav").write_bytes(b"file")
     where = str(tmp_path / "t.parquet")
     assert audio_bytes(b"x", where) == audio_bytes({"bytes": b"x", "path": "a.wav"}, where) == b"x"

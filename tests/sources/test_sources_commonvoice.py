@@ -24,9 +24,9 @@ def listed(uri: Path | str, **keys: str) -> dict[str, RecordingRef]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("new", [True, False])
-def test_old_and_new_releases_say_the_same(tmp_path: Path, new: bool, end: str) -> None:
+def test_old_and_new_releases_give_the_same_recordings(tmp_path: Path, new: bool, end: str) -> None:
     write(tmp_path, commonvoice(new=new, end=end))
-    refs = listed(tmp_path)  # by `format: auto`
+    refs = listed(tmp_path)  # detected by `format: auto`
     assert list(refs) == [f"common_voice_de_{number}" for number in (17, 18, 19, 20)]
     assert [ref.reference for ref in refs.values()] == [
         'Er sagte "ja" und ging.',  # quotes are characters
@@ -35,15 +35,15 @@ def test_old_and_new_releases_say_the_same(tmp_path: Path, new: bool, end: str) 
         "Fehlt.",
     ]
     assert [ref.problem for ref in refs.values()] == [None, None, None, "missing_file"]
-    found = read_recording(refs["common_voice_de_18"])  # its path has no .mp3
-    assert (found.audio, found.language) == (clip("de", "guten morgen", "mp3"), "de")
-    said = json.loads(found.metadata or "")
-    assert (said["speaker"], said["age"], said["split"]) == ("cd34", "fourties", "test")
-    assert said["gender"] == ("male_masculine" if new else "male")
-    assert {"client_id", "path", "locale", "sentence"}.isdisjoint(said)
+    recording = read_recording(refs["common_voice_de_18"])  # its path has no .mp3
+    assert (recording.audio, recording.language) == (clip("de", "guten morgen", "mp3"), "de")
+    metadata = json.loads(recording.metadata or "")
+    assert (metadata["speaker"], metadata["age"], metadata["split"]) == ("cd34", "fourties", "test")
+    assert metadata["gender"] == ("male_masculine" if new else "male")
+    assert {"client_id", "path", "locale", "sentence"}.isdisjoint(metadata)
 
 
-def test_durations_are_declared_where_the_release_has_them(tmp_path: Path) -> None:
+def test_durations_are_known_if_the_release_has_them(tmp_path: Path) -> None:
     seconds = [ref.seconds for ref in listed(write(tmp_path / "new", commonvoice())).values()]
     assert seconds == [2.004, 1.25, None, None]
     tree = commonvoice() | {f"{LOCALE}/clip_durations.tsv": table(("clip", "duration[ms]"), ("x", "long"), ("y",))}
@@ -78,7 +78,7 @@ def test_one_of_several_splits_must_be_named(tmp_path: Path) -> None:
     assert len(listed(tmp_path / LOCALE / "test.tsv")) == 4
 
 
-def test_a_table_of_something_else_is_one_line(tmp_path: Path) -> None:
+def test_a_table_that_is_not_of_common_voice_is_an_error_in_one_line(tmp_path: Path) -> None:
     tree = commonvoice() | {f"{LOCALE}/test.tsv": b"client_id\tsentence\na\tb\n"}
     with pytest.raises(ConfigError, match=r"^source\.uri: .*test\.tsv: no column path \(it has client_id, sentence\)$"):
         listed(write(tmp_path, tree))
@@ -123,12 +123,12 @@ SENTENCES = st.text(st.sampled_from("\"'«a é日,;"), min_size=1, max_size=8)
 
 
 @given(st.lists(SENTENCES, min_size=1, max_size=5))
-def test_a_sentence_is_kept_to_the_letter_unless_csv_has_quoted_it(folder: Path, sentences: list[str]) -> None:
+def test_a_sentence_stays_as_it_is_unless_csv_has_quoted_it(folder: Path, sentences: list[str]) -> None:
     plain = [text for text in sentences if not (text[0] == text[-1] == '"' and '""' in text[1:-1])]
     quoted = [text for text in sentences if '"' in text]
     rows = [*plain, *('"' + text.replace('"', '""') + '"' for text in quoted)]
     path = folder / LOCALE / "dev.tsv"
     path.write_bytes(table(("path", "sentence"), *(("common_voice_de_17.mp3", text) for text in rows)))
     if rows:
-        found = [ref.reference for ref in list_recordings(SourceConfig(uri=str(path)))]
-        assert found == [*plain, *quoted]
+        references = [ref.reference for ref in list_recordings(SourceConfig(uri=str(path)))]
+        assert references == [*plain, *quoted]

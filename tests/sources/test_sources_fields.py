@@ -32,39 +32,41 @@ from pipeline.sources.access.fields import Fields, describe, from_json, known_la
         (float("nan"), None),
     ],
 )
-def test_a_language_is_known_by_its_usual_names(value: object, code: str | None) -> None:
+def test_the_usual_names_of_a_language_give_its_code(value: object, code: str | None) -> None:
     assert known_language(value) == code
 
 
 @pytest.mark.parametrize("value", ["nl", "english-ish people", "enx", 3, ["en"], True, "yue"])
-def test_any_other_language_is_a_problem_with_its_value(value: object) -> None:
+def test_any_other_language_is_a_problem_that_names_the_value(value: object) -> None:
     with pytest.raises(BadRecording) as caught:
         known_language(value)
     assert caught.value.reason == "unsupported_language"
     assert repr(value) in caught.value.detail
 
 
-def test_the_usual_columns_are_taken_and_the_rest_is_metadata() -> None:
-    found = describe({"text": "hallo", "lang": "de", "n": 1, "day": datetime.date(2024, 2, 29), "id": 7}, drop=["id"])
-    assert found == Fields("de", "hallo", '{"n": 1, "day": "2024-02-29"}')
+def test_the_usual_columns_are_used_and_the_rest_is_metadata() -> None:
+    described = describe(
+        {"text": "hallo", "lang": "de", "n": 1, "day": datetime.date(2024, 2, 29), "id": 7}, drop=["id"]
+    )
+    assert described == Fields("de", "hallo", '{"n": 1, "day": "2024-02-29"}')
     assert describe({}) == Fields(None, None, None)
 
 
-def test_a_column_with_a_value_goes_before_one_without() -> None:
-    found = describe({"language": "", "lang": "fr", "text": None, "sentence": "salut"})
-    assert (found.language, found.reference) == ("fr", "salut")
+def test_a_column_with_a_value_is_preferred_to_an_empty_one() -> None:
+    described = describe({"language": "", "lang": "fr", "text": None, "sentence": "salut"})
+    assert (described.language, described.reference) == ("fr", "salut")
 
 
-def test_empty_text_is_a_reference_and_null_is_none() -> None:
+def test_empty_text_is_a_reference_and_null_is_not() -> None:
     assert describe({"text": ""}).reference == ""
     assert describe({"text": None}).reference is None
     assert describe({"text": float("nan")}).reference is None
 
 
-def test_settings_decide() -> None:
+def test_settings_choose_the_columns() -> None:
     columns = {"text": "a", "caption": "b", "language": "xx", "tongue": "es"}
-    found = describe(columns, language="hi", text="caption")
-    assert found == Fields("hi", "b", json.dumps({"text": "a", "language": "xx", "tongue": "es"}))
+    described = describe(columns, language="hi", text="caption")
+    assert described == Fields("hi", "b", json.dumps({"text": "a", "language": "xx", "tongue": "es"}))
     assert describe(columns, language="column:tongue").language == "es"
     assert describe(columns, language="column:nowhere", text="nowhere") == Fields(None, None, json.dumps(columns))
     with pytest.raises(BadRecording, match="unsupported_language: 'xx'"):
@@ -72,7 +74,7 @@ def test_settings_decide() -> None:
 
 
 @pytest.mark.parametrize("value", [True, [], {}, "\ud800"])
-def test_text_that_is_none_is_bad_metadata(value: object) -> None:
+def test_a_value_that_is_not_text_is_bad_metadata(value: object) -> None:
     with pytest.raises(BadRecording, match="bad_metadata: text: "):
         describe({"text": value})
 
@@ -83,7 +85,7 @@ def test_seconds_are_numbers_or_their_text(value: object, seconds: float | None)
 
 
 @pytest.mark.parametrize("value", [-0.1, "x", True, [], float("nan"), float("inf"), 1e10, 10**400])
-def test_other_seconds_are_bad_metadata(value: object) -> None:
+def test_values_that_are_not_seconds_are_bad_metadata(value: object) -> None:
     with pytest.raises(BadRecording, match="bad_metadata: duration: expected seconds"):
         to_seconds(value, "duration")
 
@@ -96,7 +98,7 @@ def test_infinite_numbers_become_null() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b"1", b'"x"', b"{", b"\xff", b'{"a":' * 100_000, b"9" * 5000])
-def test_what_is_no_json_object_is_bad_metadata(data: bytes) -> None:
+def test_anything_but_a_json_object_is_bad_metadata(data: bytes) -> None:
     with pytest.raises(BadRecording, match="bad_metadata: here: "):
         from_json(data, "here")
 
@@ -111,15 +113,15 @@ ANY = st.recursive(
 @given(st.dictionaries(st.sampled_from(["text", "sentence", "language", "lang", "a", "b"]), ANY))
 def test_any_columns_give_fields_that_can_be_stored_or_a_known_problem(columns: dict[str, Any]) -> None:
     try:
-        found = describe(columns)
+        described = describe(columns)
     except BadRecording as err:
         reason = err.reason
-        found = Fields()
+        described = Fields()
     else:
         reason = None
     assert reason in (None, "bad_metadata", "unsupported_language")
-    assert found.language is None or found.language in LANGUAGES
-    assert (found.reference or "").encode() is not None
-    if found.metadata is not None:
-        assert found.metadata.encode()
-        assert set(json.loads(found.metadata)) <= set(columns)
+    assert described.language is None or described.language in LANGUAGES
+    assert (described.reference or "").encode() is not None
+    if described.metadata is not None:
+        assert described.metadata.encode()
+        assert set(json.loads(described.metadata)) <= set(columns)

@@ -37,15 +37,15 @@ def test_a_text_beside_the_audio_is_its_reference(tmp_path: Path) -> None:
     touch(tmp_path, "a.wav", "a-1.wav", "a.1.wav", "a.2.wav", "b.wav")
     (tmp_path / "a.txt").write_text("\ufeffgrüß dich\n", encoding="utf-8")
     (tmp_path / "a.2.txt").write_text("two")
-    found = {ref.recording_id: read_recording(ref) for ref in listed(tmp_path, language="de")}
-    assert {key: recording.reference for key, recording in found.items()} == {
+    recordings = {ref.recording_id: read_recording(ref) for ref in listed(tmp_path, language="de")}
+    assert {key: recording.reference for key, recording in recordings.items()} == {
         "a.wav": "grüß dich",
         "a-1.wav": None,
         "a.1.wav": None,
         "a.2.wav": "two",
         "b.wav": None,
     }
-    assert found["a.wav"] == Recording(b"a.wav", "de", "grüß dich", None)
+    assert recordings["a.wav"] == Recording(b"a.wav", "de", "grüß dich", None)
 
 
 @pytest.mark.parametrize(("text", "at_listing"), [(b"\xff\xff", False), (bytes(5 << 20), True)])
@@ -67,7 +67,7 @@ def test_other_and_hidden_files_are_left_out_and_counted(tmp_path: Path, caplog:
     assert "2 files that are no audio" in caplog.text
 
 
-def test_a_file_named_outright_is_taken_whatever_its_extension(tmp_path: Path) -> None:
+def test_a_file_that_the_uri_names_is_read_whatever_its_extension(tmp_path: Path) -> None:
     touch(tmp_path, "call.bin")
     (ref,) = listed(tmp_path / "call.bin")
     assert (ref.recording_id, read_recording(ref).audio) == ("call.bin", b"call.bin")
@@ -86,13 +86,13 @@ def test_a_file_named_outright_is_taken_whatever_its_extension(tmp_path: Path) -
         ("{a,en/d}.wav", ["a.wav", "en/d.wav"]),
     ],
 )
-def test_globs_take_what_matches(tmp_path: Path, pattern: str, ids: list[str]) -> None:
+def test_globs_list_the_files_that_match(tmp_path: Path, pattern: str, ids: list[str]) -> None:
     touch(tmp_path, "a.wav", "b.pdf", "de/c.wav", "en/d.wav", "en/x/e.wav")
     assert [ref.recording_id for ref in listed(f"{tmp_path}/{pattern}")] == ids
 
 
 @pytest.mark.parametrize("uri", ["nowhere", "nowhere.wav", "*.wav", "{a,b}.wav", "nowhere/**.wav"])
-def test_what_is_not_there_is_one_line(tmp_path: Path, uri: str) -> None:
+def test_a_missing_source_is_an_error_in_one_line(tmp_path: Path, uri: str) -> None:
     with pytest.raises(ConfigError, match=r"^source\.uri: [^\n]*: no such file[^\n]*$"):
         listed(tmp_path / uri)
 

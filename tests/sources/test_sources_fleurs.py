@@ -21,17 +21,17 @@ def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 @pytest.mark.parametrize("packed", [True, False])
-def test_packed_and_unpacked_say_the_same(tmp_path: Path, packed: bool, end: str) -> None:
+def test_packed_and_unpacked_audio_give_the_same_recordings(tmp_path: Path, packed: bool, end: str) -> None:
     write(tmp_path, fleurs(packed=packed, end=end))
-    refs = listed(tmp_path)  # by `format: auto`
+    refs = listed(tmp_path)  # detected by `format: auto`
     stems = ["1020", "1015", "1004"] if packed else ["1004", "1015", "1020"]  # in the order of the audio
     assert [ref.recording_id for ref in refs] == [f"en_us/{stem}" for stem in stems]
     for ref in refs:
         number, raw, text, gender = FLEURS[ref.recording_id.removeprefix("en_us/") + ".wav"]
-        found = read_recording(ref)
-        assert (found.audio, found.language, found.reference) == (clip("en-us", text, "wav"), "en", text)
-        said = {"raw_transcription": raw, "sentence_id": number, "gender": gender, "split": "test"}
-        assert json.loads(found.metadata or "") == said
+        recording = read_recording(ref)
+        assert (recording.audio, recording.language, recording.reference) == (clip("en-us", text, "wav"), "en", text)
+        metadata = {"raw_transcription": raw, "sentence_id": number, "gender": gender, "split": "test"}
+        assert json.loads(recording.metadata or "") == metadata
         assert ref.seconds == pytest.approx(seconds("en-us", text))
         assert ref.version
 
@@ -40,7 +40,7 @@ def test_packed_and_unpacked_say_the_same(tmp_path: Path, packed: bool, end: str
     ("folder", "language"),
     [("en_us", "en"), ("de_de", "de"), ("fr_fr", "fr"), ("es_419", "es"), ("hi_in", "hi"), ("cmn_hans_cn", "zh")],
 )
-def test_the_folder_tells_the_language(tmp_path: Path, folder: str, language: str) -> None:
+def test_the_folder_gives_the_language(tmp_path: Path, folder: str, language: str) -> None:
     write(tmp_path, fleurs(folder))
     for uri in (tmp_path, tmp_path / "data", tmp_path / "data" / folder, tmp_path / "data" / folder / "test.tsv"):
         refs = listed(uri)
@@ -48,7 +48,7 @@ def test_the_folder_tells_the_language(tmp_path: Path, folder: str, language: st
         assert refs[0].recording_id.startswith(f"{folder}/")
 
 
-def test_a_language_the_model_does_not_know_is_told_row_by_row_unless_one_is_set(tmp_path: Path) -> None:
+def test_a_language_that_the_model_does_not_know_is_a_problem_of_each_row_unless_one_is_set(tmp_path: Path) -> None:
     write(tmp_path, fleurs("nl_nl"))
     assert {(ref.recording_id, ref.problem) for ref in listed(tmp_path)} == {
         (f"nl_nl/{name.removesuffix('.wav')}", "unsupported_language") for name in FLEURS
@@ -92,7 +92,7 @@ def test_bad_rows_and_missing_audio_are_problems_of_their_own(tmp_path: Path) ->
     assert gone.reference == "gone"  # an evaluation counts it as deleted
 
 
-def test_rows_behind_the_cut_of_an_archive_have_its_problem(tmp_path: Path) -> None:
+def test_rows_after_the_end_of_a_cut_archive_have_its_problem(tmp_path: Path) -> None:
     tree = fleurs()
     path = "data/en_us/audio/test.tar.gz"
     refs = listed(write(tmp_path, tree | {path: tree[path][: len(tree[path]) // 2]}))
@@ -109,7 +109,7 @@ def test_plain_tars_are_read_by_range(tmp_path: Path) -> None:
     refs = listed(tmp_path)
     assert [ref.recording_id for ref in refs] == ["en_us/1004", "en_us/1015", "en_us/1020"]
     first = read_recording(refs[0])
-    assert (first.audio, first.language, first.reference) == (sounds["test/1004.wav"], "en", "he said two red cats")
+    assert (first.audio, first.language, first.reference) == (sounds["test/1004.wav"], "en", "he metadata two red cats")
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,11 @@ def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
     return list(list_recordings(SourceConfig(uri=str(uri), **keys)))
 
 
-def test_a_saved_dataset_is_found_and_read(tmp_path: Path) -> None:
+def test_a_saved_dataset_is_detected_and_read(tmp_path: Path) -> None:
     languages = datasets.ClassLabel(names=["german", "hindi"])
     saved = dataset(3, lang=[1, 0, -1], key=["a", "b", "c"]).cast_column("lang", languages)
     saved.save_to_disk(tmp_path / "set")
-    refs = listed(tmp_path / "set")  # by `format: auto`
+    refs = listed(tmp_path / "set")  # detected by `format: auto`
     assert [ref.recording_id for ref in refs] == ["0", "1", "2"]
     assert [ref.language for ref in refs] == ["hi", "de", None]
     assert [ref.source_member for ref in refs] == [":0:audio", ":1:audio", ":2:audio"]
@@ -48,8 +48,8 @@ def test_a_saved_dataset_is_found_and_read(tmp_path: Path) -> None:
 def test_splits_are_all_read(tmp_path: Path) -> None:
     splits = datasets.DatasetDict({"train": dataset(2, "t"), "test": dataset(1, "e")})
     splits.save_to_disk(tmp_path / "set")
-    found = {ref.recording_id: read_recording(ref).audio for ref in listed(tmp_path / "set", language="fr")}
-    assert found == {"train/0": b"t0", "train/1": b"t1", "test/0": b"e0"}
+    audio = {ref.recording_id: read_recording(ref).audio for ref in listed(tmp_path / "set", language="fr")}
+    assert audio == {"train/0": b"t0", "train/1": b"t1", "test/0": b"e0"}
 
 
 def test_one_split_can_be_chosen(tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ def test_one_split_can_be_chosen(tmp_path: Path) -> None:
         listed(tmp_path / "one", split="dev")
 
 
-def test_rows_that_were_chosen_are_the_rows_that_are_read(tmp_path: Path) -> None:
+def test_selected_rows_are_the_rows_that_are_read(tmp_path: Path) -> None:
     dataset(10).select([7, 3]).save_to_disk(tmp_path / "set")
     assert [read_recording(ref).audio for ref in listed(tmp_path / "set")] == [b"7", b"3"]
 
@@ -77,7 +77,7 @@ def test_the_arrow_files_of_a_cache_are_read(tmp_path: Path) -> None:
     assert (read_recording(one).audio, read_recording(two).audio) == (b"x0", b"x1")
 
 
-def test_audio_may_stand_in_files(tmp_path: Path) -> None:
+def test_audio_may_be_in_files(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"A")
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = [{"path": str(tmp_path / "a.wav")}, {"path": str(tmp_path / "gone.wav")}, {}]
@@ -90,18 +90,18 @@ def test_audio_may_stand_in_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["nobody/no-such-set", "nobody/no-such-set:default:train", "/nowhere/set", "nowhere"])
-def test_a_dataset_that_is_not_there_is_one_line(uri: str) -> None:
+def test_a_missing_dataset_is_an_error_in_one_line(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"^source\.uri: [^\n]+$"):
         listed(uri, format="huggingface")
 
 
-def test_columns_that_are_not_there_are_one_line(tmp_path: Path) -> None:
+def test_missing_columns_are_an_error_in_one_line(tmp_path: Path) -> None:
     dataset(1).save_to_disk(tmp_path / "set")
     with pytest.raises(ConfigError, match=r"^source\.id_column: no column 'id' in .*\(it has audio, text\)$"):
         listed(tmp_path / "set", id_column="id")
 
 
-def test_a_row_that_is_no_more_is_a_problem(tmp_path: Path) -> None:
+def test_a_row_that_no_longer_exists_is_a_problem(tmp_path: Path) -> None:
     dataset(1).save_to_disk(tmp_path / "set")
     for member in (":5:audio", "train:0:audio", ":0:sound"):
         with pytest.raises(BadRecording, match="corrupt_archive"):

@@ -35,13 +35,13 @@ def test_members_come_in_the_order_of_the_archive_and_are_read(tmp_path: Path, e
     assert refs[2].problem_detail == "/t.tsv, line 2: there is no audio of this name"
 
 
-def test_files_and_archives_may_lie_side_by_side(tmp_path: Path) -> None:
+def test_files_and_archives_may_be_side_by_side(tmp_path: Path) -> None:
     write(tmp_path, {"a.flac": b"A", "s.tar": archive({"b.wav": b"B", "a.wav": b"other"}, ".tar"), "z.ogg": b"Z"})
     refs = joined(tmp_path, "z", "b", "a")
     assert [(ref.recording_id, read(ref).audio) for ref in refs] == [("a", b"A"), ("b", b"B"), ("z", b"Z")]
 
 
-def test_no_more_audio_is_looked_at_than_is_needed(tmp_path: Path) -> None:
+def test_no_more_audio_is_listed_than_is_needed(tmp_path: Path) -> None:
     write(tmp_path, {"a.flac": b"A", "b.tar": b"damaged"})
 
     def files() -> Iterator[File]:
@@ -53,7 +53,7 @@ def test_no_more_audio_is_looked_at_than_is_needed(tmp_path: Path) -> None:
     assert list(join([], files())) == []
 
 
-def test_what_an_archive_loses_has_the_reason_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_rows_that_a_damaged_archive_lacks_have_its_problem_and_the_rest_is_listed(tmp_path: Path) -> None:
     whole = archive({"a.wav": b"A" * 600, "b.wav": b"B" * 600, "c.wav": b"C"}, ".tar")
     write(tmp_path, {"1.tar": whole[: 512 + 1024 + 512 + 100], "2.tar": archive({"d.wav": b"D"}, ".tar")})
     refs = {ref.recording_id: ref for ref in joined(tmp_path, "d", "c", "b", "a")}
@@ -66,7 +66,7 @@ def test_what_an_archive_loses_has_the_reason_and_the_rest_goes_on(tmp_path: Pat
     assert f"{tmp_path}/1.tar" in (refs["c"].problem_detail or "")
 
 
-def test_a_link_is_no_audio(tmp_path: Path) -> None:
+def test_a_link_is_not_audio(tmp_path: Path) -> None:
     data = bytearray(archive({"a.wav": b"", "b.wav": b"B"}, ".tar"))
     data[156:157] = b"2"  # the first becomes a symbolic link
     data[148:156] = b"%06o\0 " % (sum(data[:148]) + 8 * 32 + sum(data[156:512]))

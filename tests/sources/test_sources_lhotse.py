@@ -19,7 +19,7 @@ def cut(*sources: dict[str, Any], **keys: Any) -> dict[str, Any]:
     return {"id": "c", "start": 0.0, "duration": 10.0, "channel": 0, "supervisions": [], "recording": recording} | keys
 
 
-def test_cuts_and_recordings_are_told_from_other_lines() -> None:
+def test_cuts_and_recordings_differ_from_other_lines() -> None:
     assert is_lhotse(cut(source("a", 0)))
     assert is_lhotse(cut()["recording"])
     assert not is_lhotse({"audio_filepath": "a.wav", "recording": "studio"})
@@ -45,11 +45,11 @@ def test_the_channel_is_counted_in_its_file(sources: list[Any], channel: Any, ex
 @pytest.mark.parametrize(
     ("start", "duration", "offset"), [(0, 10.0, None), (0.0, 9.995, None), (0.0, 9.9, 0.0), (2.5, 7.5, 2.5)]
 )
-def test_only_a_part_has_an_offset(start: float, duration: float, offset: float | None) -> None:
+def test_only_a_section_has_an_offset(start: float, duration: float, offset: float | None) -> None:
     assert to_columns(cut(source("a", 0), start=start, duration=duration)).get("offset") == offset
 
 
-def test_supervisions_are_joined_in_time_and_differences_are_left_open() -> None:
+def test_supervisions_are_joined_in_time_and_differing_values_are_left_out() -> None:
     late = {"start": 3, "text": "b", "language": "en", "speaker": "x"}
     early = {"start": 1, "text": "a", "language": "de", "speaker": "x"}
     columns = to_columns(cut(source("a", 0), supervisions=[late, early, {"start": 2, "text": None}], custom={"k": 1}))
@@ -71,12 +71,12 @@ def test_supervisions_are_joined_in_time_and_differences_are_left_open() -> None
         {"sources": [source("a", 0)], "duration": 1},
     ],
 )
-def test_what_is_no_part_of_one_file_is_bad_metadata(bad: dict[str, Any]) -> None:
+def test_a_cut_that_is_not_a_section_of_one_file_is_bad_metadata(bad: dict[str, Any]) -> None:
     with pytest.raises(BadRecording, match="bad_metadata"):
         to_columns(bad)
 
 
-def test_a_change_of_speed_is_not_passed_over() -> None:
+def test_a_change_of_speed_is_not_ignored() -> None:
     perturbed = cut(source("a", 0))
     perturbed["recording"]["transforms"] = [{"name": "Resample", "kwargs": {}}]
     assert to_columns(perturbed)["audio_filepath"] == "a"

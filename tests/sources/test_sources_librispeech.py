@@ -45,7 +45,7 @@ def check(refs: dict[str, RecordingRef]) -> None:
 
 def test_a_tree_gives_references_speakers_and_chapters(tmp_path: Path) -> None:
     write(tmp_path, TREE)
-    check(listed(tmp_path, language="en"))  # found by `format: auto`
+    check(listed(tmp_path, language="en"))  # detected by `format: auto`
     refs = listed(tmp_path / "dev-clean/84", format="librispeech")
     assert json.loads(refs["84-121123-0000"].metadata or "") == {"speaker": "84", "chapter": "121123"}
 
@@ -54,7 +54,7 @@ def test_a_tree_gives_references_speakers_and_chapters(tmp_path: Path) -> None:
 def test_a_subset_of_the_release_is_a_root(tmp_path: Path, subset: str) -> None:
     for name in ("test-clean", "test-other"):
         write(tmp_path / "LibriSpeech", {key.replace("dev-clean", name): data for key, data in TREE.items()})
-    refs = listed(tmp_path / "LibriSpeech" / subset)  # found by `format: auto`
+    refs = listed(tmp_path / "LibriSpeech" / subset)  # detected by `format: auto`
     assert list(refs) == ["84-121123-0000", "84-121123-0001", "84-121550-0000", "84-121550-0001"]
     assert all(f"/{subset}/" in ref.source_uri for ref in refs.values())
     assert {json.loads(ref.metadata or "")["speaker"] for ref in refs.values()} == {"84"}

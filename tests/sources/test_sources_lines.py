@@ -1,4 +1,4 @@
-"""Records out of manifest files: quotes, long lines and endings."""
+"""Rows of manifests and tables: quotes, long lines and line endings."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from pipeline.sources.access.listing import list_files
         ("a.gz", None),
     ],
 )
-def test_kinds_are_told_by_the_extension(name: str, kind: str | None) -> None:
+def test_the_extension_gives_the_kind(name: str, kind: str | None) -> None:
     assert kind_of(name) == kind
 
 
-def records(path: Path, data: bytes) -> list[Row]:
+def manifest_rows(path: Path, data: bytes) -> list[Row]:
     path.write_bytes(data)
     (file,) = list_files(str(path))
     return list(read_manifest(file))
@@ -53,31 +53,31 @@ def test_whatever_csv_writes_is_read_back(folder: Path, rows: list[tuple[str, st
     writer = csv.writer(out)
     writer.writerow(["a", "b"])
     writer.writerows(rows)
-    found = records(folder / "m.csv", out.getvalue().encode())
-    assert [tuple(record.columns.values()) for record in found] == rows
+    read = manifest_rows(folder / "m.csv", out.getvalue().encode())
+    assert [tuple(row.columns.values()) for row in read] == rows
 
 
 def test_line_numbers_count_the_lines_of_the_file(folder: Path) -> None:
-    found = records(folder / "m.csv", b'a,b\n\n1,"x\ny"\n2,3\nbad\n4,5')
-    assert [(record.line, record.error is not None) for record in found] == [
+    read = manifest_rows(folder / "m.csv", b'a,b\n\n1,"x\ny"\n2,3\nbad\n4,5')
+    assert [(row.line, row.error is not None) for row in read] == [
         (3, False),
         (5, False),
         (6, True),
         (7, False),
     ]
-    found = records(folder / "m.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n \n{"a": 2}')
-    assert [(record.line, record.columns) for record in found] == [(1, {"a": 1}), (3, {"a": 2})]
+    read = manifest_rows(folder / "m.jsonl", b'\xef\xbb\xbf{"a": 1}\r\n \n{"a": 2}')
+    assert [(row.line, row.columns) for row in read] == [(1, {"a": 1}), (3, {"a": 2})]
 
 
 def test_a_quote_in_a_tsv_is_a_character_unless_it_encloses_the_cell(folder: Path) -> None:
-    found = records(folder / "m.tsv", b'a\tb\n"open\tclose"\n"say ""hi"""\t5" tape\n')
-    assert [tuple(record.columns.values()) for record in found] == [('"open', 'close"'), ('say "hi"', '5" tape')]
+    read = manifest_rows(folder / "m.tsv", b'a\tb\n"open\tclose"\n"say ""hi"""\t5" tape\n')
+    assert [tuple(row.columns.values()) for row in read] == [('"open', 'close"'), ('say "hi"', '5" tape')]
 
 
-def test_a_line_too_long_is_skipped_in_bounded_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_that_is_too_long_is_skipped_in_bounded_memory(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fields, "MAX_TEXT_BYTES", 100)
-    found = records(folder / "m.jsonl", b'{"a": 1}\n"' + b"x" * 1000 + b'"\n{"a": 2}\n' + b"y" * 100)
-    assert [(record.line, record.error is not None) for record in found] == [
+    read = manifest_rows(folder / "m.jsonl", b'{"a": 1}\n"' + b"x" * 1000 + b'"\n{"a": 2}\n' + b"y" * 100)
+    assert [(row.line, row.error is not None) for row in read] == [
         (1, False),
         (2, True),
         (3, False),
@@ -86,42 +86,42 @@ def test_a_line_too_long_is_skipped_in_bounded_memory(folder: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("data", [b"", b"\n\n", b"a,b\n"])
-def test_a_table_without_rows_has_no_records(folder: Path, data: bytes) -> None:
-    assert records(folder / "m.csv", data) == []
+def test_a_table_without_rows_gives_no_rows(folder: Path, data: bytes) -> None:
+    assert manifest_rows(folder / "m.csv", data) == []
 
 
 @pytest.mark.parametrize("data", [b"a,a\n", b"a,\n", b'"a\n', b"\xff\n"])
-def test_a_table_without_a_header_is_one_line(folder: Path, data: bytes) -> None:
+def test_a_table_without_a_header_is_an_error_in_one_line(folder: Path, data: bytes) -> None:
     with pytest.raises(ConfigError, match=r"^source\.uri: [^\n]+$"):
-        records(folder / "m.csv", data)
+        manifest_rows(folder / "m.csv", data)
 
 
-def rows(path: Path, data: bytes, *names: str) -> list[Row]:
+def table_rows(path: Path, data: bytes, *names: str) -> list[Row]:
     path.write_bytes(data)
     (file,) = list_files(str(path))
     return list(read_table(file, names))
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_tab_and_the_end_of_a_line_are_all_the_syntax_of_a_corpus(folder: Path, end: str) -> None:
+def test_tabs_and_line_ends_are_the_only_syntax_of_a_corpus(folder: Path, end: str) -> None:
     data = end.join(["\ufeffa\tb", '"x"\t"', "", "\t", "one", "1\t2\t3", 'say ""hi""\t\\t'])
-    found = rows(folder / "t.tsv", data.encode())
-    assert [(record.line, list(record.columns.values())) for record in found if not record.error] == [
+    read = table_rows(folder / "t.tsv", data.encode())
+    assert [(row.line, list(row.columns.values())) for row in read if not row.error] == [
         (2, ['"x"', '"']),
         (4, [None, None]),
         (7, ['say ""hi""', "\\t"]),
     ]
-    assert [record.line for record in found if record.error] == [5, 6]
-    assert "1 cells, but 2 columns" in str(found[2].error)
-    named = rows(folder / "t.tsv", b"a\tb\nc\td", "x", "y")
-    assert [record.columns for record in named] == [{"x": "a", "y": "b"}, {"x": "c", "y": "d"}]
+    assert [row.line for row in read if row.error] == [5, 6]
+    assert "1 cells, but 2 columns" in str(read[2].error)
+    named = table_rows(folder / "t.tsv", b"a\tb\nc\td", "x", "y")
+    assert [row.columns for row in named] == [{"x": "a", "y": "b"}, {"x": "c", "y": "d"}]
 
 
 CELLS = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n"), min_size=1, max_size=8)
 
 
 @given(st.lists(st.tuples(CELLS, CELLS), max_size=5))
-def test_whatever_stands_between_tabs_is_read_back(folder: Path, cells: list[tuple[str, str]]) -> None:
+def test_all_text_between_tabs_is_read_back(folder: Path, cells: list[tuple[str, str]]) -> None:
     data = "".join(f"{first}\t{second}\n" for first, second in cells).encode()
-    found = rows(folder / "t.tsv", b"first\tsecond\n" + data)
-    assert [tuple(record.columns.values()) for record in found] == cells
+    read = table_rows(folder / "t.tsv", b"first\tsecond\n" + data)
+    assert [tuple(row.columns.values()) for row in read] == cells

@@ -1,4 +1,4 @@
-"""Listing of folders: every regular file once, in a stable order, lazily, without traps."""
+"""Listing of folders: every regular file once, in a stable order, lazily, whatever links and pipes there are."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ def touch(root: Path, *names: str) -> None:
         path.write_bytes(b"x")
 
 
-def found(uri: Path | str) -> list[str]:
+def names_in(uri: Path | str) -> list[str]:
     return [file.name for file in list_files(str(uri))]
 
 
 def test_folders_come_after_files_and_in_order(tmp_path: Path) -> None:
     touch(tmp_path, "b/x", "b/a/y", "z", "a", ".hidden/x", "b/.h", "c.d/e")
     assert (
-        found(tmp_path) == found(f"{tmp_path}/") == found(f"file://{tmp_path}") == ["a", "z", "b/x", "b/a/y", "c.d/e"]
+        names_in(tmp_path)
+        == names_in(f"{tmp_path}/")
+        == names_in(f"file://{tmp_path}")
+        == ["a", "z", "b/x", "b/a/y", "c.d/e"]
     )
 
 
@@ -38,7 +41,7 @@ def test_links_are_followed_but_never_in_circles(tmp_path: Path) -> None:
     (tmp_path / "data/other").symlink_to(tmp_path / "other")
     (tmp_path / "data/file").symlink_to(tmp_path / "other/y")
     (tmp_path / "data/gone").symlink_to(tmp_path / "nowhere")
-    assert found(tmp_path / "data") == ["file", "gone", "a/x", "other/y"]
+    assert names_in(tmp_path / "data") == ["file", "gone", "a/x", "other/y"]
 
 
 def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
@@ -50,29 +53,29 @@ def test_a_link_to_itself_is_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_pipes_and_sockets_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a")
     os.mkfifo(tmp_path / "pipe.wav")
-    assert found(tmp_path) == ["a"]
+    assert names_in(tmp_path) == ["a"]
     with pytest.raises(ConfigError, match="neither a file nor a folder"):
-        found(tmp_path / "pipe.wav")
+        names_in(tmp_path / "pipe.wav")
 
 
-def test_names_that_are_no_utf8_can_be_stored(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_can_be_stored(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"m\xfcller.wav")).write_bytes(b"x")
     (file,) = list_files(str(tmp_path))
     assert file.name == "m\\xfcller.wav"
     assert file.uri.encode()
 
 
-def test_a_glob_looks_no_deeper_than_it_must(tmp_path: Path) -> None:
+def test_a_glob_lists_no_deeper_than_necessary(tmp_path: Path) -> None:
     touch(tmp_path, "a.tar", "x/b.tar", "x/y/c.tar")
     (tmp_path / "x/y/z").mkdir(mode=0o755)
-    assert found(tmp_path / "*.tar") == ["a.tar"]
-    assert found(tmp_path / "*/*.tar") == ["x/b.tar"]
-    assert found(tmp_path / "x/**.tar") == ["b.tar", "y/c.tar"]
+    assert names_in(tmp_path / "*.tar") == ["a.tar"]
+    assert names_in(tmp_path / "*/*.tar") == ["x/b.tar"]
+    assert names_in(tmp_path / "x/**.tar") == ["b.tar", "y/c.tar"]
     memory = fsspec.filesystem("memory")
     for name in ("a.tar", "x/b.tar", "x/y/c.tar"):
         memory.pipe_file(f"/deep/{name}", b"x")
-    assert found("memory://deep/*.tar") == ["a.tar"]
-    assert found("memory://deep/*/*.tar") == ["x/b.tar"]
+    assert names_in("memory://deep/*.tar") == ["a.tar"]
+    assert names_in("memory://deep/*/*.tar") == ["x/b.tar"]
 
 
 def test_a_file_with_wildcards_in_its_name_is_itself(tmp_path: Path) -> None:
@@ -83,10 +86,10 @@ def test_a_file_with_wildcards_in_its_name_is_itself(tmp_path: Path) -> None:
 
 def test_braces_name_files_one_by_one(tmp_path: Path) -> None:
     touch(tmp_path, *(f"s-{i:02d}.tar" for i in range(12)))
-    assert found(tmp_path / "s-{08..11}.tar") == [f"s-{i:02d}.tar" for i in range(8, 12)]
+    assert names_in(tmp_path / "s-{08..11}.tar") == [f"s-{i:02d}.tar" for i in range(8, 12)]
     with pytest.raises(ConfigError, match=r"^source\.uri: .*s-12\.tar: no such file$"):
-        found(tmp_path / "s-{08..12}.tar")
-    assert found(tmp_path / "s-{08..12}*.tar") == [f"s-{i:02d}.tar" for i in range(8, 12)]
+        names_in(tmp_path / "s-{08..12}.tar")
+    assert names_in(tmp_path / "s-{08..12}*.tar") == [f"s-{i:02d}.tar" for i in range(8, 12)]
 
 
 def test_a_changed_file_has_another_version(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_one_folder_is_listed_without_those_below(tmp_path: Path) -> None:
         assert list_folder(f"{uri}/gone") is None
 
 
-def test_the_size_of_a_local_file_is_known_and_of_others_not(tmp_path: Path) -> None:
+def test_only_a_local_file_has_a_known_size(tmp_path: Path) -> None:
     touch(tmp_path, "a")
     size, version = local_size(f"{tmp_path}/a")
     assert (size, bool(version)) == (1, True)

@@ -1,4 +1,4 @@
-"""Manifests: NeMo and Lhotse JSON lines, CSV and TSV; a bad line is one dead letter and nothing more."""
+"""Manifests: NeMo and Lhotse JSON lines, CSV and TSV; a bad line is one dead letter and affects no other."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
     return list(list_recordings(SourceConfig(uri=str(uri), format="manifest", **keys)))
 
 
-def test_a_line_is_a_recording_with_all_that_it_says(tmp_path: Path) -> None:
+def test_a_line_is_a_recording_with_all_its_columns(tmp_path: Path) -> None:
     (tmp_path / "wav").mkdir()
     (tmp_path / "wav/a.wav").write_bytes(b"A")
     (tmp_path / "b.wav").write_bytes(b"B")
@@ -48,7 +48,7 @@ def test_a_line_is_a_recording_with_all_that_it_says(tmp_path: Path) -> None:
     assert read_recording(two) == Recording(b"B", "en", None, None)
 
 
-def test_offset_and_duration_select_a_part(tmp_path: Path) -> None:
+def test_offset_and_duration_select_a_section(tmp_path: Path) -> None:
     row = {"audio_filepath": "a.wav", "duration": 2.25}
     path = write_lines(
         tmp_path / "m.json",
@@ -92,7 +92,7 @@ def test_lhotse_cuts_select_channel_and_offset(tmp_path: Path) -> None:
     assert (mono.channel, mono.start_ms, mono.reference, mono.language) == (0, None, None, None)
 
 
-def test_lhotse_recordings_are_read_and_one_file_per_channel_is_found(tmp_path: Path) -> None:
+def test_lhotse_recordings_are_read_also_with_one_file_per_channel(tmp_path: Path) -> None:
     sources = [{"type": "file", "channels": [c], "source": f"{c}.wav"} for c in (0, 1)]
     recording = {"id": "r", "sources": sources[:1], "sampling_rate": 8000, "num_samples": 8, "duration": 0.001}
     two = cut(id="c", channel=1)
@@ -133,7 +133,7 @@ def test_lhotse_recordings_are_read_and_one_file_per_channel_is_found(tmp_path: 
         ("x" * (5 << 20), "bad_metadata"),
     ],
 )
-def test_a_bad_line_names_file_and_line_and_the_rest_goes_on(tmp_path: Path, line: str, reason: str) -> None:
+def test_the_problem_of_a_bad_line_names_it_and_the_rest_is_read(tmp_path: Path, line: str, reason: str) -> None:
     good = {"id": "good", "audio_filepath": "a.wav"}
     path = write_lines(tmp_path / "m.jsonl", good | {"id": "before"}, line, good)
     before, bad, after = listed(path)
@@ -143,7 +143,7 @@ def test_a_bad_line_names_file_and_line_and_the_rest_goes_on(tmp_path: Path, lin
     assert (bad.source_uri, bad.source_member) == (str(path), "line 2")
 
 
-def test_a_line_that_is_no_utf8_is_bad_alone(tmp_path: Path) -> None:
+def test_a_line_that_is_not_utf8_does_not_affect_others(tmp_path: Path) -> None:
     path = tmp_path / "m.jsonl"
     path.write_bytes(
         b'\xef\xbb\xbf{"audio_filepath": "a.wav"}\n{"audio_filepath": "\xff.wav"}\n{"audio_filepath": "b.wav"}'
@@ -167,7 +167,7 @@ def test_tables_are_read_with_their_header(tmp_path: Path, suffix: str) -> None:
     assert (two.start_ms, two.end_ms, two.channel, two.language, two.reference) == (500, None, 1, None, None)
 
 
-def test_columns_that_were_asked_for_are_taken(tmp_path: Path) -> None:
+def test_columns_that_the_settings_name_are_used(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("id,recording,said,tongue\n1,a.wav,hallo,deu\n")
     keys = {"audio_column": "recording", "id_column": "said", "text_column": "id", "language": "column:tongue"}
     (ref,) = listed(tmp_path / "m.csv", **keys)
@@ -180,7 +180,7 @@ def test_columns_that_were_asked_for_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", ['5,"never closed', '5,"x"y', "5", "5,6,7", '5,"a\n"b,c"d\ne'])
-def test_a_bad_csv_row_takes_no_other_with_it(tmp_path: Path, ending: str) -> None:
+def test_a_bad_csv_row_does_not_affect_others(tmp_path: Path, ending: str) -> None:
     rows = [f'{i}.wav,"line {i}\nand more"' for i in range(100)]
     path = tmp_path / "m.csv"
     path.write_text("\n".join(["path,text", '0,5" tape', ending, *rows]) + "\n")
@@ -190,7 +190,7 @@ def test_a_bad_csv_row_takes_no_other_with_it(tmp_path: Path, ending: str) -> No
     assert 1 <= len(refs) - len(good) <= ending.count("\n") + 1
 
 
-def test_a_csv_without_header_and_a_json_array_are_one_line(tmp_path: Path) -> None:
+def test_a_csv_without_header_and_a_json_array_are_errors_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "m.csv").write_text("a.wav,,\n")
     (tmp_path / "m.json").write_text('[{"audio_filepath": "a.wav"}]')
     with pytest.raises(ConfigError, match=r"^source\.uri: .*m\.csv: the first line is not a header"):
@@ -224,7 +224,7 @@ def test_missing_audio_is_a_dead_letter_when_it_is_read(tmp_path: Path) -> None:
             read_recording(ref)
 
 
-def test_remote_manifests_point_to_their_neighbours() -> None:
+def test_paths_in_a_remote_manifest_start_in_its_folder() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/man/x/a.wav", b"A")
     memory.pipe_file("/man/x/m.jsonl", b'{"audio_filepath": "a.wav"}\n{"audio_filepath": "memory://man/x/a.wav"}')

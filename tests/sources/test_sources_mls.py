@@ -22,13 +22,13 @@ def listed(uri: Path | str, **keys: str) -> dict[str, RecordingRef]:
 @pytest.mark.parametrize("kind", ["flac", "opus"])
 def test_a_tree_gives_references_speakers_and_seconds(tmp_path: Path, kind: str) -> None:
     write(tmp_path, tree_of(kind=kind))
-    refs = listed(tmp_path)  # by `format: auto`
+    refs = listed(tmp_path)  # detected by `format: auto`
     assert tuple(refs) == MLS
     assert [ref.reference for ref in refs.values()] == ["guten morgen", "die brücke ist rosa", 'er sagte "ja"']
     assert {(ref.language, ref.seconds, ref.problem) for ref in refs.values()} == {("de", 2.25, None)}
-    found = read_recording(refs[MLS[0]])
-    assert found.audio == clip("de", "guten morgen", kind)
-    assert json.loads(found.metadata or "") == {
+    recording = read_recording(refs[MLS[0]])
+    assert recording.audio == clip("de", "guten morgen", kind)
+    assert json.loads(recording.metadata or "") == {
         "speaker": "4650",
         "book": "7935",
         "gender": "F",
@@ -41,7 +41,7 @@ def test_a_tree_gives_references_speakers_and_seconds(tmp_path: Path, kind: str)
 
 
 @pytest.mark.parametrize(("name", "language"), [("english", "en"), ("french", "fr"), ("spanish", "es")])
-def test_the_folder_tells_the_language_from_any_root(tmp_path: Path, name: str, language: str) -> None:
+def test_the_folder_gives_the_language_from_any_root(tmp_path: Path, name: str, language: str) -> None:
     write(tmp_path, tree_of(name))
     for uri in ("", f"mls_{name}", f"mls_{name}/test", f"mls_{name}/test/transcripts.txt"):
         assert {ref.language for ref in listed(tmp_path / uri).values()} == {language}

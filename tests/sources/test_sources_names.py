@@ -95,7 +95,7 @@ def test_any_text_is_a_pattern_or_a_value_error_and_matches_have_its_prefix(patt
 
 
 @given(st.text(alphabet="ab/.0(+^$\\", max_size=12))
-def test_a_name_without_wildcards_matches_itself_alone(name: str) -> None:
+def test_a_name_without_wildcards_matches_only_itself(name: str) -> None:
     matches = glob_regex(name).fullmatch
     assert matches(name)
     assert not matches(f"{name}x")

@@ -58,7 +58,7 @@ def test_rows_can_be_read_in_any_order_and_across_files(tmp_path: Path) -> None:
         assert read_recording(ref).audio.decode() == f"audio {ref.recording_id[2:]}"
 
 
-def test_a_row_group_is_passed_over_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_group_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     refs = listed(write(tmp_path / "a.parquet", table(200), rows=100))
     passes = []
 
@@ -100,14 +100,14 @@ def test_columns_become_id_reference_language_and_metadata(tmp_path: Path) -> No
         ("flac", pa.struct([("path", pa.string()), ("bytes", pa.large_binary())])),
     ],
 )
-def test_any_column_of_encoded_bytes_is_found(tmp_path: Path, column: str, kind: pa.DataType) -> None:
+def test_any_column_of_encoded_bytes_can_be_the_audio(tmp_path: Path, column: str, kind: pa.DataType) -> None:
     cells = [{"bytes": b"A"} if pa.types.is_struct(kind) else b"A"]
     (ref,) = listed(write(tmp_path / "a.parquet", pa.table({"n": [1], column: pa.array(cells, kind)})))
     assert read_recording(ref).audio == b"A"
     assert ref.metadata == '{"n": 1}'
 
 
-def test_audio_may_stand_beside_the_file_or_be_missing(tmp_path: Path) -> None:
+def test_audio_may_be_in_files_or_missing(tmp_path: Path) -> None:
     (tmp_path / "x.wav").write_bytes(b"X")
     cells = [{"path": "x.wav"}, {"path": "gone.wav"}, {"bytes": None, "path": None}, None, {"bytes": b""}]
     beside, gone, nothing, null, empty = listed(
@@ -130,7 +130,7 @@ def test_audio_may_stand_beside_the_file_or_be_missing(tmp_path: Path) -> None:
         (["audio"], {"language": "column:lang"}, r"^source\.language: no column 'lang'"),
     ],
 )
-def test_columns_that_are_not_there_are_one_line(
+def test_missing_columns_are_an_error_in_one_line(
     tmp_path: Path, columns: list[str], keys: dict[str, str], message: str
 ) -> None:
     cells = {"audio": pa.array([b"A"], pa.binary()), "text": pa.array(["a"])}
@@ -139,7 +139,7 @@ def test_columns_that_are_not_there_are_one_line(
         listed(path, **keys)
 
 
-def test_bad_rows_are_alone(tmp_path: Path) -> None:
+def test_a_bad_row_does_not_affect_others(tmp_path: Path) -> None:
     data = table(4, id=["a", "", None, "d"], language=["en", "en", "en", "nl"])
     refs = listed(write(tmp_path / "a.parquet", data), id_column="id")
     assert [(ref.recording_id, ref.problem) for ref in refs] == [
@@ -160,7 +160,7 @@ def test_a_file_that_is_cut_is_one_problem(tmp_path: Path, keep: int) -> None:
     assert read_recording(second).audio == b"audio 0"
 
 
-def test_a_value_that_is_none_is_the_problem_of_its_row(tmp_path: Path) -> None:
+def test_a_bad_value_is_the_problem_of_its_row(tmp_path: Path) -> None:
     """Text of a Latin-1 writer, a year beyond Python's: their neighbours are read."""
     latin = pa.Array.from_buffers(pa.string(), 3, pa.array([b"a", b"caf\xe9", b"c"], pa.binary()).buffers())
     dates = pa.array([0, 1, 2**62], pa.timestamp("us"))
@@ -171,7 +171,7 @@ def test_a_value_that_is_none_is_the_problem_of_its_row(tmp_path: Path) -> None:
     assert "a.parquet: when: " in str(refs[2].problem_detail)
 
 
-def test_columns_of_bytes_that_are_asked_for_are_text(tmp_path: Path) -> None:
+def test_columns_of_bytes_that_the_settings_name_are_text(tmp_path: Path) -> None:
     """As writers without UTF8 annotation leave them; bytes that nobody asked for are left alone."""
     raw = {name: pa.array(values, pa.binary()) for name, values in (
         ("name", [b"x", b"y", b"z"]), ("words", [b"eins", "zw\u00f6lf".encode(), b"\xff"]), ("code", [b"de"] * 3),
@@ -187,13 +187,13 @@ def test_columns_of_bytes_that_are_asked_for_are_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("keys", [{"id_column": "ids"}, {"text_column": "ids"}, {"language": "column:ids"}])
-def test_columns_that_cannot_be_text_are_one_line(tmp_path: Path, keys: dict[str, str]) -> None:
+def test_columns_that_cannot_be_text_are_an_error_in_one_line(tmp_path: Path, keys: dict[str, str]) -> None:
     file = write(tmp_path / "a.parquet", table(2, ids=[["a"], ["b"]]))
     with pytest.raises(ConfigError, match=rf"^source.{next(iter(keys))}: 'ids' of .*a.parquet is list<.*>, not text$"):
         listed(file, **keys)
 
 
-def test_damaged_pages_are_the_problem_of_their_rows(tmp_path: Path) -> None:
+def test_damaged_pages_are_a_problem_of_their_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", table(20), rows=10)
     data = bytearray(path.read_bytes())
     info = pq.read_metadata(path).row_group(0)
@@ -239,8 +239,8 @@ def test_the_hub_form_of_corpora_has_names_for_its_labels(tmp_path: Path) -> Non
     refs = listed(tmp_path / "fleurs.parquet")
     assert [ref.recording_id for ref in refs] == ["fleurs/0", "fleurs/1", "fleurs/2"]  # `id` is that of a sentence
     assert [(ref.language, ref.reference) for ref in refs] == [("en", "text 0"), ("de", "text 1"), (None, "text 2")]
-    said = [json.loads(ref.metadata or "") for ref in refs]
-    assert [(row["gender"], row["lang_id"], row["raw_transcription"]) for row in said] == [
+    rows = [json.loads(ref.metadata or "") for ref in refs]
+    assert [(row["gender"], row["lang_id"], row["raw_transcription"]) for row in rows] == [
         ("female", "en_us", "Text 0."),
         ("male", "de_de", "Text 1."),
         (None, "en_us", "Text 2."),

@@ -121,7 +121,7 @@ def test_other_formats_are_read_from_s3(s3: SmallS3) -> None:
         (mls, "mls"),
     ],
 )
-def test_corpora_on_s3_are_found_and_read_like_those_on_a_disk(
+def test_corpora_on_s3_are_detected_and_read_like_those_on_a_disk(
     s3: SmallS3, tree: Callable[[], dict[str, bytes]], name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     s3.objects = {f"sets/{key}": data for key, data in tree().items()}
@@ -138,7 +138,7 @@ def test_corpora_on_s3_are_found_and_read_like_those_on_a_disk(
             assert read_recording(there[key]) == read_recording(ref)
 
 
-def test_a_table_on_s3_is_found_without_listing_its_clips(s3: SmallS3) -> None:
+def test_a_table_on_s3_is_detected_without_listing_its_clips(s3: SmallS3) -> None:
     s3.objects = {f"cv/{key}": data for key, data in commonvoice().items()}
     clips = {f"cv/cv-corpus-17.0-2024-03-15/de/clips/{number}.mp3": b"" for number in range(3000)}
     s3.objects |= clips
@@ -148,7 +148,7 @@ def test_a_table_on_s3_is_found_without_listing_its_clips(s3: SmallS3) -> None:
     assert len(s3.log) < 40
 
 
-def test_a_busy_store_is_waited_for_and_counted(s3: SmallS3) -> None:
+def test_requests_to_a_busy_store_are_repeated_and_counted(s3: SmallS3) -> None:
     s3.objects = {"f/a.wav": b"A"}
     (ref,) = refs_of("s3://b/f")
     before = patience.retries.total()
@@ -159,7 +159,7 @@ def test_a_busy_store_is_waited_for_and_counted(s3: SmallS3) -> None:
 
 @pytest.mark.parametrize("name", ["s.tar", "s.tar.gz", "m.jsonl", "m.csv.gz", "p.parquet"])
 @pytest.mark.parametrize("reads_before", [0, 2])
-def test_an_outage_is_never_taken_for_the_end_of_a_file(
+def test_an_outage_is_never_mistaken_for_the_end_of_a_file(
     s3: SmallS3, name: str, reads_before: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "ATTEMPTS", 2)
@@ -187,7 +187,7 @@ def test_an_outage_is_never_taken_for_the_end_of_a_file(
         refs_of(f"s3://b/{name}")
 
 
-def test_forbidden_objects_are_not_asked_for_again(s3: SmallS3) -> None:
+def test_requests_for_forbidden_objects_are_not_repeated(s3: SmallS3) -> None:
     s3.objects = {"f/a.wav": b"A"}
     (ref,) = refs_of("s3://b/f")
     s3.fail["f/a.wav"] = deque([403] * 50)
@@ -207,7 +207,7 @@ def test_an_object_that_shrank_is_a_problem(s3: SmallS3) -> None:
 @pytest.mark.parametrize(
     "uri", ["s3://b/nothing", "s3://b/*.tar", "s3://nobucket/x.tar", "s3://nobucket/**.tar", "s3://*/x"]
 )
-def test_what_is_not_there_is_one_line(s3: SmallS3, uri: str) -> None:
+def test_a_missing_source_is_an_error_in_one_line(s3: SmallS3, uri: str) -> None:
     with pytest.raises(ConfigError, match=r"^source\.uri: [^\n]+$") as caught:
         refs_of(uri)
     assert "secret" not in str(caught.value)
@@ -215,16 +215,18 @@ def test_what_is_not_there_is_one_line(s3: SmallS3, uri: str) -> None:
 
 @pytest.mark.parametrize("format_name", ["auto", "files", "huggingface"])
 @pytest.mark.parametrize("scheme", ["zip", "tar", "reference", "data"])
-def test_chains_that_open_nothing_are_one_line(tmp_path: Path, scheme: str, format_name: str) -> None:
+def test_chains_of_urls_that_open_nothing_are_an_error_in_one_line(
+    tmp_path: Path, scheme: str, format_name: str
+) -> None:
     (tmp_path / "broken").write_bytes(b"no archive")
     chains = {"zip": "zip://a.wav::{}", "tar": "tar://a.wav::{}", "reference": "reference://{}", "data": "data:,{}"}
     uri = chains[scheme].format(tmp_path / "broken")
-    with pytest.raises(ConfigError, match=r"^source\.uri: ") as told:
+    with pytest.raises(ConfigError, match=r"^source\.uri: ") as error:
         list(list_recordings(SourceConfig.model_validate({"uri": uri, "format": format_name})))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
-def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transient_errors_are_retried_and_then_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
     errors: list[BaseException] = [ConnectionResetError(), TimeoutError("slow")]
 
@@ -242,7 +244,7 @@ def test_transient_errors_are_retried_and_then_loud(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("error", [FileNotFoundError(), PermissionError(), IsADirectoryError(), OSError(22, "range")])
-def test_what_waiting_cannot_heal_is_missing(error: OSError) -> None:
+def test_errors_that_a_retry_cannot_help_are_missing_files(error: OSError) -> None:
     def call() -> None:
         calls.append(1)
         raise error
@@ -253,7 +255,7 @@ def test_what_waiting_cannot_heal_is_missing(error: OSError) -> None:
     assert len(calls) == 1
 
 
-def test_a_dead_web_server_costs_its_own_recordings_not_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_web_server_costs_its_own_recordings_and_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests name hosts that nobody here can repair; a bucket that is silent ends the run instead."""
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
 
@@ -309,7 +311,7 @@ ROUND_TRIPS: list[tuple[str, Callable[[Path], str]]] = [
 
 
 @pytest.mark.parametrize(("name", "place"), ROUND_TRIPS)
-def test_uris_open_what_was_listed(tmp_path: Path, name: str, place: Callable[[Path], str]) -> None:
+def test_the_uri_of_a_listed_file_opens_it(tmp_path: Path, name: str, place: Callable[[Path], str]) -> None:
     for folder in ("a::b", "ab"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x [1]*.wav").write_bytes(b"X")
@@ -320,7 +322,7 @@ def test_uris_open_what_was_listed(tmp_path: Path, name: str, place: Callable[[P
     assert name != "zip" or ref.source_uri == place(tmp_path)
 
 
-def test_paths_in_a_manifest_count_from_its_folder() -> None:
+def test_relative_paths_in_a_manifest_start_in_its_folder() -> None:
     assert remote.relative_to("s3://b/x/m.jsonl", "y/a.wav") == "s3://b/x/y/a.wav"
     assert remote.relative_to("/x/m.jsonl", "/y/a.wav") == "/y/a.wav"
     assert remote.relative_to("/x/m.jsonl", "s3://b/a.wav") == "s3://b/a.wav"

@@ -1,4 +1,4 @@
-"""Splits of corpora: found in folders, files and globs; one of several must be named."""
+"""Splits of corpora: searched in folders, files and globs; one of several must be named."""
 
 from __future__ import annotations
 
@@ -51,15 +51,15 @@ def root(tmp_path: Path) -> Path:
         ("corpus/es", []),  # no clips beside it
     ],
 )
-def test_tables_with_their_audio_beside_are_found(root: Path, uri: str, tables: list[str]) -> None:
-    found = list(find_splits(f"{root}/{uri}", LAYOUT))
-    assert [f"{split.folder()}/{split.name}" for split in found] == tables
-    for split in found:
+def test_tables_with_audio_beside_them_are_splits(root: Path, uri: str, tables: list[str]) -> None:
+    splits = list(find_splits(f"{root}/{uri}", LAYOUT))
+    assert [f"{split.folder()}/{split.name}" for split in splits] == tables
+    for split in splits:
         assert Path(split.uri("clips")).is_dir()
         assert Path(split.uri("", up=2)).name == "corpus"
 
 
-def test_a_relative_folder_has_the_name_of_where_it_is(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_folder_has_its_full_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(root / "corpus/de")
     assert [split.folder() for split in find_splits(".", LAYOUT)] == ["de", "de"]
 
@@ -68,9 +68,9 @@ def test_stores_are_searched_like_disks() -> None:
     for name in TREE:
         fsspec.filesystem("memory").pipe_file(f"/splits/{name}", b"x")
     for uri in ("memory://splits", "memory:///splits/"):
-        found = list(find_splits(uri, LAYOUT))
-        assert [(split.folder(), split.name) for split in found] == [("de", "dev"), ("de", "test"), ("fr", "test")]
-        assert found[0].uri("clips/a.mp3") == "memory:///splits/de/clips/a.mp3"
+        splits = list(find_splits(uri, LAYOUT))
+        assert [(split.folder(), split.name) for split in splits] == [("de", "dev"), ("de", "test"), ("fr", "test")]
+        assert splits[0].uri("clips/a.mp3") == "memory:///splits/de/clips/a.mp3"
 
 
 def test_a_corpus_in_a_zip_is_searched_too(root: Path) -> None:
@@ -84,15 +84,15 @@ def test_a_corpus_in_a_zip_is_searched_too(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("uri", "found"),
+    ("uri", "is_one"),
     [("", True), ("corpus/de", True), ("corpus/*/test.tsv", True), ("corpus/es", False), ("corpus/*/clips/*", False)],
 )
-def test_a_corpus_is_told_by_what_hints_at_it(root: Path, uri: str, found: bool) -> None:
+def test_a_hint_leads_to_a_corpus(root: Path, uri: str, is_one: bool) -> None:
     layout = LAYOUT._replace(hint=re.compile(r"/clips/[^/]+$|/test\.tsv$"))
-    assert is_corpus(f"{root}/{uri}", list_files(f"{root}/{uri}"), layout) is found
+    assert is_corpus(f"{root}/{uri}", list_files(f"{root}/{uri}"), layout) is is_one
 
 
-def test_false_hints_cost_a_few_listings_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_false_hints_cause_a_few_listings_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(40):
         (tmp_path / f"{number:02d}/clips").mkdir(parents=True)
         (tmp_path / f"{number:02d}/clips/x.mp3").touch()
@@ -115,7 +115,7 @@ def test_false_hints_cost_a_few_listings_at_most(tmp_path: Path, monkeypatch: py
         ({"uri": "corpus/de", "audio_column": "x"}, r"source\.audio_column: format x has a fixed column for it"),
     ],
 )
-def test_what_cannot_be_chosen_is_one_line(
+def test_wrong_settings_of_a_split_are_an_error_in_one_line(
     root: Path, keys: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(names, "MAX_EXPANSION", 10)
@@ -130,7 +130,7 @@ def test_one_split_of_every_language_is_chosen(root: Path) -> None:
 
 
 @pytest.mark.parametrize(("path", "parts"), [("a.1.MP3", ("a.1", "mp3")), ("a.b", ("a.b", "")), ("a", ("a", ""))])
-def test_a_file_name_has_an_extension_where_it_is_one_of_audio(path: str, parts: tuple[str, str]) -> None:
+def test_only_the_extension_of_audio_is_split_off(path: str, parts: tuple[str, str]) -> None:
     assert file_stem(path, "path") == parts
 
 
@@ -144,6 +144,6 @@ def test_a_file_name_has_an_extension_where_it_is_one_of_audio(path: str, parts:
         ("a\0", "unsafe_name"),
     ],
 )
-def test_paths_that_lead_elsewhere_are_refused(path: str | None, reason: str) -> None:
+def test_paths_with_folders_are_refused(path: str | None, reason: str) -> None:
     with pytest.raises(BadRecording, match=f"^{reason}: path: "):
         file_stem(path, "path")

@@ -76,7 +76,7 @@ def test_a_bomb_unpacks_in_bounded_memory(tmp_path: Path, monkeypatch: pytest.Mo
         GzipArchive(str(path)).reaches(64 << 20)
 
 
-def test_what_is_no_gzip_is_corrupt(tmp_path: Path) -> None:
+def test_a_file_that_is_not_gzip_is_corrupt(tmp_path: Path) -> None:
     (tmp_path / "a.gz").write_bytes(b"no gzip at all")
     with pytest.raises(BadRecording, match="corrupt_archive"):
         GzipArchive(str(tmp_path / "a.gz")).read(0, 1)
@@ -96,7 +96,7 @@ def test_ranges_are_the_bytes_of_the_file(tmp_path: Path, remote: bool) -> None:
     data.close()
 
 
-def test_headers_far_apart_cost_little_and_near_ones_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_far_apart_fetch_little_and_near_ones_share_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
     monkeypatch.setattr(
         streams.remote, "read_range", lambda _, start, end: asked.append(end - start) or bytes(end - start)

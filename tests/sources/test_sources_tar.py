@@ -72,11 +72,11 @@ FORMATS = pytest.mark.parametrize("fmt", [tarfile.USTAR_FORMAT, tarfile.GNU_FORM
 @FORMATS
 def test_every_member_is_listed_with_its_bytes(fmt: int) -> None:
     data = sample(fmt)
-    found = listed(data)
+    members = listed(data)
     expected = {n: d for n, d in MEMBERS.items() if fmt != tarfile.USTAR_FORMAT or len(n.encode()) <= 100}
     assert len(expected) >= 4
-    assert {m.name: data[m.offset : m.offset + m.size] for m in found} == expected
-    assert all(m.problem is None for m in found)
+    assert {m.name: data[m.offset : m.offset + m.size] for m in members} == expected
+    assert all(m.problem is None for m in members)
 
 
 @FORMATS
@@ -86,9 +86,9 @@ def test_a_cut_archive_keeps_every_whole_member_and_says_that_it_is_cut(fmt: int
     whole = sample(fmt)
     ends = {m.name: m.offset + m.size for m in listed(whole)}
     cut = data.draw(st.integers(0, max(ends.values()) + 1))
-    found = listed(whole[:cut])
-    assert [m.name for m in found if m.problem is None] == [name for name, end in ends.items() if end <= cut]
-    assert [m.problem[0] for m in found if m.problem] == ["truncated_archive"]
+    members = listed(whole[:cut])
+    assert [m.name for m in members if m.problem is None] == [name for name, end in ends.items() if end <= cut]
+    assert [m.problem[0] for m in members if m.problem] == ["truncated_archive"]
 
 
 @settings(max_examples=200, deadline=None)
@@ -97,22 +97,22 @@ def test_flipped_bytes_never_raise_and_members_stay_inside(changes: list[tuple[i
     data = bytearray(sample(tarfile.PAX_FORMAT))
     for at, junk in changes:
         data[at : at + len(junk)] = junk
-    found = listed(bytes(data))
-    assert all(m.offset + m.size <= len(data) for m in found if m.problem is None)
-    assert all(m.problem for m in found if not m.name)
-    assert not any(m.name == "" for m in found[:-1])
+    members = listed(bytes(data))
+    assert all(m.offset + m.size <= len(data) for m in members if m.problem is None)
+    assert all(m.problem for m in members if not m.name)
+    assert not any(m.name == "" for m in members[:-1])
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=5000))
 def test_garbage_is_one_problem(data: bytes) -> None:
-    found = listed(b"x" + data)
-    assert [m.name for m in found] == [""]
-    assert found[0].problem is not None
-    assert found[0].problem[0] in ("corrupt_archive", "truncated_archive")
+    members = listed(b"x" + data)
+    assert [m.name for m in members] == [""]
+    assert members[0].problem is not None
+    assert members[0].problem[0] in ("corrupt_archive", "truncated_archive")
 
 
-def test_damage_in_the_middle_keeps_what_was_before() -> None:
+def test_members_before_damage_are_listed() -> None:
     data = bytearray(make_tar({"a.flac": b"a" * 512, "b.flac": b"b" * 512, "c.flac": b"c" * 512}))
     data[1024:1100] = b"\xff" * 76  # the header of b
     first, last = listed(bytes(data))
@@ -125,9 +125,9 @@ def test_damage_in_the_middle_keeps_what_was_before() -> None:
 
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
 def test_links_devices_and_pipes_are_unsafe(kind: bytes) -> None:
-    (found,) = listed(special("a.flac", kind, "/etc/passwd"))
-    assert found.problem is not None
-    assert found.problem[0] == "unsafe_name"
+    (member,) = listed(special("a.flac", kind, "/etc/passwd"))
+    assert member.problem is not None
+    assert member.problem[0] == "unsafe_name"
 
 
 def test_concatenated_archives_are_all_listed() -> None:
@@ -135,43 +135,43 @@ def test_concatenated_archives_are_all_listed() -> None:
     assert [m.name for m in listed(data)] == ["a.flac", "b.flac"]
 
 
-def test_folders_are_left_out_and_an_archive_of_none_is_sound() -> None:
+def test_folders_are_left_out_and_an_archive_without_files_is_not_damaged() -> None:
     assert listed(special("folder", tarfile.DIRTYPE)) == []
     assert listed(make_tar({})) == []
 
 
 def test_zeros_in_place_of_an_archive_are_damage() -> None:
-    (found,) = listed(bytes(MAX_PADDING_BYTES * 2))
-    assert found.problem is not None
-    assert found.problem[0] == "corrupt_archive"
+    (member,) = listed(bytes(MAX_PADDING_BYTES * 2))
+    assert member.problem is not None
+    assert member.problem[0] == "corrupt_archive"
 
 
 def test_an_empty_file_is_a_cut_archive() -> None:
-    (found,) = listed(b"")
-    assert found.problem == ("truncated_archive", "zero bytes")
+    (member,) = listed(b"")
+    assert member.problem == ("truncated_archive", "zero bytes")
 
 
-def test_text_behind_the_end_mark_is_no_damage() -> None:
+def test_text_after_the_end_mark_is_not_damage() -> None:
     assert [m.name for m in listed(make_tar({"a.flac": b"a"}) + b"signature" * 100)] == ["a.flac"]
 
 
 @pytest.mark.parametrize("size", ["-1", "9" * 18, "nine", "99999999999999999999"])
-def test_pax_sizes_that_cannot_be_are_a_problem(size: str) -> None:
-    found = listed(special("a.flac", tarfile.REGTYPE, pax={"size": size}))
-    assert len(found) == 1
-    assert found[0].problem is not None
+def test_impossible_pax_sizes_are_a_problem(size: str) -> None:
+    members = listed(special("a.flac", tarfile.REGTYPE, pax={"size": size}))
+    assert len(members) == 1
+    assert members[0].problem is not None
 
 
-def test_pax_records_that_lie_about_their_length_are_damage() -> None:
+def test_pax_records_of_a_wrong_length_are_damage() -> None:
     data = bytearray(make_tar({LONG: b"x"}, fmt=tarfile.PAX_FORMAT))
     assert data[512:515].isdigit()
     data[512:515] = b"999"
-    (found,) = listed(bytes(data))
-    assert found.problem is not None
-    assert found.problem[0] == "corrupt_archive"
+    (member,) = listed(bytes(data))
+    assert member.problem is not None
+    assert member.problem[0] == "corrupt_archive"
 
 
-def test_sparse_members_are_a_problem_and_the_rest_goes_on() -> None:
+def test_sparse_members_are_a_problem_and_the_rest_is_listed() -> None:
     data = special("s.flac", tarfile.REGTYPE, pax={"GNU.sparse.major": "1"})[:1536] + make_tar({"b.flac": b"b"})
     sparse, sound = listed(data)
     assert sparse.problem is not None
@@ -185,7 +185,7 @@ def checksummed(header: bytearray) -> bytes:
     return bytes(header)
 
 
-def test_old_sparse_members_are_a_problem_and_the_rest_goes_on() -> None:
+def test_old_sparse_members_are_a_problem_and_the_rest_is_listed() -> None:
     data = bytearray(make_tar({"s.flac": b"x" * 700, "b.flac": b"b"}))
     data[156:157] = tarfile.GNUTYPE_SPARSE
     data[482] = 1  # two more blocks of the map follow
@@ -197,11 +197,11 @@ def test_old_sparse_members_are_a_problem_and_the_rest_goes_on() -> None:
     assert (sound.name, sound.problem, sound.size) == ("b.flac", None, 1)
 
 
-def test_times_in_a_gnu_header_are_no_part_of_the_name() -> None:
+def test_times_in_a_gnu_header_are_not_part_of_the_name() -> None:
     data = bytearray(make_tar({"a.flac": b"a"}))
     data[345:357] = b"15301131767\0"
-    (found,) = listed(checksummed(data[:512]) + bytes(data[512:]))
-    assert found.name == "a.flac"
+    (member,) = listed(checksummed(data[:512]) + bytes(data[512:]))
+    assert member.name == "a.flac"
 
 
 def test_a_long_name_of_a_dumped_folder_is_not_that_of_the_next_file() -> None:
@@ -214,15 +214,15 @@ def test_a_long_name_of_a_dumped_folder_is_not_that_of_the_next_file() -> None:
     assert [m.name for m in listed(bytes(data))] == ["b.flac"]
 
 
-def test_names_that_are_no_utf8_can_be_stored() -> None:
+def test_names_that_are_not_utf8_can_be_stored() -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, encoding="latin-1") as tar:
         tar.addfile(tarfile.TarInfo("müller.flac"))
-    (found,) = listed(out.getvalue())
-    assert found.name == "m\\xfcller.flac"
-    assert found.name.encode()
+    (member,) = listed(out.getvalue())
+    assert member.name == "m\\xfcller.flac"
+    assert member.name.encode()
 
 
 def test_data_is_kept_on_demand() -> None:
-    found = list(walk(Data(make_tar(MEMBERS)), keep=lambda name, _: name.endswith(".json")))
-    assert [m.data for m in found if m.data is not None] == [b"{}"]
+    members = list(walk(Data(make_tar(MEMBERS)), keep=lambda name, _: name.endswith(".json")))
+    assert [m.data for m in members if m.data is not None] == [b"{}"]

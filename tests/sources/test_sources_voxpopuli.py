@@ -20,9 +20,9 @@ def listed(uri: Path | str, **keys: str) -> dict[str, RecordingRef]:
 
 
 @pytest.mark.parametrize("hub", [False, True])
-def test_both_layouts_say_the_same(tmp_path: Path, hub: bool) -> None:
+def test_both_layouts_give_the_same_recordings(tmp_path: Path, hub: bool) -> None:
     write(tmp_path, voxpopuli(hub=hub))
-    refs = listed(tmp_path)  # by `format: auto`
+    refs = listed(tmp_path)  # detected by `format: auto`
     assert set(refs) == {FIRST, SECOND}
     kind = "wav" if hub else "ogg"
     first, second = read_recording(refs[FIRST]), read_recording(refs[SECOND])
@@ -39,8 +39,8 @@ def test_both_layouts_say_the_same(tmp_path: Path, hub: bool) -> None:
         "accent": None,
         "speaker": "28229",
     }
-    said = json.loads(second.metadata or "")
-    assert (second.reference, said["speaker"], said["gender"]) == ("two red cats", None, None)
+    metadata = json.loads(second.metadata or "")
+    assert (second.reference, metadata["speaker"], metadata["gender"]) == ("two red cats", None, None)
 
 
 @pytest.mark.parametrize("old", ["id_", "audio_id"])
@@ -51,7 +51,7 @@ def test_the_id_may_have_another_name(tmp_path: Path, old: str) -> None:
     assert {(ref.recording_id, ref.problem) for ref in refs.values()} == {(FIRST, None), (SECOND, None)}
 
 
-def test_audio_is_found_by_its_name_wherever_below_it_is(tmp_path: Path) -> None:
+def test_audio_is_joined_by_its_name_in_any_folder_below(tmp_path: Path) -> None:
     tree = {name.replace("/2009/", "/moved/deeper/"): data for name, data in voxpopuli().items()}
     refs = listed(write(tmp_path, tree))
     assert refs[SECOND].source_uri.endswith(f"/moved/deeper/{SECOND}.ogg")
@@ -78,6 +78,6 @@ def test_a_row_without_audio_keeps_its_reference(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("folder", "language"), [("de", "de"), ("en_accented", "en"), ("fr", "fr")])
-def test_the_folder_tells_the_language(tmp_path: Path, folder: str, language: str) -> None:
+def test_the_folder_gives_the_language(tmp_path: Path, folder: str, language: str) -> None:
     write(tmp_path, voxpopuli(folder))
     assert {ref.language for ref in listed(tmp_path / "transcribed_data" / folder).values()} == {language}

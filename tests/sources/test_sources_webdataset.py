@@ -46,8 +46,8 @@ ANY_TAR = pytest.mark.parametrize("name", ["s-0.tar", "s-0.tar.gz", "s-0.tgz"])
 def test_keys_with_dots_and_folders_are_different_recordings(tmp_path: Path, name: str) -> None:
     members = ["rec.1.flac", "rec.2.flac", "a/rec.1.flac", "./b/rec.WAV", "v1.0/x.mp3"]
     write_tar(tmp_path / name, [(member, member.encode()) for member in members])
-    found = read_all(listed(tmp_path))
-    assert {key: recording.audio.decode() for key, recording in found.items()} == {
+    recordings = read_all(listed(tmp_path))
+    assert {key: recording.audio.decode() for key, recording in recordings.items()} == {
         "s-0/rec.1": "rec.1.flac",
         "s-0/rec.2": "rec.2.flac",
         "s-0/a/rec.1": "a/rec.1.flac",
@@ -61,15 +61,15 @@ def test_sidecars_need_not_be_neighbours(tmp_path: Path, name: str) -> None:
     first = [("b.json", json.dumps(SIDECARS).encode()), ("a.flac", b"A"), ("b.flac", b"B" * 600), ("c.flac", b"C")]
     last = [("a.txt", "\ufeffgood day\n".encode()), ("a.lang", b"en"), ("c.flac.cls", b"3"), ("a.cls", b"9")]
     write_tar(tmp_path / name, first + [(f"z{i}.ogg", bytes(10_000)) for i in range(200)] + last)
-    found = read_all(listed(tmp_path))
-    assert found["s-0/a"] == Recording(b"A", "en", "good day", '{"cls": "9"}')
-    assert found["s-0/b"] == Recording(b"B" * 600, "de", "hallo welt", '{"speaker": 7}')
-    assert found["s-0/c"] == Recording(b"C", None, None, '{"cls": "3"}')
-    assert found["s-0/z5"] == Recording(bytes(10_000), None, None, None)
+    recordings = read_all(listed(tmp_path))
+    assert recordings["s-0/a"] == Recording(b"A", "en", "good day", '{"cls": "9"}')
+    assert recordings["s-0/b"] == Recording(b"B" * 600, "de", "hallo welt", '{"speaker": 7}')
+    assert recordings["s-0/c"] == Recording(b"C", None, None, '{"cls": "3"}')
+    assert recordings["s-0/z5"] == Recording(bytes(10_000), None, None, None)
 
 
 @ANY_TAR
-def test_columns_that_were_asked_for_are_taken(tmp_path: Path, name: str) -> None:
+def test_columns_that_the_settings_name_are_used(tmp_path: Path, name: str) -> None:
     keys = {"text": "wrong", "caption": "right", "tongue": "French", "language": "nl"}
     write_tar(tmp_path / name, [("a.flac", b"A"), ("a.json", json.dumps(keys).encode())])
     (recording,) = read_all(listed(tmp_path, text_column="caption", language="column:tongue")).values()
@@ -124,7 +124,7 @@ def test_bad_sidecars_are_the_problem_of_their_recording(
 
 
 @pytest.mark.parametrize("name", ["/etc/a.flac", "../a.flac", "x/../../a.flac", "..\\a.flac", "C:\\a.flac"])
-def test_names_that_lead_out_are_unsafe(tmp_path: Path, name: str) -> None:
+def test_names_that_lead_out_of_the_archive_are_unsafe(tmp_path: Path, name: str) -> None:
     write_tar(tmp_path / "s.tar", [(name, b"A"), ("b..c/ok..flac", b"B")])
     bad, good = listed(tmp_path)
     assert bad.problem == "unsafe_name"
@@ -163,19 +163,19 @@ def test_a_shard_cut_anywhere_reads_all_that_is_whole(folder: Path, data: st.Dat
     cut = data.draw(st.integers(0, len(whole)))
     (folder / "cut.tar").write_bytes(whole[:cut])
     refs = listed(folder / "cut.tar")
-    found = read_all(refs)
+    recordings = read_all(refs)
     ends = [
         (ref.recording_id.removeprefix("whole/"), ref.offset or 0, ref.size) for ref in listed(folder / "whole.tar")
     ]
-    assert [key.removeprefix("cut/") for key in found] == [key for key, at, size in ends if at + size <= cut]
-    assert all(recording.audio in [body for _, body in bodies] for recording in found.values())
+    assert [key.removeprefix("cut/") for key in recordings] == [key for key, at, size in ends if at + size <= cut]
+    assert all(recording.audio in [body for _, body in bodies] for recording in recordings.values())
     problems = [(ref.recording_id, ref.problem) for ref in refs if ref.problem]
     end_mark = -(-(max(at + size for ref in listed(folder / "whole.tar") for at, size in spans(ref))) // 512) * 512
     assert len(problems) == (cut < end_mark + 512)
     assert all(problem == "truncated_archive" for _, problem in problems)
 
 
-def test_a_cut_sidecar_is_told_and_its_recording_goes_on(tmp_path: Path) -> None:
+def test_a_cut_sidecar_is_a_problem_of_the_shard_and_its_recording_is_read(tmp_path: Path) -> None:
     whole = write_tar(tmp_path / "s.tar", [("a.flac", b"A"), ("a.json", b'{"text": "x"}' + b" " * 600)]).read_bytes()
     (tmp_path / "s.tar").write_bytes(whole[: 3 * 512 + 5])
     recording, archive = listed(tmp_path)
@@ -195,7 +195,7 @@ def test_garbage_is_one_ref_for_the_shard(tmp_path: Path, name: str, data: bytes
     assert outcome(good) == "read"
 
 
-def test_a_cut_gzip_keeps_what_was_before(tmp_path: Path) -> None:
+def test_a_cut_gzip_keeps_the_members_before_the_cut(tmp_path: Path) -> None:
     noise = random.Random(0)
     path = write_tar(tmp_path / "s.tar.gz", [(f"{i}.flac", noise.randbytes(50_000)) for i in range(10)])
     path.write_bytes(path.read_bytes()[:280_000])
@@ -231,7 +231,7 @@ def test_a_shard_that_shrank_is_a_problem_when_it_is_read(tmp_path: Path) -> Non
     assert outcome(ref) == "missing_file"
 
 
-def test_a_shard_that_was_rewritten_in_another_order_gives_nobody_the_audio_of_another(tmp_path: Path) -> None:
+def test_a_rewritten_shard_never_gives_a_recording_the_audio_of_another(tmp_path: Path) -> None:
     members = [(name, name.encode()) for name in ("a.flac", "a.txt", "b.flac", "b.txt")]
     path = write_tar(tmp_path / "s.tar", members)
     refs = listed(path)
@@ -246,9 +246,7 @@ def test_a_shard_that_was_rewritten_in_another_order_gives_nobody_the_audio_of_a
 
 @pytest.mark.parametrize("name", [f"{'long' * 40}/{'name' * 30}.flac", "größe.flac", "short.flac"])
 @pytest.mark.parametrize("kind", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
-def test_names_for_which_a_header_has_no_room_are_no_sign_of_another_shard(
-    tmp_path: Path, kind: int, name: str
-) -> None:
+def test_names_too_long_for_a_header_do_not_look_like_a_rewritten_shard(tmp_path: Path, kind: int, name: str) -> None:
     with tarfile.open(tmp_path / "s.tar", "w", format=kind) as archive:
         info = tarfile.TarInfo(name)
         info.size = 5

@@ -1,4 +1,4 @@
-"""Tests of reaching a bucket: its region is asked for, keys come from where AWS's tools look, names are checked."""
+"""Tests of making a client: the store names the region of its bucket, impossible names are refused."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.small_s3 import SmallS3
 
 
 class RegionalS3(SmallS3):
-    """Names the region of its bucket, and notes for which regions requests for objects are signed."""
+    """A store that names the region of its bucket. regions: for which requests for objects were signed."""
 
     def __init__(self) -> None:
         self.regions: set[str] = set()
@@ -51,6 +51,6 @@ def test_requests_are_signed_for_the_region_that_the_store_names(s3: RegionalS3)
 
 
 @pytest.mark.parametrize("bucket", ["not a bucket", "", "a/b", "ä"])
-def test_a_name_that_cannot_be_a_buckets_is_refused_before_any_request(bucket: str) -> None:
+def test_an_impossible_name_of_a_bucket_is_refused_before_any_request(bucket: str) -> None:
     with pytest.raises(CannotConnect, match="Invalid bucket name"):
         connect("s3", bucket, 1)

@@ -12,7 +12,7 @@ from pipeline.storage.patience import Failure, patiently
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """The seconds that the loop would have waited."""
+    """The waits of the loop in seconds; nothing waits in fact."""
     waited: list[float] = []
     monkeypatch.setattr(patience.time, "sleep", waited.append)
     patience.retries.clear()
@@ -26,7 +26,7 @@ def judge(error: Exception) -> Failure | None:
     return Failure(OSError("refused"), None) if isinstance(error, PermissionError) else None
 
 
-def test_what_may_pass_is_repeated_and_counted(waits: list[float]) -> None:
+def test_transient_errors_are_repeated_and_counted(waits: list[float]) -> None:
     errors = iter([TimeoutError(1), TimeoutError(2)])
 
     def request() -> str:
@@ -54,7 +54,9 @@ def test_the_last_error_is_raised_after_all_attempts(waits: list[float]) -> None
 
 
 @pytest.mark.parametrize(("error", "raised"), [(PermissionError(), OSError), (KeyError("bug"), KeyError)])
-def test_what_will_not_pass_is_raised_at_once(waits: list[float], error: Exception, raised: type[Exception]) -> None:
+def test_errors_that_a_retry_cannot_help_are_raised_at_once(
+    waits: list[float], error: Exception, raised: type[Exception]
+) -> None:
     calls = []
 
     def request() -> None:

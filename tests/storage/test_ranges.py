@@ -1,4 +1,4 @@
-"""Tests of the seekable files that fetch ranges: what is asked for, and what a reader gets."""
+"""Tests of the seekable files that fetch ranges: which ranges they request, and what a reader gets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CONTENT = bytes(range(256)) * 4
 
 
 class Counted:
-    """Reads CONTENT and notes what was asked for."""
+    """Reads CONTENT. asked: the ranges that were requested."""
 
     def __init__(self) -> None:
         self.asked: list[tuple[int, int]] = []

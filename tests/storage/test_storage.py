@@ -20,7 +20,7 @@ def test_plain_paths_and_file_uris_are_local(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("uri", ["ftp://bucket/out", "https://host/out", "/proc/fullcanvas", "/dev/null/out"])
-def test_an_output_that_cannot_be_written_is_one_line_naming_it(uri: str) -> None:
+def test_an_output_that_cannot_be_written_is_an_error_in_one_line(uri: str) -> None:
     with pytest.raises(ConfigError) as error:
         open_storage(uri)
     assert str(error.value).startswith(f"output.uri: {uri}: ")
@@ -33,14 +33,14 @@ def test_reading_creates_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "missing").exists()
 
 
-def test_race_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_race_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path))
     race_probe(storage)
     assert list(storage.list("")) == []
 
 
 class Careless(LocalStorage):
-    """A store that looks, then writes: what an S3 clone without conditional puts does."""
+    """A store that checks, then writes, as an S3 clone without conditional puts."""
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
         absent = not self.exists(key)
@@ -65,7 +65,9 @@ class Refusing(LocalStorage):
 
 
 @pytest.mark.parametrize("kind", [Careless, Deaf, Refusing])
-def test_race_probe_refuses_a_store_that_cannot_keep_one_winner(tmp_path: Path, kind: type[LocalStorage]) -> None:
+def test_the_race_probe_refuses_a_store_where_not_exactly_one_writer_wins(
+    tmp_path: Path, kind: type[LocalStorage]
+) -> None:
     storage: Storage = kind(tmp_path)
     with pytest.raises(ConfigError) as error:
         race_probe(storage)
@@ -74,7 +76,7 @@ def test_race_probe_refuses_a_store_that_cannot_keep_one_winner(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_in_order_keeps_order_and_bounds_what_is_ahead(workers: int) -> None:
+def test_in_order_keeps_the_order_and_limits_what_is_read_ahead(workers: int) -> None:
     taken: list[int] = []
     ahead: list[int] = []
 
@@ -100,7 +102,7 @@ def test_in_order_runs_workers_at_once() -> None:
     assert list(in_order(lambda index: (barrier.wait(), index)[1], range(4), 4)) == [0, 1, 2, 3]
 
 
-def test_in_order_passes_on_the_first_error() -> None:
+def test_in_order_raises_the_first_error() -> None:
     with pytest.raises(ZeroDivisionError):
         list(in_order(lambda index: 1 // (3 - index), range(10), 2))
 
@@ -118,12 +120,12 @@ def test_a_single_writer_needs_no_condition_of_the_store(tmp_path: Path) -> None
         assert not (scratch / "x").exists()
 
 
-def test_the_refusal_of_the_race_probe_names_the_way_round(tmp_path: Path) -> None:
+def test_the_error_of_the_race_probe_names_single_writer(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"storage\.single_writer=true"):
         race_probe(Deaf(tmp_path))
 
 
-def test_the_storage_section_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_storage_section_takes_precedence_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",

@@ -1,4 +1,4 @@
-"""Tests of the bucket storage on Azurite, Microsoft's emulator of Azure: one winner, ranges, lists, faults survived."""
+"""Tests of the bucket storage on Azurite, Microsoft's emulator of Azure: one winner, ranges, lists, faults."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def test_keys_are_listed_in_order_by_any_prefix(storage: Storage, tmp_path: Path
     assert list(storage.list("nothing")) == []
 
 
-def test_versions_tell_what_was_written_again(storage: Storage) -> None:
+def test_the_version_of_an_object_changes_when_it_is_written_again(storage: Storage) -> None:
     check_versions(storage)
 
 
@@ -100,7 +100,7 @@ def test_lost_and_refused_requests_are_repeated(
     assert patience.retries.total() == 6
 
 
-def test_output_errors_are_one_line_without_secrets(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_errors_are_in_one_line_without_secrets(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
 
     def message(uri: str) -> str:

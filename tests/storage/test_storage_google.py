@@ -1,6 +1,7 @@
-"""What gs:// sends and how it takes the answers, on a small server that answers as Google's documentation says.
+"""Tests of gs:// on a small server that answers as Google's documentation says.
 
-No emulator on a package registry knows the requests that obstore sends: nothing here shows how Google's store behaves.
+No emulator on a package registry knows the requests that obstore sends. So nothing here shows how Google's store
+behaves.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from tests.support.small_s3 import SmallS3, etag_of
 
 
 class SmallGoogle(SmallS3):
-    """Puts with `x-goog-if-generation-match: 0` and gets with `If-Match`, beside what `SmallS3` does."""
+    """A `SmallS3` with PUT, DELETE and the condition `x-goog-if-generation-match: 0`."""
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         store, base = self, super()._handler()
@@ -95,6 +96,6 @@ def test_tables_are_replaced(storage: Storage) -> None:
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
 
 
-def test_a_bucket_that_is_not_there_is_one_line(google: SmallGoogle) -> None:
+def test_a_missing_bucket_is_an_error_in_one_line(google: SmallGoogle) -> None:
     with pytest.raises(ConfigError, match=r"^output\.uri: gs://none/out: NoSuchBucket: the bucket does not exist$"):
         open_storage("gs://none/out")

@@ -157,7 +157,7 @@ def test_replace_swaps_a_whole_directory(storage: LocalStorage) -> None:
     assert list((storage.root / ".tmp").iterdir()) == []
 
 
-def test_versions_tell_what_was_written_again(storage: LocalStorage) -> None:
+def test_the_version_of_an_object_changes_when_it_is_written_again(storage: LocalStorage) -> None:
     check_versions(storage)
 
 
@@ -179,7 +179,7 @@ def test_replace_without_an_exchange_system_call_renames(
 
 @pytest.mark.timeout(120)
 def test_listing_a_directory_during_replacements_shows_one_whole_generation(storage: LocalStorage) -> None:
-    """Whoever has the old directory open while it is exchanged sees its files go: such a listing does not count."""
+    """A listing that began in the old directory may miss files after the exchange, so it does not count."""
     fill(storage, "g", 3)
     stop = threading.Event()
 
@@ -193,9 +193,9 @@ def test_listing_a_directory_during_replacements_shows_one_whole_generation(stor
     table, seen = storage.root / "transcripts", set()
     for _ in range(2000):
         before = table.stat().st_ino
-        found = len(list(table.iterdir()))
+        count = len(list(table.iterdir()))
         if table.stat().st_ino == before:
-            seen.add(found)
+            seen.add(count)
     stop.set()
     writer.join()
     assert seen in ({3}, {5}, {3, 5})
@@ -223,6 +223,6 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(storage: Loc
     assert storage.get("kept") == b"1"
 
 
-def test_storage_travels_to_other_processes(storage: LocalStorage) -> None:
+def test_a_storage_can_be_sent_to_other_processes(storage: LocalStorage) -> None:
     storage.put("k", b"1")
     assert pickle.loads(pickle.dumps(storage)).get("k") == b"1"

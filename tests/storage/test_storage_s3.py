@@ -1,4 +1,4 @@
-"""Tests of the bucket storage on a real Ceph gateway: one winner, ranges, pages, faults survived and counted."""
+"""Tests of the bucket storage on a real Ceph gateway: one winner, ranges, pages, faults and retries."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _nothing_counted() -> None:
 
 @pytest.fixture
 def shaky(ceph: Ceph, bucket: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ObjectStorage, Faults]]:
-    """Connected storage behind a proxy."""
+    """A storage behind a proxy that causes faults. It is connected, and nothing is in `seen` yet."""
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.01)
     with faults_before(ceph.endpoint) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
@@ -147,7 +147,7 @@ def test_files_are_put_and_consumed(storage: Storage) -> None:
     assert storage.get("two") == b"two" * 1_000_000
 
 
-def test_what_one_request_cannot_carry_is_refused(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_object_too_large_for_one_request_is_an_error(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(objects, "LARGEST_PUT", 10)
     with pytest.raises(OSError, match="11 bytes; one request can carry 10"):
         storage.put("k", b"x" * 11)
@@ -184,7 +184,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(storage: Storage) -> None
     assert '"spawn" or "forkserver"' in ours.recv()
 
 
-def test_versions_tell_what_was_written_again(storage: Storage) -> None:
+def test_the_version_of_an_object_changes_when_it_is_written_again(storage: Storage) -> None:
     check_versions(storage)
 
 
@@ -218,7 +218,7 @@ def test_a_refusal_is_not_retried(shaky: tuple[ObjectStorage, Faults], fault: in
     assert patience.retries == {}
 
 
-def test_a_store_that_stays_down_is_given_up(
+def test_a_store_that_stays_down_is_an_error_after_all_attempts(
     shaky: tuple[ObjectStorage, Faults], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     through_proxy, faults = shaky
@@ -282,7 +282,7 @@ def test_a_gateway_that_dies_and_comes_back_loses_nothing(ceph: Ceph, storage: S
     assert patience.retries.total() > 0
 
 
-def test_output_errors_are_one_line_without_secrets(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_output_errors_are_in_one_line_without_secrets(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
 
     def message(uri: str) -> str:
@@ -327,7 +327,7 @@ def test_keys_of_a_profile_are_used(ceph: Ceph, bucket: str, tmp_path: Path, mon
     assert open_storage(bucket, create=False).get("k") == b"1"
 
 
-def test_storage_travels_without_its_keys(storage: Storage) -> None:
+def test_a_pickled_storage_has_no_credentials(storage: Storage) -> None:
     storage.put("k", b"1")
     sent = pickle.dumps(storage)
     assert SECRET_KEY.encode() not in sent
@@ -337,7 +337,7 @@ def test_storage_travels_without_its_keys(storage: Storage) -> None:
 def test_endpoint_and_profile_of_the_config_reach_the_store(
     ceph: Ceph, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where the environment says something else; no key appears in what a run writes about itself."""
+    """They take precedence over the environment, and no key is in what a run writes about itself."""
     credentials = tmp_path / "credentials"
     credentials.write_text(f"[ours]\naws_access_key_id = {ACCESS_KEY}\naws_secret_access_key = {SECRET_KEY}\n")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(credentials))
@@ -352,7 +352,7 @@ def test_endpoint_and_profile_of_the_config_reach_the_store(
     assert SECRET_KEY not in repr(config.model_dump())
 
 
-def test_a_single_writer_of_a_bucket_looks_and_writes(bucket: str) -> None:
+def test_a_single_writer_of_a_bucket_checks_and_puts(bucket: str) -> None:
     storage = open_storage(bucket, config=StorageConfig(single_writer=True))
     again: Storage = pickle.loads(pickle.dumps(storage))
     assert again.single_writer

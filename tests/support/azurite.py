@@ -30,9 +30,9 @@ START_SECONDS = 30
 
 
 def _program() -> str:
-    """Where azurite-blob is. With FULLCANVAS_TEST_APT=1 npm installs it below the temporary folder."""
-    if found := shutil.which("azurite-blob"):
-        return found
+    """Return the path of azurite-blob. With FULLCANVAS_TEST_APT=1 npm installs it below the temporary folder."""
+    if installed := shutil.which("azurite-blob"):
+        return installed
     program = HOME / "node_modules" / ".bin" / "azurite-blob"
     with HOME.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -49,7 +49,7 @@ def _program() -> str:
 
 @pytest.fixture(scope="session")
 def azurite() -> Iterator[str]:
-    """The endpoint of a running emulator, with all its objects in memory."""
+    """The endpoint of a running emulator. Its objects are in memory."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -70,7 +70,7 @@ def azurite() -> Iterator[str]:
 
 @pytest.fixture
 def container(azurite: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`az://<new container>/out`, with the environment that a client needs."""
+    """The URI `az://<new container>/out`. The environment has what a client needs."""
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", ACCOUNT)
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_KEY", KEY)
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", azurite)

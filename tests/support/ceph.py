@@ -1,4 +1,4 @@
-"""A real Ceph gateway on loopback for tests: a monitor, an OSD in memory, radosgw; installed where they are missing."""
+"""A real Ceph gateway on loopback for tests: a monitor, an OSD in memory, and radosgw."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ rgw thread pool size = 64
 
 
 class Ceph:
-    """A running gateway. `kill_gateway` and `start_gateway` let a test take it away for a while.
+    """A gateway. A test can take it away for a while with `kill_gateway` and `start_gateway`.
 
-    What waits in CONFIG is short: by default a new bucket waits 30 s for the watch of a gateway that was killed.
+    The timeouts in CONFIG are short: by default a new bucket waits 30 s for a gateway that was killed.
     """
 
     def __init__(self, root: Path) -> None:
@@ -79,7 +79,7 @@ class Ceph:
         self._mon_address = f"[v2:127.0.0.1:{mon_port}]"
 
     def start(self) -> None:
-        """Bring everything up and add the test user. RuntimeError with the log of a daemon that does not start."""
+        """Start the daemons and add the test user. Raises RuntimeError with the log of a daemon that does not start."""
         (self.root / "keyring").touch()
         for directory in ("mon", "osd"):
             (self.root / directory).mkdir()
@@ -102,7 +102,7 @@ class Ceph:
         self._until(self._answers, "client.rgw")
 
     def kill_gateway(self) -> None:
-        """SIGKILL, in the middle of whatever it does."""
+        """Kill the gateway with SIGKILL, whatever it is doing."""
         self._processes["client.rgw"].kill()
         self._processes.pop("client.rgw").wait()
 
@@ -113,7 +113,7 @@ class Ceph:
             process.wait()
 
     def environment(self) -> dict[str, str]:
-        """What a client needs, from the usual places."""
+        """Return the environment variables that a client needs."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY,
@@ -174,7 +174,7 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="session")
 def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
-    """One gateway for the whole session."""
+    """The gateway of the whole session."""
     debian.install(PACKAGES, PROGRAMS)
     cluster = Ceph(tmp_path_factory.mktemp("ceph"))
     try:
@@ -186,7 +186,7 @@ def ceph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ceph]:
 
 @pytest.fixture
 def bucket(ceph: Ceph, monkeypatch: pytest.MonkeyPatch) -> str:
-    """`s3://<new bucket>/out`, with the environment a client needs."""
+    """The URI `s3://<new bucket>/out`. The environment has what a client needs."""
     for name, value in ceph.environment().items():
         monkeypatch.setenv(name, value)
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):

@@ -1,4 +1,4 @@
-"""Official corpora as they are published, small and with synthesised speech: their folders, tables and quirks."""
+"""Small corpora with synthesised speech, in the folders, tables and oddities of the published ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MLS = ("4650_7935_000001", "4650_7935_000002", "1844_931_000000")
 
 @functools.cache
 def clip(voice: str, text: str, kind: str) -> bytes:
-    """A file of this kind with the spoken text, 16 kHz mono."""
+    """Return an audio file of this kind with the spoken text, 16 kHz mono."""
     samples = spoken(voice, text)[:, np.newaxis]
     if kind == "opus":
         return ffmpeg(samples, 16_000, "ogg", "libopus", {})
@@ -35,12 +35,12 @@ def clip(voice: str, text: str, kind: str) -> bytes:
 
 
 def seconds(voice: str, text: str) -> float:
-    """Of what is in every `clip` of the text."""
+    """Return the length of a `clip` of the text in seconds."""
     return len(spoken(voice, text)) / 16_000
 
 
 def archive(members: dict[str, bytes], ending: str = ".tar.gz") -> bytes:
-    """Members under their names, with their folders before them."""
+    """Return an archive of the members. A name that ends with a slash is a folder."""
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as file:
         for name, data in members.items():
@@ -52,6 +52,7 @@ def archive(members: dict[str, bytes], ending: str = ".tar.gz") -> bytes:
 
 
 def write(root: Path, tree: dict[str, bytes]) -> Path:
+    """Write files by their paths below `root`, which is returned."""
     for name, data in tree.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,12 +61,12 @@ def write(root: Path, tree: dict[str, bytes]) -> Path:
 
 
 def table(*rows: tuple[str | None, ...], end: str = "\n") -> bytes:
-    """Cells as they are, between tabs."""
+    """Return a TSV of the rows, without any quoting."""
     return "".join("\t".join(cell or "" for cell in row) + end for row in rows).encode()
 
 
 def fleurs(language: str = "en_us", split: str = "test", *, packed: bool = True, end: str = "\n") -> dict[str, bytes]:
-    """data/<language> with one split; the archive is in another order than the table."""
+    """Return data/<language> with one split. The archive is in another order than the table."""
     audio = {name: clip("en-us", text, "wav") for name, (_, _, text, _) in reversed(FLEURS.items())}
     rows = [
         (number, name, raw, text, " ".join(text), str(round(seconds("en-us", text) * 16_000)), gender)
@@ -80,7 +81,7 @@ def fleurs(language: str = "en_us", split: str = "test", *, packed: bool = True,
 
 
 def commonvoice(locale: str = "de", split: str = "test", *, new: bool = True, end: str = "\n") -> dict[str, bytes]:
-    """cv-corpus-*/<locale> with one split; new: the columns of release 17, else those of release 5."""
+    """Return cv-corpus-*/<locale> with one split. new: the columns of release 17, else those of release 5."""
     header = ("client_id", "path", "sentence", "up_votes", "down_votes", "age", "gender", "accent", "locale", "segment")
     middle: tuple[str | None, ...] = ("2", "0", "fourties", "male", None, locale, None)
     if new:
@@ -102,7 +103,7 @@ def commonvoice(locale: str = "de", split: str = "test", *, new: bool = True, en
 
 
 def voxpopuli(language: str = "en", split: str = "test", *, hub: bool = False) -> dict[str, bytes]:
-    """transcribed_data/<language> with one split, or the layout of the hub: data/<language> with archives in parts."""
+    """Return transcribed_data/<language> with one split. hub: the layout data/<language> with several archives."""
     first, second = VOXPOPULI
     header = ("id", "raw_text", "normalized_text", "speaker_id", "split", "gender", "is_gold_transcript", "accent")
     rows = [
@@ -122,7 +123,7 @@ def voxpopuli(language: str = "en", split: str = "test", *, hub: bool = False) -
 
 
 def mls(language: str = "german", split: str = "test", *, kind: str = "flac") -> dict[str, bytes]:
-    """mls_<language> with one split, segments.txt in another order than transcripts.txt."""
+    """Return mls_<language> with one split. segments.txt is in another order than transcripts.txt."""
     root = f"mls_{language}{'_opus' if kind == 'opus' else ''}"
     texts = dict(zip(MLS, ("guten morgen", "die brücke ist rosa", 'er sagte "ja"'), strict=True))
     segments = [(key, f"http://archive/{key}.mp3", "10.5", "12.75") for key in sorted(MLS)]

@@ -1,4 +1,4 @@
-"""A proxy in front of an object store that fails as networks and servers do, on demand."""
+"""A proxy in front of an object store that causes the faults of networks and servers on demand."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ RESET = struct.pack("ii", 1, 0)  # SO_LINGER that turns close(2) into a reset
 
 
 class Faults:
-    """`plan` is consumed by one entry per request: a status to answer with, "reset", "lose" (done, answer lost),
-    "cut" (half the answer), "pass"; afterwards everything passes. `seen` are the requests as "METHOD path"."""
+    """What the proxy does.
+
+    plan: one entry for each of the next requests; all later ones pass. An entry is a status to answer with, "reset",
+    "lose" (the request is done, its answer lost), "cut" (half the answer) or "pass". seen: the requests so far, as
+    "METHOD path". endpoint: the address of the proxy.
+    """
 
     def __init__(self, backend: str) -> None:
         self.backend = urlsplit(backend).netloc
@@ -79,11 +83,11 @@ def _handler(faults: Faults) -> type[BaseHTTPRequestHandler]:
 
 @contextmanager
 def faults_before(backend: str) -> Iterator[Faults]:
-    """Run the proxy on a free port of loopback; `endpoint` is its address."""
+    """Run the proxy on a free port of loopback."""
     faults = Faults(backend)
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(faults))
     server.daemon_threads = True
-    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # the resets are meant
+    server.handle_error = lambda *_: None  # type: ignore[method-assign]  # the resets are intended
     faults.endpoint = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

@@ -1,4 +1,4 @@
-"""What every storage promises of tables that are replaced, for the tests of each kind."""
+"""What each kind of storage promises about tables that are replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pipeline.storage.base import Storage
 
 
 def fill(storage: Storage, generation: str, parts: int, missing: str | None = None) -> None:
-    """Replace the table by so many parts; the one that is `missing` is added without being written."""
+    """Replace the table by `parts` files. missing: the name of a file that is added without being written."""
     with storage.replace("transcripts") as table:
         for part in range(parts):
             if f"part-{part}" != missing:
@@ -15,7 +15,7 @@ def fill(storage: Storage, generation: str, parts: int, missing: str | None = No
 
 
 def check_versions(storage: Storage) -> None:
-    """A replacement knows the versions of what it wrote, and an object that was written again has another."""
+    """Check that a replacement has the versions of its objects, and that an object written again has another version."""
     with storage.replace("transcripts") as table:
         for name in ("a", "b"):
             table.path(name).write_text(name)

@@ -1,4 +1,4 @@
-"""A few requests of S3 on loopback for tests that read: list in pages, HEAD, ranged GET, errors on demand."""
+"""A small S3 on loopback for tests that read: listing in pages, HEAD, GET by range, errors on demand."""
 
 from __future__ import annotations
 
@@ -19,12 +19,15 @@ def etag_of(data: bytes) -> str:
 
 
 class SmallS3:
-    """objects: key -> bytes of the one bucket "b". fail[key]: status codes to answer first. log: what was asked."""
+    """A store with one bucket, "b".
+
+    objects: bytes by key. fail: by key, the statuses of the next answers. log: method, key and range of each request.
+    """
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
         self.fail: dict[str, deque[int]] = {}
-        self.fail_ranges: deque[int] = deque()  # for ranged GETs of any object; 200 lets one pass
+        self.fail_ranges: deque[int] = deque()  # statuses of the next GETs by range of any object; 200: it succeeds
         self.log: list[tuple[str, str, str | None]] = []
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
@@ -60,6 +63,12 @@ class SmallS3:
             f"<IsTruncated>{str(more).lower()}</IsTruncated>{token}{entries}</ListBucketResult>"
         )
 
+    def next_failure(self, key: str, *, is_ranged: bool) -> int | None:
+        """Return the status that this request is to fail with; None: it succeeds."""
+        failures = self.fail_ranges if self.fail_ranges and is_ranged else self.fail.get(key)
+        status = failures.popleft() if failures else 200
+        return None if status == 200 else status
+
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         store = self
 
@@ -77,14 +86,10 @@ class SmallS3:
                 bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
                 query = parse_qs(parts.query)
                 store.log.append((self.command, key or f"?{query.get('prefix', [''])[0]}", self.headers.get("Range")))
-                ranged = self.command == "GET" and self.headers.get("Range") is not None
-                failing = store.fail_ranges if store.fail_ranges and ranged else store.fail.get(key)
-                if failing and failing[0] == 200:
-                    failing.popleft()
-                    failing = None
-                if failing:
-                    status = failing.popleft()
-                    self.answer(status, f"<Error><Code>{CODES[status]}</Code></Error>".encode())
+                is_ranged = self.command == "GET" and self.headers.get("Range") is not None
+                failure = store.next_failure(key, is_ranged=is_ranged)
+                if failure is not None:
+                    self.answer(failure, f"<Error><Code>{CODES[failure]}</Code></Error>".encode())
                 elif bucket != "b":
                     self.answer(404, b"<Error><Code>NoSuchBucket</Code></Error>")
                 elif not key:
