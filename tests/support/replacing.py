@@ -15,7 +15,7 @@ def fill(storage: Storage, generation: str, parts: int, missing: str | None = No
 
 
 def check_versions(storage: Storage) -> None:
-    """Check that a replacement has the versions of its objects, and that an object written again has another version."""
+    """Check that a replacement has the versions of its objects, and that a put changes the version of an object."""
     with storage.replace("transcripts") as table:
         for name in ("a", "b"):
             table.path(name).write_text(name)
