@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ray.util import metrics
 
-from pipeline.storage.patience import retries
+from pipeline.storage.patience import drain
 
 
 class RetryMetrics:
@@ -19,6 +19,5 @@ class RetryMetrics:
 
     def report(self) -> None:
         """Add what was counted since the last call to the metric."""
-        for error in list(retries):
-            if count := retries.pop(error, 0):
-                self._metric.inc(count, {"error": error})
+        for error, count in drain().items():
+            self._metric.inc(count, {"error": error})

@@ -28,6 +28,14 @@ class Failure(NamedTuple):
     transient: str | None
 
 
+def drain() -> Counter[str]:
+    """The retries since the last call, by error."""
+    with _lock:
+        counted = Counter(retries)
+        retries.clear()
+    return counted
+
+
 def patiently(request: Callable[[], T], judge: Callable[[Exception], Failure | None], attempts: int) -> T:
     """Call `request` until it succeeds, at most `attempts` times.
 

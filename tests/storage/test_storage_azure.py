@@ -12,7 +12,7 @@ from pipeline.storage import patience
 from pipeline.storage.base import Storage, open_storage, race_probe
 from tests.support.azurite import KEY
 from tests.support.faults import faults_before
-from tests.support.replacing import check_versions, fill
+from tests.support.storages import check_missing, check_puts, check_versions, fill
 
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the emulator
 
@@ -29,23 +29,12 @@ def test_azure_passes_the_race_probe(storage: Storage) -> None:
 
 def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
     patience.retries.clear()
-    assert storage.put_if_absent("commits/0a/k.json", b"first")
-    assert not storage.put_if_absent("commits/0a/k.json", b"second")
-    assert storage.get("commits/0a/k.json") == b"first"
-    storage.put("commits/0a/k.json", b"third")
-    assert storage.get("commits/0a/k.json") == b"third"
+    check_puts(storage)
     assert patience.retries == {}
 
 
 def test_missing_keys_raise_file_not_found(storage: Storage) -> None:
-    for read in (storage.get, storage.open):
-        with pytest.raises(FileNotFoundError):
-            read("missing/key")
-    assert not storage.exists("missing/key")
-    storage.delete("missing/key")
-    storage.put("k", b"1")
-    storage.delete("k")
-    assert not storage.exists("k")
+    check_missing(storage)
 
 
 def test_open_reads_ranges_and_notices_a_replaced_object(storage: Storage) -> None:

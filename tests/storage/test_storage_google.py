@@ -15,8 +15,8 @@ import pytest
 from pipeline.config import ConfigError
 from pipeline.storage import patience
 from pipeline.storage.base import Storage, open_storage, race_probe
-from tests.support.replacing import check_versions, fill
 from tests.support.small_s3 import SmallS3, etag_of
+from tests.support.storages import check_puts, check_versions, fill
 
 
 class SmallGoogle(SmallS3):
@@ -67,11 +67,7 @@ def test_one_of_racing_writers_wins(storage: Storage) -> None:
 
 
 def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
-    assert storage.put_if_absent("k", b"first")
-    assert not storage.put_if_absent("k", b"second")
-    assert storage.get("k") == b"first"
-    storage.put("k", b"third")
-    assert storage.get("k") == b"third"
+    check_puts(storage)
 
 
 def test_objects_are_read_by_range_listed_and_deleted(storage: Storage) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.local import LocalStorage
-from tests.support.replacing import check_versions, fill
+from tests.support.storages import check_puts, check_versions, fill
 
 ROUNDS = 50
 
@@ -72,11 +72,7 @@ def test_a_reader_never_sees_half_an_object(storage: LocalStorage) -> None:
 
 
 def test_put_replaces_and_put_if_absent_does_not(storage: LocalStorage) -> None:
-    assert storage.put_if_absent("k", b"first")
-    assert not storage.put_if_absent("k", b"second")
-    assert storage.get("k") == b"first"
-    storage.put("k", b"third")
-    assert storage.get("k") == b"third"
+    check_puts(storage)
 
 
 def test_an_answer_lost_on_nfs_still_counts_as_won(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:

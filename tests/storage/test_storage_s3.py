@@ -22,7 +22,7 @@ from tests.support.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.support.faults import Faults, faults_before
 from tests.support.memory import AnonymousPeak
 from tests.support.outputs import in_environment
-from tests.support.replacing import check_versions, fill
+from tests.support.storages import check_missing, check_puts, check_versions, fill
 
 ROUNDS = 20
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the gateway
@@ -82,24 +82,12 @@ def test_ceph_passes_the_race_probe(storage: Storage) -> None:
 
 
 def test_put_replaces_and_put_if_absent_does_not(storage: Storage) -> None:
-    assert storage.put_if_absent("k", b"first")
-    assert not storage.put_if_absent("k", b"second")
-    assert storage.get("k") == b"first"
-    storage.put("k", b"third")
-    assert storage.get("k") == b"third"
+    check_puts(storage)
     assert patience.retries == {}
 
 
 def test_missing_keys_raise_file_not_found(storage: Storage) -> None:
-    for read in (storage.get, storage.open):
-        with pytest.raises(FileNotFoundError):
-            read("missing/key")
-    assert not storage.exists("missing/key")
-    storage.delete("missing/key")
-    storage.put("k", b"1")
-    assert storage.exists("k")
-    storage.delete("k")
-    assert not storage.exists("k")
+    check_missing(storage)
 
 
 def test_open_reads_ranges_and_notices_a_replaced_object(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

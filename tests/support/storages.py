@@ -1,8 +1,32 @@
-"""What each kind of storage promises about tables that are replaced."""
+"""What each kind of storage promises: puts, missing keys, tables that are replaced."""
 
 from __future__ import annotations
 
+import pytest
+
 from pipeline.storage.base import Storage
+
+
+def check_puts(storage: Storage) -> None:
+    """Check that put replaces an object and that put_if_absent does not."""
+    assert storage.put_if_absent("commits/0a/k.json", b"first")
+    assert not storage.put_if_absent("commits/0a/k.json", b"second")
+    assert storage.get("commits/0a/k.json") == b"first"
+    storage.put("commits/0a/k.json", b"third")
+    assert storage.get("commits/0a/k.json") == b"third"
+
+
+def check_missing(storage: Storage) -> None:
+    """Check that a missing key raises FileNotFoundError when it is read, and nothing when it is deleted."""
+    for read in (storage.get, storage.open):
+        with pytest.raises(FileNotFoundError):
+            read("missing/key")
+    assert not storage.exists("missing/key")
+    storage.delete("missing/key")
+    storage.put("k", b"1")
+    assert storage.exists("k")
+    storage.delete("k")
+    assert not storage.exists("k")
 
 
 def fill(storage: Storage, generation: str, parts: int, missing: str | None = None) -> None:
