@@ -131,7 +131,7 @@ def _key_lines(schema: type[Section]) -> Iterator[str]:
         default = "(required)" if field.is_required() else _text(field.default)
         about = field.description or ""
         values = "|".join(_choices(field.annotation))
-        if values and not about.startswith(values[:4]):
+        if values and not about.startswith(values):
             about = f"{values}; {about}" if about else values
         yield f"  {key:<{width}}{default:<12} {about}".rstrip()
 
