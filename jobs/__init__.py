@@ -1,1 +1,1 @@
-"""The jobs: `python -m jobs.NAME --config FILE section.key=value ...`, thin over `pipeline`."""
+"""The command lines: `python -m jobs.NAME --config FILE section.key=value ...`, or `fullcanvas NAME ...`."""

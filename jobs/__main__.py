@@ -1,4 +1,4 @@
-"""All jobs behind one name: fullcanvas JOB --config FILE section.key=value ... (the same as python -m jobs.JOB)"""
+"""All jobs as one command: `fullcanvas JOB --config FILE section.key=value ...` is `python -m jobs.JOB ...`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pipeline
 from jobs import cli
 
 JOBS = {
-    "transcribe": "an archive to one table, exactly once",
-    "plan": "what a run would do, and how long it would take",
-    "evaluate": "error rates of named sets, judged against a baseline",
-    "train": "an adapter on your own recordings with texts",
-    "doctor": "what would stop a run on this machine or cluster",
-    "bench": "speed of the engine, the flow, planning and decoding",
-    "import-model": "the parts of a model into one folder",
+    "transcribe": "transcribe an archive into one table",
+    "plan": "plan a run, forecast its time and cost",
+    "evaluate": "measure error rates and compare them with a baseline",
+    "train": "train an adapter on your own recordings with texts",
+    "doctor": "check what would stop a run on this machine or cluster",
+    "bench": "measure speed: engine, flow, planning, decoding",
+    "import-model": "make one folder of a model's parts",
 }
 
 

@@ -1,4 +1,4 @@
-"""What every job's command line shares: arguments, help from the config sections, exit codes, a clean stop."""
+"""What the command lines of all jobs share: arguments, help from the config sections, exit codes, a clean stop."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_BROKEN, EXIT_USAGE = 1, 2
 STOPS = (signal.SIGINT, signal.SIGTERM)
-STOP_SECONDS = 2.0  # for a clean end after a signal; `ray job stop` kills after 3 s
+STOP_SECONDS = 2.0  # time for a clean end after a signal; `ray job stop` kills the process after 3 s
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM has arrived. Derives from BaseException so that nothing on the way takes it for a fault."""
+    """SIGINT or SIGTERM has arrived. A BaseException, so that no code on the way treats it as an error."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -106,21 +106,21 @@ def parser(job: str, schema: type[Section], doc: str | None) -> argparse.Argumen
     )
     made.add_argument("--config", metavar="FILE", help="YAML file with the sections below")
     made.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that take precedence over the file"
+        "overrides", nargs="*", metavar="section.key=value", help="settings, which replace those of the file"
     )
     return made
 
 
 class Parser(argparse.ArgumentParser):
-    """Usage errors are one line, as all errors of a user are."""
+    """A parser whose usage errors are one line, like all errors of a user."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{message} ({self.prog} --help lists what there is)\n")
+        self.exit(EXIT_USAGE, f"{message} ({self.prog} --help lists what exists)\n")
 
 
 _EXIT_CODES = (
-    "exit codes: 0 done; 1 more failed than allowed, or the job broke; 2 usage or config; 130, 143 stopped by SIGINT, "
-    "SIGTERM"
+    "exit codes: 0 done; 1 more failed than allowed, or the job failed; 2 usage or config; 130 stopped by SIGINT; "
+    "143 stopped by SIGTERM"
 )
 
 
@@ -175,7 +175,7 @@ def _stoppable(command: str) -> Iterator[None]:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once, and with it the processes of pools, which would wait for work for ever."""
+    """End this process and those of its pools at once. Processes of pools would wait for work for ever."""
     for child in multiprocessing.active_children():
         child.kill()
     os._exit(code)

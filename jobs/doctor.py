@@ -1,8 +1,8 @@
-"""Preflight of a machine or a cluster: python -m jobs.doctor [--config configs/transcribe.yaml] [section.key=value ...]
+"""Check a machine or a cluster before a run: python -m jobs.doctor --config configs/transcribe.yaml key=value ...
 
-Looks at GPUs, torch, memory, disks, decoders, the model and its hashes, the hub, source and output, and Ray,
-each within a time limit. With RAY_ADDRESS set (as under `ray job submit`) the checks of a machine run on every node.
-What is well today may still fail tomorrow; what FAILs here would have failed the run. 1 where something FAILs.
+Looks at GPUs, torch, memory, disks, decoders, the model and its hashes, the hub, source, output and Ray. Every check
+has a time limit. With RAY_ADDRESS set (as `ray job submit` does) the checks of a machine run on every node. What FAILs
+here would stop the run; what is ok here may still fail later. Exit code 1 if a check FAILs. The config is optional.
 """
 
 from __future__ import annotations
@@ -19,11 +19,15 @@ from pipeline.doctor.settings import DoctorConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check all, print the table, write the rows where wanted; returns the exit code."""
+    """Run all checks, print the table, write the rows if a file is given. Returns the exit code."""
     made = cli.parser("doctor", DoctorConfig, __doc__)
     made.add_argument("--json", metavar="FILE", help="write the rows: check, state, finding, advice, node")
     made.add_argument(
-        "--limit", metavar="SECONDS", type=float, default=math.inf, help="of each check (default: its own)"
+        "--limit",
+        metavar="SECONDS",
+        type=float,
+        default=math.inf,
+        help="seconds for each check (default: its own limit)",
     )
     options = made.parse_intermixed_args(arguments)
     try:
@@ -39,12 +43,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) -> int:
-    """1 where a check fails. json: a file for the rows; limit: seconds of each check."""
+    """Run all checks and show the rows. Returns 1 if one FAILs. json: a file for the rows. limit: seconds per check."""
     from pipeline.doctor import table
     from pipeline.doctor.examine import examine_machine
 
     console = Console(stderr=True)
-    with console.status("starting") as status:  # nothing where stderr is no terminal
+    with console.status("starting") as status:  # shows nothing if stderr is no terminal
         rows = examine_machine(config, lambda name: status.update(f"checking {name}"), limit=limit)
     table.show(rows)
     if json:
@@ -53,7 +57,7 @@ def run(config: DoctorConfig, json: str | None = None, limit: float = math.inf) 
 
 
 def _leave_where_a_check_hangs(code: int) -> int:
-    """Returns the code, or ends the process with it where a check still runs: Python would wait for its threads."""
+    """Return the code, or end the process with it if a check still runs: Python would wait for its threads."""
     from pipeline.doctor.rows import is_hung
 
     if is_hung():

@@ -1,7 +1,7 @@
 """Measure word error rates and judge them: python -m jobs.evaluate --config configs/evaluate-nightly.yaml key=value ...
 
 Transcribes the sets (or reads finished outputs), compares them with a baseline, keeps the result for later evaluations
-and writes report.html and junit.xml. Exit code 1 where the gate is closed.
+and writes report.html and junit.xml. Exit code 1 if the gate is closed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Make one folder of a model's parts: python -m jobs.import_model output=DIR adapter=[FILE] encoder=FILE"""
+"""Make one folder of a model's parts: python -m jobs.import_model output=DIR adapter=[FILE] encoder=FILE ..."""
 
 from __future__ import annotations
 

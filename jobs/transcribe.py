@@ -10,7 +10,7 @@ from pipeline.config import RunConfig
 
 
 def run(config: RunConfig) -> int:
-    """Transcribe, publish, show. 1 where more recordings failed than the budget allows."""
+    """Transcribe, publish, show a sample. Returns 1 if units are left or more recordings failed than is allowed."""
     from pipeline.output.tables import sample_lines
     from pipeline.output.terminal import TABLE_ROWS, print_table, summary_line
     from pipeline.run import dead_fraction, transcribe

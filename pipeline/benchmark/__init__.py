@@ -1,1 +1,1 @@
-"""Speed of the engine beside transformers' own `generate`. Imports no ray."""
+"""Measures speed: the engine, the flow through Ray, planning and decoding."""

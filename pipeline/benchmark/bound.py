@@ -1,8 +1,8 @@
 """How fast the engine could be on this machine: its matrix products, attention and transcendental functions alone.
 
-These are recorded with their arguments while the engine prefills and takes steps, and then run again back to back, in
-turns with the engine itself, so that a machine that becomes slower does so for both. No program that computes the same
-on these libraries can be faster; all that it may save is what lies between: norms, sums, copies, noise, bookkeeping.
+These calls are recorded with their arguments while the engine prefills and takes steps. Then they run again, one after
+the other, in turns with the engine itself, so that a machine that becomes slower does so for both. No program that
+computes the same with these libraries can be faster. It can only save the rest: norms, sums, copies and noise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pipeline.model.denoise.lane import Lane, Prepared
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel
 
-TURNS = 9  # of engine and replay; the median counts
-STEPS = 4  # of the engine in a turn
+TURNS = 9  # how often engine and replay are measured; the median counts
+STEPS = 4  # denoising steps in one turn
 UNAVOIDABLE = (
     *("aten.mm.", "aten.addmm", "aten.bmm.", "aten.baddbmm", "aten.matmul.", "aten.linear.", "aten._grouped_mm."),
     *("aten.scaled_dot_product_attention.", "aten._scaled_dot_product", "aten.tanh", "aten.exp", "aten.gelu"),
@@ -34,7 +34,7 @@ UNAVOIDABLE = (
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """Seconds of one step of all slots and of the prefill of their prompts: of the engine, and of the bound."""
+    """Seconds of one step of all slots, and of the prefill of their prompts: the engine's and the bound's."""
 
     step: float
     step_bound: float
@@ -42,7 +42,7 @@ class Bound:
     prefill_bound: float
 
     def window(self, steps: int, slots: int) -> tuple[float, float]:
-        """Seconds of one window of `steps` steps: the engine's and the bound's."""
+        """Seconds of one window with `steps` steps: the engine's and the bound's."""
         return (
             (steps * self.step + self.prefill) / slots,
             (steps * self.step_bound + self.prefill_bound) / slots,
@@ -50,7 +50,7 @@ class Bound:
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps calls that no program can do without, with copies of what they are given; weights are given as they are."""
+    """Records the calls that every program needs, with copies of their arguments. Weights are not copied."""
 
     def __init__(self, model: AsrModel) -> None:
         super().__init__()
@@ -76,7 +76,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def measure_bound(model: AsrModel, prompts: Tensor, denoise: DenoiseConfig, *, device: str, compile: bool) -> Bound:
-    """prompts: int64 [slots, prompt]. Steps are taken with all slots active, none at its end."""
+    """Measure the engine and the bound. All slots are active in every step.
+
+    prompts: int64 [slots, prompt].
+    """
     slots = len(prompts)
     calls = Calls.make(compile=compile)
     plain = Calls.make(compile=False)
@@ -115,11 +118,11 @@ def measure_bound(model: AsrModel, prompts: Tensor, denoise: DenoiseConfig, *, d
 
 
 def _in_turns(device: str, *works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each, all of them in every turn."""
+    """Median seconds of each work. Every turn runs all of them once."""
     seconds: list[list[float]] = [[] for _ in works]
     for _ in range(TURNS):
-        for work, held in zip(works, seconds, strict=True):
+        for work, measured in zip(works, seconds, strict=True):
             with Meter(device) as meter:
                 work()
-            held.append(meter.seconds)
-    return [median(held) for held in seconds]
+            measured.append(meter.seconds)
+    return [median(measured) for measured in seconds]

@@ -1,4 +1,4 @@
-"""Stock `generate` beside the engine in one run: same weights, same prompts, same steps; rows of figures."""
+"""Transformers' `generate` ("stock") beside the engine in one run: same weights, same prompts, same steps."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 SAME_NOISE = 4  # windows whose tokens are compared
-ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the model's own; random weights are more sure of themselves than right
+ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the published model's settings, for random weights too
 
 
 class Bench:
-    """One model on one device. Both sides get text prompts of the length of an audio prompt: no audio encoder runs."""
+    """One model on one device. Both sides get text prompts as long as an audio prompt, so no audio encoder runs."""
 
     def __init__(
         self,
@@ -44,7 +44,17 @@ class Bench:
         head: str = "torch",
         auto: bool = True,
     ) -> None:
-        """head: `model.head` of the engine's rows. auto: with the rows of auto canvases, each length a compilation."""
+        """Build the model and measure the machine.
+
+        Args:
+            size: the numbers of the model and of the run.
+            device: "cpu" or "cuda".
+            dtype: of weights and activations.
+            compile: whether the engine's calls are compiled.
+            windows: how many windows both sides transcribe; None: as many as `size` says.
+            head: `model.head` of the engine.
+            auto: whether rows with canvas_length=auto are measured; each of their lengths is compiled.
+        """
         self.auto = auto
         self.size, self.device, self.compile, self.head = size, device, compile, head
         self.windows = windows or size.windows
@@ -53,11 +63,11 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         shape = (self.windows, self.model.prompt_length)
         self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
-        self.segments = list(_segments(self.windows, self.model.config.window_seconds))
+        self.segments = list(spread_segments(self.windows, self.model.config.window_seconds))
         self.audio_seconds_mean = sum(len(s.pcm) for s in self.segments) / 2 / SAMPLE_RATE / self.windows
 
     def run(self) -> dict[str, Any]:
-        """All rows and the figures that follow from them."""
+        """Measure all rows. Returns them with the figures that follow from them."""
         rows = [self.same_noise()]
         best = {}
         for early in (False, True):
@@ -77,9 +87,10 @@ class Bench:
         return self._summary(rows) | (self.bound_figures(best[False]) if self.device == "cpu" else {})
 
     def bound_figures(self, stock_best: float | None) -> dict[str, Any]:
-        """How near the engine's full slots come to what this machine's matrix products allow at equal steps.
+        """How fast the engine with full slots is, compared with the bound of `measure_bound`, at equal steps.
 
-        stock_best: its rtfx. ratio_bound: of the bound to it; of_bound: of the engine to the bound, in the same turns.
+        stock_best: the best rtfx of stock. Returns ratio_bound, the bound divided by it, and of_bound, the engine
+        divided by the bound.
         """
         slots = min(self.size.slots, self.windows)
         denoise = self._denoise(early=False, canvas=None)
@@ -92,7 +103,7 @@ class Bench:
         }
 
     def same_noise(self) -> Row:
-        """Both sides on the engine's noise, SAME_NOISE windows, all steps: the share of equal tokens."""
+        """Both sides with the engine's noise, SAME_NOISE windows and all steps: the share of equal tokens."""
         denoise = self._denoise(early=False, canvas=None)
         prompts = self.prompts[:SAME_NOISE]
         keys = torch.tensor(
@@ -120,7 +131,7 @@ class Bench:
         }
 
     def stock_row(self, batch: int, early: bool) -> Row:
-        """`generate` with torch's own randomness (cheaper for it than the engine's) at one batch size."""
+        """`generate` at one batch size, with torch's own random numbers, which cost it less than the engine's."""
         denoise = self._denoise(early=early, canvas=None)
         count = self.windows if early else min(self.windows, max(8, 2 * batch))
         passes = [0]
@@ -142,9 +153,9 @@ class Bench:
         return row | {"row_steps": passes[0]}
 
     def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Row:
-        """The engine over all windows; without refill, `slots` windows at a time and the next when all are done.
+        """The engine over all windows. With refill, a slot gets the next window as soon as its window is done.
 
-        Without refill the windows of a batch are prefilled together and start together.
+        Without refill, `slots` windows are prefilled and start together, and the next ones start when all are done.
         """
         slots = min(self.size.slots, self.windows)
         engine = Engine(
@@ -194,7 +205,7 @@ class Bench:
                 gc.collect()
 
     def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Row:
-        """rtfx counts the mean audio of ALL windows, whichever ran: ratios of rtfx are ratios of windows per second."""
+        """A row of figures. For rtfx a window has the mean length of ALL windows, so ratios of rtfx compare speed."""
         rate = windows / meter.seconds
         row = {
             "what": what,
@@ -260,8 +271,8 @@ class Bench:
         }
 
 
-def _segments(count: int, window_seconds: float) -> Iterator[Segment]:
-    """Segments of 15 to 100 % of the window, evenly spread in shuffled order; their pcm only says how long they are."""
+def spread_segments(count: int, window_seconds: float) -> Iterator[Segment]:
+    """Segments of 15 to 100 % of the window, evenly spread, in shuffled order. Their pcm is silence."""
     for number in range(count):
         share = 0.15 + 0.85 * ((number * 0.618034) % 1.0)
         yield Segment(str(number), None, bytes(2 * round(share * window_seconds * SAMPLE_RATE)))

@@ -1,8 +1,8 @@
-"""Decoding and resampling to 16 kHz mono: realtime factors per core of ours, `datasets` and librosa on the same files.
+"""Decoding and resampling to 16 kHz mono: how many times real time one core takes, beside `datasets` and librosa.
 
-Each reader runs in a process of its own on one thread; the clock is that process's processor time, so that a busy
-machine changes little. torchcodec and librosa are no part of the product: `make bench` installs them in `.venv/bench`
-(requirements-bench.lock), where nothing but this benchmark looks. torchcodec gets PyAV's FFmpeg.
+Each reader runs in a process of its own with one thread. The clock is that process's processor time, so that a busy
+machine changes little. The product does not need torchcodec and librosa: `make bench` installs them in `.venv/bench`
+(requirements-bench.lock), which only this benchmark uses. torchcodec gets PyAV's FFmpeg.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from pipeline.schemas import SAMPLE_RATE
 
 GOALS: dict[str, float | None] = {"flac 16 kHz mono": 500, "mp3 44.1 kHz stereo": 150, "opus 48 kHz mono": None}
 PACKAGES = Path(sys.prefix) / "bench"
-CODEC_SECONDS = 0.2  # by which encoders lengthen a file
+CODEC_SECONDS = 0.2  # encoders may lengthen a file by this
 REPEATS = 5
 
 
 def compare(seconds: float = 600.0, repeats: int = REPEATS) -> dict[str, Any]:
-    """The figures: rows of one reader and one format. Raises RuntimeError where a reader misses some of the audio."""
+    """Measure every reader on every format. Raises RuntimeError if a reader does not return all of the audio."""
     with tempfile.TemporaryDirectory() as scratch:
         files = write_files(Path(scratch), sample_speech(seconds))
         rows: list[dict[str, Any]] = []
@@ -44,11 +44,11 @@ def compare(seconds: float = 600.0, repeats: int = REPEATS) -> dict[str, Any]:
                 if "error" in measured:
                     rows[-1] |= {"rtfx": None, "error": measured["error"]}
                     continue
-                heard = row["audio_seconds"]
-                if abs(heard - seconds) > CODEC_SECONDS:
-                    raise RuntimeError(f"{reader} reads {heard:.2f} s of {seconds:.2f} s of {name}")
+                decoded = row["audio_seconds"]
+                if abs(decoded - seconds) > CODEC_SECONDS:
+                    raise RuntimeError(f"{reader} reads {decoded:.2f} s of {seconds:.2f} s of {name}")
                 rows[-1] |= {"rtfx": round(seconds / row["processor_seconds"], 1), "version": measured["version"]}
-                rows[-1] |= {"audio_seconds": heard, "processor_seconds": round(row["processor_seconds"], 4)}
+                rows[-1] |= {"audio_seconds": decoded, "processor_seconds": round(row["processor_seconds"], 4)}
     ours = {row["format"].split()[0]: row["rtfx"] for row in rows if row["reader"] == "pipeline"}
     return {
         **{f"decode_rtfx_{name}": rtfx for name, rtfx in ours.items()},
@@ -59,7 +59,7 @@ def compare(seconds: float = 600.0, repeats: int = REPEATS) -> dict[str, Any]:
 
 
 def write_files(folder: Path, samples: np.ndarray) -> dict[str, Path]:
-    """The same speech (float32, 16 kHz) in a file of each format, by the name of the format.
+    """Write the same speech (float32, 16 kHz) as a file of each format. Returns the paths by the names of the formats.
 
     The right channel of the stereo file is a little later and quieter than the left one.
     """
@@ -79,7 +79,7 @@ def write_files(folder: Path, samples: np.ndarray) -> dict[str, Path]:
 
 def table(figures: dict[str, Any]) -> str:
     """The figures as a Markdown table, a row per format and a column per reader."""
-    found = {(row["format"], row["reader"]): row for row in figures["rows"]}
+    by_pair = {(row["format"], row["reader"]): row for row in figures["rows"]}
     lines = [
         f"decode and resample: {figures['seconds']:.0f} s of speech, times real time on one core; {figures['clock']}",
         "",
@@ -87,10 +87,10 @@ def table(figures: dict[str, Any]) -> str:
         "| --- " * (2 + len(READERS)) + "|",
     ]
     for name, goal in GOALS.items():
-        cells = [str(found[name, reader]["rtfx"] or "not measured") for reader in READERS]
+        cells = [str(by_pair[name, reader]["rtfx"] or "not measured") for reader in READERS]
         lines.append(f"| {name} | {goal or ''} | {' | '.join(cells)} |")
     last = next(reversed(GOALS))
-    about = {reader: found[last, reader].get("version") or found[last, reader]["error"] for reader in READERS}
+    about = {reader: by_pair[last, reader].get("version") or by_pair[last, reader]["error"] for reader in READERS}
     lines += ["", *(f"{reader}: {text}" for reader, text in about.items())]
     return "\n".join(lines)
 
@@ -104,19 +104,19 @@ def _in_a_process(reader: str, repeats: int, files: list[Path], scratch: Path) -
     }
     command = [sys.executable, "-m", "pipeline.benchmark.readers", reader, str(repeats), *map(str, files)]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer
 
 
 def _ffmpeg(scratch: Path) -> list[str]:
-    """Folders with PyAV's FFmpeg under the names that torchcodec asks for."""
+    """Folders that have PyAV's FFmpeg under the names that torchcodec looks for."""
     libraries = Path(av.__file__).parents[1] / "av.libs"
     names = scratch / "ffmpeg"
     names.mkdir(exist_ok=True)
     for library in libraries.glob("lib*-*.so.*"):
-        found = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+\.so\.(\d+)\..*", library.name)
-        if found:
-            (names / f"{found[1]}.so.{found[2]}").symlink_to(library)
+        parts = re.fullmatch(r"(lib(?:av|sw)[a-z]+)-[0-9a-f]+\.so\.(\d+)\..*", library.name)
+        if parts:
+            (names / f"{parts[1]}.so.{parts[2]}").symlink_to(library)
     return [str(names), str(libraries)]
 
 
@@ -134,7 +134,7 @@ def _opus(samples: np.ndarray) -> bytes:
         frame.sample_rate = 48_000
         queue = av.AudioFifo()
         queue.write(frame)
-        for part in queue.read_many(960, partial=True):  # 20 ms: all that the encoder takes at once
+        for part in queue.read_many(960, partial=True):  # 20 ms: more is too much for the encoder
             out.mux(track.encode(part))
         out.mux(track.encode(None))
     return file.getvalue()

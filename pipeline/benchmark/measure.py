@@ -1,4 +1,4 @@
-"""Clock, peak memory, matmul rate and the arithmetic of a model: what the benchmark divides by what."""
+"""What the engine's benchmark measures with: clock, peak memory, matmul rate, and the operations of a model."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 class Meter:
     """`with Meter(device) as meter:` then `.seconds`, `.wall_seconds` and `.peak_mb`.
 
-    On a CPU, `seconds` is the processor time of this process: with one thread it is the wall time of a machine that
-    does nothing else. On CUDA it is the wall time.
+    On a CPU, `seconds` is the processor time of this process. With one thread, that is the wall time on a machine that
+    does nothing else. On CUDA, `seconds` is the wall time.
     """
 
     def __init__(self, device: str) -> None:
@@ -42,7 +42,7 @@ class Meter:
 
 
 def matmul_rate(device: str, dtype: torch.dtype, repeats: int = 10) -> float:
-    """FLOP/s of a square matmul on this machine, now."""
+    """FLOP/s of a product of two square matrices on this machine, measured now."""
     side = MATMUL_SIDE["cuda" if device.startswith("cuda") else "cpu"]
     a = torch.randn(side, side, device=device).to(dtype)
     a @ a
@@ -53,9 +53,10 @@ def matmul_rate(device: str, dtype: torch.dtype, repeats: int = 10) -> float:
 
 
 def flop_per_window(model: AsrModel, canvas: int, steps: float) -> float:
-    """Multiply-adds x 2 of the prefill of one prompt and of `steps` steps of one canvas; the audio encoder is left out.
+    """Floating point operations of the prefill of one prompt and of `steps` steps of one canvas, without the encoder.
 
-    Per step: active weights, attention over prompt + canvas, vocabulary head, and the self-conditioning's `probs @ E`.
+    A multiplication and its addition are two. A step needs the active weights, attention over prompt and canvas, the
+    vocabulary head, and the self-conditioning's `probs @ E`.
     """
     prompt = model.prompt_length
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
@@ -76,14 +77,14 @@ def flop_per_window(model: AsrModel, canvas: int, steps: float) -> float:
 
 
 def _reset_peak() -> None:
-    """Linux: set the process's memory high-water mark to what it uses now."""
+    """Set the peak of this process's resident memory to what it uses now. Only on Linux."""
     clear = Path("/proc/self/clear_refs")
     if clear.exists():
         clear.write_text("5")
 
 
 def _peak_mb() -> float:
-    """Linux: high-water mark of resident memory since `_reset_peak`, in MB; 0 elsewhere."""
+    """The peak of resident memory since `_reset_peak`, in MB. 0 if this is not Linux."""
     status = Path("/proc/self/status")
-    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
-    return int(found.group(1)) / 1024 if found else 0.0
+    peak = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(peak.group(1)) / 1024 if peak else 0.0

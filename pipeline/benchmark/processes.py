@@ -1,4 +1,4 @@
-"""Where processor time goes while the pipeline runs: seconds of all processes under this one, by what they do."""
+"""Which processes use processor time while the pipeline runs: seconds of all descendants of this process, by role."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ OTHER = "ray"  # gcs, raylet, agents, idle workers
 
 
 class ProcessorSeconds:
-    """`with ProcessorSeconds() as used:` then `used.by_role`: user and system seconds, looked at every second.
+    """`with ProcessorSeconds() as used:` then `used.by_role`: user and system seconds, read every second.
 
-    What a process does in its last second may be missing.
+    The last second of a process may be missing.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class ProcessorSeconds:
 
     @property
     def by_role(self) -> dict[str, float]:
-        """Seconds of each role, all of them present."""
+        """Seconds of each role; 0 for a role without a process."""
         total = dict.fromkeys((*ROLES.values(), OTHER), 0.0)
         for role, seconds in self._seen.values():
             total[role] += seconds
@@ -43,7 +43,7 @@ class ProcessorSeconds:
     def _watch(self) -> None:
         while not self._ended.wait(EVERY_SECONDS):
             for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):  # it has ended meanwhile
+                with contextlib.suppress(psutil.Error):  # the process has ended
                     times = process.cpu_times()
                     command = " ".join(process.cmdline())
                     role = next((role for mark, role in ROLES.items() if mark in command), OTHER)

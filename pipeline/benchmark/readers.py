@@ -1,7 +1,7 @@
-"""One way to read audio, measured in a process of its own: python -m pipeline.benchmark.readers READER REPEATS FILE...
+"""Measure one way to read audio: `python -m pipeline.benchmark.readers READER REPEATS FILE...`.
 
-Prints JSON: the reader's version, and for each file the seconds of 16 kHz mono that came out and the processor seconds
-that this took, the least of all repeats. A reader that is not installed: its error.
+Prints JSON: the reader's version; for each file the seconds of 16 kHz mono audio, and the processor seconds of the
+fastest repeat. For a reader that is not installed it prints the error.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def pipeline() -> tuple[Read, str]:
 
 
 def datasets() -> tuple[Read, str]:
-    """`datasets.Audio` as a column of a dataset decodes it: torchcodec, FFmpeg's own resampler."""
-    import torchcodec  # noqa: F401 - datasets only says that it is missing when the first file is read
+    """`datasets.Audio`, as a column of a dataset decodes: torchcodec and FFmpeg's resampler."""
+    import torchcodec  # noqa: F401 - otherwise datasets reports it missing only at the first file
     from datasets import Audio
 
     feature = Audio(sampling_rate=SAMPLE_RATE, num_channels=1)
@@ -40,7 +40,7 @@ def datasets() -> tuple[Read, str]:
 
 
 def librosa() -> tuple[Read, str]:
-    """`librosa.load`: libsndfile, soxr."""
+    """`librosa.load`: libsndfile and soxr."""
     import librosa
 
     return lambda data: len(librosa.load(io.BytesIO(data), sr=SAMPLE_RATE, mono=True)[0]), _versions(
@@ -52,10 +52,10 @@ READERS = {"pipeline": pipeline, "datasets": datasets, "librosa": librosa}
 
 
 def measure(reader: str, repeats: int, files: list[Path]) -> dict[str, object]:
-    """What the module prints. Raises KeyError for an unknown reader."""
+    """Measure `reader` on the files. Returns what this module prints. Raises KeyError for an unknown reader."""
     try:
         read, version = READERS[reader]()
-    except (ImportError, OSError, RuntimeError) as err:  # torchcodec raises all three where FFmpeg is missing
+    except (ImportError, OSError, RuntimeError) as err:  # torchcodec raises all three if FFmpeg is missing
         return {"reader": reader, "error": f"{type(err).__name__}: {' '.join(str(err).split())[:200]}"}
     rows = []
     for file in files:

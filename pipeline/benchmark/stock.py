@@ -1,4 +1,4 @@
-"""transformers' `generate`, as it is or with its randomness replaced by the engine's."""
+"""transformers' `generate`, unchanged or with the engine's random numbers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from pipeline.model.recogniser import AsrModel
 
 
 def generate(model: AsrModel, prompts_BP: Tensor, denoise: DenoiseConfig) -> Tensor:
-    """Canvases int64 [batch, canvas] of text prompts, by `generate` with torch's own randomness."""
+    """Run `generate` on text prompts, with torch's own random numbers. Returns canvases, int64 [batch, canvas]."""
     with _prepared(model, denoise) as config:
         out: Any = model.backbone.generate(cast(Any, prompts_BP), generation_config=config)
     return cast(Tensor, out.sequences[:, prompts_BP.shape[1] :])
 
 
 def generate_on_same_noise(model: AsrModel, prompts_BP: Tensor, denoise: DenoiseConfig, keys_B2: Tensor) -> Tensor:
-    """The same with the engine's counter-based noise in its three places: first canvas, samples, renoising.
+    """Run `generate` with the engine's counter-based noise for the first canvas, the samples and the renoising.
 
-    keys_B2: int32, `noise.row_keys` of each row. For checks of equality; the drawing itself costs more than torch's.
+    keys_B2: int32, `noise.row_keys` of each row. For checks of equality: this noise costs more than torch's.
     """
     batch, length, vocab = len(prompts_BP), model.config.canvas_length, model.config.vocab_size
     step = torch.zeros(batch, dtype=torch.int32, device=prompts_BP.device)
@@ -47,14 +47,14 @@ def generate_on_same_noise(model: AsrModel, prompts_BP: Tensor, denoise: Denoise
         mock.patch.object(torch, "multinomial", multinomial),
         mock.patch.object(stock.EntropyBoundSampler, "initialize_canvas", canvas),
     ):
-        step.sub_(1)  # generate draws one canvas before it looks at decoder_input_ids
+        step.sub_(1)  # generate draws a canvas before it reads decoder_input_ids
         out: Any = model.backbone.generate(cast(Any, prompts_BP), generation_config=config, decoder_input_ids=first)
     return cast(Tensor, out.sequences[:, prompts_BP.shape[1] :])
 
 
 @contextlib.contextmanager
 def _prepared(model: AsrModel, denoise: DenoiseConfig) -> Iterator[stock.DiffusionGemmaGenerationConfig]:
-    """The generation config of one canvas; for equal steps (early_stop False) the stopping criteria are left out."""
+    """The generation config of one canvas. With early_stop False nothing ends a canvas before its last step."""
     backbone = model.backbone
     length = denoise.canvas_length if isinstance(denoise.canvas_length, int) else model.config.canvas_length
     config = stock.DiffusionGemmaGenerationConfig(

@@ -1,12 +1,15 @@
 """The whole flow through a local Ray beside the engine alone, on the same segments of a long archive.
 
-pipeline_rtfx is what `jobs.transcribe` reports: audio seconds by the seconds from the first actor's start to the last
-commit, reading, decoding, cutting, committing included. engine_rtfx is the same audio by the seconds that the engine
-takes alone for exactly those segments, decoded before. Each side is a process of its own with the same threads, canvas
-slots and steps; the engine hears one half before and one after the pipeline, so that a machine that becomes faster or
-slower meanwhile does so for both. Clock: wall. Beside it stands where the processor time of the pipeline went, and
-engine_to_replica_processor, the engine's processor time alone by that of the replica (its start included): what
-pipeline_to_engine comes to on a machine with a core for the replica, of which nobody else takes any.
+- pipeline_rtfx is what `jobs.transcribe` reports: seconds of audio divided by the seconds from the start of the first
+  actor to the last commit. Reading, decoding, cutting and committing are included.
+- engine_rtfx is the same audio divided by the seconds that the engine alone takes for the same segments, which were
+  decoded before.
+
+Each side is a process of its own with the same threads, canvas slots and steps. The engine transcribes one half before
+the pipeline and one half after it, so that a machine whose speed changes does so for both. The clock is wall time.
+The figures also show which processes used the processor time of the pipeline, and engine_to_replica_processor: the
+engine's processor time alone divided by that of the replica (its start included). That is pipeline_to_engine on a
+machine where the replica has a core for itself.
 """
 
 from __future__ import annotations
@@ -43,18 +46,18 @@ Span = tuple[str, int, int | None, int, int]  # recording_id, segment_index, cha
 
 @dataclass(frozen=True, slots=True)
 class EngineRun:
-    """Seconds of the engine for segments that were decoded before, and what it heard."""
+    """Seconds of the engine for segments that were decoded before, and its texts."""
 
-    audio_seconds: float  # of whole recordings, as the pipeline counts them: silence included
+    audio_seconds: float  # of whole recordings with their silence, as the pipeline counts
     seconds: float
     processor_seconds: float
     texts: dict[Span, str | None]
 
 
 def compare(config: RunConfig) -> dict[str, Any]:
-    """The figures of one archive: `config` is that of the run, whose output must not exist yet.
+    """Measure one archive. `config` is that of the run; its output must not exist yet.
 
-    Raises ValueError where that output exists, RuntimeError where the two sides have not heard the same segments.
+    Raises ValueError if the output exists, and RuntimeError if the two sides did not get the same segments.
     """
     config, _ = layout.resolve(config)
     if Path(config.output.uri).exists():
@@ -67,11 +70,11 @@ def compare(config: RunConfig) -> dict[str, Any]:
         second = _in_a_process(engine_alone, config, 1)
     audio_seconds = first.audio_seconds + second.audio_seconds
     texts = first.texts | second.texts
-    heard = transcribed(Path(config.output.uri))
+    published = transcribed(Path(config.output.uri))
     if abs(audio_seconds - summary["pipeline_audio_seconds"]) > 1e-3:
         raise RuntimeError(f"engine {audio_seconds} s of audio, pipeline {summary['pipeline_audio_seconds']} s")
-    if texts.keys() != heard.keys():
-        raise RuntimeError(f"engine {len(texts)} segments, pipeline {len(heard)}: not the same ones")
+    if texts.keys() != published.keys():
+        raise RuntimeError(f"engine {len(texts)} segments, pipeline {len(published)}: not the same ones")
     seconds = first.seconds + second.seconds
     processor = first.processor_seconds + second.processor_seconds
     engine_rtfx = audio_seconds / seconds
@@ -93,7 +96,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
         "recordings": summary["recordings"],
         "segments": len(texts),
         "units": summary["pipeline_units"],
-        "texts_equal": round(sum(text == heard[span] for span, text in texts.items()) / max(1, len(texts)), 4),
+        "texts_equal": round(sum(text == published[span] for span, text in texts.items()) / max(1, len(texts)), 4),
         "model": config.model.name,
         "canvases": config.compute.canvases,
         "threads_per_replica": config.compute.threads_per_replica,
@@ -106,7 +109,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
 
 
 def engine_alone(config: RunConfig, half: int) -> EngineRun:
-    """Decode one half of the plan's units (0 or 1), then let the engine hear their segments."""
+    """Decode one half of the plan's units (0 or 1), then transcribe their segments with the engine alone."""
     units = list(make_plan(config.source, config.plan))
     middle = (len(units) + 1) // 2
     segments, samples = decoded(config, units[:middle] if half == 0 else units[middle:])
@@ -139,7 +142,7 @@ def decoded(config: RunConfig, units: list[WorkUnit]) -> tuple[dict[Span, Segmen
 
 
 def transcribed(output: Path) -> dict[Span, str | None]:
-    """The segments of a finished run with their texts; rows that only say that there was silence are left out."""
+    """The segments of a finished run with their texts, without the rows that only say that a recording is silent."""
     names = ["recording_id", "segment_index", "channel", "start_ms", "end_ms"]
     table = pq.read_table(output / "transcripts", columns=[*names, "text", "steps"])
     rows = table.to_pylist()
@@ -147,7 +150,7 @@ def transcribed(output: Path) -> dict[Span, str | None]:
 
 
 def table(figures: dict[str, Any]) -> str:
-    """The figures in lines for a person."""
+    """The figures as lines of text."""
     lines = [
         f"pipeline: {figures['audio_seconds'] / 60:.0f} min of audio, {figures['recordings']} recordings, "
         f"{figures['segments']} segments, {figures['units']} units; {figures['canvases']} canvases, at most "
@@ -179,7 +182,7 @@ def _in_a_process(work: Callable[..., T], *arguments: Any) -> T:
 
 @contextlib.contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """As Ray does for its workers: what numeric libraries read when they are loaded."""
+    """Set the number of threads as Ray does for its workers, in the variable that numeric libraries read."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(count)
     try:

@@ -144,7 +144,7 @@ def test_arithmetic_of_a_window_by_hand(small: sizes.Size) -> None:
 
 
 def test_segments_spread_from_15_to_100_percent_of_the_window() -> None:
-    seconds = [len(segment.pcm) / 32_000 for segment in compare._segments(100, 30.0)]
+    seconds = [len(segment.pcm) / 32_000 for segment in compare.spread_segments(100, 30.0)]
     assert 4.5 <= min(seconds) < 5.0
     assert 29.0 < max(seconds) <= 30.0
     assert sum(seconds) / 100 == pytest.approx(0.575 * 30, rel=0.02)
@@ -152,8 +152,8 @@ def test_segments_spread_from_15_to_100_percent_of_the_window() -> None:
 
 def test_meter_counts_processor_time_and_memory_of_the_block() -> None:
     with measure.Meter("cpu") as meter:
-        held = torch.ones(8_000_000)  # 32 MB
-        held.sum()
+        block = torch.ones(8_000_000)  # 32 MB
+        block.sum()
     assert meter.seconds > 0
     assert meter.wall_seconds > 0
     with measure.Meter("cpu") as idle:

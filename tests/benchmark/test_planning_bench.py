@@ -36,7 +36,7 @@ def test_rows_hold_units_seconds_and_memory_of_every_size(tmp_path: Path, capsys
     assert shown[-1].endswith(" MB is within the bound of 1,500 MB")
 
 
-def test_a_driver_that_takes_too_much_is_told() -> None:
+def test_a_driver_that_takes_too_much_memory_is_named() -> None:
     row = {"units": 5, "recordings": 10, "peak_rss_mb": planning.PEAK_MB + 1}
     assert "of 1,501 MB is ABOVE the bound" in planning.verdict(row)
 

@@ -68,19 +68,19 @@ def test_the_job_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
 )
 def test_a_wrong_setting_is_a_usage_error(capsys: pytest.CaptureFixture[str], given: str, says: str) -> None:
     assert job.main(["pipeline", given]) == 2
-    told = capsys.readouterr().err
-    assert says in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert says in printed
+    assert printed.count("\n") == 1
 
 
 @pytest.mark.parametrize("given", [("--threads", "0"), ("--windows", "-1")])
 def test_a_number_that_cannot_be_is_a_usage_error(given: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         job.main(["engine", *given])
-    assert "is no whole number from 1 on" in capsys.readouterr().err
+    assert "is not a whole number of 1 or more" in capsys.readouterr().err
 
 
-def test_processor_seconds_are_told_apart_by_role() -> None:
+def test_processor_seconds_are_counted_by_role() -> None:
     with ProcessorSeconds() as used:
         work = [
             subprocess.Popen([sys.executable, "-c", f"while True: pass  # {mark}"])

@@ -39,7 +39,7 @@ def test_a_users_error_is_its_line_and_exit_code_2(error: Exception, capsys: pyt
     assert capsys.readouterr().err == f"{error}\n"
 
 
-def test_a_typo_is_told_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_typo_is_answered_with_what_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_with(0, [*NEEDED, "denoise.max_stpes=3", "modle.name=x"]) == 2
     lines = sorted(capsys.readouterr().err.splitlines())
     assert lines == [

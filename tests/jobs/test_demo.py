@@ -88,11 +88,11 @@ def test_it_ends_with_the_table_the_summary_line_and_the_path(
 
 @pytest.mark.timeout(300)
 def test_every_recording_is_there_once(done: subprocess.CompletedProcess[str], output: Path) -> None:
-    heard = {row["recording_id"] for row in rows(output, "transcripts")}
+    transcribed = {row["recording_id"] for row in rows(output, "transcripts")}
     letters = rows(output, "dead_letters")
-    assert len(heard) == 40
+    assert len(transcribed) == 40
     assert Counter(row["reason"] for row in letters) == DEAD
-    assert heard.isdisjoint(row["recording_id"] for row in letters)
+    assert transcribed.isdisjoint(row["recording_id"] for row in letters)
     silent = [row["text"] for row in rows(output, "transcripts") if row["recording_id"].endswith("silence")]
     assert silent == [""]
     assert json.loads((output / "_run/accounting.json").read_text())["closed"]
