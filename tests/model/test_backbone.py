@@ -1,4 +1,4 @@
-"""Prefill and decode are transformers' own encoder and decoder, fed with embeddings instead of tokens and logits."""
+"""`prefill` and `denoise` are transformers' own encoder and decoder, with embeddings for tokens and logits."""
 
 from __future__ import annotations
 

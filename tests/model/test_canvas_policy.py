@@ -1,4 +1,4 @@
-"""Canvas lengths: the buckets, the choice among them, and that `auto` never loses text to a short canvas."""
+"""Canvas lengths: which there are, which a segment gets, and that `auto` loses no text to a short canvas."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_prompt_of_33_moves_a_bucket_of_64_away_from_the_trap() -> None:
 
 
 def test_no_attention_mask_is_passed_by_prefill_or_steps() -> None:
-    """The other half of the trap: with equal lengths there is nothing to mask."""
+    """All rows have one length, so there is nothing to mask; a mask could meet PyTorch's issue 191937."""
     masks = []
     attention = torch.nn.functional.scaled_dot_product_attention
 
@@ -67,7 +67,7 @@ def test_choice_takes_the_shortest_canvas_that_should_do(seconds: float, expecte
 
 
 def never_ends(model: AsrModel) -> AsrModel:
-    """The model without end tokens: every row overflows every canvas."""
+    """A model without end tokens: every row fills every canvas."""
     model.config = model.config.model_copy(update={"tokens": model.config.tokens.model_copy(update={"eos": [10**6]})})
     return model
 
@@ -93,7 +93,7 @@ def test_auto_overflows_only_where_the_full_canvas_does(endless: bool) -> None:
 
 
 def ends_anywhere(model: AsrModel) -> AsrModel:
-    """The model for which every token is an end token: no row overflows."""
+    """A model for which every token is an end token: no row fills its canvas."""
     tokens = model.config.tokens.model_copy(update={"eos": list(range(model.config.vocab_size))})
     model.config = model.config.model_copy(update={"tokens": tokens})
     return model

@@ -1,4 +1,4 @@
-"""Checkpoints: what was saved is what is loaded; whatever is wrong with a folder is one line that names the file."""
+"""Checkpoints: loading gives what was saved, and any fault of a folder is one line that names the file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILES = (
 
 @pytest.fixture(scope="module")
 def model() -> AsrModel:
-    """With weights that float16 holds exactly."""
+    """A model whose weights are exact in float16."""
     made = hearing_model(3)
     for parameter in made.parameters():
         parameter.copy_(parameter.half().float())
@@ -47,7 +47,7 @@ def saved(model: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """A copy to break."""
+    """A copy, to be broken."""
     return Path(shutil.copytree(saved, tmp_path / "model"))
 
 
@@ -59,7 +59,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def one_line(call: Callable[[], object], *parts: str) -> None:
-    """The call fails with one line that has all parts."""
+    """The call must fail with one line that contains all parts."""
     with pytest.raises(ConfigError) as raised:
         call()
     message = str(raised.value)
@@ -147,7 +147,7 @@ def test_a_model_loaded_in_place_is_one_built_and_cast(model: AsrModel, saved: P
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_loading_allocates_every_weight_once(dtype: torch.dtype) -> None:
-    """In its final dtype; the files are only mapped into memory."""
+    """In its final dtype. The files are only mapped into memory."""
     with Allocations() as made:
         loaded = checkpoint.load("tiny", dtype=dtype)
     assert made.peak <= 1.1 * sum(parameter.nbytes for parameter in loaded.parameters())
@@ -230,7 +230,7 @@ def test_a_config_that_makes_no_model_is_refused(
     [("rms_norm_eps", 1e-5), ("sliding_window", 512), ("top_k_experts", 1), ("final_logit_softcapping", 7)],
 )
 def test_numbers_that_the_backbone_itself_has_otherwise_are_named(folder: Path, key: str, value: float) -> None:
-    """All shapes fit, and it would compute something else."""
+    """All shapes fit, but the model would compute something else."""
     path = folder / "backbone" / "config.json"
     tree = json.loads(path.read_text())
     tree["text_config"][key] = value

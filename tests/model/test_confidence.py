@@ -1,4 +1,4 @@
-"""Confidence of words and utterances: only of the text, in [0, 1], whatever the tokens."""
+"""Confidence of words and segments: it counts the text only and is in [0, 1] for any tokens."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ids(text: str) -> list[int]:
 
 
 def spelled(text: str) -> list[int]:
-    """The byte tokens of a text."""
+    """The byte tokens that spell a text."""
     return [TOKENIZER.get_vocab()[f"<0x{byte:02X}>"] for byte in text.encode()]
 
 
@@ -112,7 +112,7 @@ def test_a_character_of_byte_tokens_counts_every_byte(lowest: int) -> None:
 
 
 def test_characters_of_one_run_of_bytes_share_its_lowest_probability() -> None:
-    """The decoder takes a run as a whole: while its last character is unfinished, none of it can be read."""
+    """The tokenizer reads a run as a whole: while its last character is incomplete, it reads none of it."""
     assert words(spelled("你好"), [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]) == [("你", 0.4), ("好", 0.4)]
     assert words(spelled("é") + ids("yes"), [0.3, 0.6] + [0.9] * len(ids("yes"))) == [("é", 0.3), ("yes", 0.9)]
 

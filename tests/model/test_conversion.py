@@ -1,4 +1,4 @@
-"""jobs.import_model: parts of other programs become one folder that says the same; a failure leaves nothing."""
+"""jobs.import_model: parts of other programs become one folder that gives the same texts; a failure leaves nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def model() -> AsrModel:
 
 @pytest.fixture
 def parts(model: AsrModel, tmp_path: Path) -> ImportConfig:
-    """A folder in our format without weights, and its parts as others write them."""
+    """A config.json without weights, and the parts as other programs write them."""
     whole = tmp_path / "whole"
     checkpoint.save(model, whole, dtype=torch.float32)
     base, google = tmp_path / "base", tmp_path / "google"

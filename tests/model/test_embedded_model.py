@@ -1,4 +1,4 @@
-"""What is shipped as the embedded model: small enough, and as good as it was asked to be by its own card."""
+"""The embedded model is small enough, and as good as its card says."""
 
 from __future__ import annotations
 

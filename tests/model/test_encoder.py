@@ -1,4 +1,4 @@
-"""The audio encoder is Whisper's, on windows of 30 s or shorter."""
+"""The audio encoder is Whisper's, on windows of 30 s and less."""
 
 from __future__ import annotations
 

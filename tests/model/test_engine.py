@@ -1,4 +1,4 @@
-"""The engine: a segment's text is its own, every future resolves, and what breaks the model ends the engine."""
+"""The engine: a segment's text depends on nothing else, every future resolves, a fault of the model ends the engine."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def transcribe(
 
 
 def poisoning(model: AsrModel, numbers: set[int]) -> Any:
-    """Patches the projector: the audio vectors of every call's rows with these running numbers become NaN."""
+    """Patches the projector: the audio vectors of rows with these numbers, counted over all calls, become NaN."""
     seen = 0
     projector = model.projector.forward
 
@@ -152,10 +152,10 @@ def test_an_idle_engine_wakes_up(model: AsrModel, segments: list[Segment], alone
     engine.close()
 
 
-def test_a_caller_that_gives_up_disturbs_nobody(
+def test_a_caller_that_gives_up_disturbs_no_other(
     model: AsrModel, segments: list[Segment], alone: list[SegmentResult]
 ) -> None:
-    """A timeout around an awaited future cancels it: the engine must survive that."""
+    """A timeout cancels the future that it waits for. The engine must survive that."""
     engine = Engine(model, DENOISE, slots=1)
     futures = [engine.submit(segment) for segment in segments[:3]]
     assert not futures[1].cancel()

@@ -1,4 +1,4 @@
-"""The engine's denoising loop returns, token for token, what transformers' `generate` returns on the same noise."""
+"""The engine's denoising loop gives, token for token, what transformers' `generate` gives on the same noise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engine in the long run: little wasted work, no recompilation, memory running out, logits that are not finite."""
+"""The engine over many segments: little wasted work, no recompilation, exhausted memory, logits that are not finite."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def engine(model: AsrModel) -> Iterator[Engine]:
 
 
 def spread_steps(keys: Tensor) -> Tensor:
-    """A stopping step for every row from its key: 4 to 16, mostly 6 to 9, as speech of mixed difficulty stops."""
+    """The step at which a row stops, from its key: 4 to 16, mostly 6 to 9, as with speech of mixed difficulty."""
     draw = keys[:, 0] % 100
     return (4 + draw % 6 + torch.where(draw >= 85, draw - 85, 0)).clamp(max=16)
 
@@ -58,7 +58,7 @@ def spread_steps(keys: Tensor) -> Tensor:
 def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
     model: AsrModel, slots: int, prefill_batch: int | None
 ) -> None:
-    """Slots refill at once: only the end of the job computes idle rows. Head and trunk are replaced for speed."""
+    """Slots are filled again at once, so only the end of the job computes empty rows. A stand-in model, for speed."""
     plain = Calls.make(compile=False)
     hidden, prompt = model.config.hidden_size, model.prompt_length
     kv = backbone.prefill(model.backbone, torch.zeros(1, prompt, hidden))[0]
@@ -100,7 +100,7 @@ def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
 
 
 def one_token(state: State, hidden: Tensor, *_: object) -> State:
-    """A tile step that is sure of the first token."""
+    """A tile step that is certain of token 0."""
     one = torch.ones(len(hidden))
     return state._replace(top=one, mass=one, raw=one, best=one)
 
@@ -121,9 +121,9 @@ def test_buckets_are_few_where_shapes_are_static() -> None:
 def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
     tmp_path_factory: pytest.TempPathFactory, backend: str, canvas: Any, slots: int, prefill_batch: int
 ) -> None:
-    """From the samples on; a graph that breaks or a shape too many would raise.
+    """From the audio on. A graph that breaks, or one shape too many, would raise.
 
-    Two canvas lengths with graphs that are traced but not translated: what recompiles is decided before.
+    The graphs of two canvas lengths are traced and not translated: that is enough to see what compiles again.
     """
     model = random_model(1, spread=2.0, peaked=30.0, canvas_length=16 if canvas else 8, experts=2, layers=1)
     denoise = DenoiseConfig(max_steps=6, entropy_bound=2.0, confidence_threshold=0.2, canvas_length=canvas)
@@ -159,7 +159,7 @@ def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
 def test_as_many_shapes_as_allowed_compile_in_any_thread_and_one_more_raises(
     allowed: int, enough: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Torch's own limit is 8, its settings hold for one thread, and what is above runs slowly without a word."""
+    """Torch allows 8 by default, counts its settings per thread, and runs slowly and silently beyond the limit."""
     torch._dynamo.reset()
     monkeypatch.setattr(compiled_module, "GRAPHS", allowed)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
@@ -181,7 +181,7 @@ def test_as_many_shapes_as_allowed_compile_in_any_thread_and_one_more_raises(
 
 
 class Faulty:
-    """A call that goes through but for its calls number `times` (1 is the first), which raise what `error` makes."""
+    """Passes calls on, except those with a number in `times` (the first is 1), which raise what `error` makes."""
 
     def __init__(self, call: Callable[..., Any], times: set[int], error: Callable[[], Exception]) -> None:
         self.call, self.times, self.error, self.count = call, times, error, 0
@@ -235,15 +235,15 @@ def test_memory_exhaustion_halves_the_slots_once_and_loses_no_row(
 def test_memory_that_does_not_suffice_for_the_lanes_halves_them_again(
     model: AsrModel, steps: set[int], allocations: set[int], slots: int
 ) -> None:
-    """In the constructor, and while halving after a step: which calls of either kind fail."""
+    """In the constructor, and while the slots are halved after a step. The parameters: which calls fail."""
 
     def out() -> Exception:
         return torch.OutOfMemoryError("injected")
 
     plain = Calls.make(compile=False)
     calls = replace(plain, denoise=Faulty(plain.denoise, steps, out))
-    allocate = Faulty(lane_module._allocate, allocations, out)
-    with mock.patch.object(Calls, "make", return_value=calls), mock.patch.object(lane_module, "_allocate", allocate):
+    allocate = Faulty(lane_module.allocate_kv, allocations, out)
+    with mock.patch.object(Calls, "make", return_value=calls), mock.patch.object(lane_module, "allocate_kv", allocate):
         engine = Engine(model, DenoiseConfig(max_steps=3), slots=8)
         answers = engine.transcribe(segments(5))
         engine.close()
@@ -252,9 +252,9 @@ def test_memory_that_does_not_suffice_for_the_lanes_halves_them_again(
 
 
 def test_memory_that_does_not_suffice_for_one_slot_fails_the_constructor(model: AsrModel) -> None:
-    allocate = Faulty(lane_module._allocate, set(range(99)), lambda: torch.OutOfMemoryError("injected"))
+    allocate = Faulty(lane_module.allocate_kv, set(range(99)), lambda: torch.OutOfMemoryError("injected"))
     with (
-        mock.patch.object(lane_module, "_allocate", allocate),
+        mock.patch.object(lane_module, "allocate_kv", allocate),
         pytest.raises(torch.OutOfMemoryError, match="injected"),
     ):
         Engine(model, DenoiseConfig(), slots=4)
@@ -287,7 +287,7 @@ def test_a_row_without_finite_logits_fails_alone(engine: Engine) -> None:
 def test_many_rows_without_finite_logits_end_the_engine_in_a_row_or_not(
     model: AsrModel, every: int, dies: bool
 ) -> None:
-    """One slot, so that rows end in order: the eighth of the last 64 that fails is the end."""
+    """With one slot, rows end in order. The engine ends with the eighth of the last 64 rows that fails."""
     engine = Engine(model, DenoiseConfig(max_steps=1), slots=1, prefill_batch=1)
     embeds = engine.scheduler.prompt_embeds
 

@@ -1,4 +1,4 @@
-"""Exhausted memory is recognised however it is wrapped, and nothing else is taken for it."""
+"""Exhausted memory is recognised, also where another error wraps it; no other error is taken for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def raised_while_handling(first: Exception) -> Exception:
 
 
 def with_inner(inner: Exception) -> Exception:
-    """As torch._dynamo.exc.BackendCompilerFailed keeps what the backend raised."""
+    """Wraps an error like torch._dynamo.exc.BackendCompilerFailed does."""
     error = RuntimeError("backend='inductor' raised")
     error.inner_exception = inner  # type: ignore[attr-defined]
     return error

@@ -14,7 +14,7 @@ WINDOW = 30 * SAMPLE_RATE
 
 
 def noise(seed: int, seconds: float, level: float) -> np.ndarray:
-    """Noise of `seconds` in a 30 s window that is zero after it."""
+    """A 30 s window with noise for `seconds` and zeros after it."""
     window = np.zeros(WINDOW, np.float32)
     length = round(seconds * SAMPLE_RATE)
     window[:length] = np.random.default_rng(seed).normal(size=length) * level

@@ -1,4 +1,4 @@
-"""The full-size model, without its weights: the numbers of its config, and every shape, on the meta device."""
+"""The full-size model without its weights: the numbers of its config, and every shape, on the meta device."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GLOBAL = [5, 11, 17, 23, 29]
 
 
 def tokenizer(marks: dict[str, int] = MARKS) -> Tokenizer:
-    """One that has DiffusionGemma's special tokens at its ids; all other text is one unknown token."""
+    """A tokenizer with DiffusionGemma's special tokens at their ids; all other text is one unknown token."""
     made = Tokenizer(WordLevel({"<unk>": 3, **marks}, unk_token="<unk>"))
     made.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
     return made

@@ -50,7 +50,7 @@ def test_a_cuda_device_without_triton_says_so(monkeypatch: pytest.MonkeyPatch) -
 
 
 def chosen_there() -> tuple[bool, bool]:
-    """In the interpreter a CPU is as good as a GPU: whether the kernel is taken, and draws torch's tokens."""
+    """Whether the kernel is taken, and draws the same tokens as torch. In the interpreter it runs on a CPU."""
     from pipeline.model.denoise import vocabulary_head_triton as fused
 
     arguments = inputs(0, 30, 150, 8)
@@ -65,7 +65,7 @@ def test_triton_is_the_kernel(interpreter: ProcessPoolExecutor) -> None:
 
 
 def refused_there(error: Exception) -> tuple[str, str]:
-    """The kind and the text of what comes where compiling the kernel raises `error`."""
+    """The type and the text of the error, where compiling the kernel raises `error`."""
     from pipeline.model.denoise import vocabulary_head_triton as fused
 
     blocked = mock.patch.object(head, "obstacle", return_value=None)

@@ -1,4 +1,4 @@
-"""Parts of a model on a hub: pinned to commits, fetched once, used offline; one line for whatever is in the way."""
+"""Parts of a model on a hub: pinned to commits, fetched once, used offline; any obstacle is one line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def saved(model: AsrModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def server(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """The same in three repositories, of which the backbone's is gated; an empty cache and no token."""
+    """The model in three repositories (the backbone's is gated), with an empty cache and no token."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "no token"))
     monkeypatch.delenv("HF_TOKEN", raising=False)
@@ -58,7 +58,7 @@ def server(saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def folder(saved: Path, tmp_path: Path) -> Path:
-    """Only a config that says where the parts are."""
+    """A folder with a config only, which says where the parts are."""
     path = tmp_path / "model"
     path.mkdir()
     tree = json.loads((saved / "config.json").read_text())
@@ -68,7 +68,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path, revision: str | None = REVISION) -> str:
-    """The one line that loading gives."""
+    """The one line with which loading fails."""
     with pytest.raises(ConfigError) as raised:
         checkpoint.load(str(folder), revision, verify=True)
     message = str(raised.value)
@@ -102,7 +102,7 @@ def test_a_gated_repository_without_a_token_says_how_to_get_one(folder: Path, se
 def test_a_token_without_access_is_told_from_no_token(
     folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_TOKEN", "hf_of_somebody_else")
+    monkeypatch.setenv("HF_TOKEN", "hf_of_another_user")
     assert "gated, and the token has no access" in refusal(folder)
 
 
@@ -121,7 +121,7 @@ def test_offline_without_a_cache_says_what_to_fetch(folder: Path, server: Hub, m
     assert server.requests == []
 
 
-def test_a_hub_that_is_not_reached_is_named(folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_named(folder: Path, server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)  # between its retries
     assert "http://127.0.0.1:1 cannot be reached" in refusal(folder)
@@ -184,7 +184,7 @@ def test_a_hub_model_is_described_by_its_commits_alone(folder: Path, server: Hub
 
 
 def test_no_commit_is_invented_for_the_full_size() -> None:
-    """Nobody here has seen the repositories: whoever has pins them."""
+    """We have not seen the repositories, so the user must pin their commits."""
     with pytest.raises(ConfigError) as raised:
         layout.describe(layout.FULL_SIZE)
     for repository in (

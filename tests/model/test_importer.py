@@ -34,7 +34,7 @@ def shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class Layout:
-    """How somebody else might name an adapter. In `lora`: phase, stack, layer, target, side (A or B)."""
+    """How another program might name the weights of an adapter. `lora` has the fields stack, layer, target, side."""
 
     projector: dict[str, str]  # our module to theirs
     lora: str
@@ -42,7 +42,7 @@ class Layout:
 
 
 def in_order(pattern: str, places: Sequence[object]) -> dict[str, str]:
-    """Modules named by one pattern with these places: input, three convolutions, output, norm."""
+    """Names of our modules in theirs: input, three convolutions, output, norm, at these places of a pattern."""
     ours = ("input", "convs.0", "convs.1", "convs.2", "output", "norm")
     return dict(zip(ours, (pattern.format(place) for place in places), strict=True))
 
@@ -80,7 +80,7 @@ LAYOUTS = {
 
 
 def foreign(own: dict[str, Tensor], layout: Layout) -> dict[str, Tensor]:
-    """Our weights under names that others might give them."""
+    """Our weights under the names of a layout."""
     renamed = {}
     for name, weight in own.items():
         if name.startswith("lora."):
@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Tensor]], object], str]] = {
         lambda state: state.update({Q0.replace(".default", ""): state[Q0]}),
         f"2 unmatched ({Q0}, {Q0.replace('.default', '')}), 1 missing",
     ),
-    "convolutions whose order nobody knows": (
+    "convolutions without an order": (
         lambda state: renamed(state, "audio_projector.conv.4.weight", "audio_projector.2.conv.weight"),
         "missing (convs.0.weight",
     ),
@@ -227,7 +227,7 @@ def test_nested_dicts_in_a_torch_file_are_prefixes_like_others(model: AsrModel, 
 
 
 def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Path) -> None:
-    """As the hub's is, whose names nobody here has seen."""
+    """The names in the published adapter are not known."""
     checkpoint.save(model, tmp_path, dtype=torch.float32)
     path = tmp_path / "adapter.safetensors"
     state = foreign(recogniser.adapter_state(model), PEFT)
@@ -241,7 +241,7 @@ def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Pa
 
 
 def write_peft(folder: Path) -> AsrModel:
-    """A folder of PEFT's, with LoRA of both phases that changes what is heard, and the model that PEFT itself runs."""
+    """Write a PEFT folder with LoRA of both phases that changes the texts. Returns the model as PEFT itself runs it."""
     pattern = r"model\.(encoder\.language_model|decoder)\.layers\.\d+\.self_attn\.[qkvo]_proj"
     settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=pattern, init_lora_weights=False)
     reference = hearing_model(5)

@@ -1,4 +1,4 @@
-"""Canvas slots: rows come and go at different times, and each ends as if it had been alone."""
+"""Canvas slots: rows come and go at different times, and each ends as if it were alone."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def prepared(cache: PromptKV, row: int, *, seed: int = 0) -> Prepared:
 
 
 def drain(lane: Lane, waiting: list[Prepared] | None = None) -> dict[Any, FinalCanvas | None]:
-    """Steps until the lane is empty; a free slot takes the next of `waiting` at once."""
+    """Step until the lane is empty. A free slot takes the next of `waiting` at once."""
     answers: dict[Any, FinalCanvas | None] = {}
     queue = list(waiting or [])
     while queue or lane.active:
@@ -55,13 +55,13 @@ def drain(lane: Lane, waiting: list[Prepared] | None = None) -> dict[Any, FinalC
 
 @pytest.fixture(scope="module")
 def alone(model: AsrModel, cache: PromptKV) -> list[FinalCanvas]:
-    """What every row gives in a lane of its own."""
+    """The result of each row in a lane of its own."""
     answers = [drain(lane_of(model, 1), [prepared(cache, row)])[row] for row in range(ROWS)]
     return [canvas for canvas in answers if canvas is not None]
 
 
 def same(one: FinalCanvas | None, other: FinalCanvas) -> bool:
-    """Equal decisions; probabilities and entropies up to rounding, which the batch size may change."""
+    """Equal tokens and steps; equal probabilities and entropies except for rounding, which depends on the batch."""
     assert one is not None
     torch.testing.assert_close(one.probability, other.probability, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(one.entropy, other.entropy, atol=1e-3, rtol=1e-3)
@@ -112,7 +112,7 @@ def test_seeds_and_prompts_make_the_difference(model: AsrModel, cache: PromptKV,
 
 
 def test_stability_and_revisions_by_hand(model: AsrModel, cache: PromptKV) -> None:
-    """From the argmax canvases of the single steps, as they stand in the lane."""
+    """Computed from the argmax canvases of the single steps in the lane."""
     lane = lane_of(model, 1, DenoiseConfig(max_steps=6, entropy_bound=2.0, early_stop=False))
     lane.admit(prepared(cache, 2))
     history: list[list[int]] = []
@@ -159,7 +159,7 @@ def test_signals_are_the_same_whether_the_last_step_computes_them_or_a_pass_of_t
 
 def test_rows_that_end_together_at_the_last_step_cost_no_further_head(model: AsrModel, cache: PromptKV) -> None:
     lane = lane_of(model, 4, DENOISE.model_copy(update={"early_stop": False}))
-    with mock.patch.object(lane, "_final", side_effect=AssertionError("a further head")):
+    with mock.patch.object(lane, "final_outputs", side_effect=AssertionError("a further head")):
         answers = drain(lane, [prepared(cache, row) for row in range(4)])
     assert len(answers) == 4
 

@@ -1,4 +1,4 @@
-"""The layout on disk: what a job learns of a model without loading it, and one line for whatever is wrong."""
+"""The layout on disk: what a job learns of a model without loading it; any fault is one line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FILES = ("config.json", "tokenizer.json", *layout.WEIGHTS)
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkpoint's files; what stands in the weights does not matter here."""
+    """The files of a checkpoint; the content of the weights does not matter here."""
     for number, name in enumerate(FILES):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -41,7 +41,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def refusal(name: Path | str) -> str:
-    """The one line that `describe` gives."""
+    """The one line with which `describe` fails."""
     with pytest.raises(ConfigError) as raised:
         layout.describe(str(name))
     message = str(raised.value)
@@ -137,7 +137,7 @@ def test_names_that_are_no_model_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_hash_of_a_folder_is_that_of_its_files_in_order(folder: Path) -> None:
-    """Stored in the fingerprint of every output: another formula would refuse to resume them."""
+    """It is in the fingerprint of every output. With another formula no older output could be resumed."""
     digests = b"".join(hashlib.sha256((folder / name).read_bytes()).digest() for name in FILES)
     assert weights_hash(folder) == hashlib.sha256(digests).hexdigest()[:16]
 
@@ -159,7 +159,7 @@ def test_shards_count_as_the_backbone(folder: Path) -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    """Drivers import it: they start and resume in a second."""
+    """Drivers import it, and they must start and resume within a second."""
     code = "import sys, pipeline.model.files.layout; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
 

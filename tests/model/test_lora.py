@@ -1,4 +1,4 @@
-"""LoRA: one adapter per phase over shared weights, equal to PEFT's, compiled or not, and saved with the projector."""
+"""LoRA: one adapter per phase over shared weights, equal to PEFT's, compiled or plain, saved with the projector."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def passes(model: AsrModel, calls: Calls | None = None) -> tuple[list[Tensor], T
 
 
 def without(model: AsrModel, phase: str) -> AsrModel:
-    """The model's copy whose adapters of one phase add nothing."""
+    """A copy of the model whose adapters of one phase add nothing."""
     copy = hearing_model(5, lora=SPEC)
     copy.backbone.load_state_dict(model.backbone.state_dict())
     for name, weight in lora.state(copy.backbone).items():
@@ -60,7 +60,7 @@ def without(model: AsrModel, phase: str) -> AsrModel:
 
 
 def with_peft(plain: AsrModel, model: AsrModel) -> Any:
-    """PEFT around the same backbone, with the same adapter weights: it wraps the modules of both phases."""
+    """The same backbone and adapter weights with PEFT, which wraps the modules of both phases."""
     config = peft.LoraConfig(
         r=SPEC.rank,
         lora_alpha=SPEC.alpha,
@@ -97,7 +97,7 @@ def test_new_adapters_add_nothing(plain: AsrModel) -> None:
 
 
 def test_each_phase_has_its_own(model: AsrModel, plain: AsrModel) -> None:
-    """The prompt pass ignores the decoder's adapter; denoising uses its own on the same cache."""
+    """The prompt pass ignores the decoder's adapter. Denoising uses its own adapter on the same cache."""
     own, decoded = passes(model)
     prompt_only, other_decoded = passes(without(model, "decoder"))
     assert all(torch.equal(a, b) for a, b in zip(own, prompt_only, strict=True))
@@ -137,7 +137,7 @@ def test_adapters_are_saved_with_the_projector_and_loaded(model: AsrModel, tmp_p
 
 
 def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
-    """As the engine calls them; one layer, since compiling takes its time."""
+    """Called as the engine calls them; with one layer, because compiling is slow."""
     model = random_model(5, lora=SPEC, layers=1, experts=2)
     fast = Calls.make(compile=True)
     calls = replace(Calls.make(compile=False), prefill=fast.prefill, decode=fast.decode)

@@ -1,4 +1,4 @@
-"""Memory computed beforehand: exact where it is allocated once; one line where it is too much."""
+"""Memory computed beforehand: exact for what is allocated once; one line where there is too little."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ def full() -> AsrModel:
 def test_weights_kv_and_canvases_are_what_is_allocated() -> None:
     model = hearing_model(3)
     slots = 4
-    found = memory.estimate(model, DENOISE, slots=slots, dtype=torch.float32)
-    assert found.weights == sum(weight.nbytes for weight in model.parameters())
+    needed = memory.estimate(model, DENOISE, slots=slots, dtype=torch.float32)
+    assert needed.weights == sum(weight.nbytes for weight in model.parameters())
     lane = Lane(model, slots=slots, canvas_length=8, denoise=DENOISE, calls=Calls.make(compile=False))
     kv = sum(layer.keys.nbytes + layer.values.nbytes for layer in lane.kv.layers)
-    assert found.kv == kv * (slots + 2) // slots  # and two batches of one prompt
+    assert needed.kv == kv * (slots + 2) // slots  # and two batches of one prompt
     state = (lane.soft, lane.canvas, lane.argmax, lane.stable_since, lane.revisions)
-    assert sum(tensor.nbytes for tensor in state) <= found.canvases <= 1.2 * sum(tensor.nbytes for tensor in state)
+    assert sum(tensor.nbytes for tensor in state) <= needed.canvases <= 1.2 * sum(tensor.nbytes for tensor in state)
 
 
 def test_the_full_size_in_bfloat16_is_51_gigabytes_and_fits_an_80_gb_gpu_with_64_canvases(full: AsrModel) -> None:
-    """As measured on one H100 (79.1 GiB): canvas 256 ran with 64 slots."""
-    found = memory.estimate(full, DenoiseConfig(canvas_length=256), slots=64, dtype=torch.bfloat16)
-    assert 50.5e9 < found.weights < 52.5e9
+    """Measured on one H100 (79.1 GiB): a canvas of 256 ran with 64 slots."""
+    needed = memory.estimate(full, DenoiseConfig(canvas_length=256), slots=64, dtype=torch.bfloat16)
+    assert 50.5e9 < needed.weights < 52.5e9
     # 25 layers of 8 x 256 and 5 of 2 x 512, keys and values, 2 bytes
     prompt = full.prompt_length
-    assert found.kv == (64 + 2 * 16) * prompt * 2 * 2 * (25 * 2048 + 5 * 1024)
-    assert found.total < 79.1 * GIB
-    memory.require(found, int(79.1 * GIB), slots=64)
+    assert needed.kv == (64 + 2 * 16) * prompt * 2 * 2 * (25 * 2048 + 5 * 1024)
+    assert needed.total < 79.1 * GIB
+    memory.require(needed, int(79.1 * GIB), slots=64)
 
 
 def test_more_slots_take_more(full: AsrModel) -> None:
@@ -65,6 +65,6 @@ def test_too_little_memory_is_one_line_with_its_parts_and_a_number_that_fits(ful
     memory.require(memory.estimate(full, DENOISE, slots=fit, dtype=torch.bfloat16), free, slots=fit)
 
 
-def test_weights_that_do_not_fit_at_all_are_told_so(full: AsrModel) -> None:
+def test_weights_that_do_not_fit_at_all_are_one_line(full: AsrModel) -> None:
     with pytest.raises(ConfigError, match="no number of canvases fits"):
         memory.require(memory.estimate(full, DENOISE, slots=8, dtype=torch.bfloat16), 40 * GIB, slots=8)

@@ -1,4 +1,4 @@
-"""The noise is uniform, independent wherever it must be, and a pure function of its keys."""
+"""The noise is uniform, independent between its keys, and a pure function of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def steps(*numbers: int) -> torch.Tensor:
 
 
 def chi_square(counts: torch.Tensor, expected: torch.Tensor) -> float:
-    """Standard deviations of the statistic from its mean (normal for many buckets)."""
+    """The chi-square statistic as standard deviations from its mean."""
     statistic = float(((counts.double() - expected) ** 2 / expected).sum())
     freedom = len(counts) - 1
     return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
 def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
-    """In standard deviations of what independent draws would give."""
+    """The correlation, in standard deviations of that of independent draws."""
     return abs(float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])) * math.sqrt(a.numel())
 
 
 def draws(row: str, step: int, stream: int, *, positions: int = 256, count: int = 256) -> torch.Tensor:
-    """[positions, count] uniform draws of one row."""
+    """Uniform draws [positions, count] of one row."""
     return noise.uniform(noise.position_keys(keys(row), steps(step), stream, positions)[0], 0, count)
 
 
@@ -81,7 +81,7 @@ def test_positions_are_independent(distance: int) -> None:
 
 
 def test_no_two_positions_steps_or_streams_share_their_keys() -> None:
-    """The longest canvas and the most steps that the config allows: 1,024 and 256."""
+    """For the longest canvas and the most steps that the config allows: 1,024 and 256."""
     pairs = torch.cat(
         [
             noise.position_keys(keys("a").repeat(256, 1), torch.arange(256, dtype=torch.int32), stream, 1024).view(
@@ -110,7 +110,7 @@ def test_a_draw_depends_on_its_counter_only() -> None:
 
 
 def test_the_noise_of_released_versions_stays() -> None:
-    """These numbers were computed by the first version: other ones would change every transcript of a job."""
+    """The first version computed these numbers. Other numbers would change every transcript."""
     assert noise.row_keys("recording#0#0", 7) == (2059284460, -1500603799)
     assert noise.uniform(keys("recording#0#0", seed=7), 0, 4)[0].tolist() == [
         0.7067273259162903,
@@ -142,7 +142,7 @@ def test_random_tokens_are_uniform_over_the_whole_vocabulary() -> None:
 
 
 def test_samples_follow_the_softmax() -> None:
-    """Over a vocabulary of two blocks and a half."""
+    """For a vocabulary of two and a half blocks."""
     torch.manual_seed(0)
     vocab, count = 160, 100_000
     logits = torch.randn(1, vocab) * 1.5

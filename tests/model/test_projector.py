@@ -1,4 +1,4 @@
-"""The projector has the published size and its slot count is the one that the prompt reserves."""
+"""The projector has the published size, and the prompt has room for exactly its output."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ def test_final_norm_gives_every_vector_mean_0_and_variance_1() -> None:
     assert float((bare.detach().var(-1, correction=0) - 1).abs().max()) > 0.1
 
 
-def test_every_slot_hears_its_own_time() -> None:
-    """Kernel 3, stride 2, three times: slot s sees the frames from 8 s - 7 to 8 s + 7."""
+def test_every_slot_depends_on_its_own_time() -> None:
+    """Kernel 3, stride 2, three times: slot s depends on the frames 8 s - 7 to 8 s + 7."""
     torch.manual_seed(0)
     projector = Projector(input_dim=4, hidden=16, subsample=8, output_dim=8, final_norm=False)
     frames = torch.randn(1, 160, 4)
@@ -59,7 +59,7 @@ def test_every_slot_hears_its_own_time() -> None:
 
 
 def test_layers_are_linear_convolutions_linear_with_gelu_between() -> None:
-    """Step by step from the weights alone, under the names that a checkpoint has."""
+    """Computed step by step from the weights by their names in a checkpoint."""
     torch.manual_seed(0)
     projector = Projector(input_dim=4, hidden=8, subsample=4, output_dim=6, final_norm=False)
     w = projector.state_dict()

@@ -107,7 +107,7 @@ def test_without_early_stop_only_the_last_step_ends_a_row() -> None:
 
 @pytest.mark.parametrize("stability", [0, 1, 2, 3])
 def test_stopping_equals_transformers_criterion(stability: int) -> None:
-    """Over histories of canvases that repeat and change, sharp and flat."""
+    """For canvases that repeat and change, with low and high entropies."""
     generator = torch.Generator().manual_seed(stability)
     theirs = stock.StableAndConfidentStoppingCriteria(stability, 0.1)
     previous, unchanged = torch.full((6, 4), -1), torch.zeros(6, dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""The order of the engine's work: no lane waits for ever, prompts are ready before slots are free."""
+"""The order of the engine's work: no lane waits forever, and prompts are ready before slots become free."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def job(number: int, length: int) -> Job:
 
 
 def turns_until(made: Scheduler, number: int, keep_full: list[int]) -> int:
-    """Turns until the job ends, while the lanes of `keep_full` never run dry."""
+    """Turns until the job ends, while the lanes of `keep_full` always get new segments."""
     for turn in range(1, 200):
         for length in keep_full:
-            while len(made._pending[length]) < 2 * made.slots:
+            while len(made.pending[length]) < 2 * made.slots:
                 made.add(job(1000 + turn, length))
         if any(finished.job.future == number for finished in made.turn()):
             return turn
@@ -78,24 +78,24 @@ def test_a_segment_that_is_run_again_does_not_queue_behind_the_others(model: Asr
 
 
 def test_prompts_of_waiting_segments_are_ready_while_all_slots_are_busy(model: AsrModel) -> None:
-    """Features, encoder, projector and prefill have run for them; a slot that falls free is filled in the next turn."""
-    heard: list[int] = []
+    """Features, encoder, projector and prefill have run for them. A free slot is filled in the next turn."""
+    batches: list[int] = []
     plain = Calls.make(compile=False)
 
     def audio_vectors(own: AsrModel, mel: torch.Tensor) -> torch.Tensor:
-        heard.append(len(mel))
+        batches.append(len(mel))
         return plain.audio_vectors(own, mel)
 
     made = scheduler(model, slots=4, canvas=24, prefill_batch=2, calls=replace(plain, audio_vectors=audio_vectors))
     for number in range(12):
         made.add(job(number, 24))
     made.turn()
-    lane, ready = made.lanes[24], made._ready[24]
-    assert (lane.free, len(ready), len(made._pending[24])) == (0, 2, 6)
-    assert heard == [2, 2, 2]
+    lane, ready = made.lanes[24], made.ready[24]
+    assert (lane.free, len(ready), len(made.pending[24])) == (0, 2, 6)
+    assert batches == [2, 2, 2]
     assert [prepared.job.future for prepared in ready] == [4, 5]
     for prepared in ready:
-        alone, _ = made._prompt_kv([prepared.job.segment])
+        alone, _ = made.prompt_kv([prepared.job.segment])
         for own, expected in zip(prepared.kv.layers, alone.layers, strict=True):
             torch.testing.assert_close(own.keys[prepared.row], expected.keys[0], atol=1e-4, rtol=1e-4)
             torch.testing.assert_close(own.values[prepared.row], expected.values[0], atol=1e-4, rtol=1e-4)
@@ -124,12 +124,12 @@ def test_what_is_ahead_runs_after_the_step_has_started_and_before_its_result_is_
 
 
 def test_one_turn_prefills_at_most_the_slots_and_one_batch(model: AsrModel) -> None:
-    """However much waits, in however many lanes: a step is never further away."""
+    """Whatever number of segments waits, in any number of lanes: the next step comes at most so much later."""
     made = scheduler(model, slots=5, prefill_batch=2)
     for number in range(60):
         made.add(job(number, (8, 16, 24)[number % 3]))
     made.turn()
-    waiting = sum(len(pending) for pending in made._pending.values())
+    waiting = sum(len(pending) for pending in made.pending.values())
     assert 60 - waiting == 3 * 2 + 2
 
 

@@ -39,7 +39,7 @@ def head(hidden: Tensor, weight: Tensor, temperature: Tensor, *, tile: int | Non
 
 
 def on_a_grid(generator: torch.Generator, *shape: int, bits: int) -> Tensor:
-    """Normal numbers rounded to multiples of 2^-bits: sums of their products are exact in float32, in any order."""
+    """Normal numbers, rounded to multiples of 2^-bits: sums of their products are exact in float32 in any order."""
     return (torch.randn(*shape, generator=generator).clamp(-4, 4) * 2**bits).round() / 2**bits
 
 
@@ -59,7 +59,7 @@ def on_a_grid(generator: torch.Generator, *shape: int, bits: int) -> Tensor:
 def test_equals_the_dense_computation(
     seed: int, rows: int, vocab: int, hidden_size: int, tile: int | None, scale: float, temperature: float
 ) -> None:
-    """Extreme logits included: of a scale of 1,000 most are at the softcap, where many tokens tie."""
+    """Also with extreme logits: at a scale of 1,000 most are at the softcap, where many tokens tie."""
     generator = torch.Generator().manual_seed(seed)
     hidden = on_a_grid(generator, rows, hidden_size, bits=4) * scale
     weight = on_a_grid(generator, vocab, hidden_size, bits=4)
@@ -83,7 +83,7 @@ def test_equals_the_dense_computation(
 
 
 def test_memory_grows_with_the_tile_and_not_with_the_batch() -> None:
-    """No tensor of rows x vocabulary, nor any larger than the bound on rows x tile; what is more is the output."""
+    """No tensor has rows x vocabulary elements or more than the bound on rows x tile, except for the output."""
     vocab, size, peaks = 3000, 8, {}
     weight = torch.randn(vocab, size)
     for rows in (1024, 4096):

@@ -53,7 +53,7 @@ def steps_there(arguments: list[tuple[Any, ...]], state: State) -> list[State]:
 def inputs(
     seed: int, rows: int, vocab: int, size: int, *, scale: float = 1.0, dtype: torch.dtype = torch.float32
 ) -> dict[str, Any]:
-    """Of the same seed the same; hidden states and weights are multiples of 1/16, so that no product is rounded."""
+    """Arguments of the head from a seed. Hidden states and weights are multiples of 1/16, so no product is rounded."""
     generator = torch.Generator().manual_seed(seed)
     hidden, weight = ((torch.randn(n, size, generator=generator).clamp(-4, 4) * 16).round() / 16 for n in (rows, vocab))
     temperature = 0.05 + 2 * torch.rand(rows, generator=generator)
@@ -92,7 +92,7 @@ def test_equals_the_torch_version(
     dtype: torch.dtype,
     raw: bool,
 ) -> None:
-    """Of a scale of 1,024 most logits are at the softcap, where many tokens tie."""
+    """At a scale of 1,024 most logits are at the softcap, where many tokens tie."""
     arguments = inputs(seed, rows, vocab, size, scale=scale, dtype=dtype) | {"tile": tile, "raw": raw}
     expected = run_head(**arguments)
     out = interpreter.submit(head_there, arguments).result()
@@ -107,7 +107,7 @@ def test_equals_the_torch_version(
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_carries_the_same_state_from_tile_to_tile(interpreter: ProcessPoolExecutor, raw: bool) -> None:
-    """Tiles of 192, 192 and 77: the maximum rises in some rows, and the last tile is no whole number of blocks."""
+    """Tiles of 192, 192 and 77: the maximum rises in some rows, and the last tile does not fill its last block."""
     given = inputs(5, 20, 461, 12)
     hidden, weight = given["hidden_NH"], given["weight_VH"]
     after = [
@@ -183,7 +183,7 @@ def test_segments_get_the_same_canvases(interpreter: ProcessPoolExecutor) -> Non
 
 
 def resources_there(dtype: str, raw: bool, cubin: str) -> tuple[str, str]:
-    """What `cuobjdump` says of the kernel for a tile of 8,192 on an H100 (compute capability 9.0), and its PTX."""
+    """The output of `cuobjdump` for the kernel on a tile of 8,192 for an H100 (compute capability 9.0), and its PTX."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource

@@ -1,4 +1,4 @@
-"""Weights from safetensors: straight into place, shard by shard, without a second copy."""
+"""Weights from safetensors: read into the model shard by shard, without a second copy."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_loading_takes_no_second_copy(tmp_path: Path) -> None:
 
 
 def test_a_tied_weight_that_is_stored_twice_must_be_equal(saved: Path) -> None:
-    """Some writers store lm_head beside the embeddings."""
+    """Some programs store lm_head beside the embeddings."""
     path = saved / "backbone" / "model.safetensors"
     stored = load_file(path)
     head = stored["model.decoder.embed_tokens.weight"].clone()
@@ -127,7 +127,7 @@ def test_a_tied_weight_that_is_stored_twice_must_be_equal(saved: Path) -> None:
 
 
 def test_a_real_image_tower_is_passed_over(model: AsrModel, saved: Path) -> None:
-    """DiffusionGemma's files have one; ours is a stand-in that is never used."""
+    """DiffusionGemma's files have one. Ours is a small one that is never used."""
     path = saved / "backbone" / "model.safetensors"
     stored = {name: w for name, w in load_file(path).items() if not name.startswith(checkpoint.VISION)}
     stored["model.encoder.vision_tower.encoder.layers.7.mlp.up_proj.linear.weight"] = torch.ones(3, 3)

@@ -1,4 +1,4 @@
-"""Whisper: it answers what transformers itself decodes, whoever else is in the batch, and null where it must."""
+"""Whisper gives what transformers itself gives, in any batch, and no answer for a row that is not finite."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def segments() -> list[Segment]:
     return [noise_segment(n, (None, *LANGUAGES)[n % 7], seconds=0.1 + 0.9 * n / COUNT) for n in range(COUNT)]
 
 
-def heard(model: Whisper, segments: list[Segment]) -> list[SegmentResult]:
+def recognised(model: Whisper, segments: list[Segment]) -> list[SegmentResult]:
     results = model.recognise(segments)
     assert all(result is not None for result in results)
     return [result for result in results if result is not None]
@@ -46,13 +46,13 @@ def heard(model: Whisper, segments: list[Segment]) -> list[SegmentResult]:
 
 @pytest.fixture(scope="module")
 def alone(loaded: Whisper, segments: list[Segment]) -> list[SegmentResult]:
-    return [result for segment in segments for result in heard(loaded, [segment])]
+    return [result for segment in segments for result in recognised(loaded, [segment])]
 
 
 def test_the_text_is_what_transformers_alone_makes_of_the_same_audio(
     folder: Path, segments: list[Segment], alone: list[SegmentResult]
 ) -> None:
-    """Its own features, loading, generate and detokenisation, none of ours."""
+    """The reference uses the features, loading, generate and detokenisation of transformers only."""
     model = WhisperForConditionalGeneration.from_pretrained(folder)
     tokenizer = WhisperTokenizer.from_pretrained(folder)
     extract = WhisperFeatureExtractor(chunk_length=1)
@@ -64,7 +64,7 @@ def test_the_text_is_what_transformers_alone_makes_of_the_same_audio(
 
 
 def test_the_texts_of_this_checkpoint_differ_and_end(alone: list[SegmentResult]) -> None:
-    """Else the tests here would prove little."""
+    """Otherwise the tests here would prove little."""
     assert len({result.text for result in alone}) == COUNT
     assert len({result.steps for result in alone}) > 3
     assert {result.overflow for result in alone} == {False, True}
@@ -77,7 +77,7 @@ def test_a_result_does_not_depend_on_its_batch(
     order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(size)).tolist()
     for start in range(0, COUNT, size):
         numbers = order[start : start + size]
-        for n, got in zip(numbers, heard(loaded, [segments[n] for n in numbers]), strict=True):
+        for n, got in zip(numbers, recognised(loaded, [segments[n] for n in numbers]), strict=True):
             assert (got.text, got.steps, got.overflow) == (alone[n].text, alone[n].steps, alone[n].overflow)
             assert got.confidence == pytest.approx(alone[n].confidence, abs=1e-4)
 
@@ -107,7 +107,7 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
 
 
 def test_probabilities_are_those_of_the_decoder_at_temperature_one(loaded: Whisper, segments: list[Segment]) -> None:
-    """One pass over the whole sequence gives what the steps gave; what may not be said has no share."""
+    """One pass over the whole sequence gives the same as the steps. Forbidden tokens have no share."""
     segment = segments[2]
     generated = loaded.generate([segment])
     ids = loaded.tokenizer.token_to_id
@@ -115,7 +115,7 @@ def test_probabilities_are_those_of_the_decoder_at_temperature_one(loaded: Whisp
     count = len(generated.tokens[0])
     with torch.inference_mode():
         logits = loaded.model(
-            encoder_outputs=(loaded._encoded([segment]),),
+            encoder_outputs=(loaded.encode([segment]),),
             decoder_input_ids=torch.tensor([prompt + generated.tokens[0][:-1]]),
         ).logits[0, 3:]
     logits = logits.clone()
@@ -131,26 +131,26 @@ def test_probabilities_are_those_of_the_decoder_at_temperature_one(loaded: Whisp
 
 def test_the_language_decides_and_where_it_is_unknown_it_is_detected(loaded: Whisper) -> None:
     foreign = [noise_segment(n, seconds=0.1 + 0.07 * n) for n in range(COUNT)]
-    tokens = loaded._languages(foreign, loaded._encoded(foreign))
+    tokens = loaded.languages(foreign, loaded.encode(foreign))
     ours = [(segment, token.strip("<|>")) for segment, token in zip(foreign, tokens, strict=True) if token != "<|it|>"]
     assert ours
     for segment, code in ours:
-        spoken = {name: heard(loaded, [Segment(segment.key, name, segment.pcm)])[0] for name in LANGUAGES}
+        spoken = {name: recognised(loaded, [Segment(segment.key, name, segment.pcm)])[0] for name in LANGUAGES}
         assert len({result.confidence for result in spoken.values()}) == len(LANGUAGES)
-        assert heard(loaded, [segment])[0] == spoken[code]
+        assert recognised(loaded, [segment])[0] == spoken[code]
 
 
 def test_a_language_that_is_none_of_ours_may_be_detected(loaded: Whisper) -> None:
-    """As Whisper does: all that it knows compete."""
+    """Like Whisper does, it compares all languages that it knows."""
     foreign = [noise_segment(n, seconds=0.1 + 0.07 * n) for n in range(COUNT)]
-    found = loaded._languages(foreign, loaded._encoded(foreign))
-    assert "<|it|>" in found
-    assert len(heard(loaded, foreign)) == COUNT
+    detected = loaded.languages(foreign, loaded.encode(foreign))
+    assert "<|it|>" in detected
+    assert len(recognised(loaded, foreign)) == COUNT
 
 
 def test_an_english_only_checkpoint_is_asked_without_language_and_task(tmp_path: Path) -> None:
     model = whisper.load(str(save_whisper(tmp_path / "en", multilingual=False)))
-    one, other = heard(model, [noise_segment(1, "en"), noise_segment(1)])
+    one, other = recognised(model, [noise_segment(1, "en"), noise_segment(1)])
     assert one == other
     stock = WhisperForConditionalGeneration.from_pretrained(tmp_path / "en")
     samples = np.frombuffer(noise_segment(1).pcm, "<i2") / 32768
@@ -171,9 +171,9 @@ def test_an_english_only_checkpoint_is_asked_without_language_and_task(tmp_path:
     ],
 )
 def test_what_counts_as_text(loaded: Whisper, said: str, text: str, steps: int, overflow: bool) -> None:
-    """No timestamps, no special tokens, nothing behind the end."""
+    """No timestamps, no special tokens, nothing after the end."""
     tokens = [loaded.tokenizer.token_to_id(token) for token in said.split()]
-    result = loaded._result(tokens, [0.5] * len(tokens), [1.0] * len(tokens))
+    result = loaded.result(tokens, [0.5] * len(tokens), [1.0] * len(tokens))
     assert result is not None
     assert (result.text, result.steps, result.overflow) == (text, steps, overflow)
     assert result.confidence == 0.5
@@ -181,22 +181,22 @@ def test_what_counts_as_text(loaded: Whisper, said: str, text: str, steps: int, 
 
 def test_only_a_row_whose_own_numbers_are_not_finite_has_no_answer(loaded: Whisper) -> None:
     ban, end = (loaded.tokenizer.token_to_id(token) for token in ("ban", "<|endoftext|>"))
-    assert loaded._result([ban, end], [math.nan, 0.5], [1.0, 1.0]) is None
-    assert loaded._result([ban, end], [0.5, math.nan], [1.0, 1.0]) is None
-    assert loaded._result([ban, end, ban], [0.5, 0.5, math.nan], [1.0, 1.0, 1.0]) is not None
+    assert loaded.result([ban, end], [math.nan, 0.5], [1.0, 1.0]) is None
+    assert loaded.result([ban, end], [0.5, math.nan], [1.0, 1.0]) is None
+    assert loaded.result([ban, end, ban], [0.5, 0.5, math.nan], [1.0, 1.0, 1.0]) is not None
 
 
 def test_a_row_of_nan_leaves_its_neighbours_alone(
     loaded: Whisper, segments: list[Segment], alone: list[SegmentResult]
 ) -> None:
-    encoded = loaded._encoded
+    encoded = loaded.encode
 
     def poisoned(given: list[Segment]) -> torch.Tensor:
         hidden = encoded(given).clone()
         hidden[1] = torch.nan
         return hidden
 
-    with mock.patch.object(loaded, "_encoded", poisoned):
+    with mock.patch.object(loaded, "encode", poisoned):
         got = loaded.recognise(segments[2:5])
     assert got[1] is None
     assert [result.text for result in (got[0], got[2]) if result] == [alone[2].text, alone[4].text]
@@ -215,17 +215,19 @@ def test_weights_may_be_shards_and_of_another_type(
     edit_index = copy / "model.safetensors.index.json"
     edit_index.write_text("{}")
     edit(edit_index, weight_map=where)
-    assert [result.text for result in heard(whisper.load(str(copy)), segments)] == [result.text for result in alone]
+    assert [result.text for result in recognised(whisper.load(str(copy)), segments)] == [
+        result.text for result in alone
+    ]
 
 
-def test_bfloat16_hears_too(folder: Path, segments: list[Segment]) -> None:
+def test_bfloat16_recognises_too(folder: Path, segments: list[Segment]) -> None:
     model = whisper.load(str(folder), dtype=torch.bfloat16)
     assert {weight.dtype for weight in model.model.parameters()} == {torch.bfloat16}
-    assert len(heard(model, segments)) == COUNT
+    assert len(recognised(model, segments)) == COUNT
 
 
 def broken(folder: Path, how: str) -> str:
-    """Break a checkpoint; returns what the line must name."""
+    """Break a checkpoint. Returns what the error must name."""
     path = folder / "model.safetensors"
     state = load_file(path)
     if how == "cut":

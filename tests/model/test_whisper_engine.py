@@ -1,4 +1,4 @@
-"""The autoregressive engine: full batches in order, every future resolves, memory and NaN handled row by row."""
+"""The autoregressive engine: full batches in order, every future resolves, one bad row harms no other."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def texts(results: list[SegmentResult] | list[SegmentResult | None]) -> list[str
 
 
 def watched(loaded: Whisper, batches: list[int], *, room: int = COUNT, error: str = "CUDA out of memory") -> Any:
-    """Notes every batch that the encoder is given; one of more than `room` rows raises."""
-    encoded = loaded._encoded
+    """Records the size of each batch of the encoder. A batch of more than `room` rows raises."""
+    encoded = loaded.encode
 
     def forward(given: list[Segment]) -> torch.Tensor:
         batches.append(len(given))
@@ -51,7 +51,7 @@ def watched(loaded: Whisper, batches: list[int], *, room: int = COUNT, error: st
             raise torch.OutOfMemoryError(error)
         return encoded(given)
 
-    return mock.patch.object(loaded, "_encoded", forward)
+    return mock.patch.object(loaded, "encode", forward)
 
 
 @pytest.mark.parametrize(("slots", "batches"), [(1, [1] * 12), (5, [5, 5, 2]), (16, [12])])
@@ -90,14 +90,14 @@ def test_memory_for_not_even_one_row_ends_the_engine(loaded: Whisper, segments: 
 
 def poisoned(loaded: Whisper, keys: set[str]) -> Any:
     """The encoder's output of the segments of these keys becomes NaN."""
-    encoded = loaded._encoded
+    encoded = loaded.encode
 
     def forward(given: list[Segment]) -> torch.Tensor:
         hidden = encoded(given).clone()
         hidden[[row for row, segment in enumerate(given) if segment.key in keys]] = torch.nan
         return hidden
 
-    return mock.patch.object(loaded, "_encoded", forward)
+    return mock.patch.object(loaded, "encode", forward)
 
 
 def test_a_row_of_nan_gets_an_error_and_leaves_the_others_alone(
@@ -152,13 +152,13 @@ def test_silence_and_an_empty_segment_have_an_answer(loaded: Whisper) -> None:
 
 def test_stalled_seconds_run_while_a_batch_hangs(loaded: Whisper, segments: list[Segment]) -> None:
     go = threading.Event()
-    encoded = loaded._encoded
+    encoded = loaded.encode
 
     def hangs(given: list[Segment]) -> torch.Tensor:
         go.wait(SECONDS)
         return encoded(given)
 
-    with mock.patch.object(loaded, "_encoded", hangs):
+    with mock.patch.object(loaded, "encode", hangs):
         engine = WhisperEngine(loaded, slots=2)
         assert engine.stalled_seconds() == 0.0
         future = engine.submit(segments[0])

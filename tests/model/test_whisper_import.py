@@ -1,4 +1,4 @@
-"""Whisper encoders of OpenAI and transformers become the same weights; what is no whole encoder is one line."""
+"""Whisper encoders of OpenAI and transformers become the same weights; an incomplete one is one line."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def weight(name: str, shape: torch.Size) -> Tensor:
 
 
 def as_openai(encoder: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same under the names of openai/whisper, written down here a second time."""
+    """The same weights under the names of openai/whisper, written down a second time here."""
     renamed = {}
     for name, value in encoder.items():
         new = name.replace("layers.", "blocks.").replace("embed_positions.weight", "positional_embedding")

@@ -1,4 +1,4 @@
-"""A Whisper checkpoint on disk: what a job learns of it without loading it, and one line for whatever is wrong."""
+"""A Whisper checkpoint on disk: what a job learns of it without loading it; any fault is one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def folder(saved: Path, tmp_path: Path) -> Path:
 
 
 def refusal(name: Path | str, revision: str | None = None) -> str:
-    """The one line that `describe` gives."""
+    """The one line with which `describe` fails."""
     with pytest.raises(ConfigError) as raised:
         layout.describe(str(name), revision)
     message = str(raised.value)

@@ -1,4 +1,4 @@
-"""A Whisper checkpoint through the replica, the probe and one whole run: the same tables, the same books."""
+"""A Whisper checkpoint in a replica, in the probe and in a whole run: the same tables and the same accounting."""
 
 from __future__ import annotations
 
@@ -53,9 +53,9 @@ def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
 def test_the_probe_hears_with_it(folder: Path, tmp_path: Path) -> None:
     wav(tmp_path / "a.wav", 2.0)
     ref = RecordingRef("a", "files", str(tmp_path / "a.wav"), size=(tmp_path / "a.wav").stat().st_size)
-    (heard,), notes = probe(load(RunConfig, None, arguments(tmp_path, tmp_path / "out", folder)), [ref])
-    assert heard.audio_seconds == 2.0
-    assert heard.replica_seconds
+    (probed,), notes = probe(load(RunConfig, None, arguments(tmp_path, tmp_path / "out", folder)), [ref])
+    assert probed.audio_seconds == 2.0
+    assert probed.replica_seconds
     assert notes == []
 
 

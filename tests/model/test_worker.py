@@ -1,4 +1,4 @@
-"""The thread that owns a model: turns until nothing waits, every future resolves, nothing is taken after the end."""
+"""The thread that owns a model: it turns until nothing waits, every future resolves, nothing is taken after the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = 60
 
 
 class Echo(Worker):
-    """One segment a turn: its language is its text, `nan` has no finite number, `bug` breaks it, `no` does not fit."""
+    """A segment per turn; its language is its text. `nan` has no finite logits, `bug` is a fault, `no` does not fit."""
 
     def __init__(self, *, warm: str = "") -> None:
         super().__init__()

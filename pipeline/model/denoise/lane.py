@@ -66,7 +66,7 @@ class Lane:
         self.buckets = slot_buckets(slots, static=self.calls.static)
         weight = model.backbone.lm_head.weight
         device, dtype = weight.device, weight.dtype
-        self.kv = _allocate(model, slots, dtype)
+        self.kv = allocate_kv(model, slots, dtype)
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
         self.step = torch.zeros(slots, dtype=torch.int32, device=device)
         self.canvas = torch.zeros(slots, canvas_length, dtype=torch.int64, device=device)
@@ -143,7 +143,7 @@ class Lane:
         if not ended:
             return []
         if not (raw and last.issuperset(ended)):
-            probability, entropy = self._final(hidden[ended])
+            probability, entropy = self.final_outputs(hidden[ended])
         else:
             probability, entropy = (of.view(n, -1)[ended].tolist() for of in (head.probability, head.entropy_raw))
         finished = [self._finish(row, head, probability[i], entropy[i]) for i, row in enumerate(ended)]
@@ -156,7 +156,7 @@ class Lane:
         """Run a step of every size once, so that all code is compiled. The lane must be empty."""
         for n in self.buckets if self.calls.static else ():
             hidden, head, _ = self._step(n, raw=False)
-            self._final(hidden[:1])
+            self.final_outputs(hidden[:1])
             del head
         self.step.zero_()
 
@@ -193,7 +193,7 @@ class Lane:
             settle=self.calls.settle,
         )
 
-    def _final(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
+    def final_outputs(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
         """T = 1 probability and entropy of rows [n, canvas, hidden] whose last step did not compute them.
 
         With static shapes it takes one row at a time, so that only one shape is compiled.
@@ -235,7 +235,7 @@ class Lane:
         self.done.pop()
 
 
-def _allocate(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
+def allocate_kv(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
     """Zeroed KV of every layer: [slots, kv heads, prompt, head dim]."""
     device = model.backbone.lm_head.weight.device
     layers = []

@@ -79,8 +79,8 @@ class Scheduler:
         self.lanes: dict[int, Lane] = {}
         self._row_steps = (0, 0)  # computed and needed, of the lanes before the last halving
         self._warm_compilations = 0
-        self._pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
-        self._ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
+        self.pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
+        self.ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
         self._prefilling: list[Job] = []
         self._passed_over = dict.fromkeys(self.lengths, 0)
         self._device = model.backbone.lm_head.weight.device
@@ -94,7 +94,7 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
-        waiting = [*self._pending.values(), *self._ready.values()]
+        waiting = [*self.pending.values(), *self.ready.values()]
         return not (any(waiting) or any(lane.active for lane in self.lanes.values()))
 
     @property
@@ -118,9 +118,9 @@ class Scheduler:
     def add(self, job: Job, *, first: bool = False) -> None:
         """Put a job into its lane's queue, at the end or (first) at the beginning."""
         if first:
-            self._pending[job.length].appendleft(job)
+            self.pending[job.length].appendleft(job)
         else:
-            self._pending[job.length].append(job)
+            self.pending[job.length].append(job)
 
     def turn(self) -> list[Finished]:
         """Fill the free slots of one lane and do one step of it. Returns the rows that ended."""
@@ -135,8 +135,8 @@ class Scheduler:
     def _work(self) -> list[Finished]:
         """A turn. It may run out of memory."""
         length = self._next_lane()
-        lane, ready = self.lanes[length], self._ready[length]
-        while self._pending[length] and len(ready) < lane.free:
+        lane, ready = self.lanes[length], self.ready[length]
+        while self.pending[length] and len(ready) < lane.free:
             self._prefill(length)
         while ready and lane.free:
             lane.admit(ready[0])
@@ -146,7 +146,7 @@ class Scheduler:
     def _next_lane(self) -> int:
         """The canvas length of the lane that steps next: one that has waited too long, else the fullest."""
         rows = {
-            n: min(self.slots, lane.active + len(self._ready[n]) + len(self._pending[n]))
+            n: min(self.slots, lane.active + len(self.ready[n]) + len(self.pending[n]))
             for n, lane in self.lanes.items()
         }
         passed = self._passed_over
@@ -173,11 +173,11 @@ class Scheduler:
         started: list[Job] = []
         for length in self.lengths:
             started += self.lanes[length].jobs if length in self.lanes else []
-            started += [prepared.job for prepared in self._ready[length]]
-            self._ready[length].clear()
+            started += [prepared.job for prepared in self.ready[length]]
+            self.ready[length].clear()
         started += self._prefilling
         for job in reversed(started):
-            self._pending[job.length].appendleft(job)
+            self.pending[job.length].appendleft(job)
         self._prefilling = []
         self._row_steps = self.row_steps
         self.lanes.clear()
@@ -196,30 +196,30 @@ class Scheduler:
             self.lanes[n].warm_up()
         if self.calls.static:
             for size in prefill_buckets(self.prefill_batch, static=True):
-                self._prompt_kv([SILENCE] * size)
+                self.prompt_kv([SILENCE] * size)
         self._warm_compilations = compilations()
 
     def _prefill_ahead(self, length: int) -> None:
         """Prefill one more batch for a lane, unless half a batch is ready."""
-        if self._pending[length] and len(self._ready[length]) <= self.prefill_batch // 2:
+        if self.pending[length] and len(self.ready[length]) <= self.prefill_batch // 2:
             self._prefill(length)
 
     def _prefill(self, length: int) -> None:
         """Compute the prompt KV of the next segments of a lane, at most `prefill_batch`."""
-        pending = self._pending[length]
+        pending = self.pending[length]
         jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
         segments = [job.segment for job in jobs]
         if self.calls.static:  # few shapes: repeat the last segment
             size = next(n for n in prefill_buckets(self.prefill_batch, static=True) if n >= len(jobs))
             segments += segments[-1:] * (size - len(jobs))
-        kv, made = self._prompt_kv(segments)
+        kv, made = self.prompt_kv(segments)
         for row, job in enumerate(jobs):
             keys = noise.row_keys(job.segment.key, self.denoise.seed)
-            self._ready[length].append(Prepared(job, keys, kv, row, made))
+            self.ready[length].append(Prepared(job, keys, kv, row, made))
         self._prefilling = []
 
     @torch.inference_mode()
-    def _prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
+    def prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
         """The prompt KV of segments. On CUDA it is computed in the side stream; others may use it after the event."""
         with torch.cuda.stream(self._side):  # does nothing for None
             kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))

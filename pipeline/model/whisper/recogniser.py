@@ -60,16 +60,16 @@ class Whisper:
         """
         generated = self.generate(segments)
         rows = zip(generated.tokens, generated.probability, generated.entropy, strict=True)
-        return [self._result(*row) for row in rows]
+        return [self.result(*row) for row in rows]
 
     @torch.inference_mode()
     def generate(self, segments: list[Segment]) -> Generated:
         """Greedy tokens with their probabilities, until the longest row ends."""
-        encoded = self._encoded(segments)
+        encoded = self.encode(segments)
         chosen = _Chosen()
         prompt: dict[str, Any] = {}
         if self.spec.language_tokens:
-            prompt = {"language": self._languages(segments, encoded), "task": "transcribe"}
+            prompt = {"language": self.languages(segments, encoded), "task": "transcribe"}
         self.model.generate(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded),
             attention_mask=torch.ones(encoded.shape[:2], dtype=torch.long, device=encoded.device),
@@ -81,14 +81,14 @@ class Whisper:
         )
         return chosen.generated(self.spec.max_tokens)
 
-    def _encoded(self, segments: list[Segment]) -> Tensor:
+    def encode(self, segments: list[Segment]) -> Tensor:
         """The encoder's output [segments, positions, d_model]."""
         windows = np.stack([from_pcm(segment.pcm, self.window_samples) for segment in segments])
         mel = self.log_mel(torch.from_numpy(windows).to(self.model.device))
         hidden: Tensor = self.model.get_encoder()(mel.to(self.model.dtype)).last_hidden_state
         return hidden
 
-    def _languages(self, segments: list[Segment], encoded: Tensor) -> list[str]:
+    def languages(self, segments: list[Segment], encoded: Tensor) -> list[str]:
         """The language token of each segment: its own, else the most likely one that the checkpoint knows."""
         tokens = [self.spec.language_tokens[segment.language] if segment.language else "" for segment in segments]
         unknown = [row for row, token in enumerate(tokens) if not token]
@@ -98,7 +98,7 @@ class Whisper:
                 tokens[row] = self._token_of[token]
         return tokens
 
-    def _result(self, tokens: list[int], probability: list[float], entropy: list[float]) -> SegmentResult | None:
+    def result(self, tokens: list[int], probability: list[float], entropy: list[float]) -> SegmentResult | None:
         """The result of one row, as of a canvas. Signals that only a canvas has are null.
 
         steps: generated tokens with the end token; each took one pass of the decoder. canvas_length: the most tokens
