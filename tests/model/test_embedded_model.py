@@ -19,7 +19,7 @@ def test_the_card_has_a_rate_that_follows_from_its_counts_for_every_language() -
     assert RATES["all"][1:] == tuple(sum(RATES[name][i] for name in languages) for i in (1, 2))
 
 
-def test_the_error_rates_on_unheard_voices_and_phrases_are_within_their_bounds() -> None:
+def test_the_error_rates_on_new_voices_and_phrases_are_within_their_bounds() -> None:
     assert RATES["all"][0] <= 20
     assert all(RATES[name][0] <= 35 for name in RATES if not name.startswith("all"))
 
