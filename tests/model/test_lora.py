@@ -140,7 +140,7 @@ def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
     """Called as the engine calls them; with one layer, because compiling is slow."""
     model = random_model(5, lora=SPEC, layers=1, experts=2)
     fast = Calls.make(compile=True)
-    calls = replace(Calls.make(compile=False), prefill=fast.prefill, decode=fast.decode)
+    calls = replace(Calls.make(compile=False), prefill=fast.prefill, denoise=fast.denoise)
     (own, decoded), (compiled, compiled_decoded) = passes(model), passes(model, calls)
     for a, b in zip([*own, decoded], [*compiled, compiled_decoded], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
