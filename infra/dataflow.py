@@ -1,4 +1,4 @@
-"""Draw the way of a recording, infra/dataflow.svg, with the names of the code: python -m infra.dataflow
+"""Draw the way of a recording, infra/dataflow.svg, with the names of the code: `python -m infra.dataflow`.
 
 A name that changes in the code changes in the picture; a test compares the two.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["read_transcripts", "transcribe"]
+__all__ = ["read_transcripts", "transcribe"]  # noqa: F822 - `__getattr__` below brings them
 
 
 def __getattr__(name: str) -> Any:

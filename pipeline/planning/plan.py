@@ -183,7 +183,7 @@ def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, A
             rows.extend([_row(planned, index) for index in range(len(refs))])
             count, recordings = count + 1, recordings + len(refs)
             seconds += math.fsum([declared_seconds(ref) or 0.0 for ref in refs])
-            size += sum([ref.size for ref in refs])
+            size += sum(ref.size for ref in refs)
             if len(rows) >= ROW_GROUP:
                 writer.write_table(_table(rows))
                 rows = []

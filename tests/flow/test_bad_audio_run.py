@@ -241,10 +241,13 @@ def peaks(driver: int) -> Iterator[dict[str, int]]:
             with contextlib.suppress(psutil.Error, OSError, AssertionError):
                 kilobytes["driver"] = max(kilobytes.get("driver", 0), peak_kilobytes(driver))
                 for process in psutil.Process(driver).children(recursive=True):
-                    with contextlib.suppress(psutil.Error, OSError, AssertionError):
-                        if "GuardedDecoder" in " ".join(process.cmdline()):
-                            name = f"decoder {process.pid}"
-                            kilobytes[name] = max(kilobytes.get(name, 0), peak_kilobytes(process.pid))
+                    look_at(process)
+
+    def look_at(process: psutil.Process) -> None:
+        with contextlib.suppress(psutil.Error, OSError, AssertionError):
+            if "GuardedDecoder" in " ".join(process.cmdline()):
+                name = f"decoder {process.pid}"
+                kilobytes[name] = max(kilobytes.get(name, 0), peak_kilobytes(process.pid))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

@@ -36,7 +36,7 @@ def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(driver: int, stage: str) -> bool:
-    """kill -9 a living process of `stage`, or the driver itself. Returns False if there is none at the moment."""
+    """SIGKILL a living process of `stage`, or the driver itself. Returns False if there is none at the moment."""
     root = psutil.Process(driver)
     for process in [root] if stage == "driver" else root.children(recursive=True):
         with contextlib.suppress(psutil.Error):
@@ -50,6 +50,25 @@ def check_alive(driver: subprocess.Popen[bytes], stage: str, deadline: float) ->
     assert driver.poll() is None, f"the driver ended before the kill of {stage}"
     assert time.monotonic() < deadline
     time.sleep(0.05)
+
+
+def wait_for_two_pieces(output: Path, deadline: float) -> None:
+    """Until the decoder has begun two pieces."""
+    markers: set[Path] = set()
+    while len(markers) < 2:
+        markers |= set((output / ATTEMPTS).glob("*/decode-*"))
+        assert time.monotonic() < deadline
+
+
+def one_more_saved(
+    output: Path, before: set[str], driver: subprocess.Popen[bytes], stage: str, deadline: float
+) -> set[str]:
+    """The saved pieces, as soon as there are more than `before`."""
+    saved: set[str] = set()
+    while len(saved) <= len(before):
+        saved = {str(path) for path in (output / PREFIX).glob("*/*")}
+        check_alive(driver, stage, deadline)
+    return saved
 
 
 def committed(output: Path) -> int:
@@ -116,15 +135,9 @@ def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path
         try:
             for stage in stages:
                 if stage == "GuardedDecoder":  # it runs ahead of the model; it is killed at its second piece
-                    markers: set[Path] = set()
-                    while len(markers) < 2:
-                        markers |= set((output / ATTEMPTS).glob("*/decode-*"))
-                        assert time.monotonic() < deadline
+                    wait_for_two_pieces(output, deadline)
                 else:
-                    before = len(saved)
-                    while len(saved) <= before:
-                        saved = {str(path) for path in (output / PREFIX).glob("*/*")}
-                        check_alive(driver, stage, deadline)
+                    saved = one_more_saved(output, saved, driver, stage, deadline)
                     time.sleep(chance.uniform(0, 0.3))
                 while not kill(driver.pid, stage):
                     check_alive(driver, stage, deadline)

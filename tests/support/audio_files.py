@@ -75,7 +75,7 @@ def encoded(kind: str, seconds: float = 2.0) -> bytes:
 
 
 def sndfile(samples: np.ndarray, rate: int, form: str, subtype: str) -> bytes:
-    """samples [frames, channels], written in small pieces: libsndfile's vorbis encoder crashes on large ones."""
+    """A file of `samples` [frames, channels], in blocks of 4096: libsndfile's vorbis encoder crashes on more."""
     file = io.BytesIO()
     with soundfile.SoundFile(file, "w", rate, samples.shape[1], format=form, subtype=subtype) as out:
         for at in range(0, len(samples), 4096):
@@ -84,7 +84,7 @@ def sndfile(samples: np.ndarray, rate: int, form: str, subtype: str) -> bytes:
 
 
 def ffmpeg(samples: np.ndarray, rate: int, container: str, codec: str, options: dict[str, str]) -> bytes:
-    """samples [frames, channels], through FFmpeg's encoder and muxer."""
+    """A file of `samples` [frames, channels], made by FFmpeg's encoder and muxer."""
     file = io.BytesIO()
     layout = "mono" if samples.shape[1] == 1 else "stereo"
     with av.open(file, "w", format=container, options=dict(options)) as out:
@@ -123,7 +123,7 @@ def with_gap(data: bytes, container: str, at_seconds: float, gap_seconds: float)
 
 
 def patched(data: bytes, at: int, new: bytes) -> bytes:
-    """data with the bytes from `at` on replaced."""
+    """The data, with `new` instead of the bytes at `at`."""
     return data[:at] + new + data[at + len(new) :]
 
 

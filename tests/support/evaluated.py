@@ -73,7 +73,7 @@ def row(language: str, reference: str | None, hypothesis: str, **changed: Any) -
 
 
 def counted(process: Callable[[str, str], Any], reference: str, hypothesis: str) -> Counts:
-    """jiwer refuses an empty reference: every recognised word is an insertion."""
+    """Jiwer refuses an empty reference: every recognised word is an insertion."""
     if not reference:
         return Counts(insertions=len(hypothesis.split()))
     found = process(reference, hypothesis)

@@ -108,7 +108,7 @@ def test_every_word_occurs_in_phrases(language: str) -> None:
 
 
 def test_two_numbers_never_meet_unless_both_are_digits() -> None:
-    """ "quatre vingts" + "trois" sounds like "quatre vingt trois": the text would be a guess."""
+    """The words "quatre vingts" + "trois" sound like "quatre vingt trois": the text would be a guess."""
     rng = random.Random(5)
     assert not any(re.search(r"vingts (?!et )(un|deux|trois|onze|dix)\b", phrase("fr", rng)) for _ in range(5000))
     digits = "|".join(vocabulary("de").lists["numbers"][:10])

@@ -154,8 +154,7 @@ def _lines(file: File) -> Iterator[Line]:
             while data := stream.readline(fields.MAX_TEXT_BYTES):
                 line += 1
                 if len(data) == fields.MAX_TEXT_BYTES and not data.endswith(b"\n"):
-                    while (more := stream.readline(fields.MAX_TEXT_BYTES)) and not more.endswith(b"\n"):
-                        pass
+                    _skip_line(stream)
                     yield line, _bad(file, line, f"longer than {fields.MAX_TEXT_BYTES:,} bytes")
                     continue
                 try:
@@ -172,6 +171,12 @@ def _lines(file: File) -> Iterator[Line]:
         yield line + 1, BadRecording("corrupt_archive", f"{file.uri}:{line + 1}: {remote.one_line(err)}")
     except OSError as err:
         raise ConfigError(f"source.uri: {file.uri}:{line + 1}: {remote.one_line(err)}") from None
+
+
+def _skip_line(stream: BinaryIO) -> None:
+    """Read on to the end of the line."""
+    while (more := stream.readline(fields.MAX_TEXT_BYTES)) and not more.endswith(b"\n"):
+        pass
 
 
 def _bad(file: File, line: int, what: str) -> BadRecording:
