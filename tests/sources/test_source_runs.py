@@ -1,6 +1,6 @@
-"""A whole run over each source format, totals by itself: ids, references, languages and metadata reach the tables.
+"""A whole run over each source format, which auto detects: all that the source says reaches the tables.
 
-On Ray the formats whose readers bring something of their own into its workers, the others through the same stages.
+The formats whose readers need something of their own in the workers run on Ray, the others through the same stages.
 """
 
 from __future__ import annotations

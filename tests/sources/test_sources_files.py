@@ -64,7 +64,7 @@ def test_other_and_hidden_files_are_left_out_and_counted(tmp_path: Path, caplog:
     touch(tmp_path, "a.wav", "b.pdf", "c/d.pdf", ".e.wav", ".git/f.wav", "notes.txt")
     with caplog.at_level(logging.INFO):
         assert [ref.recording_id for ref in listed(tmp_path)] == ["a.wav"]
-    assert "2 files that are no audio" in caplog.text
+    assert "2 files that are not audio" in caplog.text
 
 
 def test_a_file_that_the_uri_names_is_read_whatever_its_extension(tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def test_plain_tars_are_read_by_range(tmp_path: Path) -> None:
     refs = listed(tmp_path)
     assert [ref.recording_id for ref in refs] == ["en_us/1004", "en_us/1015", "en_us/1020"]
     first = read_recording(refs[0])
-    assert (first.audio, first.language, first.reference) == (sounds["test/1004.wav"], "en", "he metadata two red cats")
+    assert (first.audio, first.language, first.reference) == (sounds["test/1004.wav"], "en", "he said two red cats")
 
 
 @pytest.fixture(scope="module")
