@@ -78,8 +78,8 @@ def test_a_peft_folder_beside_a_projector_and_openais_encoder_become_one_folder(
     assert loaded.config.lora == SPEC
     assert all(torch.equal(w, loaded.encoder.state_dict()[name]) for name, w in plain.encoder.state_dict().items())
     assert all(torch.equal(w, loaded.projector.state_dict()[name]) for name, w in plain.projector.state_dict().items())
-    (own, decoded), (theirs, theirs_decoded) = passes(loaded), passes(reference)
-    for a, b in zip([*own, decoded], [*theirs, theirs_decoded], strict=True):
+    (own, denoised), (theirs, theirs_denoised) = passes(loaded), passes(reference)
+    for a, b in zip([*own, denoised], [*theirs, theirs_denoised], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 

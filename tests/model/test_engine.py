@@ -70,11 +70,11 @@ def dying(model: AsrModel) -> Iterator[tuple[Engine, threading.Event]]:
     """An engine whose first denoising step waits for the event and then raises."""
     go = threading.Event()
 
-    def decode(*_: object) -> torch.Tensor:
+    def denoise(*_: object) -> torch.Tensor:
         go.wait(SECONDS)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    with mock.patch.object(backbone, "denoise", decode):
+    with mock.patch.object(backbone, "denoise", denoise):
         yield Engine(model, DENOISE, slots=2, prefill_batch=2), go
     go.set()
 

@@ -63,7 +63,7 @@ def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
     hidden, prompt = model.config.hidden_size, model.prompt_length
     kv = backbone.prefill(model.backbone, torch.zeros(1, prompt, hidden))[0]
 
-    def decode(_model: object, canvas: Tensor, soft: Tensor, _prompt: object) -> Tensor:
+    def denoise(_model: object, canvas: Tensor, soft: Tensor, _prompt: object) -> Tensor:
         shapes.add(len(canvas))
         return torch.zeros_like(soft)
 
@@ -78,7 +78,7 @@ def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
 
     shapes: set[int] = set()
     prefills: set[int] = set()
-    calls = replace(plain, denoise=decode, prefill=prefill, tile_step=one_token, static=True)
+    calls = replace(plain, denoise=denoise, prefill=prefill, tile_step=one_token, static=True)
     with mock.patch.object(Calls, "make", return_value=calls):
         engine = Engine(
             model,

@@ -232,8 +232,8 @@ def test_a_checkpoint_with_a_foreign_adapter_loads(model: AsrModel, tmp_path: Pa
     path = tmp_path / "adapter.safetensors"
     state = foreign(recogniser.adapter_state(model), PEFT)
     save_file(state, path)
-    (own, decoded), (read, read_decoded) = passes(model), passes(checkpoint.load(str(tmp_path)))
-    assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))
+    (own, denoised), (read, read_denoised) = passes(model), passes(checkpoint.load(str(tmp_path)))
+    assert all(torch.equal(a, b) for a, b in zip([*own, denoised], [*read, read_denoised], strict=True))
     del state["audio_projector.in_proj.bias"]
     save_file(state, path)
     with pytest.raises(ConfigError, match=r"adapter\.safetensors: \d+ weights match, 1 missing \(input\.bias\)"):

@@ -45,8 +45,8 @@ def passes(model: AsrModel, calls: Calls | None = None) -> tuple[list[Tensor], T
     canvas = torch.randint(400, (2, 8), generator=generator)
     soft = torch.randn(2, 8, 64, generator=generator) * 0.05
     kv, hidden = calls.prefill(model.backbone, prompt)
-    decoded = calls.denoise(model.backbone, canvas, soft, kv)
-    return [hidden, *(t for layer in kv.layers for t in (layer.keys, layer.values))], decoded
+    denoised = calls.denoise(model.backbone, canvas, soft, kv)
+    return [hidden, *(t for layer in kv.layers for t in (layer.keys, layer.values))], denoised
 
 
 def without(model: AsrModel, phase: str) -> AsrModel:
@@ -82,26 +82,26 @@ def with_peft(plain: AsrModel, model: AsrModel) -> Any:
 def test_both_passes_are_equal_to_pefts(model: AsrModel, plain: AsrModel) -> None:
     reference = hearing_model(5)
     reference.backbone = with_peft(plain, model)
-    (own, own_decoded), (theirs, decoded) = passes(model), passes(reference)
-    for ours, other in zip([*own, own_decoded], [*theirs, decoded], strict=True):
+    (own, own_decoded), (theirs, denoised) = passes(model), passes(reference)
+    for ours, other in zip([*own, own_decoded], [*theirs, denoised], strict=True):
         torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
-    assert (decoded - passes(plain)[1]).abs().max() > 0.1  # the adapters do something
+    assert (denoised - passes(plain)[1]).abs().max() > 0.1  # the adapters do something
 
 
 def test_new_adapters_add_nothing(plain: AsrModel) -> None:
     fresh = hearing_model(5)
     lora.attach(fresh.backbone, **SPEC.model_dump())
-    (own, decoded), (expected, expected_decoded) = passes(fresh), passes(plain)
-    assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*expected, expected_decoded], strict=True))
+    (own, denoised), (expected, expected_decoded) = passes(fresh), passes(plain)
+    assert all(torch.equal(a, b) for a, b in zip([*own, denoised], [*expected, expected_decoded], strict=True))
     assert all(weight.abs().max() > 0 for name, weight in lora.state(fresh.backbone).items() if name.endswith("down"))
 
 
 def test_each_phase_has_its_own(model: AsrModel, plain: AsrModel) -> None:
     """The prompt pass ignores the decoder's adapter. Denoising uses its own adapter on the same cache."""
-    own, decoded = passes(model)
+    own, denoised = passes(model)
     prompt_only, other_decoded = passes(without(model, "decoder"))
     assert all(torch.equal(a, b) for a, b in zip(own, prompt_only, strict=True))
-    assert not torch.allclose(decoded, other_decoded, atol=1e-2)
+    assert not torch.allclose(denoised, other_decoded, atol=1e-2)
     bare = passes(without(model, "encoder"))[0]
     assert all(torch.equal(a, b) for a, b in zip(bare, passes(plain)[0], strict=True))
     assert not torch.allclose(own[0], bare[0], atol=1e-2)
@@ -132,8 +132,8 @@ def test_adapters_are_saved_with_the_projector_and_loaded(model: AsrModel, tmp_p
     assert not [name for name in load_file(tmp_path / "backbone/model.safetensors") if "lora" in name]
     loaded = checkpoint.load(str(tmp_path))
     assert loaded.config == model.config
-    (own, decoded), (read, read_decoded) = passes(model), passes(loaded)
-    assert all(torch.equal(a, b) for a, b in zip([*own, decoded], [*read, read_decoded], strict=True))
+    (own, denoised), (read, read_denoised) = passes(model), passes(loaded)
+    assert all(torch.equal(a, b) for a, b in zip([*own, denoised], [*read, read_denoised], strict=True))
 
 
 def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
@@ -141,8 +141,8 @@ def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
     model = random_model(5, lora=SPEC, layers=1, experts=2)
     fast = Calls.make(compile=True)
     calls = replace(Calls.make(compile=False), prefill=fast.prefill, denoise=fast.denoise)
-    (own, decoded), (compiled, compiled_decoded) = passes(model), passes(model, calls)
-    for a, b in zip([*own, decoded], [*compiled, compiled_decoded], strict=True):
+    (own, denoised), (compiled, compiled_denoised) = passes(model), passes(model, calls)
+    for a, b in zip([*own, denoised], [*compiled, compiled_denoised], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
 
 
@@ -164,7 +164,7 @@ def test_training_reaches_both_adapters_and_no_base_weight() -> None:
     generator = torch.Generator().manual_seed(2)
     cache, hidden = backbone.prefill(trained.backbone, torch.randn(2, 6, 64, generator=generator))
     canvas = torch.randint(400, (2, 8), generator=generator)
-    decoded = backbone.denoise(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
-    (decoded.abs().sum() + hidden.abs().sum()).backward()
+    denoised = backbone.denoise(trained.backbone, canvas, torch.zeros(2, 8, 64), cache)
+    (denoised.abs().sum() + hidden.abs().sum()).backward()
     assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in adapters.values())
     assert all(weight.grad is None for weight in recogniser.backbone_state(trained.backbone)[0].values())
