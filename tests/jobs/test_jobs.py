@@ -76,11 +76,15 @@ def test_other_settings_on_the_same_output_are_refused_by_name(
 
 
 @pytest.mark.timeout(300)
-def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: Path) -> None:
+def test_stop_resume_and_budget(small_model_dir: Path, tmp_path: Path) -> None:
+    """The run has 66 units, so that it is not over before the stop arrives."""
+    source = archive(tmp_path / "in", 60, seconds=1.5)
+    for number in range(6):
+        (source / f"s{number}.wav").write_bytes(b"")
     words = [
         *arguments(source, tmp_path / "out", small_model_dir),
         "plan.unit_recordings=1",
-        "budget.max_dead_fraction=0.1",
+        "budget.max_dead_fraction=0.08",
     ]
     command = [sys.executable, "-m", "jobs.transcribe", *words]
     running = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -102,8 +106,8 @@ def test_stop_resume_and_budget(source: Path, small_model_dir: Path, tmp_path: P
     done = job("transcribe", *words)
     assert done.returncode == 1, done.stderr
     assert "budget.max_dead_fraction" in done.stderr
-    assert "7 recordings" in done.stdout
-    assert "1 dead letters (empty_file 1)" in done.stdout
+    assert "66 recordings" in done.stdout
+    assert "6 dead letters (empty_file 6)" in done.stdout
     assert str(tmp_path / "out") in done.stdout
     assert [f"r{number:03d}.wav" in done.stdout for number in range(6)] == [True] * 6
 
