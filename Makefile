@@ -56,7 +56,8 @@ test-python: ## tests that need no torch, on another Python: make test-python PY
 	@$(MAKE) setup VENV=.venv/$(notdir $(PYTHON)) TORCH=
 	@OMP_NUM_THREADS=1 .venv/$(notdir $(PYTHON))/bin/python -m pytest -n 2 -m "not slow" $(WITHOUT_TORCH) $(PYTEST)
 
-WITHOUT_TORCH := tests/house tests/storage tests/sources tests/planning tests/audio tests/output tests/jobs/test_cli.py
+WITHOUT_TORCH := tests/house tests/storage tests/sources tests/planning tests/audio tests/output tests/evaluation \
+	tests/flow/test_guard.py tests/jobs/test_cli.py --ignore tests/evaluation/test_evaluate_sweep.py
 
 check: setup ## lint, format check, types
 	$(BIN)/ruff check .

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from infra.dataflow import PICTURE, draw
 from pipeline.config import RunConfig, load
 from pipeline.doctor.settings import DoctorConfig
 
@@ -58,6 +57,9 @@ def test_keys_named_in_the_text_are_settings() -> None:
 
 
 def test_the_picture_is_the_one_that_the_code_draws() -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from infra.dataflow import PICTURE, draw
+
     assert PICTURE.read_text(encoding="utf-8") == draw(), "python -m infra.dataflow"
 
 
