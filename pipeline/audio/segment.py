@@ -14,6 +14,7 @@ from pipeline.schemas import SAMPLE_RATE, SAMPLES_PER_MS
 MERGE_GAP_SAMPLES = 600 * SAMPLES_PER_MS  # regions of speech with a longer gap between them are never in one window
 OVERLAP_SAMPLES = 300 * SAMPLES_PER_MS  # in both windows when speech is cut where it has no pause
 HYSTERESIS = 0.15  # speech begins at the threshold and ends this far below it (Silero's own value)
+METER_SAMPLES = 256 * FRAME_SAMPLES  # 8.2 s
 LOWEST_THRESHOLD = 0.01  # probability below which a frame always ends speech
 # A region that is too long is cut at a pause after 2/3 of the window, or else after 1/2 of it.
 CUT_SEARCH = ((2, 3), (1, 2))
@@ -26,6 +27,27 @@ class Window:
     start_sample: int
     end_sample: int
     overlaps_previous: bool = False
+
+
+class PowerMeter:
+    """Mean square of each frame of a recording that comes in blocks of any length."""
+
+    def __init__(self) -> None:
+        self._powers = [np.empty(0)]
+        self._rest = np.empty(0, np.float32)  # samples of a frame that is not complete
+
+    def add(self, block: np.ndarray) -> None:
+        """block: float32 [samples], the next ones."""
+        for start in range(0, len(block), METER_SAMPLES):  # few at a time: they are copied as float64
+            samples = np.concatenate([self._rest, block[start : start + METER_SAMPLES]])
+            whole = len(samples) // FRAME_SAMPLES * FRAME_SAMPLES
+            frames = samples[:whole].reshape(-1, FRAME_SAMPLES)
+            self._powers.append(np.square(frames, dtype=np.float64).mean(axis=1))
+            self._rest = samples[whole:]
+
+    def power(self) -> np.ndarray:
+        """float64 [whole frames]."""
+        return np.concatenate(self._powers)
 
 
 class Segmenter:
@@ -46,18 +68,14 @@ class Segmenter:
     def windows(self, blocks: Iterable[np.ndarray]) -> list[Window]:
         """The same for a recording in blocks, as `decode.stream` yields them. Only figures of frames stay in memory."""
         total = 0
-        powers = [np.empty(0)]
-        rest = np.empty(0, np.float32)  # samples of an incomplete frame
+        meter = PowerMeter() if self.config.method == "quietest" else None
 
         def counted() -> Iterator[np.ndarray]:
-            nonlocal total, rest
+            nonlocal total
             for block in blocks:
                 total += len(block)
-                joined = np.concatenate([rest, block])
-                whole = len(joined) // FRAME_SAMPLES * FRAME_SAMPLES
-                frames = joined[:whole].reshape(-1, FRAME_SAMPLES)
-                powers.append(np.square(frames, dtype=np.float64).mean(axis=1))
-                rest = joined[whole:]
+                if meter:
+                    meter.add(block)
                 yield block
 
         if self.voice_activity is not None:
@@ -68,8 +86,8 @@ class Segmenter:
                 pass  # only the length is needed
             probabilities = np.ones(-(-total // FRAME_SAMPLES), np.float32)
             regions = [(0, len(probabilities))] if total else []
-        if self.config.method == "quietest":
-            power = np.concatenate(powers)
+        if meter:
+            power = meter.power()
             return quietest_windows(regions, power, samples=total, config=self.config, max_seconds=self.max_seconds)
         return windows_from_regions(
             regions, probabilities, samples=total, config=self.config, max_seconds=self.max_seconds

@@ -215,6 +215,7 @@ class Decoder:
                     raise BadAudio("too_long", f"{name}: longer than {self.max_seconds:g} s")
                 if total > self.piece_samples:
                     samples = np.concatenate(blocks)
+                    blocks.clear()
                     windows = self.segmenter(samples[: self.piece_samples])
                     final, end, overlaps = piece_end(windows, self.piece_samples, self.segmenter.config)
                     segments = _segments(ref, read, at, channel, samples, windows[:final])
