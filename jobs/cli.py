@@ -158,11 +158,12 @@ def _stoppable(command: str) -> Iterator[None]:
     previous = {number: signal.getsignal(number) for number in STOPS}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(target=_watch, args=(reader,), daemon=True, name="stop").start()
+    handled = threading.Event()
+    threading.Thread(target=_watch, args=(reader, handled), daemon=True, name="stop").start()
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         for number in STOPS:
-            signal.signal(number, functools.partial(_stop, command))
+            signal.signal(number, functools.partial(_stop, command, handled))
         yield
     except Stopped as stop:
         sys.stdout.flush()
@@ -181,8 +182,9 @@ def _leave(code: int) -> NoReturn:
     os._exit(code)
 
 
-def _stop(command: str, signum: int, _frame: types.FrameType | None) -> None:
+def _stop(command: str, handled: threading.Event, signum: int, _frame: types.FrameType | None) -> None:
     """Say how to go on, then leave through the stack. Where that takes too long, `_watch` ends the process."""
+    handled.set()
     for number in STOPS:
         signal.signal(number, signal.SIG_IGN)
     note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
@@ -194,17 +196,17 @@ def _stop(command: str, signum: int, _frame: types.FrameType | None) -> None:
 os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
-def _watch(reader: int) -> None:
+def _watch(reader: int, handled: threading.Event) -> None:
     """End the process `STOP_SECONDS` after the first signal, whatever the main thread does.
 
     Python runs signal handlers between two instructions of the main thread. A signal that arrives just before a wait
     for a lock would be handled after the wait, perhaps never. So this thread sends it once more, which ends the wait.
-    After `_stop` the second signal is ignored.
+    After `_stop` it sends none: Ray's shutdown takes all handlers away, and a second signal would end the process.
     """
     while byte := os.read(reader, 1):
         if byte[0] in STOPS:
-            time.sleep(0.1)
-            signal.pthread_kill(threading.main_thread().ident or 0, byte[0])
+            if not handled.wait(0.1):
+                signal.pthread_kill(threading.main_thread().ident or 0, byte[0])
             time.sleep(STOP_SECONDS)
             _leave(128 + byte[0])
     os.close(reader)
