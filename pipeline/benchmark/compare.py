@@ -25,7 +25,7 @@ from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
+Figures = dict[str, Any]
 SAME_NOISE = 4  # windows whose tokens are compared
 ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the published model's settings, for random weights too
 
@@ -102,7 +102,7 @@ class Bench:
             "seconds_of": asdict(bound),
         }
 
-    def same_noise(self) -> Row:
+    def same_noise(self) -> Figures:
         """Both sides with the engine's noise, SAME_NOISE windows and all steps: the share of equal tokens."""
         denoise = self._denoise(early=False, canvas=None)
         prompts = self.prompts[:SAME_NOISE]
@@ -130,7 +130,7 @@ class Bench:
             "windows": len(rows),
         }
 
-    def stock_row(self, batch: int, early: bool) -> Row:
+    def stock_row(self, batch: int, early: bool) -> Figures:
         """`generate` at one batch size, with torch's own random numbers, which cost it less than the engine's."""
         denoise = self._denoise(early=early, canvas=None)
         count = self.windows if early else min(self.windows, max(8, 2 * batch))
@@ -152,7 +152,7 @@ class Bench:
         row = self._row("stock generate", early, batch, count, meter, flop)
         return row | {"row_steps": passes[0]}
 
-    def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Row:
+    def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Figures:
         """The engine over all windows. With refill, a slot gets the next window as soon as its window is done.
 
         Without refill, `slots` windows are prefilled and start together, and the next ones start when all are done.
@@ -186,7 +186,7 @@ class Bench:
             "steps_mean": sum(result.steps for result in results) / len(results),
         }
 
-    def _stock_rows(self, early: bool) -> Iterator[Row]:
+    def _stock_rows(self, early: bool) -> Iterator[Figures]:
         for batch in self.size.stock_batches:
             if batch > self.windows:
                 return
@@ -204,7 +204,7 @@ class Bench:
             finally:
                 gc.collect()
 
-    def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Row:
+    def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Figures:
         """A row of figures. For rtfx a window has the mean length of ALL windows, so ratios of rtfx compare speed."""
         rate = windows / meter.seconds
         row = {
@@ -236,8 +236,8 @@ class Bench:
         rows = [int(segment.key) if segment.key.isdigit() else 0 for segment in segments]
         return backbone.embed(self.model.backbone, self.prompts[rows])
 
-    def _summary(self, rows: list[Row]) -> dict[str, Any]:
-        def of(what: str, early: bool) -> Row:
+    def _summary(self, rows: list[Figures]) -> dict[str, Any]:
+        def of(what: str, early: bool) -> Figures:
             return next(row for row in rows if row["what"] == what and row["steps"] == _steps(early))
 
         engine_rows = [row for row in rows if row["what"].startswith("engine")]

@@ -11,31 +11,31 @@ from typing import Any
 
 from pipeline.config import ComputeConfig, RunConfig
 from pipeline.doctor.hardware import gpu_facts
-from pipeline.doctor.rows import Row, without_secrets
+from pipeline.doctor.rows import Result, without_secrets
 from pipeline.flow.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
 
 NODE_SECONDS = 300.0
 SKEW = 5.0  # seconds between the clocks of two nodes; with more, logs and the times of commits are hard to read
 
 
-def overview(config: RunConfig) -> Iterator[Row]:
+def overview(config: RunConfig) -> Iterator[Result]:
     """Rows about the nodes, their CPUs and GPUs, and whether the replicas of the config fit on them."""
     nodes = alive_nodes()
     free_cpus, free_gpus = free_resources()
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     offered = f"{len(nodes)} nodes, {cpus:g} CPUs ({free_cpus:g} free), {gpus:g} GPUs ({free_gpus:g} free)"
-    yield Row("ray", "ok", f"ray {metadata.version('ray')}: {offered}")
+    yield Result("ray", "ok", f"ray {metadata.version('ray')}: {offered}")
     yield placement([(node.cpus, node.gpus) for node in nodes], config.compute, config.model.device)
 
 
-def on_this_machine(config: RunConfig) -> Iterator[Row]:
+def on_this_machine(config: RunConfig) -> Iterator[Result]:
     """The same rows for the Ray that a run starts on this machine if there is no cluster."""
-    yield Row("ray", "ok", f"ray {metadata.version('ray')}; no RAY_ADDRESS: a run starts it on this machine")
+    yield Result("ray", "ok", f"ray {metadata.version('ray')}; no RAY_ADDRESS: a run starts it on this machine")
     gpus = len(gpu_facts()["devices"])
     yield placement([(float(local_cpus(config.compute)), float(gpus))], config.compute, config.model.device)
 
 
-def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Row:
+def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Result:
     """The row that says whether decoders and replicas fit on nodes of (CPUs, GPUs) where nothing else runs."""
     least, most = compute.replicas_min, max(compute.replicas_min, compute.replicas_max)
     fit = replicas_that_fit(nodes, compute)
@@ -48,16 +48,16 @@ def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, devi
     )
     if cpus < compute.decode_actors:
         finding = f"{cpus:g} CPUs are fewer than compute.decode_actors={compute.decode_actors}"
-        return Row("placement", "FAIL", finding, "fewer decode actors, or more CPUs: the job would wait for ever")
+        return Result("placement", "FAIL", finding, "fewer decode actors, or more CPUs: the job would wait for ever")
     if fit < least:
         advice = f"compute.replicas_min={fit}, or more nodes" if fit else "other nodes, or compute.*_per_replica"
-        return Row("placement", "FAIL", f"{finding}; replicas_min={least}", f"{advice}: the job would wait for ever")
+        return Result("placement", "FAIL", f"{finding}; replicas_min={least}", f"{advice}: the job would wait for ever")
     if device == "cuda" and not compute.gpus_per_replica:
         advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
-        return Row("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)
+        return Result("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)
     if fit < most:
-        return Row("placement", "warn", finding, "the job runs with as many as fit")
-    return Row("placement", "ok", finding)
+        return Result("placement", "warn", finding, "the job runs with as many as fit")
+    return Result("placement", "ok", finding)
 
 
 def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> int:
@@ -80,31 +80,31 @@ def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConf
 
 def on_nodes(
     config: RunConfig, machine: Callable[[dict[str, Any], int, bool], tuple[float, list[dict[str, Any]]]]
-) -> Iterator[Row]:
+) -> Iterator[Result]:
     """Run `machine(config, GPUs that must be there, True)` on every node. Yields its rows, nodes ordered by address."""
     asks = bool(config.compute.gpus_per_replica) and config.model.device != "cpu"
     plain = config.model_dump(mode="json")
     nodes = alive_nodes()
     sent = time.time()
-    answers: dict[Node, list[Row]] = {}
+    answers: dict[Node, list[Result]] = {}
     arguments = {node: (plain, math.floor(node.gpus) if asks else 0, True) for node in nodes}
     for node, answer in on_every_node(machine, arguments, NODE_SECONDS):
         name = node.address if [other.address for other in nodes].count(node.address) == 1 else _both(node)
         if isinstance(answer, BaseException):
             last = str(answer).strip().splitlines()[-1:] or [type(answer).__name__]
             advice = "the same image and packages on every node; `ray status`"
-            answers[node] = [Row("node", "FAIL", without_secrets(last[0]), advice, name)]
+            answers[node] = [Result("node", "FAIL", without_secrets(last[0]), advice, name)]
             continue
         theirs, rows = answer
         skew = max(0.0, sent - theirs, theirs - time.time())
-        answers[node] = [Row(**(row | {"node": name})) for row in rows]
+        answers[node] = [Result(**(row | {"node": name})) for row in rows]
         if skew > SKEW:
-            answers[node].append(Row("clock", "warn", f"{skew:.0f} s from this machine's", "chrony or ntpd", name))
+            answers[node].append(Result("clock", "warn", f"{skew:.0f} s from this machine's", "chrony or ntpd", name))
     for node in nodes:
         yield from answers[node]
 
 
-def as_plain(rows: list[Row]) -> list[dict[str, Any]]:
+def as_plain(rows: list[Result]) -> list[dict[str, Any]]:
     """Rows as plain values, which travel between processes."""
     return [asdict(row) for row in rows]
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import RunConfig
-from pipeline.doctor.rows import Row, size
+from pipeline.doctor.rows import Result, size
 
 LEAST, COMFORTABLE = 1e9, 10e9  # bytes free
 
@@ -31,7 +31,7 @@ def places(config: RunConfig) -> dict[str, Path]:
     return folders
 
 
-def check(folders: dict[str, Path]) -> Iterator[Row]:
+def check(folders: dict[str, Path]) -> Iterator[Result]:
     """A row for each folder of `places`: whether its disk can be written and has room. Creates no folder."""
     for what, path in folders.items():
         name = f"{what}: {path}"
@@ -42,15 +42,15 @@ def check(folders: dict[str, Path]) -> Iterator[Row]:
                 with tempfile.TemporaryFile(dir=disk) as file:
                     file.write(b"writable")
         except OSError as err:
-            yield Row("disk", "FAIL", f"{name}: {err.strerror}", "another folder (TMPDIR, RAY_TMPDIR, HF_HOME)")
+            yield Result("disk", "FAIL", f"{name}: {err.strerror}", "another folder (TMPDIR, RAY_TMPDIR, HF_HOME)")
             continue
         text = f"{name}: {size(free)} free"
         if free < LEAST:
-            yield Row("disk", "FAIL", text, "make room, or another folder (TMPDIR, RAY_TMPDIR, HF_HOME)")
+            yield Result("disk", "FAIL", text, "make room, or another folder (TMPDIR, RAY_TMPDIR, HF_HOME)")
         elif free < COMFORTABLE:
-            yield Row("disk", "warn", text, f"{size(COMFORTABLE)} leave room for caches and spilled objects")
+            yield Result("disk", "warn", text, f"{size(COMFORTABLE)} leave room for caches and spilled objects")
         else:
-            yield Row("disk", "ok", text)
+            yield Result("disk", "ok", text)
 
 
 def existing(path: Path) -> Path:

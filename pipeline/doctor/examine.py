@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config import RunConfig
 from pipeline.doctor import cluster_check, disks, hardware, model_check, storage_check
 from pipeline.doctor.cluster_check import NODE_SECONDS
-from pipeline.doctor.rows import Check, Row, guarded
+from pipeline.doctor.rows import Check, Result, guarded
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.flow.cluster import has_cluster, ray_cluster
 
@@ -23,12 +23,12 @@ RAY_SECONDS = 120.0
 
 def examine_machine(
     config: DoctorConfig, starting: Callable[[str], None] = lambda _: None, *, limit: float = math.inf
-) -> list[Row]:
+) -> list[Result]:
     """Run every check and return its rows.
 
     starting: called with the name of each check before it runs. limit: seconds that a check may take at most.
     """
-    rows: list[Row] = []
+    rows: list[Result] = []
     cluster = has_cluster()
 
     def run(name: str, check: Check, seconds: float = SECONDS) -> None:
@@ -51,7 +51,7 @@ def examine_machine(
         return rows
     with contextlib.ExitStack() as stack:
 
-        def connect() -> Iterable[Row]:
+        def connect() -> Iterable[Result]:
             stack.enter_context(ray_cluster(config.compute))
             return cluster_check.overview(config)
 
@@ -67,7 +67,7 @@ def machine(config: dict[str, Any], gpus: int, node: bool) -> tuple[float, list[
     Returns its time (seconds since 1970) and its rows as plain values.
     """
     now = time.time()
-    rows: list[Row] = []
+    rows: list[Result] = []
     for name, check, seconds in machine_checks(DoctorConfig.model_validate(config), gpus, node=node):
         rows += guarded(name, check, seconds=seconds)
     return now, cluster_check.as_plain(rows)

@@ -23,7 +23,7 @@ from packaging.requirements import Requirement
 
 from pipeline.audio.track import CODECS
 from pipeline.config import RunConfig
-from pipeline.doctor.rows import Row, State, size
+from pipeline.doctor.rows import Result, State, size
 
 ROOT = Path(__file__).parents[2]
 PYTHONS = (3, 11), (3, 13)  # the first and the last that pyproject.toml allows
@@ -61,7 +61,7 @@ def gpu_facts() -> dict[str, Any]:
     return facts
 
 
-def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
+def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Result]:
     """A row about torch and the driver, then one for each GPU.
 
     facts: from gpu_probe.py. wanted: GPUs that must be there.
@@ -74,14 +74,14 @@ def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
     finding = f"{versions}; {driver}; Linux {facts['kernel']}"
     devices = facts["devices"]
     if facts["cuda"] is None and (facts["driver"] or wanted):
-        yield Row("torch", bad, finding, f"install torch for CUDA: make setup TORCH_INDEX={CUDA_INDEX}")
+        yield Result("torch", bad, finding, f"install torch for CUDA: make setup TORCH_INDEX={CUDA_INDEX}")
     elif facts["cuda"] and not facts["driver"]:
-        yield Row("torch", bad, finding, "install the driver; in a container: run it with --gpus all")
+        yield Result("torch", bad, finding, "install the driver; in a container: run it with --gpus all")
     elif facts["cuda"] and not devices:
         advice = "a driver for this CUDA, or torch for the driver's CUDA; see nvidia-smi"
-        yield Row("torch", bad, f"{finding}; no device: {facts['why'] or 'torch does not say why'}", advice)
+        yield Result("torch", bad, f"{finding}; no device: {facts['why'] or 'torch does not say why'}", advice)
     else:
-        yield Row("torch", "ok", finding)
+        yield Result("torch", "ok", finding)
     for index, device in enumerate(devices):
         about = (
             f"{index}: {device['name']}, capability {device['capability']}, "
@@ -90,19 +90,19 @@ def gpu_rows(facts: dict[str, Any], *, wanted: int) -> Iterator[Row]:
         if device["error"]:
             built = " ".join(facts["architectures"])
             advice = f"this torch is built for {built}" if "kernel image" in device["error"] else "see nvidia-smi"
-            yield Row("gpu", bad, f"{about}; {device['error']}", advice)
+            yield Result("gpu", bad, f"{about}; {device['error']}", advice)
         elif device["free"] < 0.9 * device["total"]:
-            yield Row("gpu", "warn", about, "another process uses the rest: nvidia-smi names it")
+            yield Result("gpu", "warn", about, "another process uses the rest: nvidia-smi names it")
         else:
-            yield Row("gpu", "ok", f"{about}; float32 and bfloat16 products right")
+            yield Result("gpu", "ok", f"{about}; float32 and bfloat16 products right")
     if len(devices) < wanted:
         keys = "compute.gpus_per_replica, compute.replicas_min, model.device"
-        yield Row("gpu", "FAIL", f"{len(devices)} of {wanted} GPUs that must be here", f"another machine, or {keys}")
+        yield Result("gpu", "FAIL", f"{len(devices)} of {wanted} GPUs that must be here", f"another machine, or {keys}")
     elif not devices:
-        yield Row("gpu", "ok", "none, and none is needed")
+        yield Result("gpu", "ok", "none, and none is needed")
 
 
-def memory() -> Iterator[Row]:
+def memory() -> Iterator[Result]:
     """Rows about main memory (with the limit of a container) and /dev/shm, where Ray keeps its objects."""
     machine = psutil.virtual_memory()
     limit = container_limit()
@@ -111,16 +111,16 @@ def memory() -> Iterator[Row]:
         total, free = limit, min(free, limit)
     finding = f"{size(free)} of {size(total)} free, {os.cpu_count()} CPUs"
     short = f"{size(MEMORY)} for a driver, a decoder and a small replica"
-    yield Row("memory", "ok" if free >= MEMORY else "warn", finding, "" if free >= MEMORY else short)
+    yield Result("memory", "ok" if free >= MEMORY else "warn", finding, "" if free >= MEMORY else short)
     try:
         shared = shutil.disk_usage("/dev/shm")
     except OSError:
         return
     finding = f"/dev/shm: {size(shared.free)} of {size(shared.total)} free for Ray's objects"
     if shared.free >= SHARED:
-        yield Row("object store", "ok", finding)
+        yield Result("object store", "ok", finding)
     else:
-        yield Row("object store", "warn", finding, "Ray would use the disk; docker run --shm-size=8g, or remount it")
+        yield Result("object store", "warn", finding, "Ray would use the disk; docker run --shm-size=8g, or remount it")
 
 
 def container_limit() -> int | None:
@@ -134,16 +134,16 @@ def container_limit() -> int | None:
     return None
 
 
-def limits() -> Iterator[Row]:
+def limits() -> Iterator[Result]:
     """A row about how many files a process may open. Ray raises the soft limit to the hard one by itself."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = math.inf if hard == resource.RLIM_INFINITY else hard
     finding = f"{soft} open files, at most {most:g}"
     good = most >= FILES
-    yield Row("open files", "ok" if good else "warn", finding, "" if good else "ulimit -n 65536 before Ray starts")
+    yield Result("open files", "ok" if good else "warn", finding, "" if good else "ulimit -n 65536 before Ray starts")
 
 
-def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
+def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Result]:
     """Rows that compare Python and the installed packages with the requirements of fullcanvas.
 
     project: its pyproject.toml; if it does not exist, the requirements of the installed package count.
@@ -151,32 +151,32 @@ def packages(project: Path = ROOT / "pyproject.toml") -> Iterator[Row]:
     python = f"Python {platform.python_version()}, ray {_version('ray')}"
     setup = "make setup, the same on every node"
     if not PYTHONS[0] <= sys.version_info[:2] <= PYTHONS[1]:
-        yield Row("packages", "FAIL", python, "Python 3.11, 3.12 or 3.13")
+        yield Result("packages", "FAIL", python, "Python 3.11, 3.12 or 3.13")
     wanted = _requirements(project)
     have = {requirement: _version(requirement.name) for requirement in wanted}
     missing = [requirement.name for requirement, version in have.items() if version is None]
     if missing:
-        yield Row("packages", "FAIL", f"{python}; missing: {', '.join(missing)}", setup)
+        yield Result("packages", "FAIL", f"{python}; missing: {', '.join(missing)}", setup)
     others = [
         f"{requirement.name} {version} (tested: {requirement.specifier})"
         for requirement, version in have.items()
         if version is not None and not requirement.specifier.contains(version, prereleases=True)
     ]
     if others:
-        yield Row("packages", "warn", f"{python}; {', '.join(others)}", setup)
+        yield Result("packages", "warn", f"{python}; {', '.join(others)}", setup)
     if not missing and not others:
-        yield Row("packages", "ok", f"{python}; {len(wanted)} packages in their tested ranges")
+        yield Result("packages", "ok", f"{python}; {len(wanted)} packages in their tested ranges")
 
 
-def decoders() -> Iterator[Row]:
+def decoders() -> Iterator[Result]:
     """A row about the decoders of FFmpeg that the pipeline uses: how many are there, and the names of the others."""
     wanted = CODECS.split(",")
     missing = [name for name in wanted if not _decodes(name)]
     finding = f"{len(wanted) - len(missing)} of {len(wanted)} decoders of FFmpeg"
     if missing:
-        yield Row("decoders", "warn", f"{finding}; without {', '.join(missing)}", "make setup: the pinned av has all")
+        yield Result("decoders", "warn", f"{finding}; without {', '.join(missing)}", "make setup: its av has them")
     else:
-        yield Row("decoders", "ok", finding)
+        yield Result("decoders", "ok", finding)
 
 
 def _decodes(codec: str) -> bool:

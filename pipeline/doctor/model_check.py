@@ -14,7 +14,7 @@ import psutil
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
-from pipeline.doctor.rows import Row, size
+from pipeline.doctor.rows import Result, size
 from pipeline.model.files import hub, layout, whisper_layout
 from pipeline.model.files.hub import HubPart
 
@@ -22,14 +22,14 @@ FETCH_AGAIN = "copy or fetch the model again"
 ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an image, or the hub"
 
 
-def files(config: RunConfig) -> Iterator[Row]:
+def files(config: RunConfig) -> Iterator[Result]:
     """The model as a run describes it, then its files against all known hashes. Reads every byte of them."""
     name, revision = config.model.name, config.model.revision
     if whisper_layout.is_hub_id(name) and to_fetch(config):
-        yield Row("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
+        yield Result("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
         return
     info = layout.describe(name, revision)
-    yield Row(
+    yield Result(
         "model",
         "ok",
         f"{info.name}@{info.weights_hash}: windows of {info.window_seconds:g} s, canvas {info.canvas_length}, "
@@ -42,20 +42,20 @@ def files(config: RunConfig) -> Iterator[Row]:
     try:
         compared = hub.verify(folder, located)
     except ConfigError as err:
-        yield Row("model hashes", "FAIL", str(err), FETCH_AGAIN)
+        yield Result("model hashes", "FAIL", str(err), FETCH_AGAIN)
         return
     if compared:
-        yield Row("model hashes", "ok", f"{compared} files have the SHA-256 that they must have")
+        yield Result("model hashes", "ok", f"{compared} files have the SHA-256 that they must have")
     else:
-        yield Row("model hashes", "ok", f"nothing to compare with: no {hub.MANIFEST} in {folder}")
+        yield Result("model hashes", "ok", f"nothing to compare with: no {hub.MANIFEST} in {folder}")
 
 
-def present(config: RunConfig) -> Iterator[Row]:
+def present(config: RunConfig) -> Iterator[Result]:
     """For a node of a cluster: whether the files of the model are there. Reads config.json only."""
     name, revision = config.model.name, config.model.revision
     try:
         if to_fetch(config):
-            yield Row("model", "ok", "comes from the hub, to the cache of each node")
+            yield Result("model", "ok", "comes from the hub, to the cache of each node")
             return
         folder = layout.directory(name, revision)
         if whisper_layout.is_whisper(folder):
@@ -65,9 +65,9 @@ def present(config: RunConfig) -> Iterator[Row]:
             paths = [located.tokenizer, *located.encoder, *located.adapter, *located.backbone]
         total = sum(path.stat().st_size for path in paths)
     except (ConfigError, OSError) as err:
-        yield Row("model", "FAIL", str(err), ON_EVERY_NODE)
+        yield Result("model", "FAIL", str(err), ON_EVERY_NODE)
         return
-    yield Row("model", "ok", f"{len(paths)} files, {size(total)}")
+    yield Result("model", "ok", f"{len(paths)} files, {size(total)}")
 
 
 def to_fetch(config: RunConfig) -> dict[str, tuple[HubPart, tuple[str, ...]]]:
@@ -85,7 +85,7 @@ def to_fetch(config: RunConfig) -> dict[str, tuple[HubPart, tuple[str, ...]]]:
     return {part: wanted for part, wanted in parts.items() if not _is_cached(*wanted)}
 
 
-def hub_access(config: RunConfig) -> Iterator[Row]:
+def hub_access(config: RunConfig) -> Iterator[Result]:
     """Whether the hub can be reached; then, for each missing part, whether it may be fetched and fits on the disk.
 
     The token is never shown.
@@ -101,7 +101,7 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
     if constants.is_offline_mode():
         text = f"offline (HF_HUB_OFFLINE); {needed}"
         advice = f"copy {constants.HF_HUB_CACHE} from a machine with access" if missing else ""
-        yield Row("hub", "FAIL" if missing else "ok", text, advice)
+        yield Result("hub", "FAIL" if missing else "ok", text, advice)
         return
     endpoint = _endpoint()
     try:
@@ -109,9 +109,9 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
     except Exception as err:  # noqa: BLE001 - any error of name resolution, TLS or a proxy
         why = " ".join(str(err).split()) or type(err).__name__
         advice = "check network, proxy and HF_ENDPOINT; or set HF_HUB_OFFLINE=1 and copy the cache of another machine"
-        yield Row("hub", "FAIL" if missing else "warn", f"{endpoint} cannot be reached: {why}; {needed}", advice)
+        yield Result("hub", "FAIL" if missing else "warn", f"{endpoint} cannot be reached: {why}; {needed}", advice)
         return
-    yield Row("hub", "ok", f"{endpoint} answers; {token}; {needed}")
+    yield Result("hub", "ok", f"{endpoint} answers; {token}; {needed}")
     free = shutil.disk_usage(existing(Path(constants.HF_HUB_CACHE))).free
     for part, (pin, patterns) in missing.items():
         row, taken = _part(part, pin, patterns, endpoint, free)
@@ -119,7 +119,7 @@ def hub_access(config: RunConfig) -> Iterator[Row]:
         yield row
 
 
-def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Row]:
+def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Result]:
     """The memory that a replica will take, against what is free: on the GPU where the run uses one, else main memory.
 
     gpus: devices as gpu_probe.py reports them; None: those of this machine. There is no row for a Whisper checkpoint,
@@ -141,19 +141,19 @@ def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Itera
         free = psutil.virtual_memory().available
         good = needed.total * config.compute.replicas_max <= free
         text = f"{config.compute.replicas_max} x {needed} of {size(free)} free main memory"
-        yield Row("model memory", "ok" if good else "warn", text, "" if good else "use fewer replicas or canvases")
+        yield Result("model memory", "ok" if good else "warn", text, "" if good else "use fewer replicas or canvases")
         return
     free = int(max(device["free"] for device in gpus) * min(1.0, config.compute.gpus_per_replica or 1.0))
     try:
         require(needed, free, slots=config.compute.canvases)
     except ConfigError as err:
         advice = f"{size(free)} are free per replica: use fewer canvases or a larger GPU"
-        yield Row("model memory", "FAIL", str(err), advice)
+        yield Result("model memory", "FAIL", str(err), advice)
         return
-    yield Row("model memory", "ok", f"{needed} of {size(free)} free GPU memory per replica")
+    yield Result("model memory", "ok", f"{needed} of {size(free)} free GPU memory per replica")
 
 
-def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Row, int]:
+def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, free: int) -> tuple[Result, int]:
     """The row of one part that must be fetched, and its size in bytes."""
     from huggingface_hub import HfApi, errors
 
@@ -165,18 +165,18 @@ def _part(part: str, pin: HubPart, patterns: tuple[str, ...], endpoint: str, fre
         api.auth_check(pin.repo)
     except errors.GatedRepoError:
         advice = f"accept its terms on {page}, then HF_TOKEN or `hf auth login` with that account"
-        return Row("hub", "FAIL", f"{name}: gated, and this machine has no access", advice), 0
+        return Result("hub", "FAIL", f"{name}: gated, and this machine has no access", advice), 0
     except errors.RevisionNotFoundError:
-        return Row("hub", "FAIL", f"{name}: no such commit", f"{page}/commits/main lists the commits"), 0
+        return Result("hub", "FAIL", f"{name}: no such commit", f"{page}/commits/main lists the commits"), 0
     except errors.RepositoryNotFoundError:
         advice = "check the name, or set HF_TOKEN"
-        return Row("hub", "FAIL", f"{name}: no such repository, or a private one", advice), 0
+        return Result("hub", "FAIL", f"{name}: no such repository, or a private one", advice), 0
     wanted = [file for file in about.siblings or () if any(fnmatch(file.rfilename, p) for p in patterns)]
     total = sum(file.size or 0 for file in wanted)
     text = f"{name}: {size(total)} to fetch, {size(free)} free in the cache"
     if total > free:
-        return Row("hub", "FAIL", text, "set HF_HOME to a folder on a larger disk"), total
-    return Row("hub", "ok", text), total
+        return Result("hub", "FAIL", text, "set HF_HOME to a folder on a larger disk"), total
+    return Result("hub", "ok", text), total
 
 
 def _endpoint() -> str:

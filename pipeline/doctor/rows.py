@@ -13,7 +13,7 @@ from pipeline.config import ConfigError
 from pipeline.storage.base import OutputError
 
 State = Literal["ok", "warn", "FAIL"]
-Check = Callable[[], Iterable["Row"]]
+Check = Callable[[], Iterable["Result"]]
 THREAD = "doctor: "
 SECRETS = (
     "AWS_ACCESS_KEY_ID",
@@ -26,7 +26,7 @@ SECRETS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Result:
     """One result of a check."""
 
     check: str
@@ -36,20 +36,20 @@ class Row:
     node: str = ""  # address of the node of a cluster; empty: the machine that runs the doctor
 
 
-def guarded(name: str, check: Check, *, seconds: float) -> list[Row]:
+def guarded(name: str, check: Check, *, seconds: float) -> list[Result]:
     """Run a check and return its rows, without secrets, after at most `seconds`.
 
     If it raises or takes longer, a FAIL row follows the rows that it has yielded. A check that hangs goes on in a
     daemon thread.
     """
-    rows: list[Row] = []
+    rows: list[Result] = []
     thread = threading.Thread(target=_into, args=(rows, name, check), name=f"{THREAD}{name}", daemon=True)
     thread.start()
     thread.join(seconds)
     results = list(rows)
     if thread.is_alive():
         results.append(
-            Row(name, "FAIL", f"no answer within {seconds:g} s", "find out what it waits for: disk, network, GPU")
+            Result(name, "FAIL", f"no answer within {seconds:g} s", "find out what it waits for: disk, network, GPU")
         )
     return [replace(row, finding=without_secrets(row.finding), advice=without_secrets(row.advice)) for row in results]
 
@@ -76,14 +76,14 @@ def size(count: float) -> str:
     return f"{count:.0f} bytes"
 
 
-def _into(rows: list[Row], name: str, check: Check) -> None:
+def _into(rows: list[Result], name: str, check: Check) -> None:
     try:
         for row in check():
             rows.append(row)  # one by one: those before an exception stay
     except (ConfigError, OutputError) as err:
-        rows.append(Row(name, "FAIL", str(err)))
+        rows.append(Result(name, "FAIL", str(err)))
     except BaseException as err:  # noqa: BLE001 - no error, of native code either, may hide the other checks
-        rows.append(Row(name, "FAIL", f"the check broke: {type(err).__name__}: {err}"))
+        rows.append(Result(name, "FAIL", f"the check broke: {type(err).__name__}: {err}"))
 
 
 def _stored_token() -> str:

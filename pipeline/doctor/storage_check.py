@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pipeline.audio.decode import decode
 from pipeline.config import ConfigError, RunConfig
-from pipeline.doctor.rows import Row, size
+from pipeline.doctor.rows import Result, size
 from pipeline.schemas import BadAudio, BadRecording
 from pipeline.sources.formats import list_recordings, read_recording
 from pipeline.storage.base import apply, open_storage, race_probe, reason
@@ -24,17 +24,17 @@ KEYS = "the path; for a store the keys, storage.endpoint and the rights to list 
 RIGHTS = "the path; for a store the keys, storage.endpoint and the rights to put, get, list and delete"
 
 
-def source(config: RunConfig) -> Iterator[Row]:
+def source(config: RunConfig) -> Iterator[Result]:
     """A row about the first recordings of the source: whether one can be read and decoded."""
     if not config.source.uri:
-        yield Row("source", "ok", "source.uri is not given: not checked")
+        yield Result("source", "ok", "source.uri is not given: not checked")
         return
     apply(config.storage)
     started = time.perf_counter()
     try:
         refs = list(islice(list_recordings(config.source), TRIED))
     except ConfigError as err:
-        yield Row("source", "FAIL", str(err), KEYS)
+        yield Result("source", "FAIL", str(err), KEYS)
         return
     listed = time.perf_counter() - started
     problems = []
@@ -52,15 +52,15 @@ def source(config: RunConfig) -> Iterator[Row]:
             took = time.perf_counter() - started
             finding = f"{ref.recording_id}: {size(read)} read in {took:.2f} s, listed in {listed:.2f} s"
             bad = f"; {len(problems)} before it cannot be used: {problems[0]}" if problems else ""
-            yield Row("source", "warn" if problems else "ok", finding + bad)
+            yield Result("source", "warn" if problems else "ok", finding + bad)
             return
-    yield Row("source", "FAIL", f"none of the first {len(refs)} recordings can be used: {problems[0]}", KEYS)
+    yield Result("source", "FAIL", f"none of the first {len(refs)} recordings can be used: {problems[0]}", KEYS)
 
 
-def output(config: RunConfig) -> Iterator[Row]:
+def output(config: RunConfig) -> Iterator[Result]:
     """A row about one object that is put, read, listed and deleted. A folder that it makes is removed again."""
     if not config.output.uri:
-        yield Row("output", "ok", "output.uri is not given: not checked")
+        yield Result("output", "ok", "output.uri is not given: not checked")
         return
     with _left_as_it_was(config.output.uri):
         key, body = f"_run/probe-{uuid.uuid4().hex}", os.urandom(PROBE_BYTES)
@@ -73,36 +73,36 @@ def output(config: RunConfig) -> Iterator[Row]:
             storage.delete(key)
             gone = not storage.exists(key)
         except ConfigError as err:
-            yield Row("output", "FAIL", str(err), RIGHTS)
+            yield Result("output", "FAIL", str(err), RIGHTS)
             return
         except OSError as err:
-            yield Row("output", "FAIL", f"output.uri: {config.output.uri}: {reason(err)}", RIGHTS)
+            yield Result("output", "FAIL", f"output.uri: {config.output.uri}: {reason(err)}", RIGHTS)
             return
     took = time.perf_counter() - started
     wrong = [what for good, what in ((same, "read back"), (listed, "listed"), (gone, "deleted")) if not good]
     if wrong:
-        yield Row("output", "FAIL", f"{storage.uri}: an object that was put is not {', '.join(wrong)}", RIGHTS)
+        yield Result("output", "FAIL", f"{storage.uri}: an object that was put is not {', '.join(wrong)}", RIGHTS)
         return
     retried = retries.total() - before
     again = f", {retried} retries" if retried else ""
-    yield Row("output", "ok", f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s{again}")
+    yield Result("output", "ok", f"{storage.uri}: 1 MiB written, read, listed, deleted in {took:.2f} s{again}")
 
 
-def race(config: RunConfig) -> Iterator[Row]:
+def race(config: RunConfig) -> Iterator[Result]:
     """A row about writers that race for one object: exactly one must win."""
     if not config.output.uri:
         return
     if config.storage.single_writer:
         advice = "make sure that only one job at a time writes to this output"
-        yield Row("output race", "warn", "storage.single_writer=true: not tried", advice)
+        yield Result("output race", "warn", "storage.single_writer=true: not tried", advice)
         return
     with _left_as_it_was(config.output.uri):
         try:
             race_probe(open_storage(config.output.uri, config=config.storage))
         except ConfigError as err:
-            yield Row("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
+            yield Result("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
             return
-    yield Row("output race", "ok", "of 9 writers of one object one won, three times")
+    yield Result("output race", "ok", "of 9 writers of one object one won, three times")
 
 
 @contextlib.contextmanager

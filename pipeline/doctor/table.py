@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.config import ConfigError
-from pipeline.doctor.rows import Row
+from pipeline.doctor.rows import Result
 from pipeline.output.terminal import plain
 
 WIDE = 100  # columns; on a narrower terminal the advice stands below the finding
@@ -21,7 +21,7 @@ FOLDED = 4  # nodes; with more nodes, rows that are ok everywhere are shown for 
 COLOURS = {"ok": "green", "warn": "yellow", "FAIL": "bold red"}
 
 
-def show(rows: Sequence[Row], console: Console | None = None) -> None:
+def show(rows: Sequence[Result], console: Console | None = None) -> None:
     """Print the table, this machine first, then node by node, and one line that sums it up."""
     console = console or (Console() if sys.stdout.isatty() else Console(width=120))
     checks = max(len("output race"), *(len(row.check) for row in rows))
@@ -48,7 +48,7 @@ def show(rows: Sequence[Row], console: Console | None = None) -> None:
     console.print(f"\n{verdict(rows)}", markup=False, highlight=False)
 
 
-def folded(rows: Sequence[Row]) -> list[Row]:
+def folded(rows: Sequence[Result]) -> list[Result]:
     """Leave out rows of many nodes that are ok on all of them, except on the first node, whose row says so."""
     nodes = {row.node for row in rows if row.node}
     if len(nodes) <= FOLDED:
@@ -61,11 +61,11 @@ def folded(rows: Sequence[Row]) -> list[Row]:
             kept.append(row)
         elif row.node == first:
             more = f"{row.finding} (ok on all {len(nodes)} nodes, shown for the first)"
-            kept.append(Row(row.check, row.state, more, row.advice, row.node))
+            kept.append(Result(row.check, row.state, more, row.advice, row.node))
     return kept
 
 
-def verdict(rows: Sequence[Row]) -> str:
+def verdict(rows: Sequence[Result]) -> str:
     """The names of the checks that are not ok, in one line."""
     names = {state: _names(rows, state) for state in ("FAIL", "warn")}
     if names["FAIL"]:
@@ -73,7 +73,7 @@ def verdict(rows: Sequence[Row]) -> str:
     return f"nothing fails; warnings: {names['warn']}" if names["warn"] else "nothing fails"
 
 
-def write_json(rows: Sequence[Row], path: str) -> None:
+def write_json(rows: Sequence[Result], path: str) -> None:
     """Write the rows as a list of objects. Raises ConfigError if the file cannot be written."""
     try:
         Path(path).write_text(json.dumps([asdict(row) for row in rows], indent=1, ensure_ascii=False) + "\n")
@@ -81,7 +81,7 @@ def write_json(rows: Sequence[Row], path: str) -> None:
         raise ConfigError(f"--json: {path}: {err.strerror}") from None
 
 
-def _names(rows: Sequence[Row], state: str) -> str:
+def _names(rows: Sequence[Result], state: str) -> str:
     names = {f"{row.check} on {row.node}" if row.node else row.check: None for row in rows if row.state == state}
     return ", ".join(names)
 

@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.config import ComputeConfig, ModelConfig
 from pipeline.doctor import model_check
-from pipeline.doctor.rows import Row, guarded
+from pipeline.doctor.rows import Result, guarded
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.model.files import hub
 from tests.model.test_hub import REVISION, folder, model, saved, server
@@ -26,7 +26,7 @@ def settings(path: Path | str, revision: str | None = None, **compute: Any) -> D
     return DoctorConfig(model=ModelConfig(name=str(path), revision=revision), compute=ComputeConfig(**compute))
 
 
-def rows(check: str, config: DoctorConfig) -> list[Row]:
+def rows(check: str, config: DoctorConfig) -> list[Result]:
     return guarded(check, lambda: CHECKS[check](config), seconds=60)
 
 
@@ -78,7 +78,7 @@ def test_a_file_with_another_hash_fails(copy: Path) -> None:
 
 def test_a_model_that_is_nowhere_fails() -> None:
     (row,) = rows("model", settings("/no/such/model"))
-    assert row == Row("model", "FAIL", "model.name: /no/such/model: no config.json in /no/such/model")
+    assert row == Result("model", "FAIL", "model.name: /no/such/model: no config.json in /no/such/model")
 
 
 def test_each_missing_part_is_told_with_its_size_and_a_gated_one_fails(folder: Path, server: Hub) -> None:

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 import pytest
 
 from pipeline.config import ConfigError
-from pipeline.doctor.rows import Row, guarded, is_hung, size, without_secrets
+from pipeline.doctor.rows import Result, guarded, is_hung, size, without_secrets
 
 
 def test_a_check_that_hangs_fails_in_time_and_keeps_its_rows() -> None:
     end = threading.Event()
 
-    def check() -> Iterator[Row]:
-        yield Row("disk", "ok", "the first is well")
+    def check() -> Iterator[Result]:
+        yield Result("disk", "ok", "the first is well")
         end.wait()
 
     started = time.monotonic()
@@ -41,21 +41,21 @@ def test_a_check_that_hangs_fails_in_time_and_keeps_its_rows() -> None:
     ],
 )
 def test_a_check_that_raises_is_a_row_behind_those_before(error: BaseException, says: str) -> None:
-    def check() -> Iterator[Row]:
-        yield Row("a", "ok", "")
+    def check() -> Iterator[Result]:
+        yield Result("a", "ok", "")
         raise error
 
     rows = guarded("gpu", check, seconds=5)
-    assert rows == [Row("a", "ok", ""), Row("gpu", "FAIL", says)]
+    assert rows == [Result("a", "ok", ""), Result("gpu", "FAIL", says)]
 
 
 def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_abcdefghij")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wJalrXUtnFEMI")
     monkeypatch.setenv("RAY_AUTH_TOKEN", "")
-    row = Row("hub", "FAIL", "refused hf_abcdefghij at https://me:pass@proxy:80/x", "wJalrXUtnFEMI")
+    row = Result("hub", "FAIL", "refused hf_abcdefghij at https://me:pass@proxy:80/x", "wJalrXUtnFEMI")
     (shown,) = guarded("hub", lambda: [row], seconds=5)
-    assert shown == Row("hub", "FAIL", "refused *** at https://***@proxy:80/x", "***")
+    assert shown == Result("hub", "FAIL", "refused *** at https://***@proxy:80/x", "***")
     assert without_secrets("a@b.c s3://bucket/a@b") == "a@b.c s3://bucket/a@b"
 
 

@@ -14,7 +14,7 @@ import s3fs
 
 from pipeline.config import StorageConfig
 from pipeline.doctor import storage_check
-from pipeline.doctor.rows import Row, guarded
+from pipeline.doctor.rows import Result, guarded
 from pipeline.doctor.settings import DoctorConfig, DoctorOutput, DoctorSource
 from tests.support.archives import archive
 from tests.support.small_s3 import SmallS3, etag_of
@@ -71,7 +71,7 @@ def settings(source: Path | str = "", output: Path | str = "", **storage: Any) -
     )
 
 
-def only(check: Any, config: DoctorConfig) -> Row:
+def only(check: Any, config: DoctorConfig) -> Result:
     (row,) = guarded("check", lambda: check(config), seconds=60)
     return row
 

@@ -10,14 +10,14 @@ import pytest
 from rich.console import Console
 
 from pipeline.config import ConfigError
-from pipeline.doctor.rows import Row
+from pipeline.doctor.rows import Result
 from pipeline.doctor.table import folded, show, verdict, write_json
 
 ADVICE = "make setup TORCH_INDEX=https://download.pytorch.org/whl/cu130"
 ROWS = [
-    Row("torch", "FAIL", "torch 2.13.0+cpu, [red]no CUDA[/red]", ADVICE),
-    Row("hub", "warn", "x" * 200),
-    Row("gpu", "ok", "one", node="10.0.0.3"),
+    Result("torch", "FAIL", "torch 2.13.0+cpu, [red]no CUDA[/red]", ADVICE),
+    Result("hub", "warn", "x" * 200),
+    Result("gpu", "ok", "one", node="10.0.0.3"),
 ]
 
 
@@ -43,10 +43,10 @@ def test_a_command_is_not_torn_apart_on_a_narrow_terminal() -> None:
 
 def test_of_many_nodes_only_what_differs_is_shown_for_each() -> None:
     nodes = [f"10.0.0.{number}" for number in range(9)]
-    rows = [Row("ray", "ok", "9 nodes")]
+    rows = [Result("ray", "ok", "9 nodes")]
     for node in nodes:
-        rows += [Row("memory", "ok", "all", node=node)]
-        rows += [Row("gpu", "FAIL" if node == nodes[4] else "ok", "", node=node)]
+        rows += [Result("memory", "ok", "all", node=node)]
+        rows += [Result("gpu", "FAIL" if node == nodes[4] else "ok", "", node=node)]
     shown = folded(rows)
     assert [row.node for row in shown if row.check == "memory"] == [nodes[0]]
     assert "ok on all 9 nodes" in next(row.finding for row in shown if row.check == "memory")
@@ -56,8 +56,8 @@ def test_of_many_nodes_only_what_differs_is_shown_for_each() -> None:
 
 
 def test_the_verdict_names_what_is_wrong_or_nothing() -> None:
-    assert verdict([Row("a", "ok", "")]) == "nothing fails"
-    assert verdict([Row("a", "ok", ""), Row("b", "warn", "")]) == "nothing fails; warnings: b"
+    assert verdict([Result("a", "ok", "")]) == "nothing fails"
+    assert verdict([Result("a", "ok", ""), Result("b", "warn", "")]) == "nothing fails; warnings: b"
 
 
 def test_rows_are_written_as_json(tmp_path: Path) -> None:
