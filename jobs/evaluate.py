@@ -14,10 +14,10 @@ from pipeline.evaluation.settings import EvaluateConfig
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate and print the rates; returns the exit code."""
-    from pipeline.evaluation.evaluate import evaluate
+    from pipeline.evaluation.evaluate import run_evaluation
     from pipeline.evaluation.wording import summary_lines
 
-    evaluation = evaluate(config)
+    evaluation = run_evaluation(config)
     print("\n".join(summary_lines(evaluation)))
     print(f"{config.output.uri}/report.html")
     return 0 if evaluation.verdict.passed else 1

@@ -23,7 +23,7 @@ from infra.tiny import human_speech
 from infra.tiny.measure import LANGUAGE_NAMES
 from pipeline.config import LANGUAGES, ConfigError, load
 from pipeline.evaluation import history
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.rates import counts
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.settings import EvaluateConfig
@@ -121,7 +121,7 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     places = [f"sets.human.source.uri={speech}", f"output.uri={folder / 'evaluation'}"]
     config = load(EvaluateConfig, CONFIG, places)
     shutil.rmtree(config.output.uri, ignore_errors=True)
-    evaluation = evaluate(config)
+    evaluation = run_evaluation(config)
     known = {row["id"]: row for row in pq.read_table(speech, columns=list(human_speech.NAMES)).to_pylist()}
     rows = history.read_rows(open_storage(config.output.uri), evaluation.evaluation).to_pylist()
     return [row | {name: known[row["recording_id"]][name] for name in ("corpus", "in_vocabulary")} for row in rows]

@@ -17,7 +17,7 @@ from pipeline.schemas import SAMPLE_RATE, BadAudio
 LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 
 
-def decode(
+def decode_all(
     data: bytes | BinaryIO,
     *,
     name: str,

@@ -23,7 +23,7 @@ def pipeline() -> tuple[Read, str]:
     """pipeline.audio.decode: PyAV and soxr, with all checks for damage."""
     from pipeline.audio import decode as audio
 
-    return lambda data: len(audio.decode(data, name="bench", max_seconds=86_400)), _versions("av", "soxr")
+    return lambda data: len(audio.decode_all(data, name="bench", max_seconds=86_400)), _versions("av", "soxr")
 
 
 def datasets() -> tuple[Read, str]:

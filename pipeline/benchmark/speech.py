@@ -52,4 +52,6 @@ def write_archive(folder: Path, seconds: float) -> float:
 
 
 def _decoded(files: list[tuple[str, bytes]]) -> list[np.ndarray]:
-    return [audio.decode(content, name=name, max_seconds=3600) for name, content in files if not name.endswith(".json")]
+    return [
+        audio.decode_all(content, name=name, max_seconds=3600) for name, content in files if not name.endswith(".json")
+    ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from pipeline.audio.decode import decode
+from pipeline.audio.decode import decode_all
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.rows import Result, size
 from pipeline.schemas import BadAudio, BadRecording
@@ -43,7 +43,7 @@ def source(config: RunConfig) -> Iterator[Result]:
         try:
             audio = read_recording(ref).audio
             read = len(audio) if isinstance(audio, bytes) else ref.size
-            decode(audio, name=ref.recording_id, max_seconds=config.compute.max_recording_seconds, end_ms=1000)
+            decode_all(audio, name=ref.recording_id, max_seconds=config.compute.max_recording_seconds, end_ms=1000)
         except BadAudio as err:
             problems.append(f"{ref.recording_id}: read, but it is not usable audio: {err.detail}")
         except (BadRecording, OSError) as err:

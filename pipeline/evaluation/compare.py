@@ -24,7 +24,7 @@ ALL = "all"  # all languages together: shows a small loss in every language firs
 _COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HITS, *_COUNTS]
 
 
-def compare(
+def compare_rows(
     new: pa.Table, old: pa.Table, *, resamples: int = 1_000, alpha: float = 0.05, seed: int = 0
 ) -> list[Comparison]:
     """One comparison per language, sorted by name, on the recordings that both evaluations have.

@@ -33,7 +33,7 @@ class CorruptConfig(Section):
         return ", ".join(f"{name} {value:g}" for name, value in given.items())
 
 
-def corrupt(
+def corrupt_text(
     text: str, key: str, *, delete_words: float, insert_words: float, substitute_words: float, seed: int
 ) -> str:
     """The text with words deleted, replaced and inserted, each with its probability per word.

@@ -45,7 +45,7 @@ _SETTINGS: dict[Any, Any] = {
 
 
 @contextmanager
-def drawing(name: str) -> Iterator[None]:
+def svg_canvas(name: str) -> Iterator[None]:
     """The settings of one plot. The ids of its shapes depend on its name, so they differ between plots."""
     with matplotlib.rc_context(), warnings.catch_warnings():
         matplotlib.rcdefaults()  # ignore any matplotlibrc of this machine

@@ -20,9 +20,9 @@ import pydantic
 from pipeline import __version__
 from pipeline.config import ConfigError, OutputConfig, RunConfig
 from pipeline.evaluation import history
-from pipeline.evaluation.compare import compare, unpaired, verdict
+from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
-from pipeline.evaluation.rates import rate, rates
+from pipeline.evaluation.rates import language_rates, rate
 from pipeline.evaluation.report import render
 from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
 from pipeline.evaluation.rows import outcomes
@@ -51,7 +51,7 @@ class _Scored:
     seconds: float  # of the clock; 0: nothing had to be transcribed
 
 
-def evaluate(config: EvaluateConfig) -> Evaluation:
+def run_evaluation(config: EvaluateConfig) -> Evaluation:
     """Evaluate all sets. What the same run has transcribed under the same settings is not transcribed again.
 
     Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
@@ -74,11 +74,11 @@ def evaluate(config: EvaluateConfig) -> Evaluation:
         sweep = [_point(one, settings, run, common, stack) for settings, one in swept]
     rows = base.rows
     gate = config.gate
-    measured = rates(rows, resamples=gate.resamples, seed=gate.seed)
+    measured = language_rates(rows, resamples=gate.resamples, seed=gate.seed)
     table = to_table(rows, EVALUATED)
     compared, lost = [], {}
     if old is not None:
-        compared = compare(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
+        compared = compare_rows(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
         lost = unpaired(table, old)
     about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
     about["normaliser"] = ", ".join(sorted({row["normaliser"] for row in rows}))
@@ -156,7 +156,7 @@ def _point(
     """One combination of the sweep. config: already with these settings."""
     log.info("sweep %s", ", ".join(f"{key}={value}" for key, value in settings.items()))
     done = _scored(config, run, common, stack)
-    measured = rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
+    measured = language_rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
     steps = [row["steps"] for row in done.rows if row["steps"] is not None]
     return SweepPoint(
         settings=settings,

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.drawing import INK, OTHER, SERIES, drawing, svg
+from pipeline.evaluation.drawing import INK, OTHER, SERIES, svg, svg_canvas
 from pipeline.evaluation.rates import Bin, calibration_error
 from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
 from pipeline.evaluation.wording import as_utc, setting_labels
@@ -25,7 +25,7 @@ def over_time(history: Sequence[Point]) -> str:
     languages = sorted({(point.language, point.metric) for point in history})
     if not languages:
         return ""
-    with drawing("over-time"):
+    with svg_canvas("over-time"):
         figure, panels = _panels(len(languages))
         for (language, metric), axes in zip(languages, panels, strict=True):
             chosen = sorted(
@@ -58,7 +58,7 @@ def by_language(rates: Sequence[Rates], comparisons: Sequence[Comparison] = ()) 
     if not chosen:
         return ""
     baselines = {(one.language, one.metric): one.baseline_rate for one in comparisons}
-    with drawing("by-language"):
+    with svg_canvas("by-language"):
         figure = Figure(figsize=(WIDE, 0.9 + 0.36 * len(chosen)), layout="constrained")
         axes = figure.subplots()
         places = list(range(len(chosen)))
@@ -93,7 +93,7 @@ def by_duration(rates: Sequence[Rates]) -> str:
             panels_of.setdefault(match["language"] or "all", []).append((match["bucket"], one))
     if not panels_of:
         return ""
-    with drawing("by-duration"):
+    with svg_canvas("by-duration"):
         figure, panels = _panels(len(panels_of))
         for axes, (language, buckets) in zip(panels, panels_of.items(), strict=True):
             places = list(range(len(buckets)))
@@ -114,7 +114,7 @@ def calibration(bins: Sequence[Bin]) -> str:
     error = calibration_error(bins)
     if error is None:
         return ""
-    with drawing("calibration"):
+    with svg_canvas("calibration"):
         figure = Figure(figsize=(HALF, 3.8), layout="constrained")
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
         above.plot([0, 1], [0, 1], color=INK, linestyle="--", linewidth=0.8)
@@ -141,7 +141,7 @@ def sweep(points: Sequence[SweepPoint]) -> str:
     timed = [(rtfx, 100 * rate, point) for rtfx, rate, point in chosen if rtfx is not None and rate is not None]
     if not timed:
         return ""
-    with drawing("sweep"):
+    with svg_canvas("sweep"):
         figure = Figure(figsize=(WIDE, 3.6), layout="constrained")
         axes = figure.subplots()
         speeds, rates = [rtfx for rtfx, _, _ in timed], [rate for _, rate, _ in timed]

@@ -32,7 +32,7 @@ class Bin:
     accuracy: float  # share of the recognised units that are right, in [0, 1]
 
 
-def rates(rows: Sequence[Evaluated], *, resamples: int, seed: int) -> list[Rates]:
+def language_rates(rows: Sequence[Evaluated], *, resamples: int, seed: int) -> list[Rates]:
     """All groups, in the order of a report: everything, sets by language, languages, then breakdowns of languages.
 
     A group of several languages adds the units that each language is judged by (words, characters of Mandarin); its

@@ -23,8 +23,8 @@ from pipeline.evaluation.wording import (
     shortened,
     utc,
 )
-from pipeline.evaluation.worst import utterance, worst
-from pipeline.output.page import page
+from pipeline.evaluation.worst import utterance, worst_recordings
+from pipeline.output.page import render_page
 
 WORST = 50  # utterances shown
 SPEAKERS = 100  # shown, those with most errors first
@@ -50,7 +50,7 @@ def render(evaluation: Evaluation, rows: pa.Table) -> str:
 
     Everything that comes from outside is escaped. Nothing is loaded from elsewhere but the audio that somebody plays.
     """
-    return page(
+    return render_page(
         "evaluation.html.j2",
         **_WORDING,
         evaluation=evaluation,
@@ -68,7 +68,7 @@ def render(evaluation: Evaluation, rows: pa.Table) -> str:
         sweep=list(zip(setting_labels(evaluation.sweep), evaluation.sweep, strict=True)),
         sweep_languages=list(dict.fromkeys(language for point in evaluation.sweep for language in point.rates)),
         failed=_failed(rows),
-        utterances=[utterance(row) for row in worst(rows, WORST)],
+        utterances=[utterance(row) for row in worst_recordings(rows, WORST)],
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jiwer
 import kaldialign
 
-from pipeline.evaluation.corrupt import CorruptConfig, corrupt
+from pipeline.evaluation.corrupt import CorruptConfig, corrupt_text
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Counts
 from pipeline.evaluation.rows import Outcome
@@ -48,7 +48,7 @@ def scored(row: Outcome, common: Mapping[str, Any], wanted: str, damage: Corrupt
     written without spaces the merged counts are those of characters, and a "word" is the text between spaces.
     """
     normal = normaliser(wanted, row.language)
-    hypothesis = corrupt(row.hypothesis, row.recording_id, **damage.model_dump())
+    hypothesis = corrupt_text(row.hypothesis, row.recording_id, **damage.model_dump())
     reference_normal, hypothesis_normal = normal(row.reference or ""), normal(hypothesis)
     words, chars, merged = (
         (Counts(), Counts(), Counts())

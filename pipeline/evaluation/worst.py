@@ -39,7 +39,7 @@ def counts_of(row: Mapping[str, Any]) -> Counts:
     return Counts(*(row[f"{unit}_{name}"] or 0 for name in _COUNTS))
 
 
-def worst(rows: pa.Table, most: int) -> list[dict[str, Any]]:
+def worst_recordings(rows: pa.Table, most: int) -> list[dict[str, Any]]:
     """Rows of the transcribed recordings with most errors, at most `most`, sorted by errors, then by rate.
 
     rows: schemas.EVALUATED. Recordings without an error, a reference or a transcript are left out.

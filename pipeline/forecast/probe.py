@@ -65,7 +65,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     the model cannot be loaded.
     """
     sample = draw(todo_units(storage, committed), config.plan.probe_recordings)
-    measured, notes = probe(config, sample.refs) if sample.refs else ([], [])
+    measured, notes = measure_sample(config, sample.refs) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")
     made = estimate_run(
@@ -80,7 +80,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     return made
 
 
-def probe(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], list[str]]:
+def measure_sample(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], list[str]]:
     """Decode and transcribe `refs` in their order, as many as plan.probe_seconds allow. Returns figures and notes.
 
     Half of the time is for decoding, half for the model. No figure includes loading the model or its first segments.

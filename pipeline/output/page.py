@@ -15,7 +15,7 @@ _TEMPLATES = Environment(
 )
 
 
-def page(template: str, **values: Any) -> str:
+def render_page(template: str, **values: Any) -> str:
     """The text of one template, with `values` under their names.
 
     Raises jinja2.UndefinedError where the template uses a name that is not given.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.output.page import page
+from pipeline.output.page import render_page
 from pipeline.output.tables import Line, language_hours, sample_letters, sample_lines
 from pipeline.schemas import REASONS
 from pipeline.storage.base import Storage
@@ -42,7 +42,7 @@ def render(
     summary: of `publish`. accounting: accounting.json. hours: by language. lines, letters: as `tables` samples them.
     """
     rtfx = summary.get("pipeline_rtfx")
-    return page(
+    return render_page(
         "run.html.j2",
         uri=uri,
         accounting=accounting,

@@ -27,7 +27,7 @@ class CannotConnect(Exception):
     """Why no request can be sent, in one line: no credentials, no such profile, an impossible name."""
 
 
-def connect(scheme: str, bucket: str, timeout_seconds: int) -> Store:
+def connect_store(scheme: str, bucket: str, timeout_seconds: int) -> Store:
     """Make a client of one bucket. timeout_seconds: of one request.
 
     s3: endpoint, region, profile and credentials come from where the AWS tools look for them. gs and az: obstore looks

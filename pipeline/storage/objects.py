@@ -25,7 +25,7 @@ from obstore.exceptions import AlreadyExistsError
 
 from pipeline.config import ConfigError
 from pipeline.storage.answers import exists_already, judge
-from pipeline.storage.connect import CannotConnect, Store, connect
+from pipeline.storage.connect import CannotConnect, Store, connect_store
 from pipeline.storage.patience import patiently
 from pipeline.storage.ranges import AHEAD_BYTES, Ranges, buffered
 
@@ -223,7 +223,7 @@ class ObjectStorage:
             )
         with self._lock:
             if seconds not in self._clients:
-                self._clients[seconds] = connect(self.scheme, self.bucket, seconds)
+                self._clients[seconds] = connect_store(self.scheme, self.bucket, seconds)
             return self._clients[seconds]
 
 

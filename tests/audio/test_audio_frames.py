@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from pipeline.audio.decode import decode
+from pipeline.audio.decode import decode_all
 from pipeline.audio.frames import joined, kind_of, planes_of
 from tests.support.audio_files import encoded, tone
 
@@ -62,14 +62,14 @@ def surround(container: str, codec: str, channels: int) -> bytes:
 @pytest.mark.parametrize("channels", [6, 8, 16])
 @pytest.mark.parametrize(("container", "codec"), [("ipod", "aac"), ("matroska", "pcm_s16le")])
 def test_many_channels_are_all_heard_and_break_nothing(container: str, codec: str, channels: int) -> None:
-    samples = decode(surround(container, codec, channels), name="x", max_seconds=9)
+    samples = decode_all(surround(container, codec, channels), name="x", max_seconds=9)
     level = float(np.sqrt(2 * np.mean(samples[4000:-4000].astype(np.float64) ** 2)))
     assert level == pytest.approx(0.3, rel=0.2)  # aac cuts the highs of one of them, and its level
 
 
 def test_each_of_eight_planes_is_a_channel() -> None:
     data = surround("ogg", "libopus", 8)
-    levels = [np.abs(decode(data, name="x", max_seconds=9, channel=channel)).max() for channel in range(8)]
+    levels = [np.abs(decode_all(data, name="x", max_seconds=9, channel=channel)).max() for channel in range(8)]
     assert np.median(levels) == pytest.approx(0.3, rel=0.1)  # one, for low frequencies, is quieter
 
 
@@ -79,5 +79,5 @@ def test_64_bit_integers_are_heard() -> None:
     head = struct.pack(
         "<4sI4s4sI16s4sI", b"RIFF", 36 + values.nbytes, b"WAVE", b"fmt ", 16, form, b"data", values.nbytes
     )
-    samples = decode(head + values.tobytes(), name="x", max_seconds=9)
+    samples = decode_all(head + values.tobytes(), name="x", max_seconds=9)
     assert np.abs(samples - tone(16_000, 1.0)[:, 0]).max() < 1e-6

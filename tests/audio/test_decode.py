@@ -16,7 +16,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.decode import decode, stream
+from pipeline.audio.decode import decode_all, stream
 from pipeline.schemas import BadAudio
 from tests.support.audio_files import KINDS, LOSSLESS, encoded, mp4_with_declared_samples, patched, sndfile, tone
 from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
@@ -24,7 +24,7 @@ from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
 
 def reason_of(data: bytes, **options: int | float) -> str:
     with pytest.raises(BadAudio) as caught:
-        decode(data, name="x", **{"max_seconds": 60.0} | options)
+        decode_all(data, name="x", **{"max_seconds": 60.0} | options)
     return caught.value.reason
 
 
@@ -35,7 +35,7 @@ def level(samples: np.ndarray) -> float:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_kind_becomes_the_same_tone_at_16_khz(kind: str) -> None:
-    samples = decode(encoded(kind), name="x", max_seconds=60)
+    samples = decode_all(encoded(kind), name="x", max_seconds=60)
     channels = 2 if level(samples) < 0.26 else 1
     assert samples.dtype == np.float32
     assert (31_840 if kind == "wma" else 32_000) <= len(samples) < 33_600
@@ -49,24 +49,24 @@ def test_every_kind_becomes_the_same_tone_at_16_khz(kind: str) -> None:
 def test_lossless_kinds_equal_libsndfile_and_one_call_of_soxr(kind: str) -> None:
     frames, rate = soundfile.read(io.BytesIO(encoded(kind)), dtype="float32", always_2d=True)
     expected = soxr.resample(frames.mean(axis=1), rate, 16_000)
-    assert np.abs(decode(encoded(kind), name="x", max_seconds=60) - expected).max() < 1e-6
+    assert np.abs(decode_all(encoded(kind), name="x", max_seconds=60) - expected).max() < 1e-6
 
 
 def test_sixteen_bit_samples_at_16_khz_come_back_bit_for_bit() -> None:
     values = np.arange(-32_768, 32_768, dtype=np.int16)
-    samples = decode(sndfile(values[:, None], 16_000, "FLAC", "PCM_16"), name="x", max_seconds=60)
+    samples = decode_all(sndfile(values[:, None], 16_000, "FLAC", "PCM_16"), name="x", max_seconds=60)
     assert np.array_equal(np.rint(samples * 32_768).astype(np.int16), values)
 
 
 @pytest.mark.parametrize("kind", ["flac_24", "mp3", "opus", "m4a"])
 def test_decoding_is_deterministic(kind: str) -> None:
-    first, second = (decode(encoded(kind), name="x", max_seconds=60) for _ in range(2))
+    first, second = (decode_all(encoded(kind), name="x", max_seconds=60) for _ in range(2))
     assert np.array_equal(first, second)
 
 
 @pytest.mark.parametrize("kind", ["wav_24", "flac_24", "mp3"])
 def test_channels_are_averaged_or_one_is_selected(kind: str) -> None:
-    levels = [level(decode(encoded(kind), name="x", max_seconds=60, channel=channel)) for channel in (None, 0, 1)]
+    levels = [level(decode_all(encoded(kind), name="x", max_seconds=60, channel=channel)) for channel in (None, 0, 1)]
     assert levels == pytest.approx([0.225, 0.3, 0.15], rel=0.02)
 
 
@@ -78,15 +78,15 @@ def test_a_channel_that_is_not_there_is_unsupported(channel: int) -> None:
 @pytest.mark.parametrize("kind", ["wav", "flac", "flac_24", "wav_float", "aiff", "mp3", "m4a", "opus"])
 @pytest.mark.parametrize(("start_ms", "end_ms"), [(0, 500), (700, 1300), (1234, None), (1900, 99_000), (1000, 1001)])
 def test_a_range_is_the_same_samples_as_in_the_whole(kind: str, start_ms: int, end_ms: int | None) -> None:
-    whole = decode(encoded(kind), name="x", max_seconds=60)
-    part = decode(encoded(kind), name="x", max_seconds=60, start_ms=start_ms, end_ms=end_ms)
+    whole = decode_all(encoded(kind), name="x", max_seconds=60)
+    part = decode_all(encoded(kind), name="x", max_seconds=60, start_ms=start_ms, end_ms=end_ms)
     expected = whole[start_ms * 16 : None if end_ms is None else end_ms * 16]
     assert part.shape == expected.shape
     assert np.abs(part - expected).max() < 1e-6
 
 
 def test_the_limit_counts_only_the_range() -> None:
-    assert len(decode(encoded("mp3"), name="x", max_seconds=1, start_ms=800, end_ms=1800)) == 16_000
+    assert len(decode_all(encoded("mp3"), name="x", max_seconds=1, start_ms=800, end_ms=1800)) == 16_000
     assert reason_of(encoded("mp3"), max_seconds=0.99, start_ms=800, end_ms=1800) == "too_long"
 
 
@@ -105,7 +105,7 @@ def test_blocks_joined_are_the_whole_and_files_need_not_be_in_memory(tmp_path: P
     with path.open("rb") as file:
         blocks = list(stream(file, name="x", max_seconds=60))
     assert len(blocks) > 10
-    assert np.array_equal(np.concatenate(blocks), decode(path.read_bytes(), name="x", max_seconds=60))
+    assert np.array_equal(np.concatenate(blocks), decode_all(path.read_bytes(), name="x", max_seconds=60))
 
 
 FLOATS = tone(48_000, 1.0, 2)
@@ -119,7 +119,7 @@ def test_samples_that_are_no_numbers_are_invalid(value: float) -> None:
 
 
 def test_samples_beyond_full_scale_are_clipped() -> None:
-    samples = decode(sndfile(FLOATS * 1e30, 48_000, "WAV", "FLOAT"), name="x", max_seconds=60)
+    samples = decode_all(sndfile(FLOATS * 1e30, 48_000, "WAV", "FLOAT"), name="x", max_seconds=60)
     assert np.isfinite(samples).all()
     assert samples.max() == 1
     assert samples.min() == -1
@@ -197,7 +197,7 @@ def test_damaged_files_raise_only_bad_audio(kind: str, changes: list[tuple[str, 
 def _only_bad_audio(data: bytes) -> None:
     before = reset_peak_kilobytes()
     try:
-        samples = decode(data, name="x", max_seconds=10)
+        samples = decode_all(data, name="x", max_seconds=10)
     except BadAudio:
         pass
     else:
@@ -213,11 +213,11 @@ def growth_megabytes(folder: Path, data: bytes, work: str) -> float:
     (folder / "data").write_bytes(data)
     script = f"""
         import pathlib, sys
-        from pipeline.audio.decode import decode, stream
+        from pipeline.audio.decode import decode_all, stream
         from pipeline.schemas import BadAudio
         from tests.support.memory import peak_kilobytes
         small, data = (pathlib.Path(name).read_bytes() for name in sys.argv[1:])
-        decode(small, name="x", max_seconds=9)
+        decode_all(small, name="x", max_seconds=9)
         before = peak_kilobytes()
         try:
             {work}
@@ -243,21 +243,23 @@ def test_a_long_stream_takes_no_memory_for_its_length(tmp_path: Path, bomb: byte
 
 
 def test_a_flac_bomb_is_stopped_at_the_limit(tmp_path: Path, bomb: bytes) -> None:
-    assert growth_megabytes(tmp_path, bomb, "decode(data, name='x', max_seconds=30)") < 20
+    assert growth_megabytes(tmp_path, bomb, "decode_all(data, name='x', max_seconds=30)") < 20
 
 
 def test_decoding_takes_little_more_than_its_result(tmp_path: Path, bomb: bytes) -> None:
     result = 4 * 16_000 * BOMB_SECONDS / 2**20
-    assert 0.9 * result < growth_megabytes(tmp_path, bomb, "decode(data, name='x', max_seconds=4000)") < 1.4 * result
+    assert (
+        0.9 * result < growth_megabytes(tmp_path, bomb, "decode_all(data, name='x', max_seconds=4000)") < 1.4 * result
+    )
 
 
 @pytest.mark.parametrize("count", [30_000_000, 200_000_000, 0xFFFFFFF0])
 def test_declared_samples_take_no_memory(tmp_path: Path, count: int) -> None:
     data = mp4_with_declared_samples(encoded("m4a"), count)
-    assert growth_megabytes(tmp_path, data, "decode(data, name='x', max_seconds=9)") < 20
+    assert growth_megabytes(tmp_path, data, "decode_all(data, name='x', max_seconds=9)") < 20
 
 
 def test_a_wav_that_declares_gigabytes_takes_no_memory(tmp_path: Path) -> None:
     form = struct.pack("<HHIIHH", 3, 32, 384_000, 49_152_000, 128, 32)  # float, 32 channels
     header = struct.pack("<4sI4s4sI16s4sI", b"RIFF", 0xFFFFFFFF, b"WAVE", b"fmt ", 16, form, b"data", 0xFFFFFFFF)
-    assert growth_megabytes(tmp_path, header + bytes(1_000_000), "decode(data, name='x', max_seconds=9)") < 40
+    assert growth_megabytes(tmp_path, header + bytes(1_000_000), "decode_all(data, name='x', max_seconds=9)") < 40

@@ -13,7 +13,7 @@ import pytest
 from jobs import cli
 from jobs.evaluate import run as job
 from pipeline.config import ConfigError, load
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.settings import EvaluateConfig
@@ -63,7 +63,7 @@ def test_rows_result_report_and_junit_are_written_and_written_again_replace_them
     tmp_path: Path, outputs: dict[str, str]
 ) -> None:
     wanted = config(tmp_path, {"dev": outputs["worse"], "test": outputs["good"]}, "run=monday", "name=n")
-    first, second = evaluate(wanted), evaluate(wanted)
+    first, second = run_evaluation(wanted), run_evaluation(wanted)
     assert first.evaluation == second.evaluation
     assert first.evaluation.startswith("n-monday-")
     assert first.evaluated_at == second.evaluated_at
@@ -114,11 +114,11 @@ def test_a_night_without_a_language_of_the_night_before_fails(
 def test_what_was_damaged_on_purpose_is_never_a_baseline(tmp_path: Path, outputs: dict[str, str]) -> None:
     """Somebody looks whether the gate closes, and the next night is compared with the night before."""
     damage = "corrupt.delete_words=0.5"
-    first = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1"))
-    damaged = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=1", damage))
+    first = run_evaluation(config(tmp_path, {"dev": outputs["good"]}, "run=1"))
+    damaged = run_evaluation(config(tmp_path, {"dev": outputs["good"]}, "run=1", damage))
     assert damaged.evaluation != first.evaluation
     for baseline in ("previous", str(tmp_path / "evaluated")):
-        night = evaluate(config(tmp_path, {"dev": outputs["worse"]}, "run=2", f"baseline={baseline}"))
+        night = run_evaluation(config(tmp_path, {"dev": outputs["worse"]}, "run=2", f"baseline={baseline}"))
         assert night.baseline in (first.evaluation, night.evaluation)
         assert {point.evaluation for point in night.history} == {first.evaluation, night.evaluation}
     with pytest.raises(ConfigError, match=r"keep_as: golden: damaged on purpose \(corrupt: delete_words 0.5\)"):
@@ -131,23 +131,23 @@ def test_a_named_baseline_that_names_nothing_is_one_line(tmp_path: Path, outputs
     for content in ("{}", "no JSON"):
         kept.write_text(content)
         with pytest.raises(ConfigError, match=r"^baseline: golden: .*baselines/golden.json names no evaluation$"):
-            evaluate(config(tmp_path, {"dev": outputs["good"]}, "baseline=golden"))
+            run_evaluation(config(tmp_path, {"dev": outputs["good"]}, "baseline=golden"))
 
 
 def test_a_baseline_is_kept_by_name_or_in_a_folder_or_taken_from_another_output(
     tmp_path: Path, outputs: dict[str, str]
 ) -> None:
     folder = str(tmp_path / "kept")
-    evaluate(config(tmp_path / "old", {"dev": outputs["worse"]}, "run=0", f"keep_as={folder}"))  # replaced by the next
-    kept = evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", f"keep_as={folder}"))
-    evaluate(config(tmp_path, {"dev": outputs["good"]}, "run=a", "keep_as=release-1"))
+    run_evaluation(config(tmp_path / "old", {"dev": outputs["worse"]}, "run=0", f"keep_as={folder}"))  # is replaced
+    kept = run_evaluation(config(tmp_path, {"dev": outputs["good"]}, "run=a", f"keep_as={folder}"))
+    run_evaluation(config(tmp_path, {"dev": outputs["good"]}, "run=a", "keep_as=release-1"))
     elsewhere = tmp_path / "elsewhere"
     for baseline, here in (
         (str(tmp_path / "evaluated"), elsewhere),
         (folder, elsewhere),
         ("release-1", tmp_path),
     ):
-        compared = evaluate(config(here, {"dev": outputs["worse"]}, "run=b", f"baseline={baseline}"))
+        compared = run_evaluation(config(here, {"dev": outputs["worse"]}, "run=b", f"baseline={baseline}"))
         assert compared.baseline == kept.evaluation
         assert [one.regressed for one in compared.comparisons if one.language == "en"] == [True]
 
@@ -163,7 +163,7 @@ def test_a_missing_baseline_is_an_error_before_anything_is_done(
     tmp_path: Path, outputs: dict[str, str], overrides: list[str], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
-        evaluate(config(tmp_path, {"dev": outputs["good"]}, *overrides))
+        run_evaluation(config(tmp_path, {"dev": outputs["good"]}, *overrides))
     assert not (tmp_path / "evaluated/evaluations").exists()
 
 
@@ -204,7 +204,7 @@ def test_a_refused_value_of_a_sweep_is_an_error_before_anything_is_done(
 ) -> None:
     words = [f"output.uri={tmp_path / 'out'}", "sets.dev.source.uri=/nowhere", f"sweep={sweep}"]
     with pytest.raises(ConfigError, match=re.escape(message).replace("\\.\\*", ".*")):
-        evaluate(load(EvaluateConfig, None, words))
+        run_evaluation(load(EvaluateConfig, None, words))
     assert not (tmp_path / "out").exists()
 
 
@@ -222,6 +222,6 @@ def test_coverage_below_the_gate_closes_it(tmp_path: Path) -> None:
     table = to_table([row | {"text": REFERENCE} for row in rows], TRANSCRIPT)
     commit_unit(storage, unit, new_attempt(), table, to_table([], DEAD_LETTER), results(unit, mark)[2], mark)
     publish_tables(storage)
-    verdict = evaluate(config(tmp_path, {"dev": str(tmp_path / "half")})).verdict
+    verdict = run_evaluation(config(tmp_path, {"dev": str(tmp_path / "half")})).verdict
     assert not verdict.passed
     assert any("coverage" in failure or "50" in failure for failure in verdict.failures)

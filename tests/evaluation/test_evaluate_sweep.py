@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import load
-from pipeline.evaluation.evaluate import evaluate
+from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.evaluation.wording import summary_lines
 from tests.support.archives import archive, arguments
@@ -30,7 +30,7 @@ def test_a_swept_model_may_be_whisper_and_nothing_is_transcribed_twice(tmp_path:
         *(f"output.uri={tmp_path / 'out'}", f"sets.dev.source.uri={source}", "sets.dev.source.language=en"),
         f"sweep={{model.name: [{small_model_dir}, {whisper}]}}",
     ]
-    found = evaluate(load(EvaluateConfig, None, words))
+    found = run_evaluation(load(EvaluateConfig, None, words))
     ours, theirs = found.sweep
     assert [point.settings["model.name"] for point in found.sweep] == [str(small_model_dir), str(whisper)]
     for point in found.sweep:

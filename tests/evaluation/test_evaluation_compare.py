@@ -12,9 +12,9 @@ import pytest
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import language_seed, paired
-from pipeline.evaluation.compare import compare, unpaired, verdict
-from pipeline.evaluation.corrupt import corrupt
-from pipeline.evaluation.rates import rates as real_rates
+from pipeline.evaluation.compare import compare_rows, unpaired, verdict
+from pipeline.evaluation.corrupt import corrupt_text
+from pipeline.evaluation.rates import language_rates as real_rates
 from pipeline.evaluation.result import Comparison, Rates
 from pipeline.evaluation.settings import GateConfig
 from pipeline.evaluation.significance import detectable, holm, mapsswe
@@ -30,10 +30,10 @@ def rows() -> Rows:
 
 
 def compared(new: Rows, old: Rows, **options: Any) -> dict[str, Comparison]:
-    return {one.language: one for one in compare(evaluated_table(new), evaluated_table(old), **options)}
+    return {one.language: one for one in compare_rows(evaluated_table(new), evaluated_table(old), **options)}
 
 
-def rates(rows: Rows) -> list[Rates]:
+def language_rates(rows: Rows) -> list[Rates]:
     return [
         rates_of(group, key, [one for one in rows if of(one) == key])
         for group, of in (("language", lambda one: one["language"]), ("set", lambda one: one["set"]))
@@ -53,7 +53,7 @@ def damaged(rows: Rows, language: str, **fractions: float) -> Rows:
         if one["language"] != language or one["status"] != "transcribed":
             worse.append(one)
             continue
-        text = corrupt(one["hypothesis"], one["recording_id"], **settings)  # type: ignore[arg-type]
+        text = corrupt_text(one["hypothesis"], one["recording_id"], **settings)  # type: ignore[arg-type]
         fresh = row(language, one["reference"], text)
         worse.append(one | {name: fresh[name] for name in fresh if name.startswith(("word_", "char_", "hyp"))})
     return worse
@@ -71,7 +71,7 @@ def test_equal_evaluations_do_not_differ_and_the_gate_is_open(rows: Rows) -> Non
         assert one.rate == one.baseline_rate > 0
         assert (one.difference, one.low, one.high, one.p, one.p_mapsswe) == (0, 0, 0, 1, None)
         assert one.detectable > 0
-    judged = verdict(list(found.values()), rates(rows), COVERED)
+    judged = verdict(list(found.values()), language_rates(rows), COVERED)
     assert (judged.passed, judged.failures, judged.warnings) == (True, (), ())
 
 
@@ -81,7 +81,7 @@ def test_one_damaged_language_closes_the_gate_and_no_other_is_blamed(rows: Rows,
     found = compared(damaged(rows, language, **{kind: 0.1}), rows)
     assert {one.language for one in found.values() if one.regressed} - {"all"} == {language}
     assert 0.04 < found[language].difference < 0.12
-    judged = verdict(list(found.values()), rates(rows), COVERED)
+    judged = verdict(list(found.values()), language_rates(rows), COVERED)
     assert not judged.passed
     (blamed,) = [failure for failure in judged.failures if not failure.startswith("all: ")]
     assert blamed.startswith(f"{language}: {'CER' if language == 'zh' else 'WER'} rose from ")
@@ -115,7 +115,7 @@ def test_a_language_that_improves_does_not_close_the_gate(rows: Rows) -> None:
     assert found["en"].p > 0.95
     assert found["en"].p_mapsswe is not None
     assert found["en"].p_mapsswe < 0.01
-    assert verdict(list(found.values()), rates(rows), COVERED).passed
+    assert verdict(list(found.values()), language_rates(rows), COVERED).passed
 
 
 def test_the_figures_are_those_of_the_statistics_on_the_same_rows(rows: Rows) -> None:
@@ -178,7 +178,7 @@ def test_what_has_no_partner_is_left_out_counted_and_reported(rows: Rows, change
         found = compared(new, old)
         assert (found["de"].recordings, found["de"].left_out) == (55, left_out)
         assert (found["en"].recordings, found["en"].left_out) == (60, 0)
-        warnings = verdict(list(found.values()), rates(rows), COVERED).warnings
+        warnings = verdict(list(found.values()), language_rates(rows), COVERED).warnings
         assert len(warnings) == 1
         assert f"de: {left_out} recordings left out of the comparison, 55 compared" in warnings[0]
 
@@ -204,7 +204,7 @@ def test_a_language_of_one_recording_is_reported_and_not_compared(rows: Rows) ->
     lonely = [*rows, row("fr", "la maison", "la raison")]
     found = compared(lonely, lonely)
     assert "fr" not in found
-    warnings = verdict(list(found.values()), rates(lonely), COVERED).warnings
+    warnings = verdict(list(found.values()), language_rates(lonely), COVERED).warnings
     assert warnings == ("fr: not compared: fewer than two recordings have the same reference in the baseline",)
 
 
@@ -282,7 +282,7 @@ def test_a_loss_that_cannot_be_excluded_is_a_warning(high: float, warned: bool) 
     ],
 )
 def test_a_rate_above_its_ceiling_or_not_there_closes_the_gate(ceilings: dict[str, float], failure: str | None) -> None:
-    found = rates([row("en", "one two", "one"), row("zh", "你好吗", "你好")])
+    found = language_rates([row("en", "one two", "one"), row("zh", "你好吗", "你好")])
     judged = verdict([], found, GateConfig(ceilings=ceilings))
     assert judged.failures == ((failure,) if failure else ())
     assert judged.warnings == ()
@@ -291,8 +291,8 @@ def test_a_rate_above_its_ceiling_or_not_there_closes_the_gate(ceilings: dict[st
 def test_a_set_that_is_not_covered_closes_the_gate() -> None:
     dead = [row("en", "one two", "", recording_id=f"{place}", status="dead_letter") for place in range(2)]
     transcribed = [row("en", "one two", "one two", recording_id=f"{place}") for place in range(2, 100)]
-    assert verdict([], rates([*dead, *transcribed]), GateConfig(min_coverage=0.98)).passed
-    assert verdict([], rates([*dead, *transcribed]), GateConfig()).failures == (
+    assert verdict([], language_rates([*dead, *transcribed]), GateConfig(min_coverage=0.98)).passed
+    assert verdict([], language_rates([*dead, *transcribed]), GateConfig()).failures == (
         "test-clean: 98 of 100 recordings transcribed (98.00 %: 2 dead letters, 0 missing), less than 99.00 %",
     )
 
@@ -347,7 +347,7 @@ def test_a_language_of_the_baseline_that_is_not_there_closes_the_gate(rows: Rows
     lost = unpaired(evaluated_table(new), evaluated_table(rows))
     count = sum(one["language"] == "de" and bool(one["reference_normal"]) for one in rows)
     assert lost == {"de": count}
-    found = compare(evaluated_table(new), evaluated_table(rows))
+    found = compare_rows(evaluated_table(new), evaluated_table(rows))
     judged = verdict(found, set_rates(new), COVERED, lost=lost)
     message = f"de: the baseline has {count:,} recordings, this evaluation has none with the same reference"
     assert judged.failures == (message,)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, load
-from pipeline.evaluation.corrupt import SPARE, SPARE_HAN, CorruptConfig, corrupt
+from pipeline.evaluation.corrupt import SPARE, SPARE_HAN, CorruptConfig, corrupt_text
 
 NONE: dict[str, Any] = {"delete_words": 0.0, "insert_words": 0.0, "substitute_words": 0.0, "seed": 0}
 FRACTION = st.floats(0, 1)
@@ -28,17 +28,17 @@ def counts(language: str, text: str, hypothesis: str) -> Any:
 def test_the_defaults_damage_nothing() -> None:
     settings = CorruptConfig().model_dump()
     assert settings == NONE
-    assert corrupt("as it  was ", "a", **settings) == "as it  was "
+    assert corrupt_text("as it  was ", "a", **settings) == "as it  was "
 
 
 @given(st.text(), st.text(), st.integers(0, 2**31 - 1))
 def test_nothing_changes_nothing(text: str, key: str, seed: int) -> None:
-    assert corrupt(text, key, **NONE | {"seed": seed}) == text
+    assert corrupt_text(text, key, **NONE | {"seed": seed}) == text
 
 
 @given(st.text(), st.text(), FRACTION)
 def test_all_deleted_leaves_nothing(text: str, key: str, substitute: float) -> None:
-    assert corrupt(text, key, **NONE | {"delete_words": 1.0, "substitute_words": substitute}) == ""
+    assert corrupt_text(text, key, **NONE | {"delete_words": 1.0, "substitute_words": substitute}) == ""
 
 
 @given(st.text(st.characters(codec="utf-8")), st.text(), FRACTION, FRACTION, FRACTION, st.integers(0, 99))
@@ -46,8 +46,8 @@ def test_any_damage_is_repeatable_and_made_of_the_words_there_are(
     text: str, key: str, delete: float, insert: float, substitute: float, seed: int
 ) -> None:
     settings = {"delete_words": delete, "insert_words": insert, "substitute_words": substitute, "seed": seed}
-    damaged = corrupt(text, key, **settings)  # type: ignore[arg-type]
-    assert corrupt(text, key, **settings) == damaged  # type: ignore[arg-type]
+    damaged = corrupt_text(text, key, **settings)  # type: ignore[arg-type]
+    assert corrupt_text(text, key, **settings) == damaged  # type: ignore[arg-type]
     assert set(damaged) <= set(text) | set(" ".join((*SPARE, *SPARE_HAN)))
 
 
@@ -55,9 +55,9 @@ def test_any_damage_is_repeatable_and_made_of_the_words_there_are(
 def test_every_word_is_deleted_inserted_or_replaced_at_one(language: str) -> None:
     text = TEXTS[language]
     units = len(text) if language == "zh" else len(text.split())
-    inserted = counts(language, text, corrupt(text, "a", **NONE | {"insert_words": 1.0}))
+    inserted = counts(language, text, corrupt_text(text, "a", **NONE | {"insert_words": 1.0}))
     assert (inserted.hits, inserted.insertions) == (units, units)
-    replaced = corrupt(text, "a", **NONE | {"substitute_words": 1.0})
+    replaced = corrupt_text(text, "a", **NONE | {"substitute_words": 1.0})
     before, after = (list(of) if language == "zh" else of.split() for of in (text, replaced))
     assert len(after) == len(before)
     assert all(one != other for one, other in zip(before, after, strict=True))
@@ -73,7 +73,7 @@ def test_as_many_words_are_damaged_as_was_said(language: str, kind: str, count: 
     text = TEXTS[language]
     units = damaged = 0
     for number in range(200):
-        found = counts(language, text, corrupt(text, f"recording {number}", **NONE | {kind: 0.05}))
+        found = counts(language, text, corrupt_text(text, f"recording {number}", **NONE | {kind: 0.05}))
         units += found.hits + found.substitutions + found.deletions
         damaged += getattr(found, count)
     assert 0.04 <= damaged / units <= 0.06  # at least 2,400 words: +- 0.45 points
@@ -82,7 +82,7 @@ def test_as_many_words_are_damaged_as_was_said(language: str, kind: str, count: 
 def test_more_damage_is_the_same_damage_and_more() -> None:
     words = [f"w{number}" for number in range(300)]
     kept = [
-        set(corrupt(" ".join(words), "a", **NONE | {"delete_words": fraction}).split())
+        set(corrupt_text(" ".join(words), "a", **NONE | {"delete_words": fraction}).split())
         for fraction in (0.01, 0.1, 0.3, 0.9)
     ]
     assert set(words) > kept[0] > kept[1] > kept[2] > kept[3]
@@ -91,8 +91,8 @@ def test_more_damage_is_the_same_damage_and_more() -> None:
 def test_key_and_seed_decide_and_nothing_else() -> None:
     text = TEXTS["en"]
     half = NONE | {"delete_words": 0.5}
-    assert len({corrupt(text, key, **half) for key in ("a", "b", "c")}) == 3
-    assert len({corrupt(text, "a", **half | {"seed": seed}) for seed in range(3)}) == 3
+    assert len({corrupt_text(text, key, **half) for key in ("a", "b", "c")}) == 3
+    assert len({corrupt_text(text, "a", **half | {"seed": seed}) for seed in range(3)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_key_and_seed_decide_and_nothing_else() -> None:
     [("yes", SPARE), ("Yes, yes! YES", SPARE), (f"{SPARE[0]} {SPARE[0]}", SPARE[1:]), ("你", SPARE_HAN)],
 )
 def test_a_text_without_another_word_gets_one_from_the_list(text: str, spares: tuple[str, ...]) -> None:
-    assert set(corrupt(text, "a", **NONE | {"substitute_words": 1.0}).split()) == {spares[0]}
+    assert set(corrupt_text(text, "a", **NONE | {"substitute_words": 1.0}).split()) == {spares[0]}
 
 
 @pytest.mark.parametrize("key", ["delete_words", "insert_words", "substitute_words"])

@@ -7,11 +7,11 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.drawing import INK, SERIES, drawing, svg
+from pipeline.evaluation.drawing import INK, SERIES, svg, svg_canvas
 
 
 def line(name: str, title: str = "a line", label: str = "label") -> str:
-    with drawing(name):
+    with svg_canvas(name):
         figure = Figure(figsize=(2, 1))
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], "o-", color=SERIES)

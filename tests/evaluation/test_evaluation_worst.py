@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.worst import AROUND, STRETCHES, playable, utterance, worst
-from pipeline.output.page import page
+from pipeline.evaluation.worst import AROUND, STRETCHES, playable, utterance, worst_recordings
+from pipeline.output.page import render_page
 from tests.support.evaluated import evaluated_table, made_up_rows, row
 
 
 def listing(rows: list[dict[str, Any]]) -> str:
     """The rows as the report shows them."""
-    return page("worst.html.j2", utterances=[utterance(one) for one in rows])
+    return render_page("worst.html.j2", utterances=[utterance(one) for one in rows])
 
 
 def marked(reference: str, hypothesis: str) -> str:
@@ -37,9 +37,9 @@ def test_most_errors_come_first_and_among_equals_the_higher_rate() -> None:
         row("en", "a b", "a b", recording_id="none"),
         row("en", "", "a", recording_id="empty reference"),
     ]
-    found = [one["recording_id"] for one in worst(evaluated_table(rows), 50)]
+    found = [one["recording_id"] for one in worst_recordings(evaluated_table(rows), 50)]
     assert found == ["three", "empty reference", "one of two", "one of four"]
-    assert len(worst(evaluated_table(rows), 2)) == 2
+    assert len(worst_recordings(evaluated_table(rows), 2)) == 2
 
 
 def test_mandarin_is_judged_by_characters() -> None:
@@ -47,8 +47,8 @@ def test_mandarin_is_judged_by_characters() -> None:
         row("zh", "我要茶和鱼", "我要水和肉", recording_id="zh"),  # two characters, one "word"
         row("en", "a b c d", "x b c d", recording_id="en"),
     ]
-    assert [one["recording_id"] for one in worst(evaluated_table(rows), 2)] == ["zh", "en"]
-    page = listing(worst(evaluated_table(rows), 1))
+    assert [one["recording_id"] for one in worst_recordings(evaluated_table(rows), 2)] == ["zh", "en"]
+    page = listing(worst_recordings(evaluated_table(rows), 1))
     assert "我要<del>茶</del><ins>水</ins>和<del>鱼</del><ins>肉</ins>" in page
     assert "CER 40.00 %" in page
     assert "2 errors (S 2, D 0, I 0)" in page
@@ -64,7 +64,7 @@ def test_mandarin_is_judged_by_characters() -> None:
     ],
 )
 def test_what_was_not_transcribed_or_has_no_error_is_not_shown(left_out: dict[str, object]) -> None:
-    assert worst(evaluated_table([left_out]), 50) == []
+    assert worst_recordings(evaluated_table([left_out]), 50) == []
 
 
 @pytest.mark.parametrize(
@@ -150,12 +150,12 @@ def test_a_player_loads_nothing_by_itself_and_no_audio_is_no_player() -> None:
 
 def test_a_row_with_everything_unknown_is_shown() -> None:
     unknown = dict.fromkeys(("speaker", "seconds", "snr_db", "confidence", "steps", "audio"))
-    page = listing(worst(evaluated_table([row("unknown", "a", "b", **unknown)]), 1))
+    page = listing(worst_recordings(evaluated_table([row("unknown", "a", "b", **unknown)]), 1))
     assert "None" not in page
     assert "<del>a</del> <ins>b</ins>" in page
 
 
 def test_the_marks_have_a_legend() -> None:
-    page = listing(worst(evaluated_table(made_up_rows(5)), 3))
+    page = listing(worst_recordings(evaluated_table(made_up_rows(5)), 3))
     assert page.index("<del>struck through</del>") < page.index("<ol")
     assert page.count("<li>") == 3

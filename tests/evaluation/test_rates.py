@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.evaluation.corrupt import CorruptConfig
-from pipeline.evaluation.rates import calibration_error, rates, reliability
+from pipeline.evaluation.rates import calibration_error, language_rates, reliability
 from pipeline.evaluation.result import Counts, Rates
 from pipeline.evaluation.rows import Outcome
 from pipeline.evaluation.score import scored
@@ -47,7 +47,7 @@ ROWS = [
 
 
 def test_a_rate_is_a_ratio_of_sums_with_its_coverage() -> None:
-    groups = by_key(rates(ROWS, resamples=200, seed=0))
+    groups = by_key(language_rates(ROWS, resamples=200, seed=0))
     english = groups["language", "en"]
     assert english.words.errors == 1 + 1 + 2 + 1 + 2
     assert english.words.units == 4 + 3 + 2 + 1 + 2
@@ -63,7 +63,7 @@ def test_a_rate_is_a_ratio_of_sums_with_its_coverage() -> None:
 
 
 def test_mandarin_is_judged_by_characters_and_everything_adds_each_language_in_its_own_units() -> None:
-    groups = by_key(rates(ROWS, resamples=200, seed=0))
+    groups = by_key(language_rates(ROWS, resamples=200, seed=0))
     mandarin, everything = groups["language", "zh"], groups["all", "all"]
     assert (mandarin.metric, mandarin.counts, mandarin.merged) == ("CER", mandarin.chars, mandarin.chars)
     assert mandarin.counts.errors == 1
@@ -72,7 +72,7 @@ def test_mandarin_is_judged_by_characters_and_everything_adds_each_language_in_i
 
 
 def test_groups_are_named_and_ordered_for_people() -> None:
-    found = [(one.group, one.key) for one in rates(ROWS, resamples=100, seed=0)]
+    found = [(one.group, one.key) for one in language_rates(ROWS, resamples=100, seed=0)]
     assert found == [
         ("all", "all"),
         ("set", "dev en"),
@@ -94,7 +94,7 @@ def test_groups_are_named_and_ordered_for_people() -> None:
 
 @pytest.mark.parametrize("reason", ["dead_letter", "missing"])
 def test_a_recording_without_a_transcript_has_lost_every_word(reason: str) -> None:
-    (found, *_) = rates([scored_row(0, "one lost sentence", "", status=reason)], resamples=100, seed=0)
+    (found, *_) = language_rates([scored_row(0, "one lost sentence", "", status=reason)], resamples=100, seed=0)
     assert found.words == Counts(deletions=3)
     assert found.counts.rate == 1.0
     assert found.coverage == 0.0
@@ -115,7 +115,7 @@ def test_recordings_of_the_only_speaker_are_drawn_one_by_one() -> None:
         scored_row(number, "one lost sentence", "one sentence" if number % 2 else "one lost sentence")
         for number in range(8)
     ]
-    (found, *_) = rates(alone, resamples=200, seed=0)
+    (found, *_) = language_rates(alone, resamples=200, seed=0)
     assert found.low is not None
     assert found.high is not None
     assert found.low < 1 / 6 < found.high

@@ -22,7 +22,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audio.decode import decode
+from pipeline.audio.decode import decode_all
 from pipeline.schemas import REASONS, BadAudio
 from pipeline.sources.access.tar import MAX_PADDING_BYTES
 from tests.audio.test_decode import BAD
@@ -72,7 +72,7 @@ def bad_files() -> dict[str, tuple[bytes, str | None]]:
 
 def outcome(data: bytes) -> str | None:
     try:
-        decode(data, name="x", max_seconds=MAX_SECONDS)
+        decode_all(data, name="x", max_seconds=MAX_SECONDS)
     except BadAudio as err:
         return err.reason
     return None

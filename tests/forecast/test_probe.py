@@ -13,7 +13,15 @@ from pipeline.audio.stage import Decoder
 from pipeline.config import ConfigError, RunConfig
 from pipeline.forecast import probe as probing
 from pipeline.forecast.forecast import Measured
-from pipeline.forecast.probe import Sampled, declared_by_header, decoded, extrapolated, make_forecast, pieces_of, probe
+from pipeline.forecast.probe import (
+    Sampled,
+    declared_by_header,
+    decoded,
+    extrapolated,
+    make_forecast,
+    measure_sample,
+    pieces_of,
+)
 from pipeline.run import prepare
 from pipeline.schemas import SAMPLE_RATE, About, RecordingRef
 from tests.support.archives import archive, settings, wav
@@ -28,7 +36,9 @@ def test_the_probe_uses_the_stages_of_a_run(tmp_path: Path, small_model_dir: Pat
     lengths = {f"{number}.wav": wav(tmp_path / f"{number}.wav", 2 + number, number) for number in range(3)}
     (tmp_path / "bad.wav").write_bytes(b"RIFF, but no audio")
     refs = [file_ref(path) for path in sorted(tmp_path.glob("*.wav"))]
-    probed, notes = probe(settings(tmp_path, tmp_path / "out", small_model_dir, "plan.probe_seconds=600"), refs)
+    probed, notes = measure_sample(
+        settings(tmp_path, tmp_path / "out", small_model_dir, "plan.probe_seconds=600"), refs
+    )
     assert [item.audio_seconds for item in probed] == [length / SAMPLE_RATE for length in lengths.values()] + [0]
     assert [item.extent for item in probed] == [item.size for item in refs]
     assert all(item.decode_seconds > 0 for item in probed)
@@ -65,7 +75,7 @@ def test_time_that_is_up_ends_the_probe_but_only_after_one_of_each_kind(tmp_path
     refs = [file_ref(path) for path in sorted(tmp_path.glob("*.wav"))]
     refs[1] = file_ref(tmp_path / "r001.wav", seconds=2.5)
     config = settings(tmp_path, tmp_path / "out", small_model_dir, "plan.probe_seconds=0.000001")
-    probed, notes = probe(config, refs)
+    probed, notes = measure_sample(config, refs)
     assert [item.kind for item in probed] == ["bytes", "seconds"]
     assert "plan.probe_seconds: time for 2 of 4 recordings" in notes
     assert all(item.replica_seconds is not None and math.isfinite(item.replica_seconds) for item in probed)
@@ -79,7 +89,7 @@ def test_replicas_on_gpus_are_not_timed_on_a_cpu(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     wav(tmp_path / "a.wav", 2)
     config = settings(tmp_path, tmp_path / "out", small_model_dir, "compute.gpus_per_replica=1", "model.device=auto")
-    probed, notes = probe(config, [file_ref(tmp_path / "a.wav")])
+    probed, notes = measure_sample(config, [file_ref(tmp_path / "a.wav")])
     assert [item.replica_seconds for item in probed] == [None]
     assert "this machine has none" in notes[0]
 
@@ -87,7 +97,7 @@ def test_replicas_on_gpus_are_not_timed_on_a_cpu(
 def test_lengths_that_are_declared_wrongly_are_noted(tmp_path: Path, small_model_dir: Path) -> None:
     wav(tmp_path / "a.wav", 3)
     config = settings(tmp_path, tmp_path / "out", small_model_dir)
-    _, notes = probe(config, [file_ref(tmp_path / "a.wav", seconds=2.0)])
+    _, notes = measure_sample(config, [file_ref(tmp_path / "a.wav", seconds=2.0)])
     assert notes == ["declared seconds are summed as they are; the sampled recordings last 1.50 times as long"]
 
 

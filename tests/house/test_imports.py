@@ -121,3 +121,9 @@ def test_the_chain_uses_a_station_only_through_its_stage() -> None:
     for path in sources("pipeline/flow"):
         for module, _ in ours(path):
             assert folder_of(module) not in STATIONS or module.endswith(".stage"), f"{path.name} imports {module}"
+
+
+def test_no_function_is_called_like_its_module() -> None:
+    for path in sources("pipeline"):
+        names = {node.name for node in ast.parse(path.read_text(encoding="utf-8")).body if hasattr(node, "name")}
+        assert path.stem not in names, f"{path.relative_to(ROOT)}: an import of it would hide the module"

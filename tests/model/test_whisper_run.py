@@ -11,7 +11,7 @@ import pytest
 
 from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig, load
-from pipeline.forecast.probe import probe
+from pipeline.forecast.probe import measure_sample
 from pipeline.model.files.layout import describe
 from pipeline.model.stage import Replica
 from pipeline.model.whisper import recogniser as whisper
@@ -53,7 +53,7 @@ def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
 def test_the_probe_hears_with_it(folder: Path, tmp_path: Path) -> None:
     wav(tmp_path / "a.wav", 2.0)
     ref = RecordingRef("a", "files", str(tmp_path / "a.wav"), size=(tmp_path / "a.wav").stat().st_size)
-    (probed,), notes = probe(load(RunConfig, None, arguments(tmp_path, tmp_path / "out", folder)), [ref])
+    (probed,), notes = measure_sample(load(RunConfig, None, arguments(tmp_path, tmp_path / "out", folder)), [ref])
     assert probed.audio_seconds == 2.0
     assert probed.replica_seconds
     assert notes == []

@@ -7,7 +7,7 @@ import re
 import jinja2
 import pytest
 
-from pipeline.output.page import page
+from pipeline.output.page import render_page
 from tests.output.test_report import NASTY, SUMMARY
 from tests.output.test_report import page as run_report
 
@@ -20,7 +20,7 @@ def test_the_title_is_escaped_and_the_style_is_not() -> None:
 
 def test_attributes_are_escaped_too() -> None:
     row = {"recording_id": "a", "language": NASTY, "figures": [], "separator": " ", "stretches": [], "left_out": 0}
-    text = page("worst.html.j2", utterances=[row | {"audio": NASTY, "address": NASTY}])
+    text = render_page("worst.html.j2", utterances=[row | {"audio": NASTY, "address": NASTY}])
     assert "<script" not in text
     for attribute in ("lang", "src", "aria-label"):
         assert re.search(f' {attribute}="(play )?&lt;script&gt;alert\\(&#34;1&#34;\\)&lt;/script&gt;"', text)
@@ -37,4 +37,4 @@ def test_a_table_has_heads_for_its_rows_and_columns_and_figures_to_the_right() -
 
 def test_a_name_that_is_not_given_is_a_mistake() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'uri' is undefined"):
-        page("run.html.j2", **SUMMARY)
+        render_page("run.html.j2", **SUMMARY)

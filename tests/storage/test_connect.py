@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 import pytest
 
 from pipeline.storage.base import open_storage
-from pipeline.storage.connect import CannotConnect, connect
+from pipeline.storage.connect import CannotConnect, connect_store
 from tests.support.small_s3 import SmallS3
 
 
@@ -53,4 +53,4 @@ def test_requests_are_signed_for_the_region_that_the_store_names(s3: RegionalS3)
 @pytest.mark.parametrize("bucket", ["not a bucket", "", "a/b", "ä"])
 def test_an_impossible_name_of_a_bucket_is_refused_before_any_request(bucket: str) -> None:
     with pytest.raises(CannotConnect, match="Invalid bucket name"):
-        connect("s3", bucket, 1)
+        connect_store("s3", bucket, 1)
