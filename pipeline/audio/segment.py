@@ -94,17 +94,6 @@ class Segmenter:
         )
 
 
-def windows_from_probabilities(
-    probabilities: np.ndarray, *, samples: int, config: SegmentConfig, max_seconds: float
-) -> list[Window]:
-    """Windows of at most max_seconds that cover all speech of a recording of `samples` samples.
-
-    probabilities: float32 [ceil(samples / 512)] in [0, 1], one for each frame; not modified.
-    """
-    regions = speech_regions(probabilities, config)
-    return windows_from_regions(regions, probabilities, samples=samples, config=config, max_seconds=max_seconds)
-
-
 def windows_from_regions(
     regions: list[tuple[int, int]],
     probabilities: np.ndarray,
@@ -113,7 +102,10 @@ def windows_from_regions(
     config: SegmentConfig,
     max_seconds: float,
 ) -> list[Window]:
-    """The same as `windows_from_probabilities`, but the regions of speech are known: [first, end) frames, in order.
+    """Windows of at most max_seconds that cover all regions of a recording of `samples` samples.
+
+    regions: of speech, as frames [first, end), in order. probabilities: float32 [ceil(samples / 512)] in [0, 1], one
+    for each frame; not modified.
 
     1. Each region is padded by at most config.pad_ms on both sides. Two neighbours share a pause that is too short.
     2. From left to right, regions join the open window while it stays within the limit and the silence between them

@@ -14,7 +14,7 @@ from pipeline.audio.segment import (
     Window,
     quietest_windows,
     speech_regions,
-    windows_from_probabilities,
+    windows_from_regions,
 )
 from pipeline.audio.voice_activity import FRAME_SAMPLES
 from pipeline.config import SegmentConfig
@@ -38,10 +38,12 @@ def track(*runs: tuple[float, float]) -> np.ndarray:
 
 def windows(probabilities: np.ndarray, max_seconds: float = 6.0, **config: float) -> list[tuple[float, float, bool]]:
     """Windows in seconds, for reading."""
-    cut = windows_from_probabilities(
+    settings = SegmentConfig(**config)
+    cut = windows_from_regions(
+        speech_regions(probabilities, settings),
         probabilities,
         samples=len(probabilities) * FRAME_SAMPLES,
-        config=SegmentConfig(**config),
+        config=settings,
         max_seconds=max_seconds,
     )
     return [(w.start_sample / SECOND, w.end_sample / SECOND, w.overlaps_previous) for w in cut]
@@ -152,7 +154,8 @@ def test_windows_of_any_audio_are_bounded_ordered_and_cover_all_speech(
     config = SegmentConfig(pad_ms=pad_ms, min_silence_ms=min_silence_ms)
     samples = max(0, len(probabilities) * FRAME_SAMPLES - missing)
     before = probabilities.copy()
-    cut = windows_from_probabilities(probabilities, samples=samples, config=config, max_seconds=max_seconds)
+    regions = speech_regions(probabilities, config)
+    cut = windows_from_regions(regions, probabilities, samples=samples, config=config, max_seconds=max_seconds)
     assert np.array_equal(probabilities, before)
 
     regions = [(a * FRAME_SAMPLES, min(b * FRAME_SAMPLES, samples)) for a, b in speech_regions(probabilities, config)]

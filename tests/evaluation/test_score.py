@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.evaluation.result import Counts
-from pipeline.evaluation.score import Aligned, alignment, char_counts, count_all, merged_counts, word_counts
+from pipeline.evaluation.score import Aligned, alignment, char_counts, merged_counts, word_counts
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,8 @@ def fewest_errors(reference: list[str], hypothesis: list[str], *, merge: bool = 
 @settings(max_examples=200)
 @given(TEXT, TEXT)
 def test_the_errors_are_the_fewest_possible(reference: str, hypothesis: str) -> None:
-    words, chars, merged = count_all([reference], [hypothesis])[0]
+    words, chars = word_counts(reference, hypothesis), char_counts(reference, hypothesis)
+    merged = merged_counts(reference, hypothesis)
     left, right = reference.split(), hypothesis.split()
     assert words.errors == fewest_errors(left, right)
     assert chars.errors == fewest_errors(list(reference), list(hypothesis))
@@ -133,12 +134,3 @@ def test_the_alignment_agrees_with_the_counts(reference: str, hypothesis: str, c
     assert Counts(*map(found.count, ("equal", "substitute", "delete", "insert"))) == counts
     for step in steps:
         assert (step.reference == step.hypothesis) == (step.operation == "equal")
-
-
-def test_all_counts_come_in_order_and_need_pairs() -> None:
-    found = count_all(["a b", "", "note book"], ["a", "a", "notebook"])
-    assert [counts.words.errors for counts in found] == [1, 1, 2]
-    assert [counts.merged.errors for counts in found] == [1, 1, 0]
-    assert count_all([], []) == []
-    with pytest.raises(ValueError, match="longer"):
-        count_all(["a"], ["a", "b"])
