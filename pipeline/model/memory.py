@@ -12,6 +12,7 @@ from pipeline.config import ConfigError, DenoiseConfig, RunConfig
 from pipeline.model.denoise import canvas_policy
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
 from pipeline.model.files import hub, layout
+from pipeline.model.network import lora
 from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
@@ -23,7 +24,8 @@ COPIES = 4  # float32 tiles of logits that exist at once in the head: logits, we
 class Memory:
     """Bytes, by their use."""
 
-    weights: int
+    weights: int  # without LoRA
+    lora: int  # merged: a second copy of q, k, v and o; in training the adapters themselves
     kv: int  # of the prompts: all slots of all lanes, and two batches that wait for a slot
     canvases: int  # the state of all slots
     activations: int  # of a denoising step or of a prompt pass, whichever takes more
@@ -36,15 +38,16 @@ class Memory:
         return int(sum(astuple(self)))
 
     def __str__(self) -> str:
-        parts = ("weights", "kv", "canvases", "activations", "head", "context")
+        parts = ("weights", "lora", "kv", "canvases", "activations", "head", "context")
         named = ", ".join(f"{name} {getattr(self, name) / GIB:.1f}" for name in parts)
         return f"{self.total / GIB:.1f} GiB ({named})"
 
 
-def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype) -> Memory:
+def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torch.dtype, merge: bool = True) -> Memory:
     """What a model takes in `dtype` with `slots` canvases per lane. The model may be on the meta device.
 
-    Weights, KV and canvases are exact; activations are counted from the widest tensors of a layer.
+    merge: whether its LoRA, not merged yet, will be (`lora.merge`).
+    Weights, LoRA, KV and canvases are exact; activations are counted from the widest tensors of a layer.
     """
     size = dtype.itemsize
     text: Any = model.backbone.config.text_config
@@ -69,8 +72,10 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     step = slots * (longest * token + (prompt + longest) * repeated)
     prompts = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
+    adapters = sum(weight.numel() for weight in lora.state(model.backbone).values())
     return Memory(
-        weights=size * sum(weight.numel() for weight in model.parameters()),  # tied ones come once
+        weights=size * (sum(weight.numel() for weight in model.parameters()) - adapters),  # tied ones come once
+        lora=size * (lora.copied(model.backbone) if merge else adapters),
         kv=rows * prompt * position,
         canvases=slots * sum(lengths) * state,
         activations=max(step, prompts),
@@ -97,7 +102,7 @@ def require(needed: Memory, free: int, *, slots: int) -> None:
     """Raises ConfigError where `free` bytes are not enough. It says what takes how much, and what to change."""
     if needed.total <= free:
         return
-    fixed = needed.weights + needed.context
+    fixed = needed.weights + needed.lora + needed.context
     per_slot = max(1, needed.total - fixed - needed.head) / slots
     fit = int((free - fixed - needed.head) // per_slot)
     no_fit = "no number of canvases fits: a larger GPU, or model.dtype=bfloat16"

@@ -102,7 +102,10 @@ def engine_for(run: RunConfig, device: str) -> Worker:
 
 
 def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
-    """The loaded model. Raises ConfigError before anything is allocated where GPU memory will not be enough."""
+    """The loaded model, its LoRA merged.
+
+    Raises ConfigError before anything is allocated where GPU memory will not be enough.
+    """
     slots = run.compute.canvases
 
     def check(model: AsrModel) -> None:
@@ -112,7 +115,9 @@ def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
             memory.require(needed, torch.cuda.mem_get_info()[0], slots=slots)
 
     model = run.model
-    return checkpoint.load(model.name, model.revision, device=device, dtype=dtype, verify=model.verify, check=check)
+    return checkpoint.load(
+        model.name, model.revision, device=device, dtype=dtype, verify=model.verify, merge=True, check=check
+    )
 
 
 def _end(why: str) -> NoReturn:

@@ -107,7 +107,7 @@ def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel
 
     def check(model: AsrModel) -> None:
         slots = config.compute.canvases
-        needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype)
+        needed = memory.estimate(model, config.denoise, slots=slots, dtype=dtype, merge=False)
         log.info("an evaluation needs %s; what a training step keeps for its backward pass is not counted", needed)
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0] * min(1.0, config.compute.gpus_per_worker)

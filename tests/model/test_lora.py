@@ -1,7 +1,8 @@
-"""LoRA: one adapter per phase over shared weights, equal to PEFT's, compiled or plain, saved with the projector."""
+"""LoRA: one adapter per phase over shared weights, equal to PEFT's, compiled, plain or merged; saved and loaded."""
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.model import recogniser
+from pipeline.model import memory, recogniser
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint
@@ -20,6 +21,7 @@ from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import backbone, lora
 from pipeline.model.recogniser import AsrModel
 from tests.model.test_engine import DENOISE
+from tests.support.allocations import Allocations
 from tests.support.small_model import hearing_model, noise_segment, random_model
 
 SPEC = LoraSpec(rank=4, alpha=8, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
@@ -36,14 +38,23 @@ def plain() -> AsrModel:
     return hearing_model(5)
 
 
+@pytest.fixture(scope="module")
+def merged() -> AsrModel:
+    """The model as inference loads it."""
+    made = hearing_model(5, lora=SPEC)
+    lora.merge(made.backbone)
+    return made
+
+
 @torch.inference_mode()
 def passes(model: AsrModel, calls: Calls | None = None) -> tuple[list[Tensor], Tensor]:
     """Keys, values and hidden states of a prompt pass, and hidden states of a denoising pass over its cache."""
     calls = calls or Calls.make(compile=False)
     generator = torch.Generator().manual_seed(1)
-    prompt = torch.randn(2, 9, 64, generator=generator)
+    dtype = model.backbone.lm_head.weight.dtype
+    prompt = torch.randn(2, 9, 64, generator=generator).to(dtype)
     canvas = torch.randint(400, (2, 8), generator=generator)
-    soft = torch.randn(2, 8, 64, generator=generator) * 0.05
+    soft = torch.randn(2, 8, 64, generator=generator).to(dtype) * 0.05
     kv, hidden = calls.prefill(model.backbone, prompt)
     denoised = calls.denoise(model.backbone, canvas, soft, kv)
     return [hidden, *(t for layer in kv.layers for t in (layer.keys, layer.values))], denoised
@@ -79,12 +90,15 @@ def with_peft(plain: AsrModel, model: AsrModel) -> Any:
     return wrapped.base_model.model
 
 
-def test_both_passes_are_equal_to_pefts(model: AsrModel, plain: AsrModel) -> None:
+@pytest.mark.parametrize("kind", ["model", "merged"])
+def test_both_passes_are_equal_to_pefts(
+    model: AsrModel, plain: AsrModel, kind: str, request: pytest.FixtureRequest
+) -> None:
     reference = hearing_model(5)
     reference.backbone = with_peft(plain, model)
-    (own, own_decoded), (theirs, denoised) = passes(model), passes(reference)
+    (own, own_decoded), (theirs, denoised) = passes(request.getfixturevalue(kind)), passes(reference)
     for ours, other in zip([*own, own_decoded], [*theirs, denoised], strict=True):
-        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
     assert (denoised - passes(plain)[1]).abs().max() > 0.1  # the adapters do something
 
 
@@ -123,6 +137,72 @@ def test_the_weights_below_stay_shared_and_untouched(model: AsrModel, plain: Asr
     assert all(torch.equal(base[name], expected[name]) for name in base)
 
 
+def test_merging_splits_q_k_v_o_between_the_phases_and_nothing_else(model: AsrModel, merged: AsrModel) -> None:
+    assert not lora.state(merged.backbone)
+    assert not any(isinstance(module, lora.LoraLinear) for module in merged.modules())
+    encoder, decoder = merged.backbone.model.encoder.language_model, merged.backbone.model.decoder
+    own, other = (dict(part.layers.named_parameters()) for part in (encoder, decoder))
+    assert own.keys() == other.keys()
+    for name, weight in own.items():
+        target = name.split(".")[-2]
+        assert (weight.data_ptr() != other[name].data_ptr()) == (target in SPEC.targets), name
+    added = sum(p.numel() for p in merged.parameters()) - sum(p.numel() for p in hearing_model(5).parameters())
+    assert added == lora.copied(model.backbone) > 0
+
+
+def test_merging_leaves_the_weights_alone_that_another_model_shares() -> None:
+    one = hearing_model(5, lora=SPEC)
+    before = passes(one)
+    shared = copy.deepcopy(one, {id(weight): weight for weight in one.parameters()})
+    lora.merge(shared.backbone)
+    after = passes(one)
+    assert all(torch.equal(a, b) for a, b in zip([*before[0], before[1]], [*after[0], after[1]], strict=True))
+
+
+def test_in_bfloat16_the_sum_is_rounded_once() -> None:
+    made = hearing_model(5, lora=SPEC).bfloat16()
+    expected = {
+        name: (
+            module.base.weight.float() + module.scale * (module.lora_up.float() @ module.lora_down.float())
+        ).bfloat16()
+        for name, module in lora.adapters(made.backbone)
+    }
+    lora.merge(made.backbone)
+    for name, weight in expected.items():
+        _, phase, _, layer, target = name.split(".")
+        part = made.backbone.model.encoder.language_model if phase == "encoder" else made.backbone.model.decoder
+        found = getattr(part.layers[int(layer)].self_attn, target).weight
+        assert found.dtype == torch.bfloat16
+        torch.testing.assert_close(found, weight, rtol=2**-7, atol=0)  # one unit in the last place
+        assert (found != weight).float().mean() < 0.001  # float32 sums in another order
+
+
+def test_a_merged_model_cannot_be_saved(merged: AsrModel, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="merged"):
+        checkpoint.save(merged, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loading_merged_takes_the_copies_more_and_gives_the_same(
+    model: AsrModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    """Beside the copies there is room for one weight and its float32 sums."""
+    checkpoint.save(model, tmp_path, dtype=torch.float32)
+    with Allocations() as plain:
+        unmerged = checkpoint.load(str(tmp_path), dtype=dtype)
+    with Allocations() as made:
+        loaded = checkpoint.load(str(tmp_path), dtype=dtype, merge=True)
+    largest = max(module.base.weight.numel() for _, module in lora.adapters(model.backbone))
+    room = largest * (dtype.itemsize + (0 if dtype == torch.float32 else 2 * 4))
+    assert made.peak <= plain.peak + lora.copied(model.backbone) * dtype.itemsize + room
+    needed = memory.estimate(unmerged, DENOISE, slots=2, dtype=dtype)
+    assert needed.weights + needed.lora == sum(weight.nbytes for weight in loaded.parameters())
+    lora.merge(unmerged.backbone)
+    (own, denoised), (read, read_denoised) = passes(unmerged), passes(loaded)
+    assert all(torch.equal(a, b) for a, b in zip([*own, denoised], [*read, read_denoised], strict=True))
+
+
 def test_adapters_are_saved_with_the_projector_and_loaded(model: AsrModel, tmp_path: Path) -> None:
     checkpoint.save(model, tmp_path, dtype=torch.float32)
     stored = load_file(tmp_path / "adapter.safetensors")
@@ -146,13 +226,16 @@ def test_the_compiled_prompt_and_denoising_passes_are_equal() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5 * float(a.abs().max()))
 
 
-def test_the_engine_uses_them(model: AsrModel, plain: AsrModel) -> None:
+def test_the_engine_uses_them_and_says_the_same_when_they_are_merged(
+    model: AsrModel, plain: AsrModel, merged: AsrModel
+) -> None:
     segments = [noise_segment(n, "en") for n in range(6)]
     texts = []
-    for of in (model, plain, without(model, "encoder"), without(model, "decoder")):
+    for of in (model, plain, without(model, "encoder"), without(model, "decoder"), merged):
         engine = Engine(of, DENOISE, slots=3)
         texts.append([result.text for result in engine.transcribe(segments)])
         engine.close()
+    assert texts[0] == texts[4]
     assert len({tuple(text or "" for text in row) for row in texts}) == 4
 
 

@@ -40,11 +40,19 @@ def test_the_full_size_in_bfloat16_is_51_gigabytes_and_fits_an_80_gb_gpu_with_64
     """Measured on one H100 (79.1 GiB): a canvas of 256 ran with 64 slots."""
     needed = memory.estimate(full, DenoiseConfig(canvas_length=256), slots=64, dtype=torch.bfloat16)
     assert 50.5e9 < needed.weights < 52.5e9
+    # q and o of 16 heads; k and v of 8, in a global layer k of 2: once more, because LoRA is merged
+    assert needed.lora == 2 * 2816 * (25 * (2 * 16 * 256 + 2 * 8 * 256) + 5 * (2 * 16 * 512 + 2 * 512)) == 2_220_359_680
     # 25 layers of 8 x 256 and 5 of 2 x 512, keys and values, 2 bytes
     prompt = full.prompt_length
     assert needed.kv == (64 + 2 * 16) * prompt * 2 * 2 * (25 * 2048 + 5 * 1024)
     assert needed.total < 79.1 * GIB
     memory.require(needed, int(79.1 * GIB), slots=64)
+
+
+def test_in_training_lora_is_counted_as_it_is(full: AsrModel) -> None:
+    needed = memory.estimate(full, DENOISE, slots=1, dtype=torch.bfloat16, merge=False)
+    assert needed.lora == 2 * 22_978_560
+    assert "lora 2.1" in str(memory.estimate(full, DENOISE, slots=1, dtype=torch.bfloat16))
 
 
 def test_more_slots_take_more(full: AsrModel) -> None:

@@ -14,7 +14,10 @@ import pyarrow as pa
 import pytest
 
 from pipeline.config import ConfigError, RunConfig
+from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint, hub
+from pipeline.model.files.layout import LoraSpec
+from pipeline.model.network import lora
 from pipeline.model.stage import Replica
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Segment, piece_row, to_table
 from tests.support.small_model import hearing_model, noise_segment
@@ -204,6 +207,15 @@ def test_a_replica_logs_the_memory_that_its_model_needs(folder: Path, caplog: py
     Replica(config(folder), ABOUT)
     assert "model needs" in caplog.text  # in a process of Ray too, where only warnings are shown
     assert "weights" in caplog.text
+
+
+def test_a_replica_merges_lora(tmp_path: Path) -> None:
+    checkpoint.save(hearing_model(3, lora=LoraSpec(rank=2, alpha=4, targets=["q_proj", "o_proj"])), tmp_path)
+    replica = Replica(config(tmp_path), ABOUT)
+    assert isinstance(replica.engine, Engine)
+    assert replica.engine.model.config.lora is not None
+    assert not lora.state(replica.engine.model.backbone)
+    replica.engine.close()
 
 
 def test_weights_that_changed_under_their_manifest_end_the_replica(folder: Path, tmp_path: Path) -> None:

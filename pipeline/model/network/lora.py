@@ -1,8 +1,9 @@
 """LoRA on the backbone's attention: the prompt pass (encoder) and denoising (decoder) have adapters of their own.
 
 Encoder and decoder share their weights, but each has its own linear modules around them. An adapter sits in the module
-of its phase. So nothing is switched between phases, and compiled code sees plain matrix products. LoRA is added to the
-layer's output and never merged into the shared weights.
+of its phase. So nothing is switched between phases, and compiled code sees plain matrix products. In training LoRA is
+added to the layer's output. For inference `merge` adds it to the weights, each phase in a copy of its own. Then q, k, v
+and o exist twice, and no step computes LoRA. All other weights stay shared.
 """
 
 from __future__ import annotations
@@ -36,6 +37,17 @@ class LoraLinear(nn.Module):
         base: Tensor = self.base(x)
         return base + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
 
+    def merged(self) -> nn.Linear:
+        """The base layer with a new weight, which has LoRA in it. The sum is float32; then it is rounded once.
+
+        The old weight does not change, because the other phase has it too.
+        """
+        old = self.base.weight
+        with torch.no_grad():
+            both = torch.addmm(old.float(), self.lora_up.float(), self.lora_down.float(), alpha=self.scale)
+        self.base.weight = nn.Parameter(both.to(old.dtype), requires_grad=False)
+        return self.base
+
 
 def attach(backbone: DiffusionGemmaForBlockDiffusion, *, rank: int, alpha: float, targets: Sequence[str]) -> None:
     """Wrap the target projections in all layers of both phases. Weights and their ties stay as they are.
@@ -48,6 +60,26 @@ def attach(backbone: DiffusionGemmaForBlockDiffusion, *, rank: int, alpha: float
                 linear = getattr(layer.self_attn, target)
                 if linear is not None:
                     setattr(layer.self_attn, target, LoraLinear(linear, rank=rank, alpha=alpha))
+
+
+def merge(backbone: DiffusionGemmaForBlockDiffusion) -> None:
+    """Put plain linear layers in place of the wrapped ones. For inference: the model can be neither trained nor saved.
+
+    It goes from weight to weight, so it never needs more than the copies (`copied`) and room for one weight.
+    """
+    for phase in PHASES:
+        for layer in _layers(backbone, phase):
+            attention: Any = layer.self_attn
+            for target, module in list(attention.named_children()):
+                if isinstance(module, LoraLinear):
+                    setattr(attention, target, module.merged())
+
+
+def copied(backbone: DiffusionGemmaForBlockDiffusion) -> int:
+    """How many numbers `merge` stores beyond today's: both phases get a weight where they share one now."""
+    bases = [module.base.weight for _, module in adapters(backbone)]
+    shared = {id(weight): weight for weight in bases}.values()
+    return sum(weight.numel() for weight in bases) - sum(weight.numel() for weight in shared)
 
 
 def adapters(backbone: DiffusionGemmaForBlockDiffusion) -> Iterator[tuple[str, LoraLinear]]:
