@@ -28,6 +28,7 @@ REASONS = {  # why a recording is a dead letter, and what that means
     "corrupt_archive": "the archive cannot be read from here on",
     "unsafe_name": "the name inside the archive is an absolute path, leads to a parent folder or is a link",
     "missing_file": "the file was listed, but is missing or not readable",
+    "source_changed": "the file was written again after it was planned",
     "bad_metadata": "the sidecar or the manifest line cannot be read",
     "duplicate_id": "an earlier recording has the same id",
     "unsupported_language": "the model does not know the language",

@@ -37,6 +37,12 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)
 
 
+def files_of(ref: RecordingRef) -> list[str]:
+    """The URIs of the audio and of the files beside it. `ref.version` has the version of each, one a line."""
+    stem = ref.source_uri.rpartition(".")[0]
+    return [ref.source_uri, *(f"{stem}.{extension}" for extension, _, _ in ref.sidecars)]
+
+
 def read_recording(ref: RecordingRef) -> Recording:
     """Read the file, and the reference beside it.
 
@@ -56,7 +62,7 @@ def _ref(source: SourceConfig, file: File, text: File | None) -> RecordingRef:
         format="files",
         source_uri=file.uri,
         size=file.size,
-        version=file.version,
+        version=f"{file.version}\n{text.version}" if text and not is_too_big else file.version,
         sidecars=(("txt", 0, text.size),) if text and not is_too_big else (),
         language=source.language,
         problem="bad_metadata" if text and is_too_big else None,

@@ -13,7 +13,7 @@ from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableE
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
 from pipeline.sources.access import names, streams
 from pipeline.sources.access.lines import kind_of
-from pipeline.sources.access.listing import list_files
+from pipeline.sources.access.listing import check_version, list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 
@@ -26,15 +26,18 @@ class _Format(NamedTuple):
     list_recordings: Callable[[SourceConfig], Iterator[RecordingRef]]
     read_recording: Callable[[RecordingRef], Recording]
     content: str  # what it lists, for the message that there is none
+    files: Callable[[RecordingRef], list[str]] = lambda ref: [
+        ref.source_uri
+    ]  # whose versions are ref.version, a line each
 
 
 _FORMATS = {
     "webdataset": _Format(webdataset.list_recordings, webdataset.read_recording, "audio in .tar, .tar.gz, .tgz files"),
     "parquet": _Format(parquet.list_recordings, parquet.read_recording, "rows in .parquet files"),
-    "files": _Format(files.list_recordings, files.read_recording, "audio files"),
+    "files": _Format(files.list_recordings, files.read_recording, "audio files", files.files_of),
     "manifest": _Format(manifest.list_recordings, manifest.read_recording, "lines in .jsonl, .csv or .tsv files"),
     "librispeech": _Format(librispeech.list_recordings, librispeech.read_recording, "audio files"),
-    "huggingface": _Format(huggingface.list_recordings, huggingface.read_recording, "rows"),
+    "huggingface": _Format(huggingface.list_recordings, huggingface.read_recording, "rows", lambda _: []),
     "fleurs": _Format(fleurs.list_recordings, fleurs.read_recording, "rows in the table"),
     "commonvoice": _Format(commonvoice.list_recordings, commonvoice.read_recording, "rows in the table"),
     "voxpopuli": _Format(voxpopuli.list_recordings, voxpopuli.read_recording, "rows in the table"),
@@ -76,11 +79,30 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 def read_recording(ref: RecordingRef) -> Recording:
     """Read the encoded audio and what the source says about it.
 
-    Raises BadRecording with a reason of schemas.REASONS, UnreachableError if the store does not answer any more.
+    Afterwards the versions of the files are compared with the plan: what was read belongs to that version, or it is
+    not used. Raises BadRecording with a reason of schemas.REASONS, UnreachableError if the store does not answer any
+    more.
     """
     if ref.problem is not None:
         raise BadRecording(ref.problem, ref.problem_detail or "")
-    return _FORMATS[ref.format].read_recording(ref)
+    try:
+        read = _FORMATS[ref.format].read_recording(ref)
+    except BadRecording:
+        _check_versions(ref)  # bytes of another version may look like anything
+        raise
+    try:
+        _check_versions(ref)
+    except BaseException:
+        if not isinstance(read.audio, bytes):
+            read.audio.close()
+        raise
+    return read
+
+
+def _check_versions(ref: RecordingRef) -> None:
+    """Raise BadRecording("source_changed") if a file of the recording was written again after it was planned."""
+    for uri, version in zip(_FORMATS[ref.format].files(ref), ref.version.split("\n"), strict=False):
+        check_version(uri, version)
 
 
 def detect_format(uri: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -11,6 +12,7 @@ from typing import Any
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import columns, remote
+from pipeline.sources.access.listing import local_size
 
 LIST_ROWS = 1000  # rows whose small columns are read at once
 _SAVED = ("dataset_dict.json", "state.json")
@@ -33,7 +35,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
         small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema, source))
         size = dataset.data.nbytes // max(len(dataset.data), 1)
-        base = RecordingRef("", "huggingface", uri, size=size, version=dataset._fingerprint)
+        base = RecordingRef("", "huggingface", uri, size=size, version=_version(uri, dataset))
         for index, row in enumerate(_rows(small, len(dataset))):
             name = f"{split}/{index}" if split else str(index)
             ref = replace(base, recording_id=name, source_member=f"{split}:{index}:{audio}")
@@ -43,13 +45,14 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 def read_recording(ref: RecordingRef) -> Recording:
     """Read the encoded audio of one row.
 
-    Raises BadRecording: "missing_file", "too_large", "corrupt_archive" if the dataset is not the one that was listed.
+    Raises BadRecording: "missing_file", "too_large", "source_changed" if the dataset is not the one that was planned.
     Raises ConfigError if the dataset is gone.
     """
     split, index, column = (ref.source_member or "").split(":", 2)
-    dataset = _audio_of(ref.source_uri, split, column)
-    if dataset is None or int(index) >= len(dataset):
-        raise BadRecording("corrupt_archive", f"{ref.source_uri}: split {split!r} has no row {index} any more")
+    dataset, whole = _audio_of(ref.source_uri, split, column), _load(ref.source_uri).get(split)
+    if dataset is None or int(index) >= len(dataset) or ref.version != _version(ref.source_uri, whole):
+        detail = f"{ref.source_uri}: split {split!r} is another than the planned one, of which row {index} was meant"
+        raise BadRecording("source_changed", detail)
     cell = dataset[int(index)][column]
     return Recording(columns.audio_bytes(cell, f"{ref.source_uri}/"), ref.language, ref.reference, ref.metadata)
 
@@ -66,6 +69,17 @@ def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any] | BadRecording]:
                 for name, kind in labels.items():
                     row[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
             yield row
+
+
+def _version(uri: str, dataset: Any) -> str:
+    """Return what changes with a dataset: its fingerprint; on the local disk also the versions of its files.
+
+    Files of a store or the hub are copied to each machine, so their times say nothing.
+    """
+    if "://" in uri or _is_hub_name(uri):
+        return str(dataset._fingerprint)
+    files = "".join(f"{file['filename']}:{local_size(file['filename'])[1]}\n" for file in dataset.cache_files)
+    return f"{dataset._fingerprint}-{hashlib.sha256(files.encode()).hexdigest()[:16]}"
 
 
 @lru_cache(maxsize=4)

@@ -88,7 +88,7 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
         section += f"#{start_ms}-{'' if end_ms is None else end_ms}ms"
     drop = [audio, source.id_column or _first(columns, ID_NAMES), "duration", "offset", "channel"]
     described = fields.describe(columns, language=source.language, text=source.text_column, drop=drop)
-    size, version = (0, "") if seconds is not None else local_size(uri)
+    size, version = local_size(uri)
     return RecordingRef(
         recording_id=_id(source, columns) or f"{path}{section}",
         format="manifest",

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from pipeline.config import LANGUAGES, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote, tar
-from pipeline.sources.access.listing import File, list_files, version_now
+from pipeline.sources.access.listing import File, list_files
 from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_gzip, open_archive
 from pipeline.sources.access.tar import BLOCK, Member, walk
 from pipeline.storage.base import in_order
@@ -56,8 +56,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 def read_recording(ref: RecordingRef) -> Recording:
     """Read the member and its sidecars.
 
-    Raises BadRecording: "truncated_archive", "bad_metadata", "unsupported_language", "too_large"; "corrupt_archive" if
-    the archive was rewritten after it was listed; and as `remote.read_range`.
+    Raises BadRecording: "truncated_archive", "bad_metadata", "unsupported_language", "too_large"; "source_changed" if
+    another member is at its place now; and as `remote.read_range`.
     """
     if is_gzip(ref.source_uri) and ref.size > remote.MAX_RECORDING_BYTES:
         raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes in a packed archive")
@@ -82,15 +82,15 @@ def read_recording(ref: RecordingRef) -> Recording:
 def _check_header(ref: RecordingRef, block: bytes) -> None:
     """Check that the header is still that of the planned member: a rewritten archive has others there.
 
-    If the name does not fit into a header, only the size is compared. A sparse file has no header there; then the
-    version of the archive decides. Raises BadRecording("corrupt_archive").
+    This also protects where a store gives no versions. If the name does not fit into a header, only the size is
+    compared. Raises BadRecording("source_changed").
     """
     planned = ref.source_member or ""
     name, size = tar.name_and_size(block) or ("", -1)
     is_same = size == ref.size and (name == planned or len(planned) > tar.NAME_BYTES or not planned.isascii())
-    if not is_same and ref.version != version_now(ref.source_uri):
-        detail = f"{ref.source_uri}: rewritten since it was listed, {ref.source_member} is not where it was"
-        raise BadRecording("corrupt_archive", detail)
+    if not is_same:
+        detail = f"{ref.source_uri}: written again since it was planned, {ref.source_member} is not where it was"
+        raise BadRecording("source_changed", detail)
 
 
 def describe_sidecars(

@@ -104,5 +104,5 @@ def test_missing_columns_are_an_error_in_one_line(tmp_path: Path) -> None:
 def test_a_row_that_no_longer_exists_is_a_problem(tmp_path: Path) -> None:
     dataset(1).save_to_disk(tmp_path / "set")
     for member in (":5:audio", "train:0:audio", ":0:sound"):
-        with pytest.raises(BadRecording, match="corrupt_archive"):
+        with pytest.raises(BadRecording, match="source_changed"):
             read_recording(RecordingRef("x", "huggingface", str(tmp_path / "set"), member))

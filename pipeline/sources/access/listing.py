@@ -68,11 +68,23 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
     return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in entries if is_folder]
 
 
-def version_now(uri: str) -> str:
-    """Return the version that the file has now, "" if it is gone."""
+def check_version(uri: str, planned: str) -> None:
+    """Raise BadRecording("source_changed") if the file at `uri` has another version now than the `planned` one.
+
+    A version "" is unknown, and a file that is gone has none: neither is a change. Costs one request for a remote file.
+    """
+    if not planned:
+        return
     fs, path = remote.open_fs(uri)
-    info = remote.ask(lambda: _info(fs, path), uri)
-    return remote.version_of(info) if info else ""
+    fs.invalidate_cache(path)  # it may remember an earlier listing
+    try:
+        info = remote.ask(lambda: _info(fs, path), uri)
+    except BadRecording:  # it is gone, or may only be read
+        return
+    now = remote.version_of(info) if info else ""
+    if now and now != planned:
+        detail = f"{uri}: written again since it was planned (version {planned} then, {now} now)"
+        raise BadRecording("source_changed", detail)
 
 
 def local_size(uri: str) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import errno
 import io
 import sys
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 from typing import Any, BinaryIO, TypeVar, cast
 
@@ -75,8 +76,8 @@ def version_of(info: Mapping[str, Any]) -> str:
         if info.get(key):
             return str(info[key]).strip('"')
     for key in ("mtime", "LastModified", "last_modified", "updated", "created"):
-        if info.get(key):
-            return f"{info[key]}-{info.get('size')}"
+        if time := info.get(key):  # the same time is a date in a listing and a number for one file, or the reverse
+            return f"{time.timestamp() if isinstance(time, datetime) else time}-{info.get('size')}"
     return ""
 
 
