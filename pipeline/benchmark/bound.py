@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.benchmark.measure import Meter
+from pipeline.benchmark.measure import in_turns
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Lane, Prepared
 from pipeline.model.network import backbone
+from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
 
-TURNS = 9  # how often engine and replay are measured; the median counts
 STEPS = 4  # denoising steps in one turn
 UNAVOIDABLE = (
     *("aten.mm.", "aten.addmm", "aten.bmm.", "aten.baddbmm", "aten.matmul.", "aten.linear.", "aten._grouped_mm."),
@@ -80,22 +79,12 @@ def measure_bound(model: AsrModel, prompts: Tensor, denoise: DenoiseConfig, *, d
 
     prompts: int64 [slots, prompt].
     """
-    slots = len(prompts)
     calls = Calls.make(compile=compile)
     plain = Calls.make(compile=False)
-    steady = denoise.model_copy(update={"max_steps": 256, "early_stop": False})
-    keys = [noise.row_keys(str(row), 0) for row in range(slots)]
     with torch.inference_mode():
         embeds = backbone.embed(model.backbone, prompts)
         kv, _ = calls.prefill(model.backbone, embeds)
-
-        def lane(with_calls: Calls) -> Lane:
-            made = Lane(model, slots=slots, canvas_length=model.config.canvas_length, denoise=steady, calls=with_calls)
-            for row in range(slots):
-                made.admit(Prepared(row, keys[row], kv, row))
-            return made
-
-        ours, recorded = lane(calls), lane(plain)
+        ours, recorded = (full_lane(model, kv, denoise, of) for of in (calls, plain))
         for _ in range(STEPS):
             ours.denoise_once()
             recorded.denoise_once()
@@ -113,16 +102,15 @@ def measure_bound(model: AsrModel, prompts: Tensor, denoise: DenoiseConfig, *, d
             for _ in range(STEPS):
                 step.replay()
 
-        times = _in_turns(device, steps, replays, lambda: calls.prefill(model.backbone, embeds), prefill.replay)
+        times = in_turns(device, steps, replays, lambda: calls.prefill(model.backbone, embeds), prefill.replay)
     return Bound(times[0] / STEPS, times[1] / STEPS, times[2], times[3])
 
 
-def _in_turns(device: str, *works: Callable[[], Any]) -> list[float]:
-    """Median seconds of each work. Every turn runs all of them once."""
-    seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(TURNS):
-        for work, measured in zip(works, seconds, strict=True):
-            with Meter(device) as meter:
-                work()
-            measured.append(meter.seconds)
-    return [median(measured) for measured in seconds]
+def full_lane(model: AsrModel, kv: PromptKV, denoise: DenoiseConfig, calls: Calls) -> Lane:
+    """A lane with a row for every prompt of `kv`. No row ends before 256 steps."""
+    steady = denoise.model_copy(update={"max_steps": 256, "early_stop": False})
+    slots = len(kv.layers[0].keys)
+    made = Lane(model, slots=slots, canvas_length=model.config.canvas_length, denoise=steady, calls=calls)
+    for row in range(slots):
+        made.admit(Prepared(row, noise.row_keys(str(row), 0), kv, row))
+    return made

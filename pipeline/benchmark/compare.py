@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.benchmark import stock
 from pipeline.benchmark.bound import measure_bound
 from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
+from pipeline.benchmark.merging import measure_merging
 from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
@@ -68,7 +69,7 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Measure all rows. Returns them with the figures that follow from them."""
-        rows = [self.same_noise()]
+        rows, merging = [self.same_noise()], self.merging_figures()
         best = {}
         for early in (False, True):
             stock_rows = list(self._stock_rows(early))
@@ -84,7 +85,7 @@ class Bench:
                     round(row["rtfx"] / best[early], 3) if row["rtfx"] and best[early] else None
                 )
             rows += [*stock_rows, *ours]
-        return self._summary(rows) | (self.bound_figures(best[False]) if self.device == "cpu" else {})
+        return self._summary(rows) | merging | (self.bound_figures(best[False]) if self.device == "cpu" else {})
 
     def bound_figures(self, stock_best: float | None) -> dict[str, Any]:
         """How fast the engine with full slots is, compared with the bound of `measure_bound`, at equal steps.
@@ -100,6 +101,18 @@ class Bench:
             "of_bound": round(least / ours, 4),
             "ratio_bound": round(self.audio_seconds_mean / least / stock_best, 3) if stock_best else None,
             "seconds_of": asdict(bound),
+        }
+
+    def merging_figures(self) -> dict[str, Any]:
+        """How many times faster prefill and denoising steps are with LoRA merged than with LoRA in every call."""
+        slots = min(self.size.slots, self.windows)
+        denoise = self._denoise(early=False, canvas=None)
+        found = measure_merging(self.model, self.prompts[:slots], denoise, device=self.device, compile=self.compile)
+        gc.collect()
+        return {
+            "lora_prefill_ratio": round(found.prefill_ratio, 3),
+            "lora_step_ratio": round(found.step_ratio, 3),
+            "lora_seconds": asdict(found),
         }
 
     def same_noise(self) -> Figures:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
+from statistics import median
+from typing import Any
 
 import torch
 
 from pipeline.model.recogniser import AsrModel
 
+TURNS = 9  # how often works in turns are measured; the median counts
 MATMUL_SIDE = {"cpu": 1024, "cuda": 8192}
 
 
@@ -39,6 +43,17 @@ class Meter:
         self.wall_seconds = time.perf_counter() - self._wall
         self.seconds = self.wall_seconds if self.cuda else time.process_time() - self._cpu
         self.peak_mb = torch.cuda.max_memory_allocated() / 2**20 if self.cuda else _peak_mb()
+
+
+def in_turns(device: str, *works: Callable[[], Any]) -> list[float]:
+    """Median seconds of each work. Every turn runs all of them once."""
+    seconds: list[list[float]] = [[] for _ in works]
+    for _ in range(TURNS):
+        for work, measured in zip(works, seconds, strict=True):
+            with Meter(device) as meter:
+                work()
+            measured.append(meter.seconds)
+    return [median(measured) for measured in seconds]
 
 
 def matmul_rate(device: str, dtype: torch.dtype, repeats: int = 10) -> float:

@@ -50,6 +50,10 @@ def test_figures_hold_every_row_and_ratio(tmp_path: Path, capsys: pytest.Capture
     assert figures["recompilations"] == 0
     assert {row.get("head") for row in figures["rows"] if row["what"].startswith("engine")} == {"torch"}
     assert {row.get("head") for row in figures["rows"] if row["what"].startswith("stock")} == {None}
+    seconds = figures["lora_seconds"]
+    assert figures["lora_prefill_ratio"] == round(seconds["prefill"] / seconds["prefill_merged"], 3)
+    assert figures["lora_step_ratio"] == round(seconds["step"] / seconds["step_merged"], 3)
+    assert f"denoising step {figures['lora_step_ratio']} times as fast" in table.read_text()
     assert figures["row_step_overhead"] == figures["row_step_overhead_auto"] == 1.0
     for row in figures["rows"][1:]:
         assert row["rtfx"] == pytest.approx(row["windows_per_second"] * figures["audio_seconds_mean"])

@@ -150,6 +150,17 @@ def test_merging_splits_q_k_v_o_between_the_phases_and_nothing_else(model: AsrMo
     assert added == lora.copied(model.backbone) > 0
 
 
+def test_merged_passes_call_what_the_plain_model_calls(model: AsrModel, plain: AsrModel, merged: AsrModel) -> None:
+    """No operation of LoRA is left. With LoRA unmerged there are more of them."""
+
+    def calls(of: AsrModel) -> list[str]:
+        with torch.profiler.profile() as seen:
+            passes(of)
+        return sorted(f"{event.key} {event.count}" for event in seen.key_averages() if event.key.startswith("aten::"))
+
+    assert calls(merged) == calls(plain) != calls(model)
+
+
 def test_merging_leaves_the_weights_alone_that_another_model_shares() -> None:
     one = hearing_model(5, lora=SPEC)
     before = passes(one)
