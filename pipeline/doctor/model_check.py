@@ -15,7 +15,7 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Result, size
-from pipeline.model.files import hub, layout, whisper_layout
+from pipeline.model.files import constants, hub, layout, whisper_layout
 from pipeline.model.files.hub import HubPart
 
 FETCH_AGAIN = "copy or fetch the model again"
@@ -23,7 +23,10 @@ ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an 
 
 
 def files(config: RunConfig) -> Iterator[Result]:
-    """The model as a run describes it, then its files against all known hashes. Reads every byte of them."""
+    """The model as a run describes it, its files against all known hashes, then its constants against ours.
+
+    Reads every byte of the files.
+    """
     name, revision = config.model.name, config.model.revision
     if whisper_layout.is_hub_id(name) and to_fetch(config):
         yield Result("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
@@ -48,6 +51,12 @@ def files(config: RunConfig) -> Iterator[Result]:
         yield Result("model hashes", "ok", f"{compared} files have the SHA-256 that they must have")
     else:
         yield Result("model hashes", "ok", f"nothing to compare with: no {hub.MANIFEST} in {folder}")
+    findings = constants.compare(located.adapter[0].parent, layout.read_config(folder))
+    different = [finding for finding in findings if finding.differs]
+    if findings and not different:
+        yield Result("model constants", "ok", f"{len(findings)} constants beside the adapter are ours")
+    for finding in different:
+        yield Result("model constants", "warn", finding.text, finding.advice)
 
 
 def present(config: RunConfig) -> Iterator[Result]:
@@ -195,4 +204,4 @@ def _is_cached(pin: HubPart, patterns: tuple[str, ...]) -> bool:
         )
     except Exception:  # noqa: BLE001 - absent, incomplete or unreadable: then it must be fetched
         return False
-    return any(folder.glob("*.safetensors"))
+    return any(path.suffix in hub.SUFFIXES for path in folder.glob("*"))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.config import ConfigError
 from pipeline.model import memory
-from pipeline.model.files import checkpoint, hub, layout, weights, whisper_layout
+from pipeline.model.files import checkpoint, hub, importer, layout, weights, whisper_layout
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
 from pipeline.model.network.projector import Projector
@@ -74,13 +74,6 @@ def frozen_files(folder: Path) -> list[Path]:
 
 def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrConfig) -> dict[str, Tensor]:
     """The weights of projector and LoRA to start from, float32."""
-    state: dict[str, Tensor] = {}
-    if config.model.adapter == "continue":
-        for path in hub.locate(source, found.hub, config.model.revision).adapter:
-            state |= {name: tensor.float() for name, tensor in load_file(path).items()}
-        if found.lora is not None and found.lora != config.lora:
-            has = f"rank {found.lora.rank}, alpha {found.lora.alpha:g}, {', '.join(found.lora.targets)}"
-            raise ConfigError(f"lora: {config.model.name} has LoRA of {has}; give the same, or model.adapter=new")
     torch.manual_seed(config.seed)
     projector = Projector(
         input_dim=wanted.encoder.d_model, output_dim=wanted.hidden_size, **wanted.projector.model_dump()
@@ -95,7 +88,16 @@ def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrC
             nn.init.kaiming_uniform_(
                 new[name], a=5**0.5
             )  # as lora.LoraLinear does; `up` is zero, so that the product is zero
-    return new | state
+    if config.model.adapter == "new":
+        return new
+    if found.lora is not None and found.lora != config.lora:
+        has = f"rank {found.lora.rank}, alpha {found.lora.alpha:g}, {', '.join(found.lora.targets)}"
+        raise ConfigError(f"lora: {config.model.name} has LoRA of {has}; give the same, or model.adapter=new")
+    own = {name: tuple(weight.shape) for name, weight in new.items() if found.lora or not name.startswith(lora.PREFIX)}
+    stored = weights.read_states(hub.locate(source, found.hub, config.model.revision).adapter, "model.name")
+    matches = importer.match({name: tuple(weight.shape) for name, weight in stored.items()}, own)
+    importer.refuse_partial(matches, f"model.name: {config.model.name}")
+    return new | {ours: stored[theirs].float() for theirs, ours in matches.names.items()}
 
 
 def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel:

@@ -46,6 +46,17 @@ def test_a_whole_model_is_described_and_its_hashes_are_compared(copy: Path) -> N
     assert "nothing to compare with" in rows("model", settings(copy))[1].finding
 
 
+def test_constants_beside_the_adapter_are_compared_and_a_difference_names_the_key(copy: Path) -> None:
+    (copy / "inference.py").write_text("canvas = 8")
+    agree = rows("model", settings(copy))[2]
+    assert (agree.state, agree.finding) == ("ok", "1 constants beside the adapter are ours")
+    (copy / "inference.py").write_text("canvas, steps = 8, 3")
+    differs = rows("model", settings(copy))[2]
+    assert (differs.check, differs.state) == ("model constants", "warn")
+    assert differs.finding.startswith("denoise.max_steps: 3 in inference.py:1")
+    assert differs.advice.startswith("set denoise.max_steps to 3")
+
+
 def _missing(copy: Path) -> None:
     (copy / hub.PARTS["adapter"]).unlink()
 

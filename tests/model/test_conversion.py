@@ -55,7 +55,7 @@ def test_the_parts_become_a_folder_that_says_the_same(model: AsrModel, parts: Im
     state = loaded.state_dict()
     assert all(torch.equal(weight, state[name]) for name, weight in model.state_dict().items())
     assert texts(loaded) == texts(model)
-    assert len([line for line in said if line.startswith("matched")]) == len(recogniser.adapter_state(model))
+    assert len([line for line in said if line.startswith("matched")]) == 12 + 2 * (4 * 2)  # layers share a line
     assert layout.describe(str(folder)).name == "made"
     assert (folder / "backbone" / "model.safetensors").is_symlink()
     assert len(hub.manifest(folder)) == 5

@@ -10,6 +10,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pipeline.config import ConfigError
 from pipeline.model.files import checkpoint, hub, layout
@@ -89,6 +90,58 @@ def test_a_model_is_put_together_from_the_hub_and_then_found_offline(
     again = checkpoint.load(str(folder), REVISION).state_dict()
     assert len(server.requests) == asked
     assert all(torch.equal(weight, again[name]) for name, weight in loaded.items())
+
+
+def published(files: Path, pattern: str, *names: tuple[str, ...]) -> None:
+    """Write the adapter again, in one file for each tuple of beginnings of names."""
+    state = load_file(files / "weights.safetensors")
+    (files / "weights.safetensors").unlink()
+    for number, group in enumerate(names):
+        part = {f"theirs.{name}": weight for name, weight in state.items() if name.startswith(group)}
+        path = files / pattern.format(number)
+        torch.save({"trainable": part}, path) if path.suffix == ".pt" else save_file(part, path)
+
+
+PROJECTOR, ALL = ("input.", "convs.", "output.", "norm."), ("",)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("adapter.pt", (ALL,)),
+        ("part{}.pt", (PROJECTOR[:2], PROJECTOR[2:])),
+        ("part{}.safetensors", (("norm.",), PROJECTOR[:3])),
+    ],
+)
+def test_a_repository_has_its_adapter_in_any_format_in_one_file_or_several(
+    model: AsrModel, folder: Path, server: Hub, pattern: str, names: tuple[tuple[str, ...], ...]
+) -> None:
+    server.gated.clear()
+    published(server.repositories[REPOSITORIES["adapter"]][1], pattern, *names)
+    loaded = checkpoint.load(str(folder), REVISION, verify=True).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in model.state_dict().items())
+
+
+def test_one_adapter_in_two_formats_is_read_once(model: AsrModel, folder: Path, server: Hub) -> None:
+    server.gated.clear()
+    (server.repositories[REPOSITORIES["adapter"]][1] / "weights.pt").write_bytes(b"not read")
+    loaded = checkpoint.load(str(folder), REVISION).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in model.state_dict().items())
+
+
+def test_two_adapters_in_one_repository_are_refused(folder: Path, server: Hub) -> None:
+    server.gated.clear()
+    published(server.repositories[REPOSITORIES["adapter"]][1], "stage{}.pt", ALL, ALL)
+    message = refusal(folder)
+    assert "stage1.pt: trainable.theirs." in message
+    assert "is in another file of the adapter as well" in message
+    assert "import_model" in message
+
+
+def test_a_repository_without_weights_is_named(folder: Path, server: Hub) -> None:
+    server.gated.clear()
+    published(server.repositories[REPOSITORIES["adapter"]][1], "none")
+    assert "no file of weights" in refusal(folder)
 
 
 def test_a_gated_repository_without_a_token_says_how_to_get_one(folder: Path, server: Hub) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.model import recogniser
-from pipeline.model.files import checkpoint, importer
+from pipeline.model.files import checkpoint, importer, layout, weights
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import lora
 from pipeline.model.recogniser import AsrModel
@@ -76,6 +78,25 @@ LAYOUTS = {
         "module.{stack}.layers.{layer}.{target}_proj.lora_{side}",
         ("enc", "dec"),
     ),
+    "a model around a base": Layout(
+        in_order("projector.{}", ["proj_in", "down.0", "down.1", "down.2", "proj_out", "out_norm"]),
+        "base.base_model.model.model.{stack}.layers.{layer}.self_attn.{target}_proj.linear.lora_{side}.adapter.weight",
+        ("encoder.language_model", "decoder"),
+    ),
+    "lists of layers, numbered with zeros": Layout(
+        in_order("audio.{}", ["0.linear", "1.conv", "2.conv", "3.conv", "4.linear", "5"]),
+        "adapters.{stack}.h_0{layer}.{target}_proj_lora_{side}",
+    ),
+}
+NOISE: dict[str, dict[str, Any]] = {  # what training code saves beside the weights and is no tensor
+    "settings": {"config": {"rank": 4, "targets": ["q_proj"], "dropout": 0.05}, "args": argparse.Namespace(lr=1e-3)},
+    "progress": {"step": 7, "losses": [0.4, 0.3], "best": None, "folder": Path("/home/somebody")},
+    "optimiser": {"optimizer": {"state": {}, "param_groups": [{"lr": 1e-3, "betas": (0.9, 0.95), "params": [0, 1]}]}},
+}
+LEFT_OVER: dict[str, tuple[dict[str, Any], str]] = {  # tensors without a place, and how they are named
+    "a dropout's mask": ({"projector": {"dropout": {"mask": torch.ones(3)}}}, "projector.dropout.mask"),
+    "states of the optimiser": ({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}}, "optimizer.state.0.exp_avg"),
+    "states of random numbers": ({"rng": [torch.zeros(8, dtype=torch.uint8)]}, "rng.0"),
 }
 
 
@@ -109,6 +130,24 @@ def test_every_weight_of_a_plausible_layout_finds_its_place(model: AsrModel, lay
     assert (matches.unmatched, matches.missing) == ({}, {})
     assert all(state[theirs] is own[ours] for theirs, ours in matches.names.items())
     assert len(set(matches.names.values())) == len(own)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_only_tensors_of_a_torch_file_count_and_a_tensor_that_is_left_over_is_refused(
+    model: AsrModel, layout: str, tmp_path: Path
+) -> None:
+    own, path = recogniser.adapter_state(model), tmp_path / "adapter.pt"
+    state = foreign(own, LAYOUTS[layout])
+    torch.save({"model": state, **NOISE["settings"], **NOISE["progress"], **NOISE["optimiser"]}, path)
+    read = weights.read_state(path)
+    matches = importer.match(shapes(read), shapes(own))
+    assert matches.complete
+    assert all(torch.equal(read[theirs], own[ours]) for theirs, ours in matches.names.items())
+    for noise, name in LEFT_OVER.values():
+        torch.save({"model": state, **noise}, path)
+        matches = importer.match(weights.shapes(path), shapes(own))
+        with pytest.raises(ConfigError, match=rf"{len(own)} weights match, 1 unmatched \({name}\)"):
+            importer.refuse_partial(matches, "adapter")
 
 
 def test_the_order_in_the_file_does_not_matter(model: AsrModel) -> None:
@@ -193,7 +232,10 @@ def test_the_table_says_what_went_where_and_what_is_left(model: AsrModel) -> Non
     del state["audio_projector.in_proj.bias"]
     matches = importer.match(shapes(state), shapes(own))
     lines = matches.lines()
-    assert len(lines) == len(own) + 1
+    layers = len(model.backbone.model.decoder.layers)
+    assert len(lines) == 12 + 1 + 2 * (4 * 2)  # the projector, one unmatched, and LoRA of two phases by target and side
+    where = "base_model.model.model.decoder.layers.*.self_attn.q_proj.lora_A.default.weight"
+    assert f"matched    {where} -> lora.decoder.layers.*.q_proj.down ({layers} layers)" in lines
     assert "matched    audio_projector.conv.2.weight -> convs.1.weight" in lines
     assert "unmatched  ctc_head.weight [2, 3]" in lines
     assert f"missing    input.bias [{len(own['input.bias'])}]" in lines
@@ -212,6 +254,24 @@ def test_a_name_can_be_given_and_a_weight_left_out(model: AsrModel) -> None:
     matches = importer.match(shapes(state), shapes(own), given)
     assert matches.complete
     assert matches.names["mystery"] == "lora.decoder.layers.0.q_proj.down"
+    assert "matched    mystery -> lora.decoder.layers.0.q_proj.down" in matches.lines()
+    more = state | {f"optimizer.state.{n}.exp_avg": torch.ones(2) for n in range(20)}
+    assert importer.match(shapes(more), shapes(own), given | {"optimizer.*": ""}).complete
+
+
+@pytest.mark.parametrize("names", ["norm.weight", "*.norm.*", "*"])
+def test_a_layer_norm_cannot_be_left_out(model: AsrModel, names: str) -> None:
+    own = recogniser.adapter_state(model)
+    state = {f"theirs.{name}": weight for name, weight in own.items()}
+    without = {name: weight for name, weight in own.items() if not name.startswith("norm.")}
+    given = {names: "", "theirs.norm.weight": "", "theirs.norm.bias": ""}
+    matches = importer.match(shapes(state), shapes(without), given)
+    assert list(matches.unmatched) == ["theirs.norm.weight", "theirs.norm.bias"]
+    with pytest.raises(ConfigError, match=r"projector\.final_norm in config\.json"):
+        importer.refuse_partial(matches, "adapter")
+    state = {f"theirs.{name}": weight for name, weight in without.items()}
+    with pytest.raises(ConfigError, match=r"2 missing \(norm\.weight, norm\.bias\).* projector\.final_norm"):
+        importer.refuse_partial(importer.match(shapes(state), shapes(own), given), "adapter")
 
 
 def test_nested_dicts_in_a_torch_file_are_prefixes_like_others(model: AsrModel, tmp_path: Path) -> None:
@@ -220,7 +280,7 @@ def test_nested_dicts_in_a_torch_file_are_prefixes_like_others(model: AsrModel, 
     loras = {name: weight for name, weight in state.items() if "lora" in name}
     rest = {name: weight for name, weight in state.items() if name not in loras}
     torch.save({"step": 7, "trainable": {"projector": rest, "lora": loras}}, tmp_path / "adapter.pt")
-    read = importer.read_state(tmp_path / "adapter.pt")
+    read = weights.read_state(tmp_path / "adapter.pt")
     matches = importer.match(shapes(read), shapes(own))
     importer.refuse_partial(matches, "adapter")
     assert all(torch.equal(read[theirs], own[ours]) for theirs, ours in matches.names.items())
@@ -296,11 +356,82 @@ def test_rank_stabilised_lora_keeps_its_scale(tmp_path: Path) -> None:
 def test_a_torch_file_is_read_without_running_it(tmp_path: Path) -> None:
     tensor = torch.arange(3.0)
     torch.save({"projector": {"in_proj.bias": tensor}, "epoch": 3}, tmp_path / "adapter.pt")
-    assert torch.equal(importer.read_state(tmp_path / "adapter.pt")["projector.in_proj.bias"], tensor)
-    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pt")  # a pickled class
-    for name, content in (("code.pt", None), ("text.pt", b"no weights"), ("cut.safetensors", b"\x07")):
-        if content is not None:
-            (tmp_path / name).write_bytes(content)
-        with pytest.raises(ConfigError, match=name) as raised:
-            importer.read_state(tmp_path / name)
-        assert "\n" not in str(raised.value)
+    assert torch.equal(weights.read_state(tmp_path / "adapter.pt")["projector.in_proj.bias"], tensor)
+    (tmp_path / "text.pt").write_bytes(b"no weights")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x07")
+    torch.save({"a": {1: tensor}, "a.1": tensor}, tmp_path / "twice.pt")
+    for name in ("text.pt", "cut.safetensors", "twice.pt", "none.pt"):
+        for read in (weights.read_state, weights.shapes):
+            with pytest.raises(ConfigError, match=name) as raised:
+                read(tmp_path / name)
+            assert "\n" not in str(raised.value)
+
+
+class Trap:
+    """An object of a class whose code leaves a file where it is run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.kept = {"weight": torch.arange(2.0)}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return open, (str(self.path), "w", torch.ones(1)), {"kept": self.kept}
+
+
+def test_an_object_in_a_torch_file_is_not_made_but_its_tensors_count(tmp_path: Path) -> None:
+    path = tmp_path / "whole.pt"
+    torch.save({"trap": Trap(tmp_path / "sprung"), "module": torch.nn.Linear(2, 1)}, path)
+    read = weights.read_state(path)
+    assert not (tmp_path / "sprung").exists()
+    assert {name: tuple(weight.shape) for name, weight in read.items()} == {
+        "trap.arguments.2": (1,),
+        "trap.kept.weight": (2,),
+        "module._parameters.weight": (1, 2),
+        "module._parameters.bias": (1,),
+    }
+
+
+def test_a_projector_that_was_saved_as_a_whole_module_is_read(model: AsrModel, tmp_path: Path) -> None:
+    own = recogniser.adapter_state(model)
+    loras = {name: weight for name, weight in own.items() if name.startswith("lora.")}
+    torch.save({"projector": model.projector, "lora": foreign(loras, PEFT)}, tmp_path / "adapter.pt")
+    read = weights.read_state(tmp_path / "adapter.pt")
+    matches = importer.match(shapes(read), shapes(own))
+    importer.refuse_partial(matches, "adapter")
+    assert all(torch.equal(read[theirs], own[ours]) for theirs, ours in matches.names.items())
+
+
+SAVED: dict[str, Callable[[Path, dict[str, Tensor]], object]] = {
+    "a torch file": lambda folder, state: torch.save({"step": 7, "trainable": state}, folder / "adapter.pt"),
+    "another suffix": lambda folder, state: torch.save(state, folder / "adapter.bin"),
+    "in another precision": lambda folder, state: torch.save(
+        {name: weight.to(torch.float64) for name, weight in state.items()}, folder / "adapter.pth"
+    ),
+}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_a_folder_whose_adapter_is_a_torch_file_loads(
+    model: AsrModel, tmp_path: Path, saved: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoint.save(model, tmp_path, dtype=torch.float32)
+    (tmp_path / "adapter.safetensors").unlink()
+    state = foreign(recogniser.adapter_state(model), PEFT)
+    SAVED[saved](tmp_path, state)
+    with caplog.at_level("INFO", "pipeline"):
+        loaded = checkpoint.load(str(tmp_path)).state_dict()
+    assert all(torch.equal(weight, loaded[name]) for name, weight in model.state_dict().items())
+    assert any("audio_projector.norm.weight -> norm.weight" in line for line in caplog.messages)
+    described = layout.describe(str(tmp_path)).weights_hash
+    SAVED[saved](tmp_path, state | {"audio_projector.norm.bias": state["audio_projector.norm.bias"] + 1})
+    assert layout.describe(str(tmp_path)).weights_hash != described
+    SAVED[saved](tmp_path, {name: weight for name, weight in state.items() if "norm" not in name})
+    with pytest.raises(ConfigError, match=r"adapter\.\w+: \d+ weights match, 2 missing \(norm\.weight, norm\.bias\)"):
+        checkpoint.load(str(tmp_path))
+
+
+def test_our_own_names_need_no_table(model: AsrModel, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoint.save(model, tmp_path, dtype=torch.float32)
+    with caplog.at_level("INFO", "pipeline"):
+        checkpoint.load(str(tmp_path))
+    assert caplog.messages == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -124,3 +125,20 @@ def test_an_adapter_is_trained_further(root: Path) -> None:
     assert load_file(adapter_model.prepare_start(changed) / "adapter.safetensors")[
         "lora.encoder.layers.0.q_proj.down"
     ].shape == (8, 64)
+
+
+def test_a_foreign_torch_file_is_trained_further_and_a_wrong_one_is_refused_in_one_line(root: Path) -> None:
+    copy = Path(shutil.copytree(root / "model", root / "foreign"))
+    own = load_file(copy / "adapter.safetensors")
+    (copy / "adapter.safetensors").unlink()
+    theirs = {f"base.projector.{name}": weight for name, weight in own.items()}
+    torch.save({"model": theirs}, copy / "adapter.pt")
+    taken = load_file(
+        adapter_model.prepare_start(config(root, "torch", model={"name": str(copy)})) / "adapter.safetensors"
+    )
+    assert all(torch.equal(taken[name], weight) for name, weight in own.items())
+    theirs["base.projector.output.weight"] = theirs["base.projector.output.weight"][:, :-1]
+    torch.save({"model": theirs}, copy / "adapter.pt")
+    with pytest.raises(ConfigError, match=r"^model\.name: .*2 missing \(output\.weight, output\.bias\)") as raised:
+        adapter_model.prepare_start(config(root, "torch-2", model={"name": str(copy)}))
+    assert "\n" not in str(raised.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,13 +11,15 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.model.files import hub, importer, weights
+from pipeline.config import ConfigError
+from pipeline.model.files import constants, hub, importer, weights
 from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
 from pipeline.model.files.weights import unusable
 from pipeline.model.network import backbone, lora
 from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
 
+log = logging.getLogger(__name__)
 VISION = ("model.encoder.vision_tower.", "model.encoder.embed_vision.")  # transformers' image tower, never used
 
 
@@ -58,10 +61,12 @@ def load(
     _check_numbers(config, files.backbone[0].with_name("config.json"))
     if check is not None:
         check(model)
+    names = _adapter_names(files.adapter, adapter_state(model))
+    for finding in constants.compare(files.adapter[0].parent, config):
+        log.log(logging.WARNING if finding.differs else logging.INFO, "%s", finding)
     allocate(model, device=device, dtype=dtype)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
-    own = adapter_state(model)
-    weights.fill(own, files.adapter, rename=_adapter_names(files.adapter[0], own))
+    weights.fill(adapter_state(model), files.adapter, rename=names.get)
     state, tied = backbone_state(model.backbone)
     weights.fill(state, files.backbone, rename=lambda key: tied.get(key, key), optional=VISION)
     if merge:
@@ -84,11 +89,23 @@ def _check_numbers(config: AsrConfig, path: Path) -> None:
         raise unusable(path, ValueError(f"other numbers than in the model's config.json: {'; '.join(different)}"))
 
 
-def _adapter_names(path: Path, own: dict[str, Tensor]) -> Callable[[str], str | None]:
-    """From the names in an adapter's file to ours, all of them or none. Raises ConfigError."""
-    matches = importer.match(weights.shapes(path), {name: tuple(weight.shape) for name, weight in own.items()})
-    importer.refuse_partial(matches, f"model.name: {path}")
-    return matches.names.get
+def _adapter_names(paths: tuple[Path, ...], own: dict[str, Tensor]) -> dict[str, str]:
+    """From the names in an adapter's files to ours, all of them or none. Logs what goes where. Raises ConfigError."""
+    foreign: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        more = weights.shapes(path)
+        if twice := sorted(foreign.keys() & more.keys()):
+            raise ConfigError(
+                f"model.name: {path}: {twice[0]} is in another file of the adapter as well: choose one with "
+                "`python -m jobs.import_model adapter=[FILE]`"
+            )
+        foreign |= more
+    matches = importer.match(foreign, {name: tuple(weight.shape) for name, weight in own.items()})
+    importer.refuse_partial(matches, f"model.name: {', '.join(map(str, paths))}")
+    if any(theirs != ours for theirs, ours in matches.names.items()):
+        for line in matches.lines():
+            log.info("%s", line)
+    return matches.names
 
 
 def save(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.files import hub, importer, layout, weights, whisper_import
+from pipeline.model.files import constants, hub, importer, layout, weights, whisper_import
 from pipeline.model.files.import_config import ImportConfig
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
@@ -67,7 +67,7 @@ def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) 
             more, spec = importer.read_peft(path)
             made = made.model_copy(update={"lora": spec})
         else:
-            more = importer.read_state(path)
+            more = weights.read_state(path)
         if twice := sorted(state.keys() & more.keys()):
             raise ConfigError(f"adapter: {path}: {twice[0]} is in another of the files as well")
         state |= more
@@ -75,6 +75,9 @@ def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) 
     matches = importer.match({name: tuple(weight.shape) for name, weight in state.items()}, own, config.names)
     for line in matches.lines():
         say(line)
+    for folder in dict.fromkeys(path if path.is_dir() else path.parent for path in map(Path, config.adapter)):
+        for finding in constants.compare(folder, made):
+            say(str(finding))
     importer.refuse_partial(matches, "adapter")
     return {ours: state[foreign] for foreign, ours in matches.names.items()}, made
 

@@ -27,11 +27,13 @@ PARTS = {  # where each part lies in a folder
     "backbone": "backbone/model.safetensors",  # or its shards
 }
 MANIFEST = "manifest.json"  # beside config.json: {"sha256": {"backbone/model.safetensors": "..."}}
+SAFE = ".safetensors"
+SUFFIXES = (SAFE, ".pt", ".pth", ".bin")  # of an adapter's files; the first counts where two have one stem
 WHOLE = ("model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors")
 PATTERNS = {  # names of the files that are fetched
     "encoder": WHOLE,
     "backbone": (*WHOLE, "config.json", "tokenizer.json"),
-    "adapter": ("*.safetensors",),
+    "adapter": (*(f"*{suffix}" for suffix in SUFFIXES), "*.py", "*config.json"),  # the last two: constants.py
 }
 
 
@@ -85,11 +87,11 @@ def locate(folder: Path, spec: HubSpec | None, revision: str | None = None) -> F
     """All files of a model, fetched from the hub where they are not on this machine. Raises ConfigError, one line."""
     fetched = {name: fetch(part, PATTERNS[name]) for name, part in pins(folder, spec, revision).items()}
     located = {}
-    for name, local in PARTS.items():
+    for name in PARTS:
         if name not in fetched:
-            located[name] = shards(folder / local)
+            located[name] = in_folder(folder, name)
         elif name == "adapter":
-            located[name] = (_only_weights(fetched[name]),)
+            located[name] = adapter_files(fetched[name])
         else:
             located[name] = shards(fetched[name] / "model.safetensors")
     tokenizer = folder / "tokenizer.json"
@@ -188,7 +190,7 @@ def _missing(folder: Path, spec: HubSpec | None) -> dict[str, HubPart]:
     return {
         name: part
         for name, part in parts.items()
-        if part is not None and not all(path.is_file() for path in shards(folder / PARTS[name]))
+        if part is not None and not all(path.is_file() for path in in_folder(folder, name))
     }
 
 
@@ -210,16 +212,27 @@ def _is_commit(revision: str | None) -> bool:
     return bool(re.fullmatch(r"[0-9a-f]{40}", revision or ""))
 
 
-def _only_weights(folder: Path) -> Path:
-    """The one safetensors file of an adapter's repository."""
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
-        names = ", ".join(path.name for path in files) or "none"
+def in_folder(folder: Path, part: str) -> tuple[Path, ...]:
+    """The files of a part in a folder in format fullcanvas/1; an adapter may be a torch file. They may be absent."""
+    paths = shards(folder / PARTS[part])
+    if part == "adapter" and not all(path.is_file() for path in paths):
+        return next(((path,) for path in _alike(folder / PARTS[part]) if path.is_file()), paths)
+    return paths
+
+
+def adapter_files(folder: Path) -> tuple[Path, ...]:
+    """All weight files of an adapter's repository; of files with one stem the first in SUFFIXES. Raises ConfigError."""
+    found = sorted(path for path in folder.glob("*") if path.suffix in SUFFIXES)
+    if not found:
         raise ConfigError(
-            f"model.name: {folder}: one .safetensors file is expected, there is {names}: "
-            "convert the adapter with `python -m jobs.import_model`"
+            f"model.name: {folder}: no file of weights ({', '.join(SUFFIXES)}) in the adapter's repository"
         )
-    return files[0]
+    return tuple(path for path in found if path == next(other for other in _alike(path) if other in found))
+
+
+def _alike(path: Path) -> list[Path]:
+    """The names that a file would have with every suffix."""
+    return [path.with_suffix(suffix) for suffix in SUFFIXES]
 
 
 def shards(path: Path) -> tuple[Path, ...]:

@@ -24,5 +24,6 @@ class ImportConfig(Section):
         description="folder of a DiffusionGemma checkpoint, whose files are linked, not copied; null: from the hub",
     )
     names: dict[str, str] = Field(
-        {}, description="our name for a foreign weight whose role is not recognised; empty: leave it out"
+        {},
+        description="our name for a foreign weight whose role is not recognised; empty: leave it out, with * for many",
     )

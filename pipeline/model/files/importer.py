@@ -12,21 +12,20 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.model.files.layout import LoraSpec
+from pipeline.model.files.weights import read_state
 
 PHASES = {"encoder": "encoder", "enc": "encoder", "decoder": "decoder", "dec": "decoder"}
 TARGETS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
 SIDES = {"a": "down", "down": "down", "b": "up", "up": "up"}
 CONVOLUTIONS = "convs."  # beginning of our names of them
+LIKE_NORM = "output.bias"  # has the shape of the LayerNorm's two weights
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -36,8 +35,8 @@ class Matches:
     """Which foreign name is which of ours, and what is left on either side with its shape."""
 
     names: dict[str, str]
-    unmatched: Shapes
-    missing: Shapes
+    unmatched: dict[str, tuple[int, ...]]
+    missing: dict[str, tuple[int, ...]]
 
     @property
     def complete(self) -> bool:
@@ -45,9 +44,13 @@ class Matches:
         return not self.unmatched and not self.missing
 
     def lines(self) -> list[str]:
-        """The table of what went where, one line per weight."""
+        """The table of what went where: a line per weight, and one for all layers where only the number differs."""
+        layers = Counter(_any_layer(foreign, own) for foreign, own in self.names.items())
         return [
-            *(f"matched    {foreign} -> {own}" for foreign, own in sorted(self.names.items())),
+            *(
+                f"matched    {foreign} -> {own}{f' ({count} layers)' if '*' in own else ''}"
+                for (foreign, own), count in sorted(layers.items())
+            ),
             *(f"unmatched  {name} {list(shape)}" for name, shape in self.unmatched.items()),
             *(f"missing    {name} {list(shape)}" for name, shape in self.missing.items()),
         ]
@@ -56,8 +59,9 @@ class Matches:
 def match(foreign: Shapes, own: Shapes, given: Mapping[str, str] | None = None) -> Matches:
     """Which of our weights each foreign one is. Both sides: name to shape.
 
-    given: foreign name to ours, which comes before everything else; an empty name leaves the weight out. A name that
-    is ours already stays. A weight of ours that two foreign ones claim is given to neither.
+    given: foreign name to ours, which comes before everything else. An empty name leaves the weight out, or all whose
+    names match (`optimizer.*`), but never one that a LayerNorm could have. A name that is ours already stays. A weight
+    of ours that two foreign ones claim is given to neither.
     """
     given = given or {}
     claims: dict[str, str] = {}
@@ -73,7 +77,12 @@ def match(foreign: Shapes, own: Shapes, given: Mapping[str, str] | None = None) 
     names = {
         theirs: ours for theirs, ours in claims.items() if own.get(ours) == tuple(foreign[theirs]) and often[ours] == 1
     }
-    dropped = {name for name, ours in given.items() if not ours}
+    patterns = [name for name, ours in given.items() if not ours]
+    dropped = {
+        name
+        for name, shape in foreign.items()
+        if tuple(shape) != own.get(LIKE_NORM) and any(name == one or fnmatchcase(name, one) for one in patterns)
+    }
     matched = set(names.values())
     return Matches(
         names,
@@ -91,26 +100,13 @@ def refuse_partial(matches: Matches, what: str) -> None:
         parts.append(f"{len(matches.unmatched)} unmatched ({_first(matches.unmatched)})")
     if matches.missing:
         parts.append(f"{len(matches.missing)} missing ({_first(matches.missing)})")
+    left = matches.unmatched | matches.missing
+    if any(len(shape) == 1 and not name.endswith(".bias") for name, shape in left.items()):
+        parts.append("perhaps of the LayerNorm that projector.final_norm in config.json turns on and off")
     raise ConfigError(
         f"{what}: {len(matches.names)} weights match, {', '.join(parts)}: nothing is loaded in part; "
         "`python -m jobs.import_model` lists all names, and `names` gives ours for those whose role is not recognised"
     )
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a .safetensors file, or from a .pt, .bin or .pth file, of which no code is run.
-
-    Names of nested dicts are joined with dots. Values that are no tensors are left out. Raises ConfigError.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            loaded: dict[str, Tensor] = load_file(path)
-            return loaded
-        return dict(_flat(torch.load(path, map_location="cpu", weights_only=True, mmap=True)))
-    except (OSError, SafetensorError, RuntimeError, ValueError, AttributeError, KeyError, EOFError) as err:
-        raise ConfigError(f"{path}: no weights: {' '.join(str(err).split())[:200]}") from None
-    except Exception as err:  # noqa: BLE001 - whatever unpickling raises
-        raise ConfigError(f"{path}: no weights: {type(err).__name__}") from None
 
 
 def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
@@ -147,6 +143,15 @@ def _lora_name(name: str) -> str | None:
     return f"lora.{phase}.layers.{numbers.pop()}.{target}.{side}"
 
 
+def _any_layer(foreign: str, own: str) -> tuple[str, str]:
+    """Both names with `*` for the number of the layer."""
+    found = re.fullmatch(r"(lora\.\w+\.layers\.)(\d+)(\..+)", own)
+    if found is None:
+        return foreign, own
+    anywhere, places = re.subn(rf"(?<!\d)0*{found[2]}(?!\d)", "*", foreign)
+    return (anywhere, f"{found[1]}*{found[3]}") if places == 1 else (foreign, own)
+
+
 def _projector(foreign: Shapes, own: Shapes) -> dict[str, str]:
     """Foreign name to ours for modules whose weights have a shape that no other has, and for the convolutions."""
     theirs, ours = _modules(foreign), _modules(own)
@@ -173,15 +178,6 @@ def _modules(shapes: Shapes) -> dict[tuple[int, ...], list[str]]:
 def _numbers(name: str) -> tuple[int, ...]:
     """All numbers in a name: names with numbers sort by them as a person would."""
     return tuple(int(number) for number in re.findall(r"\d+", name))
-
-
-def _flat(tree: Any, prefix: str = "") -> Iterable[tuple[str, Tensor]]:
-    """All tensors of nested dicts with their names, joined with dots."""
-    for key, value in tree.items():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        elif isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
 
 
 def _first(names: Iterable[str]) -> str:

@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig
 from pipeline.model.files import hub, whisper_layout
-from pipeline.model.files.hub import HubSpec, shards
+from pipeline.model.files.hub import HubSpec
 from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 from pipeline.schemas import SAMPLE_RATE
 
@@ -203,7 +203,7 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
     files = [folder / "config.json", folder / "tokenizer.json"]
     if "backbone" in pinned and not files[1].is_file():
         files.pop()
-    files += [path for part, name in hub.PARTS.items() if part not in pinned for path in shards(folder / name)]
+    files += [path for part in hub.PARTS if part not in pinned for path in hub.in_folder(folder, part)]
     digest = _digest(files)
     commits = ",".join(f"{name}@{part.revision}" for name, part in pinned.items())
     return ModelInfo(

@@ -1,10 +1,14 @@
-"""Weights in safetensors files: read tensor by tensor into a model that has its memory already, and written."""
+"""Weights in files of safetensors or torch: read tensor by tensor into a model that has its memory, and written.
+
+No code of a torch file is run. Where it holds objects beside tensors, each is read as a `StandIn`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +16,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.config import ConfigError
+from pipeline.model.files.hub import SAFE
+
+ERRORS = (OSError, SafetensorError, ValueError)
+
+
+class StandIn:
+    """Takes the place of any class or function that a torch file names: its own code is not even imported."""
+
+    def __new__(cls, *args: Any) -> StandIn:
+        """Keeps what the real one would be called with: tensors among it are weights like others."""
+        made = super().__new__(cls)
+        made.__dict__["arguments"] = args
+        return made
 
 
 def unusable(path: Path, err: Exception) -> ConfigError:
@@ -48,7 +65,7 @@ def fill(
                 if tensor.shape == targets[name].shape or not name.startswith(optional):
                     _copy(tensor, targets[name], stored, again=name in done)
                     done.add(name)
-        except (OSError, SafetensorError, ValueError) as err:
+        except ERRORS as err:
             raise unusable(path, err) from None
     missing = [name for name in targets if name not in done]
     lost = [name for name in missing if not name.startswith(optional)]
@@ -58,11 +75,69 @@ def fill(
         targets[name].zero_()
 
 
+def read_state(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file of safetensors or torch, by their names. Raises ConfigError.
+
+    Names of nested dicts, lists and objects are joined with dots. What is no tensor is left out.
+    """
+    try:
+        return {name: read() for name, read in _stored(path)}
+    except ERRORS as err:
+        raise ConfigError(f"{path}: no weights: {' '.join(str(err).split())[:200]}") from None
+
+
+def read_states(paths: Iterable[Path], what: str) -> dict[str, Tensor]:
+    """All tensors of several files. what: begins the error. Raises ConfigError where two files share a name."""
+    state: dict[str, Tensor] = {}
+    for path in paths:
+        more = read_state(path)
+        if twice := sorted(state.keys() & more.keys()):
+            raise ConfigError(f"{what}: {path}: {twice[0]} is in another of the files as well")
+        state |= more
+    return state
+
+
 def _stored(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """The names in a file, each with what reads its tensor."""
+    """The names in a file, each with what reads its tensor. Raises one of ERRORS."""
+    if path.suffix != SAFE:
+        for name, tensor in _torch_file(path).items():
+            yield name, partial(tensor.detach)
+        return
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - not a mapping
             yield name, partial(file.get_tensor, name)
+
+
+def _torch_file(path: Path) -> dict[str, Tensor]:
+    """The tensors of a torch file, mapped into memory. Raises OSError or ValueError."""
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        with torch.serialization.safe_globals([(StandIn, name) for name in unknown]):
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        state: dict[str, Tensor] = {}
+        for name, tensor in _flat(tree):
+            if name in state:
+                raise ValueError(f"two weights are called {name}")
+            state[name] = tensor
+    except (OSError, ValueError):
+        raise
+    except Exception as err:  # noqa: BLE001 - whatever unpickling raises
+        raise ValueError(f"{type(err).__name__}, torch.load(weights_only=True) does not read it") from None
+    return state
+
+
+def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """All tensors of nested dicts, lists and objects with their names, joined with dots."""
+    if isinstance(tree, Tensor):
+        yield name, tree
+        return
+    if isinstance(tree, StandIn):
+        tree = vars(tree)
+    if isinstance(tree, list | tuple):
+        tree = dict(enumerate(tree))
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
 def _copy(tensor: Tensor, target: Tensor, stored: str, *, again: bool) -> None:
@@ -77,9 +152,11 @@ def _copy(tensor: Tensor, target: Tensor, stored: str, *, again: bool) -> None:
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Name and shape of every tensor in a file; no tensor is read. Raises ConfigError."""
     try:
+        if path.suffix != SAFE:
+            return {name: tuple(tensor.shape) for name, tensor in _torch_file(path).items()}
         with safe_open(path, framework="pt") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as err:
+    except ERRORS as err:
         raise unusable(path, err) from None
 
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.files import importer
 from pipeline.model.files.layout import EncoderSpec
-from pipeline.model.files.weights import whisper_name
+from pipeline.model.files.weights import read_state, whisper_name
 
 OPENAI = (  # (pattern in openai/whisper's model_state_dict without `encoder.`, our name)
     (r"positional_embedding", "embed_positions.weight"),
@@ -35,7 +34,7 @@ def read_encoder(path: Path, heads: int | None = None) -> tuple[dict[str, Tensor
     by default each is 64 wide, as in all of Whisper's sizes. Raises ConfigError, one line that names the file.
     """
     file = path / "model.safetensors" if path.is_dir() else path
-    stored = importer.read_state(file)
+    stored = read_state(file)
     inner = {name.removeprefix("model_state_dict."): weight for name, weight in stored.items()}
     if "encoder.positional_embedding" in inner:
         own = {name.removeprefix("encoder."): w for name, w in inner.items() if name.startswith("encoder.")}
