@@ -129,6 +129,10 @@ class ModelConfig(Section):
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="number type of weights and activations")
+    weights: Literal["bf16", "fp8"] = Field(
+        "bf16",
+        description="fp8: the backbone's matrices take one byte per weight, for smaller GPUs; bf16: all in model.dtype",
+    )
     verify: bool = Field(True, description="before loading, compare the SHA-256 of files with manifest.json or the hub")
     compile: bool = Field(False, description="compile the denoising step with torch.compile")
     compile_cache: str | None = Field(

@@ -6,13 +6,12 @@ from dataclasses import astuple, dataclass
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from pipeline.config import ConfigError, DenoiseConfig, RunConfig
 from pipeline.model.denoise import canvas_policy
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
-from pipeline.model.files import hub, layout
-from pipeline.model.network import lora
+from pipeline.model.files import checkpoint, hub, layout
+from pipeline.model.network import float8, lora
 from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
@@ -28,7 +27,7 @@ class Memory:
     lora: int  # merged: a second copy of q, k, v and o; in training the adapters themselves
     kv: int  # of the prompts: all slots of all lanes, and two batches that wait for a slot
     canvases: int  # the state of all slots
-    activations: int  # of a denoising step or of a prompt pass, whichever takes more
+    activations: int  # of a denoising step or of a prompt pass, whichever takes more; with FP8 also weights made anew
     head: int  # a tile of logits, and soft embeddings
     context: int = CONTEXT
 
@@ -47,7 +46,8 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     """What a model takes in `dtype` with `slots` canvases per lane. The model may be on the meta device.
 
     merge: whether its LoRA, not merged yet, will be (`lora.merge`).
-    Weights, LoRA, KV and canvases are exact; activations are counted from the widest tensors of a layer.
+    Weights, LoRA, KV and canvases are exact; activations are counted from the widest tensors of a layer. Weights in FP8
+    take one byte and their scales four, whatever `dtype` is.
     """
     size = dtype.itemsize
     text: Any = model.backbone.config.text_config
@@ -73,28 +73,31 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     prompts = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
     adapters = sum(weight.numel() for weight in lora.state(model.backbone).values())
+    fixed = float8.parameters(model)
+    weights = [(weight, weight.dtype if id(weight) in fixed else dtype) for weight in model.parameters()]
     return Memory(
-        weights=size * (sum(weight.numel() for weight in model.parameters()) - adapters),  # tied ones come once
+        weights=sum(weight.numel() * stored.itemsize for weight, stored in weights) - size * adapters,
         lora=size * (lora.copied(model.backbone) if merge else adapters),
         kv=rows * prompt * position,
         canvases=slots * sum(lengths) * state,
-        activations=max(step, prompts),
+        activations=max(step, prompts) + float8.unpacked_bytes(model, dtype),
         head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
     )
 
 
 def beforehand(config: RunConfig) -> Memory:
-    """What a replica of a run will take. Reads the model's config and tokenizer, but no weights.
+    """What a replica of a run will take. Reads the model's config, tokenizer and names of weights, but no weights.
 
     Raises ConfigError where a file is missing or does not fit.
     """
     name, revision = config.model.name, config.model.revision
+    device, dtype = config.model.device, getattr(torch, config.model.dtype)
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = layout.directory(name, revision)
     spec = layout.read_config(folder)
-    tokenizer = Tokenizer.from_file(str(hub.locate(folder, spec.hub, revision).tokenizer))
-    with torch.device("meta"):
-        model = AsrModel(spec, tokenizer)
-    dtype = getattr(torch, config.model.dtype)
+    files = hub.locate(folder, spec.hub, revision)
+    model = checkpoint.outline(folder, spec, files, device=device, dtype=dtype, fp8=config.model.weights == "fp8")
     return estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype)
 
 
@@ -105,7 +108,7 @@ def require(needed: Memory, free: int, *, slots: int) -> None:
     fixed = needed.weights + needed.lora + needed.context
     per_slot = max(1, needed.total - fixed - needed.head) / slots
     fit = int((free - fixed - needed.head) // per_slot)
-    no_fit = "no number of canvases fits: a larger GPU, or model.dtype=bfloat16"
+    no_fit = "no number of canvases fits: a larger GPU, model.dtype=bfloat16 or model.weights=fp8"
     advice = f"compute.canvases={fit} would fit" if fit >= 1 else no_fit
     raise ConfigError(
         f"compute.canvases: {slots} canvases need {needed} of GPU memory, and {free / GIB:.1f} GiB are free: {advice}"

@@ -90,6 +90,8 @@ def engine_for(run: RunConfig, device: str) -> Worker:
     model, slots = run.model, run.compute.canvases
     dtype = getattr(torch, model.dtype)
     if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
+        if model.weights == "fp8":
+            raise ConfigError(f"model.weights: fp8 is for diffusion models; {model.name} is a Whisper checkpoint")
         return WhisperEngine(whisper.load(model.name, model.revision, device=device, dtype=dtype), slots=slots)
     return Engine(
         _loaded(run, device, dtype),
@@ -116,7 +118,14 @@ def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
 
     model = run.model
     return checkpoint.load(
-        model.name, model.revision, device=device, dtype=dtype, verify=model.verify, merge=True, check=check
+        model.name,
+        model.revision,
+        device=device,
+        dtype=dtype,
+        fp8=model.weights == "fp8",
+        verify=model.verify,
+        merge=True,
+        check=check,
     )
 
 

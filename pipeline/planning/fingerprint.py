@@ -16,14 +16,14 @@ KEY = "_run/fingerprint.json"
 def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
     """Full keys and values of all settings that decide which recordings there are and what is recognised in them.
 
-    weights: a hash of the model's weights. Not included are compute, plan, output, budget, device and compilation:
-    they may change from run to run.
+    weights: a hash of the model's weights, under the key `model.weights_hash`. Not included are compute, plan, output,
+    budget, device and compilation: they may change from run to run.
     """
     settings = config.model_dump(mode="json")
-    model = {key: settings["model"][key] for key in ("name", "revision", "dtype")} | {"weights": weights}
+    model = {key: settings["model"][key] for key in ("name", "revision", "dtype", "weights")}
     sections = {
         "source": settings["source"],
-        "model": model,
+        "model": model | {"weights_hash": weights},
         "denoise": settings["denoise"],
         "segment": settings["segment"],
     }

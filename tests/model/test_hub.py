@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import ConfigError
 from pipeline.model.files import checkpoint, hub, layout
-from pipeline.model.recogniser import AsrModel
+from pipeline.model.recogniser import AsrModel, backbone_state
+from tests.support import fp8_checkpoint
 from tests.support.hub_server import TOKEN, Hub, serving
 from tests.support.small_model import hearing_model
 
@@ -142,6 +143,19 @@ def test_a_repository_without_weights_is_named(folder: Path, server: Hub) -> Non
     server.gated.clear()
     published(server.repositories[REPOSITORIES["adapter"]][1], "none")
     assert "no file of weights" in refusal(folder)
+
+
+def test_a_backbone_in_fp8_comes_from_its_repository(
+    model: AsrModel, folder: Path, server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    wanted = fp8_checkpoint.write(model, tmp_path / "fp8")
+    for path in (tmp_path / "fp8" / "backbone").iterdir():
+        shutil.copy(path, tmp_path / "hub" / REPOSITORIES["backbone"])
+    loaded = backbone_state(checkpoint.load(str(folder), REVISION, verify=True).backbone)[0]
+    assert all(torch.equal(wanted[name], weight) for name, weight in loaded.items())
+    kept = backbone_state(checkpoint.load(str(folder), REVISION, fp8=True).backbone)[0]
+    assert kept["model.decoder.layers.0.experts.down_proj"].dtype == torch.float8_e4m3fn
 
 
 def test_a_gated_repository_without_a_token_says_how_to_get_one(folder: Path, server: Hub) -> None:

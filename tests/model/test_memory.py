@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig, load
 from pipeline.model import memory
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Lane
-from pipeline.model.files import layout
+from pipeline.model.files import checkpoint, layout
 from pipeline.model.memory import GIB
+from pipeline.model.network import float8
 from pipeline.model.recogniser import AsrModel
 from tests.model.test_full_size import tokenizer
 from tests.support.small_model import hearing_model
@@ -76,3 +79,27 @@ def test_too_little_memory_is_one_line_with_its_parts_and_a_number_that_fits(ful
 def test_weights_that_do_not_fit_at_all_are_one_line(full: AsrModel) -> None:
     with pytest.raises(ConfigError, match="no number of canvases fits"):
         memory.require(memory.estimate(full, DENOISE, slots=8, dtype=torch.bfloat16), 40 * GIB, slots=8)
+
+
+def test_weights_in_fp8_are_counted_as_they_are_allocated_and_printed_beforehand(tmp_path: Path) -> None:
+    checkpoint.save(hearing_model(3), tmp_path)
+    loaded = checkpoint.load(str(tmp_path), dtype=torch.bfloat16, fp8=True)
+    words = [f"model.name={tmp_path}", "model.weights=fp8", "model.dtype=bfloat16", "model.device=cpu"]
+    needed = memory.beforehand(load(RunConfig, None, ["source.uri=in", "output.uri=out", *words]))
+    assert needed.weights == sum(weight.nbytes for weight in loaded.parameters())
+    assert needed.weights == memory.estimate(loaded, DENOISE, slots=1, dtype=torch.bfloat16).weights
+    layer = loaded.backbone.model.decoder.layers[0]
+    bare = needed.activations - layer.experts.gate_up_proj.numel() * 2  # made anew in bfloat16, one layer at a time
+    slots = load(RunConfig, None, ["source.uri=in", "output.uri=out"]).compute.canvases
+    assert bare == memory.estimate(hearing_model(3), DENOISE, slots=slots, dtype=torch.bfloat16).activations
+
+
+def test_the_full_size_in_fp8_is_27_gigabytes_and_fits_a_48_gb_gpu_with_64_canvases() -> None:
+    """Without LoRA's projections, which stay in bfloat16, and with embeddings of 1.5 GB."""
+    for kernels in (float8.Kernels(linear=True, experts=True), float8.Kernels()):
+        with torch.device("meta"):
+            model = AsrModel(layout.read_config(layout.ASSETS / layout.FULL_SIZE), tokenizer())
+            float8.convert(model.backbone, kernels)
+        needed = memory.estimate(model, DENOISE, slots=64, dtype=torch.bfloat16)
+        assert 27e9 < needed.weights < 28e9
+        memory.require(needed, int(44.5 * GIB), slots=64)

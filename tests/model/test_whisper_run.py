@@ -35,6 +35,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_whisper(tmp_path_factory.mktemp("whisper") / "whisper-small")
 
 
+def test_weights_in_fp8_are_refused(folder: Path) -> None:
+    config = settings_for(folder)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"weights": "fp8"})})
+    with pytest.raises(ConfigError, match=r"model\.weights: fp8 is for diffusion models"):
+        Replica(config, ABOUT)
+
+
 def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
     replica = Replica(settings_for(folder), ABOUT)
     assert isinstance(replica.engine, WhisperEngine)

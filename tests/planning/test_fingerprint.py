@@ -27,6 +27,7 @@ def _fingerprint(*overrides: str, weights: str = "abc") -> dict[str, Any]:
         "model.name=/my/model",
         "model.revision=r2",
         "model.dtype=bfloat16",
+        "model.weights=fp8",
         "denoise.max_steps=8",
         "denoise.seed=1",
         "segment.vad=false",
@@ -77,7 +78,7 @@ def test_a_resume_with_other_settings_names_every_differing_key_with_both_values
     assert line.startswith("output.uri: /out ")
     assert "denoise.max_steps was 16, now 8" in line
     assert 'model.revision was null, now "r2"' in line
-    assert 'model.weights was "abc", now "xyz"' in line
+    assert 'model.weights_hash was "abc", now "xyz"' in line
     assert "model.quantised was true, now absent" in line
     assert line.count(" was ") == 4
     assert "\n" not in line

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from pipeline.model.network import float8
 from pipeline.model.network.features import LogMel
 from pipeline.model.recogniser import AsrModel
 
@@ -12,15 +13,17 @@ from pipeline.model.recogniser import AsrModel
 def allocate(model: AsrModel, *, device: str, dtype: torch.dtype) -> None:
     """Allocate all weights of a model on the meta device, tied ones once, and put it into inference mode.
 
-    The weights have no values yet. Buffers that are computed, not loaded (mel filters, rotary frequencies), get their
-    values here, in float32 whatever `dtype` is; other buffers get the values of a new model.
+    The weights have no values yet. Those of FP8 modules keep their own dtypes (network/float8.py). Buffers that are
+    computed, not loaded (mel filters, rotary frequencies), get their values here, in float32 whatever `dtype` is; other
+    buffers get the values of a new model.
     """
+    fixed = float8.parameters(model)
     made: dict[int, nn.Parameter] = {}
     for module in model.modules():
         for name, weight in module._parameters.items():
             if weight is not None:
                 if id(weight) not in made:
-                    made[id(weight)] = _empty(weight, device, dtype)
+                    made[id(weight)] = _empty(weight, device, weight.dtype if id(weight) in fixed else dtype)
                 module._parameters[name] = made[id(weight)]
         for name, buffer in module._buffers.items():
             if buffer is not None:

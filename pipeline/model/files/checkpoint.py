@@ -12,11 +12,11 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from pipeline.config import ConfigError
-from pipeline.model.files import constants, hub, importer, weights
+from pipeline.model.files import compressed, constants, hub, importer, weights
 from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
 from pipeline.model.files.weights import unusable
-from pipeline.model.network import backbone, lora
+from pipeline.model.network import backbone, float8, lora
 from pipeline.model.recogniser import AsrModel, adapter_state, backbone_state, encoder_state
 
 log = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ def load(
     *,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    fp8: bool = False,
     verify: bool = False,
     merge: bool = False,
     check: Callable[[AsrModel], None] | None = None,
@@ -37,8 +38,8 @@ def load(
 
     Weights exist once, on `device` in `dtype`: files are mapped into memory and copied from there, tensor by tensor.
     Buffers that are computed, not loaded (mel filters, rotary frequencies), are float32 whatever the dtype.
-    verify: first compare all known hashes (`hub.verify`). merge: merge LoRA into the weights (`lora.merge`).
-    check: called with the model on the meta device before anything is allocated; it may raise.
+    fp8: see `outline`. verify: first compare all known hashes (`hub.verify`). merge: merge LoRA into the weights
+    (`lora.merge`). check: called with the model on the meta device before anything is allocated; it may raise.
 
     The backbone does not come through transformers' `from_pretrained`. From bfloat16 files to float32 its process takes
     1.47 times the weights, this one 0.97 times (measured with shards of 4 MB, 107 MB in all; the tests allow 1.1). And
@@ -49,6 +50,31 @@ def load(
     files = hub.locate(folder, config.hub, revision)
     if verify:
         hub.verify(folder, files)
+    model = outline(folder, config, files, device=device, dtype=dtype, fp8=fp8)
+    if check is not None:
+        check(model)
+    names = _adapter_names(files.adapter, adapter_state(model))
+    for finding in constants.compare(files.adapter[0].parent, config):
+        log.log(logging.WARNING if finding.differs else logging.INFO, "%s", finding)
+    allocate(model, device=device, dtype=dtype)
+    weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
+    weights.fill(adapter_state(model), files.adapter, rename=names.get)
+    state, tied = backbone_state(model.backbone)
+    places = compressed.places(state, files.backbone)
+    weights.fill(places, files.backbone, rename=compressed.names(tied), optional=VISION)
+    if merge:
+        lora.merge(model.backbone)
+    return model
+
+
+def outline(
+    folder: Path, config: AsrConfig, files: hub.Files, *, device: str, dtype: torch.dtype, fp8: bool
+) -> AsrModel:
+    """The model on the meta device, as it will be loaded: shapes and dtypes, no values.
+
+    fp8: most matrices of the backbone stay in FP8 (network/float8.py): those that the files have in FP8, or, where the
+    files have none, all that may be. False: everything is in `dtype`. Raises ConfigError where the parts do not fit.
+    """
     try:
         tokenizer = Tokenizer.from_file(str(files.tokenizer))
     except Exception as err:  # noqa: BLE001 - tokenizers raises bare Exception
@@ -59,18 +85,10 @@ def load(
     except Exception as err:  # noqa: BLE001 - whatever torch and transformers raise on numbers that do not fit together
         raise unusable(folder / "config.json", err) from None
     _check_numbers(config, files.backbone[0].with_name("config.json"))
-    if check is not None:
-        check(model)
-    names = _adapter_names(files.adapter, adapter_state(model))
-    for finding in constants.compare(files.adapter[0].parent, config):
-        log.log(logging.WARNING if finding.differs else logging.INFO, "%s", finding)
-    allocate(model, device=device, dtype=dtype)
-    weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
-    weights.fill(adapter_state(model), files.adapter, rename=names.get)
-    state, tied = backbone_state(model.backbone)
-    weights.fill(state, files.backbone, rename=lambda key: tied.get(key, key), optional=VISION)
-    if merge:
-        lora.merge(model.backbone)
+    if fp8:
+        stored = compressed.in_fp8(files.backbone, backbone_state(model.backbone)[1])
+        with torch.device("meta"):
+            float8.convert(model.backbone, float8.Kernels.of(device, dtype), stored or None)
     return model
 
 
@@ -82,7 +100,9 @@ def _check_numbers(config: AsrConfig, path: Path) -> None:
     if not path.is_file():
         return
     try:
-        different = backbone.differences(config.backbone, json.loads(path.read_text(encoding="utf-8")))
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        compressed.refuse_other(tree)
+        different = backbone.differences(config.backbone, tree)
     except Exception as err:  # noqa: BLE001 - whatever transformers raises on a file that is no config
         raise unusable(path, err) from None
     if different:

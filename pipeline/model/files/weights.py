@@ -1,6 +1,9 @@
 """Weights in files of safetensors or torch: read tensor by tensor into a model that has its memory, and written.
 
 No code of a torch file is run. Where it holds objects beside tensors, each is read as a `StandIn`.
+
+A weight in FP8 has its scales beside it, under its name with `_scale` at the end: in files as compressed-tensors writes
+them (`M.weight`, `M.weight_scale`), and among the targets of a model that keeps FP8 (network/float8.py).
 """
 
 from __future__ import annotations
@@ -17,7 +20,10 @@ from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.model.files.hub import SAFE
+from pipeline.model.network import float8
 
+SCALE = "_scale"  # ends the name of what belongs to a weight in FP8
+STORED_FP8 = "F8_E4M3"  # safetensors' name of float8_e4m3fn
 ERRORS = (OSError, SafetensorError, ValueError)
 
 
@@ -52,19 +58,22 @@ def fill(
     Raises ConfigError naming the file where a tensor is missing, unknown or of another shape.
     """
     paths = list(files)
+    scales = _scales(paths)
+    of_fp8 = {name + SCALE for name in targets} & targets.keys()
     done: set[str] = set()
     for path in paths:
         try:
             for stored, read in _stored(path):
                 name = rename(stored)
-                if name is None or (name not in targets and name.startswith(optional)):
+                if name is None or stored in scales or (name not in targets and name.startswith(optional)):
                     continue
-                if name not in targets:
+                if name not in targets or name in of_fp8:
                     raise ValueError(f"unexpected weight {stored}")
                 tensor = read()[: rows[name]] if rows and name in rows else read()
                 if tensor.shape == targets[name].shape or not name.startswith(optional):
-                    _copy(tensor, targets[name], stored, again=name in done)
-                    done.add(name)
+                    given = (tensor, scales.get(stored + SCALE))
+                    _copy(given, (targets[name], targets.get(name + SCALE)), stored, again=name in done)
+                    done |= {name, name + SCALE}
         except ERRORS as err:
             raise unusable(path, err) from None
     missing = [name for name in targets if name not in done]
@@ -95,6 +104,19 @@ def read_states(paths: Iterable[Path], what: str) -> dict[str, Tensor]:
             raise ConfigError(f"{what}: {path}: {twice[0]} is in another of the files as well")
         state |= more
     return state
+
+
+def _scales(paths: Iterable[Path]) -> dict[str, Tensor]:
+    """The scales of all weights in FP8 by their names; they may be in another file than their weight.
+
+    Raises ConfigError where one is missing.
+    """
+    needed = {name + SCALE: path for path in paths for name, dtype in dtypes(path).items() if dtype == STORED_FP8}
+    scales = {name: read() for path in (paths if needed else ()) for name, read in _stored(path) if name in needed}
+    for name, path in needed.items():
+        if name not in scales:
+            raise unusable(path, ValueError(f"{name.removesuffix(SCALE)} is in FP8, and {name} is missing"))
+    return scales
 
 
 def _stored(path: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
@@ -140,13 +162,37 @@ def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
             yield from _flat(value, f"{name}.{key}" if name else str(key))
 
 
-def _copy(tensor: Tensor, target: Tensor, stored: str, *, again: bool) -> None:
-    """Raises ValueError for another shape, and for other values where the target is filled already (again)."""
-    if tensor.shape != target.shape:
-        raise ValueError(f"{stored} is of shape {list(tensor.shape)} instead of {list(target.shape)}")
-    if again and not torch.equal(target, tensor.to(target)):
-        raise ValueError(f"{stored} differs from the weight that it is tied to")
-    target.copy_(tensor)
+def _copy(
+    given: tuple[Tensor, Tensor | None], target: tuple[Tensor, Tensor | None], stored: str, *, again: bool
+) -> None:
+    """Copy a stored weight into its target; the second of both pairs are the scales of what is in FP8.
+
+    Raises ValueError for another shape, and for other values where the target is filled already (again).
+    """
+    tensor, scale = given
+    if tensor.shape != target[0].shape:
+        raise ValueError(f"{stored} is of shape {list(tensor.shape)} instead of {list(target[0].shape)}")
+    if scale is not None and scale.shape != (*tensor.shape[:-1], 1):
+        wanted = [*tensor.shape[:-1], 1]
+        raise ValueError(f"{stored}{SCALE} is of shape {list(scale.shape)} instead of {wanted}")
+    for value, into in float8.pairs(given, target):
+        if again and not torch.equal(into, value.to(into)):
+            raise ValueError(f"{stored} differs from the weight that it is tied to")
+        into.copy_(value)
+
+
+def dtypes(path: Path) -> dict[str, str]:
+    """Name and dtype ("BF16") of every tensor in a safetensors file; no tensor is read. Empty for a torch file.
+
+    Raises ConfigError.
+    """
+    if path.suffix != SAFE:
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118
+    except ERRORS as err:
+        raise unusable(path, err) from None
 
 
 def shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -169,5 +215,7 @@ def whisper_name(name: str) -> str | None:
 
 
 def write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    """Write a state dict in `dtype`."""
+    """Write a state dict in `dtype`. Raises ValueError for weights in FP8, which would lose their scales."""
+    if any(weight.dtype == float8.FP8 for weight in state.values()):
+        raise ValueError("a model that was loaded in FP8 is not written: load it with fp8=False")
     save_file({name: weight.to(dtype).contiguous() for name, weight in state.items()}, path, metadata={"format": "pt"})
