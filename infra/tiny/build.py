@@ -109,7 +109,8 @@ def trainer(config: TrainConfig) -> Trainer:
     )
     log.info("training on %d phrases, %d left out as longer than the canvas", len(batches.rows), batches.too_long)
     settings = {"seed": config.seed, "utterances": len(batches.rows)} | config.phases.deciding()
-    resume.agree(folder, settings, steps="phases.diffusion_steps", earlier=config.phases.earlier_steps)
+    earlier, defaults = config.phases.earlier_steps, PhaseSection().deciding()
+    resume.agree(folder, settings, steps="phases.diffusion_steps", earlier=earlier, defaults=defaults)
     return made(model, batches, config.phases, seed=config.seed, folder=folder)
 
 
@@ -135,7 +136,6 @@ def made(model: AsrModel, batches: Batches, phases: PhaseSection, *, seed: int, 
         folder=folder,
         seed=seed,
         group=Group(torch.device("cpu")),
-        beta2=0.98,
         average_decay=phases.ema,
     )
 

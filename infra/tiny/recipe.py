@@ -30,6 +30,7 @@ class PhaseSection(TrainingSteps):
     lr_end_fraction: float = Field(0.05, ge=0, le=1, description="of it, at the end of the cosine")
     warmup_steps: int = Field(100, ge=0, description="over which the learning rate rises")
     weight_decay: float = Field(0.05, ge=0, description="of matrices")
+    beta2: float = Field(0.98, gt=0, lt=1, description="decay of AdamW's second moment; that of the first is 0.9")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, which is exported")
     checkpoint_steps: int = Field(250, ge=1, description="between checkpoints")
     log_steps: int = Field(50, ge=1, description="between lines of the log")

@@ -13,7 +13,7 @@ import torch
 from pipeline.config import ConfigError
 from pipeline.model.files import layout
 from pipeline.training import adapter_model, resume
-from pipeline.training.adapter_config import AdapterConfig
+from pipeline.training.adapter_config import AdapterConfig, AdapterSteps
 from pipeline.training.adapter_worker import examples, work
 from pipeline.training.distributed import launch
 from pipeline.training.examples import Examples
@@ -42,7 +42,8 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
     weights = {"model.weights": layout.describe(str(start)).weights_hash}
-    resume.agree(folder, weights | config.deciding(), steps="train.steps")
+    defaults = {f"train.{key}": value for key, value in AdapterSteps().model_dump(mode="json").items()}
+    resume.agree(folder, weights | config.deciding(), steps="train.steps", defaults=defaults)
     data, sets = examples(config)
     evaluated = sum(len(one) for one in sets.values())
     log.info("training on %d recordings%s, evaluating on %d", len(data), _left_out(data), evaluated)

@@ -35,6 +35,12 @@ class AdapterSteps(TrainingSteps):
     """What the training of an adapter has beside the settings of every training."""
 
     steps: int = Field(2000, ge=1, description="of the optimiser")
+    fill: Literal["eos", "pad"] = Field(
+        "eos", description="what stands on the canvas behind text and end token; eos_weight is its weight in the loss"
+    )
+    canvas_length: int | None = Field(
+        None, ge=2, description="tokens of the full canvas in training; null: the model's"
+    )
     canvas_step: int | None = Field(
         None, ge=1, description="canvases as long as the batch's longest text, up to a multiple of this; null: full"
     )
@@ -42,7 +48,10 @@ class AdapterSteps(TrainingSteps):
         0.25, ge=0, le=1, description="batches on the full canvas all the same, as in denoising"
     )
     gradient_checkpointing: bool = Field(False, description="layers are computed again instead of kept in memory")
-    evaluate_steps: int = Field(200, ge=1, description="between evaluations; one comes before the first step, too")
+    evaluate_steps: int | None = Field(
+        200, ge=1, description="between evaluations; one comes before the first step, too; null: two in every epoch"
+    )
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into LoRA, in training alone")
 
 
 class AudioAugment(Section):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.model.files import layout
-from pipeline.model.network import backbone
+from pipeline.model.network import backbone, lora
 from pipeline.model.recogniser import AsrModel
 from pipeline.training import adapter_model, checkpointing
 from pipeline.training.adapter_config import AdapterConfig
@@ -40,6 +40,9 @@ def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str,
     model = adapter_model.build(Path(config.folder) / "start", config, group.device)
     if t.gradient_checkpointing:
         checkpointing.enable(model.backbone)
+    for _, module in lora.adapters(model.backbone):
+        module.dropout = t.lora_dropout
+    batches = _batches(config, group, data, model)
 
     @torch.no_grad()
     def features(samples_BT: Tensor, generator: torch.Generator) -> Tensor:
@@ -53,7 +56,7 @@ def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str,
 
     return Trainer(
         model,
-        _batches(config, group, data, model),
+        batches,
         t,
         phases={"diffusion": t.steps},
         parameters=adapter_model.trainable(model),
@@ -63,12 +66,13 @@ def trainer(config: AdapterConfig, group: Group, data: Examples, sets: dict[str,
         group=group,
         prefill=checkpointing.prefill if t.gradient_checkpointing else backbone.prefill,
         evaluate=rates,
-        evaluate_steps=t.evaluate_steps,
+        evaluate_steps=t.evaluate_steps or max(1, round(batches.per_epoch / (2 * t.accumulate))),
     )
 
 
 def _batches(config: AdapterConfig, group: Group, data: Examples, model: AsrModel) -> Batches:
-    window, canvas = model.config.window_samples, model.config.canvas_length
+    window, tokens = model.config.window_samples, model.config.tokens
+    canvas = config.train.canvas_length or model.config.canvas_length
     batches = Batches(
         data.texts,
         data.languages,
@@ -77,7 +81,8 @@ def _batches(config: AdapterConfig, group: Group, data: Examples, model: AsrMode
         canvas_length=canvas,
         batch=config.train.batch * group.world,
         seed=config.seed,
-        eos=model.config.tokens.eos[0],
+        eos=tokens.eos[0],
+        fill=tokens.pad if config.train.fill == "pad" else None,
         canvas_step=config.train.canvas_step,
         full_canvas_share=config.train.full_canvas_share,
     )

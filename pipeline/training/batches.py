@@ -49,6 +49,7 @@ class Batches:
         batch: int,
         seed: int,
         eos: int,
+        fill: int | None = None,
         canvas_step: int | None = None,
         full_canvas_share: float = 0.0,
     ) -> None:
@@ -63,6 +64,7 @@ class Batches:
             batch: recordings of a batch.
             seed: of the order.
             eos: the end token.
+            fill: token of the canvas behind text and end token; None: end tokens.
             canvas_step: a batch's canvas is its longest text and one end token, rounded up to a multiple of this;
                 None: always the full canvas.
             full_canvas_share: batches in [0, 1] that get the full canvas all the same.
@@ -72,9 +74,15 @@ class Batches:
         self.step, self.full_share = canvas_step or canvas_length, full_canvas_share
         self.tokens = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
         self.rows = [row for row, ids in enumerate(self.tokens) if ids and len(ids) < canvas_length]
+        self.fill = eos if fill is None else fill
         self.too_long = len(self.tokens) - len(self.rows)
         self._epoch = -1
         self._batches: list[tuple[list[int], int]] = []
+
+    @property
+    def per_epoch(self) -> int:
+        """Batches of an epoch."""
+        return max(1, len(self.rows) // self.batch)
 
     def canvas_of(self, row: int) -> int:
         """Tokens of the shortest canvas for a text and one end token."""
@@ -86,10 +94,9 @@ class Batches:
 
         An epoch has every row once, except the fewer than `batch` that are left over.
         """
-        per_epoch = max(1, len(self.rows) // self.batch)
-        epoch, index = divmod(number, per_epoch)
+        epoch, index = divmod(number, self.per_epoch)
         if epoch != self._epoch:
-            self._batches, self._epoch = self._plan(epoch, per_epoch), epoch
+            self._batches, self._epoch = self._plan(epoch, self.per_epoch), epoch
         return self._batches[index]
 
     def _plan(self, epoch: int, count: int) -> list[tuple[list[int], int]]:
@@ -108,9 +115,10 @@ class Batches:
 
     def of(self, rows: list[int], canvas: int, number: int) -> Batch:
         """Inputs and targets of some rows of batch `number`, on a canvas of `canvas` tokens."""
-        targets = torch.full((len(rows), canvas), self.eos)
+        targets = torch.full((len(rows), canvas), self.fill)
         for i, row in enumerate(rows):
-            targets[i, : len(self.tokens[row])] = torch.tensor(self.tokens[row])
+            ended = torch.tensor([*self.tokens[row], self.eos])
+            targets[i, : len(ended)] = ended
         return Batch(
             inputs=self.inputs(rows, number),
             targets_BC=targets,

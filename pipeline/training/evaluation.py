@@ -15,6 +15,7 @@ from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from pipeline.training.parallel import Group
 
+SAMPLES = 2  # of each language in each set
 Normal = Callable[[str, str], str]  # (text, language or "") -> what is compared
 
 
@@ -39,14 +40,26 @@ class Answer(NamedTuple):
     steps: int
 
 
+class Sample(NamedTuple):
+    """A text as the model wrote it beside its reference, for a person to read."""
+
+    language: str
+    reference: str
+    text: str
+
+
 @dataclass(frozen=True, slots=True)
 class SetRates:
-    """Counts of one set, words or for Mandarin characters: in order, with the audio shuffled, and by language."""
+    """Counts of one set, words or for Mandarin characters: in order, with the audio shuffled, and by language.
+
+    samples: the first texts of each language.
+    """
 
     counts: Counts
     shuffled: Counts
     languages: dict[str, Counts]
     steps_mean: float = 0.0
+    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,7 @@ class Evaluated:
                     "errors": one.counts.errors,
                     "units": one.counts.units,
                     "languages": {code: round(c.rate or 0.0, 4) for code, c in one.languages.items()},
+                    "texts": [list(sample) for sample in one.samples],
                 }
                 for name, one in self.sets.items()
             },
@@ -144,6 +158,7 @@ def score(
     """
     by_language: dict[str, Counts] = {}
     shuffled = Counts()
+    samples: list[Sample] = []
     for language in sorted({name or "" for name in languages}):
         rows = [row for row, name in enumerate(languages) if (name or "") == language]
         counts = Counts()
@@ -154,8 +169,9 @@ def score(
             if other is not None:
                 shuffled += _counts(texts[row], answers[other].text, language, normal)
         by_language[language or "unknown"] = counts
+        samples += [Sample(language or "unknown", texts[row], answers[row].text) for row in rows[:SAMPLES]]
     steps = sum(answer.steps for answer in answers.values()) / max(1, len(answers))
-    return SetRates(sum(by_language.values(), Counts()), shuffled, by_language, steps)
+    return SetRates(sum(by_language.values(), Counts()), shuffled, by_language, steps, tuple(samples))
 
 
 def _counts(reference: str, hypothesis: str, language: str, normal: Normal) -> Counts:

@@ -43,7 +43,6 @@ class Trainer:
         folder: Path,
         seed: int,
         group: Group,
-        beta2: float = 0.99,
         average_decay: float | None = None,
         prefill: Prefill = backbone.prefill,
         evaluate: Callable[[], Line] | None = None,
@@ -61,7 +60,6 @@ class Trainer:
             folder: where checkpoint and log are.
             seed: of noise and masks.
             group: this worker among the others.
-            beta2: decay of the optimiser's second moment.
             average_decay: of the moving average of the weights; None: there is none.
             prefill: or `checkpointing.prefill`, which gives the same in less memory.
             evaluate: gives "rate", "grounded" and whatever else of the model as it is; None: nothing is evaluated.
@@ -78,7 +76,7 @@ class Trainer:
                 {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
             ],
             lr=steps.lr,
-            betas=(0.9, beta2),
+            betas=(0.9, steps.beta2),
         )
         self.average = [p.detach().clone() for p in self.parameters] if average_decay is not None else []
         self.done = 0
@@ -128,9 +126,16 @@ class Trainer:
         """The loss of this worker's share of one batch."""
         rows, canvas = self.batches.at(micro)
         batch = self.batches.of(rows[self.group.rank :: self.group.world], canvas, micro).to(self.group.device)
-        generator = torch.Generator().manual_seed(((self.seed * 1_000_003 + micro) * 1_009 + self.group.rank) % 2**63)
+        seed = ((self.seed * 1_000_003 + micro) * 1_009 + self.group.rank) % 2**63
+        generator = torch.Generator().manual_seed(seed)
+        torch.manual_seed(seed)  # of dropout
         with torch.autocast(self.group.device.type, torch.bfloat16, enabled=self.steps.precision == "bfloat16"):
-            audio = self.model.projector(self.features(batch.inputs, generator))
+            features = self.features(batch.inputs, generator)
+            if self.steps.projector_float32:
+                with torch.autocast(self.group.device.type, enabled=False):
+                    audio = self.model.projector(features.float())
+            else:
+                audio = self.model.projector(features)
             return training_loss(self.model, audio, batch, phase, self.steps, generator, self.prefill)
 
     def run(self, report: Callable[[Line], None] = lambda _: None) -> None:
@@ -202,7 +207,6 @@ class Trainer:
                 "weights": {name: parameter.detach() for name, parameter in self.named.items()},
                 "average": self.average,
                 "optimizer": self.optimizer.state_dict(),
-                "rng": torch.get_rng_state(),  # unused so far: steps draw from generators of their own
             }
             resume.save(self.folder, state)
         self.group.gather(None)
@@ -212,12 +216,12 @@ class Trainer:
         self.folder.mkdir(parents=True, exist_ok=True)
         state = resume.load(self.folder, self.group.device)
         if state is not None:
+            resume.same_shapes(self.folder, state["weights"], self.named)
             self.done, self.best = state["done"], state["best"]
             self.best_weights = {name: weight.cpu() for name, weight in state["best_weights"].items()}
             self._set([state["weights"][name] for name in self.named])
             self.average = state["average"]
             self.optimizer.load_state_dict(state["optimizer"])
-            torch.set_rng_state(state["rng"].cpu())
         if self.group.rank == 0:
             resume.cut_log(self.folder, self.done if state is not None else -1)
         self.group.gather(None)

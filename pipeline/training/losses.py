@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -33,6 +34,8 @@ class DiffusionKnobs:
     all_noise_share: float
     self_conditioning_share: float
     eos_weight: float
+    all_noise_by: Literal["example", "batch"] = "example"
+    corrupted_only: bool = False
 
 
 def training_loss(
@@ -69,7 +72,8 @@ def training_loss(
     if phase == "autoregressive":
         loss = ar + steps.ctc_weight * ctc
         return loss, _figures({"loss": loss, "ar": ar, "ctc": ctc}, infeasible)
-    knobs = DiffusionKnobs(steps.draws, steps.all_noise_share, steps.self_conditioning_share, steps.eos_weight)
+    names = (field.name for field in dataclasses.fields(DiffusionKnobs))
+    knobs = DiffusionKnobs(**{name: getattr(steps, name) for name in names})
     diffusion, noisy = diffusion_loss(model, cache, targets, lengths, knobs, generator)
     loss = diffusion + steps.autoregressive_weight * ar + steps.ctc_weight * ctc
     parts = {"loss": loss, "diffusion": diffusion, "ar": ar, "ctc": ctc, "ce_t>0.9": noisy}
@@ -146,7 +150,8 @@ def diffusion_loss(
     cache = cache.repeat(knobs.draws)
     rows, vocab = len(targets), model.config.vocab_size
     draw = torch.rand(rows, 4, generator=generator)
-    t = torch.where(draw[:, 0] < knobs.all_noise_share, torch.ones(rows), draw[:, 1])
+    decides = draw[:1, 0] if knobs.all_noise_by == "batch" else draw[:, 0]
+    t = torch.where(decides < knobs.all_noise_share, torch.ones(rows), draw[:, 1])
     canvas = corrupt(targets, t, vocab, generator)
 
     embeddings = model.backbone.lm_head.weight
@@ -168,5 +173,7 @@ def diffusion_loss(
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     position = torch.arange(targets.shape[1], device=device)[None]
     weights = torch.where(position <= lengths[:, None], 1.0, knobs.eos_weight)
+    if knobs.corrupted_only:
+        weights = weights * (canvas != targets)
     noisy_text = (t > 0.9)[:, None].to(device) & (position < lengths[:, None])
-    return (losses * weights).sum() / weights.sum(), losses[noisy_text].detach().mean()
+    return (losses * weights).sum() / weights.sum().clamp_min(1.0), losses[noisy_text].detach().mean()

@@ -20,12 +20,17 @@ POLL_SECONDS = 0.5
 
 
 def line_of(line: dict[str, Any]) -> str:
-    """Write a line of log.jsonl in words."""
+    """Write a line of log.jsonl in words; texts that an evaluation decoded follow beside their references."""
     if line.get("evaluation"):
         sets = ", ".join(f"{name} {one['rate']:.1%}" for name, one in line["sets"].items())
         verdict = "" if line["grounded"] else ": NOT GROUNDED, the text does not follow from the audio"
         best = "; the best so far" if line.get("best") else ""
-        return f"step {line['step']}: error rate {sets}; audio shuffled {line['shuffled']:.1%}{verdict}{best}"
+        texts = "".join(
+            f"\n  {name} {language}: {text!r} for {reference!r}"
+            for name, one in line["sets"].items()
+            for language, reference, text in one.get("texts", [])
+        )
+        return f"step {line['step']}: error rate {sets}; audio shuffled {line['shuffled']:.1%}{verdict}{best}{texts}"
     losses = ", ".join(f"{name} {line[name]:.3f}" for name in ("diffusion", "ar", "ctc", "ce_t>0.9") if name in line)
     infeasible = f", {line['infeasible']:.0f} infeasible for CTC" if line.get("infeasible") else ""
     return (

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pipeline.config import ConfigError
 
@@ -27,7 +30,14 @@ def has_settings(folder: Path) -> bool:
     return (folder / SETTINGS).exists()
 
 
-def agree(folder: Path, settings: dict[str, Any], *, steps: str, earlier: int = 0) -> None:
+def agree(
+    folder: Path,
+    settings: dict[str, Any],
+    *,
+    steps: str,
+    earlier: int = 0,
+    defaults: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
     """Write the settings of a new run, or compare those of a run that goes on with what is written.
 
     Only the number of steps may differ, and only where it lies ahead of the checkpoint: the run then goes on at the
@@ -38,12 +48,13 @@ def agree(folder: Path, settings: dict[str, Any], *, steps: str, earlier: int = 
         settings: everything that the weights depend on, by key.
         steps: the key of the number of steps.
         earlier: steps of the phases before, which `steps` does not count.
+        defaults: what a setting had that the version of the run's beginning did not know.
 
     Raises:
         ConfigError: one line with every key that differs.
     """
     path = folder / SETTINGS
-    old: dict[str, Any] = json.loads(path.read_text()) if path.exists() else settings
+    old: dict[str, Any] = {**defaults, **json.loads(path.read_text())} if path.exists() else settings
     rescheduled = changes(folder)
     if old[steps] != settings[steps] and settings[steps] + earlier > (done := _done(folder)):
         if done and done not in [step for step, _ in rescheduled]:  # else nothing was trained for the old number
@@ -88,6 +99,17 @@ def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
     if "best_weights" not in state:
         raise ConfigError(f"folder: {folder}: of an older version; use a new folder")
     return state
+
+
+def same_shapes(folder: Path, there: Mapping[str, Tensor], here: Mapping[str, Tensor]) -> None:
+    """Raises ConfigError, one line, where the weights of the checkpoint have other names or shapes."""
+    shapes = [{name: list(weight.shape) for name, weight in weights.items()} for weights in (there, here)]
+    for name in sorted(shapes[0].keys() | shapes[1].keys()):
+        old, new = (side.get(name, "absent") for side in shapes)
+        if old != new:
+            raise ConfigError(
+                f"folder: {folder / CHECKPOINT}: {name} is {old} there and {new} in this run; use a new folder"
+            )
 
 
 def cut_log(folder: Path, done: int) -> None:

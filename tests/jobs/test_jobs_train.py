@@ -42,7 +42,11 @@ def test_help_lists_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize(
     ("name", "given"),
-    [("train-adapter", ["source.uri=a", "evaluation.new.uri=b", "output.uri=c"]), ("train-adapter-words", [])],
+    [
+        ("train-adapter", ["source.uri=a", "evaluation.new.uri=b", "output.uri=c"]),
+        ("train-adapter-words", []),
+        ("train-adapter-published", ["source.uri=a", "evaluation.heldout.uri=b", "output.uri=c"]),
+    ],
 )
 def test_the_configs_of_the_repository_are_valid(name: str, given: list[str]) -> None:
     assert load(AdapterConfig, str(ROOT / "configs" / f"{name}.yaml"), given).evaluation

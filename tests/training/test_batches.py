@@ -108,6 +108,13 @@ def test_targets_are_text_then_end_tokens() -> None:
     assert not bool(batch.inputs[:, 8000:].any())
 
 
+def test_the_fill_behind_the_end_token_can_be_another_token() -> None:
+    made = batches(fill=0)
+    batch = made.of([3, 0], 12, 0)
+    for targets, row in zip(batch.targets_BC.tolist(), (3, 0), strict=True):
+        assert targets == [*made.tokens[row], EOS] + [0] * (11 - len(made.tokens[row]))
+
+
 def test_noise_depends_on_seed_batch_and_recording_alone() -> None:
     loud = audio(AudioAugment(noise_share=1.0))
     one = loud([3, 4], 5)

@@ -31,6 +31,12 @@ def test_words_and_characters_are_counted_by_language() -> None:
     assert made.steps_mean == 2.5
 
 
+def test_the_first_texts_of_every_language_are_kept_for_a_person_to_read() -> None:
+    texts = ["eins", "one", "zwei", "drei"]
+    made = score(texts, answers("eins", "won", "zwei", "drei"), ["de", "en", "de", "de"])
+    assert made.samples == (("de", "eins", "eins"), ("de", "zwei", "zwei"), ("en", "one", "won"))
+
+
 def test_texts_are_compared_as_the_caller_makes_them_comparable() -> None:
     """jobs.evaluate writes "twenty one" as 21; the factory of the embedded model counts two words."""
     texts, given = ["twenty one"], answers("twenty two")

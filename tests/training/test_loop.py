@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 import torch
 
+from pipeline.config import ConfigError
 from pipeline.training import adapter_model, adapter_worker
 from pipeline.training.loop import Trainer
 from pipeline.training.parallel import Group
@@ -141,6 +142,107 @@ def test_an_interrupted_run_ends_bit_equal_to_an_uninterrupted_one(
     assert equal(resumed, uninterrupted)
     assert log_of(resumed) == log_of(uninterrupted)
     assert resumed.best == uninterrupted.best
+
+
+PUBLISHED = {  # the settings that the published recipe has beside ours
+    "beta2": 0.95,
+    "all_noise_by": "batch",
+    "corrupted_only": True,
+    "fill": "pad",
+    "eos_weight": 0.0,
+    "canvas_length": 10,
+    "lora_dropout": 0.3,
+    "projector_float32": True,
+    "evaluate_steps": None,
+    "accumulate": 2,
+    "batch": 2,
+}
+
+
+def test_the_published_recipe_learns_and_resumes_to_the_bit_with_dropout(root: Path) -> None:
+    whole = trainer(root, "published", train=PUBLISHED)
+    reported: list[dict[str, Any]] = []
+    whole.run(reported.append)
+    assert [line["step"] for line in reported] == [0, 1, 2, 3, 4, 5, 6]  # an epoch is 8 recordings: two steps of 4
+    first = trainer(root, "published-killed", train=PUBLISHED)
+    step = first.step
+
+    def killed(number: int) -> dict[str, float]:
+        if number == 3:
+            raise KeyboardInterrupt
+        return step(number)
+
+    with mock.patch.object(first, "step", killed), pytest.raises(KeyboardInterrupt):
+        first.run()
+    torch.rand(7)  # numbers that somebody else draws do not matter
+    resumed = trainer(root, "published-killed", train=PUBLISHED)
+    resumed.restore()
+    assert resumed.done == 2
+    resumed.run()
+    assert equal(resumed, whole)
+    assert log_of(resumed) == log_of(whole)
+    assert whole.optimizer.param_groups[0]["betas"] == (0.9, 0.95)
+    texts = reported[0]["sets"]["heldout"]["texts"]
+    assert [text[0] for text in texts] == ["en", "en"]
+    assert texts[0][1] == (root / "heldout" / "0.txt").read_text()
+
+
+def test_canvases_of_the_published_recipe_end_with_padding_and_may_be_longer_than_in_recognition(root: Path) -> None:
+    run = trainer(root, "canvas", train=PUBLISHED)
+    rows, canvas = run.batches.at(0)
+    assert canvas == 10 > run.model.config.canvas_length
+    tokens = run.model.config.tokens
+    batch = run.batches.of(rows, canvas, 0)
+    for targets, length in zip(batch.targets_BC, batch.text_lengths, strict=True):
+        assert targets[length:].tolist() == [tokens.eos[0]] + [tokens.pad] * (9 - int(length))
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_dropout_is_for_training_alone_and_of_lora_alone(root: Path, checkpointed: bool) -> None:
+    train = {"lora_dropout": 0.5, "gradient_checkpointing": checkpointed, "precision": "float32"}
+    run, plain = (
+        trainer(root, f"drop-{checkpointed}", train=train),
+        trainer(root, "plain", train={"precision": "float32"}),
+    )
+    for one in (run, plain):
+        one.model.backbone.train()
+    assert run.step(0)["loss"] == pytest.approx(plain.step(0)["loss"], rel=1e-5)  # new LoRA adds nothing
+    dropped, whole = run.step(1)["loss"], plain.step(1)["loss"]
+    assert dropped != pytest.approx(whole, rel=1e-7)
+    again = trainer(root, f"drop-{not checkpointed}", train=train | {"gradient_checkpointing": not checkpointed})
+    again.model.backbone.train()
+    again.step(0)
+    assert again.step(1)["loss"] == pytest.approx(dropped, rel=1e-4)  # the same noise, kept or computed again
+    run.model.backbone.eval()
+    assert run.rates is not None
+    assert run.rates() == run.rates()
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_the_projector_runs_in_float32_where_the_settings_say_so(root: Path, exact: bool) -> None:
+    run = trainer(root, f"projector-{exact}", train={"projector_float32": exact})
+    seen = set()
+    run.model.projector.register_forward_hook(lambda _, given, out: seen.add((given[0].dtype, out.dtype)))
+    run.step(0)
+    assert (seen == {(torch.float32, torch.float32)}) == exact
+
+
+def test_a_checkpoint_of_another_shape_is_refused_in_one_line(root: Path) -> None:
+    run = trainer(root, "shape")
+    run.save()
+    state = torch.load(run.folder / "checkpoint.pt")
+    state["weights"]["output.weight"] = state["weights"]["output.weight"][:, :-1].clone()
+    torch.save(state, run.folder / "checkpoint.pt")
+    with pytest.raises(
+        ConfigError, match=r"^folder: .*checkpoint\.pt: output\.weight is \[64, 47\] there and \[64, 48\]"
+    ):
+        trainer(root, "shape").restore()
+    del state["weights"]["output.weight"]
+    torch.save(state, run.folder / "checkpoint.pt")
+    with pytest.raises(
+        ConfigError, match=r"output\.weight is absent there and \[64, 48\] in this run; use a new folder$"
+    ):
+        trainer(root, "shape").restore()
 
 
 def test_a_kill_while_saving_leaves_the_last_checkpoint(root: Path) -> None:

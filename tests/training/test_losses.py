@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from unittest import mock
 
 import pytest
@@ -228,6 +229,59 @@ def test_all_noise_examples_keep_nothing_of_the_target(model: AsrModel) -> None:
         losses.diffusion_loss(model, cache, TARGETS, LENGTHS, DiffusionKnobs(8, 1.0, 0.0, 0.2), generator())
     kept = (calls[0] == TARGETS.repeat_interleave(8, 0)).float().mean()
     assert float(kept) < 0.03
+
+
+def test_a_share_of_the_batches_is_at_all_noise_and_the_others_at_any_level(model: AsrModel) -> None:
+    """With all_noise_by=batch every example of a batch starts where denoising starts, or none is made to."""
+    kept: list[float] = []
+    decode = backbone.denoise
+
+    def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
+        kept.append(float((canvas == TARGETS.repeat_interleave(8, 0)).float().mean()))
+        return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
+
+    cache = prompt_cache(model, audio_of(model, 3))
+    knobs = DiffusionKnobs(8, 0.4, 0.0, 0.2, all_noise_by="batch")
+    with mock.patch.object(backbone, "denoise", spy):
+        for seed in range(60):
+            losses.diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, generator(seed))
+    noise = [share for share in kept if share < 0.03]
+    assert 12 <= len(noise) <= 36  # 24 of 60
+    others = torch.tensor([share for share in kept if share >= 0.03])
+    assert float(others.min()) > 0.2  # the mean of 24 uniform levels is near a half
+    assert float(others.mean()) == pytest.approx(0.5, abs=0.06)
+
+
+def test_only_corrupted_tokens_count_where_the_settings_say_so(model: AsrModel) -> None:
+    """The head is wrong about every token, sure of another: each counted token costs 30, of any draw."""
+    canvases: list[Tensor] = []
+    decode = backbone.denoise
+
+    def spy(model: object, canvas: Tensor, soft: Tensor, cache: PromptKV) -> Tensor:
+        canvases.append(canvas)
+        return decode(model, canvas, soft, cache)  # type: ignore[arg-type]
+
+    clean = TARGETS.repeat_interleave(2, 0)
+    knobs = DiffusionKnobs(2, 0.0, 0.0, eos_weight=0.0, corrupted_only=True)
+    with mock.patch.object(backbone, "denoise", spy):
+        diffusion(model, sure_of(TARGETS, model.config.vocab_size), knobs)
+    spared = canvases[0] == clean
+    text = torch.arange(CANVAS)[None] <= LENGTHS.repeat_interleave(2, 0)[:, None]
+    assert 0 < int((spared & text).sum()) < int(text.sum())
+    wrong_where_spared = torch.where(spared | ~text, 99, clean)  # fill is not counted either
+    logits = F.one_hot(wrong_where_spared, model.config.vocab_size).float() * 30.0
+    assert diffusion(model, logits, knobs) < 1e-6
+    logits = F.one_hot(torch.where(spared, clean, 99), model.config.vocab_size).float() * 30.0
+    assert diffusion(model, logits, knobs) == pytest.approx(30, rel=1e-3)
+    assert diffusion(model, logits, dataclasses.replace(knobs, corrupted_only=False)) == pytest.approx(
+        30 * float((~spared & text).sum() / text.sum()), rel=1e-3
+    )
+
+
+def test_a_batch_that_the_noise_has_spared_has_no_loss(model: AsrModel) -> None:
+    knobs = DiffusionKnobs(2, 0.0, 0.0, eos_weight=0.0, corrupted_only=True)
+    with mock.patch.object(losses, "corrupt", lambda targets, *_: targets):
+        assert diffusion(model, None, knobs) == 0.0
 
 
 def test_the_diffusion_loss_reaches_the_audio(model: AsrModel) -> None:

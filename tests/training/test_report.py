@@ -34,6 +34,12 @@ def test_a_line_of_the_log_in_words(line: dict[str, Any], says: str) -> None:
     assert report.line_of(line).endswith(says)
 
 
+def test_decoded_texts_stand_beside_their_references() -> None:
+    line = evaluation(0.25)
+    line["sets"]["new"] = line["sets"]["new"] | {"texts": [["de", "ein Hund", "ein Hut"], ["zh", "我要茶", ""]]}
+    assert report.line_of(line).splitlines()[1:] == ["  new de: 'ein Hut' for 'ein Hund'", "  new zh: '' for '我要茶'"]
+
+
 def test_the_table_has_before_and_after_by_set_and_language() -> None:
     table = report.table({"before": evaluation(0.5), "best": evaluation(0.25, step=80)}).splitlines()
     assert table[2:] == [

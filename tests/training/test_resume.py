@@ -26,6 +26,14 @@ def test_other_settings_are_named_with_what_they_were(tmp_path: Path) -> None:
         resume.agree(tmp_path, SETTINGS | {"seed": 1, "train.lr": 1}, steps="train.steps")
 
 
+def test_a_setting_that_a_newer_version_brings_refuses_only_where_it_is_used(tmp_path: Path) -> None:
+    resume.agree(tmp_path, SETTINGS, steps="train.steps")
+    defaults = {"train.new": 0.0}
+    with pytest.raises(ConfigError, match=r"train\.new was 0\.0, now 0\.1"):
+        resume.agree(tmp_path, SETTINGS | {"train.new": 0.1}, steps="train.steps", defaults=defaults)
+    resume.agree(tmp_path, SETTINGS | defaults, steps="train.steps", defaults=defaults)
+
+
 @pytest.mark.parametrize(("steps", "allowed"), [(9, True), (5, True), (4, False), (3, False)])
 def test_the_number_of_steps_may_change_where_it_lies_ahead(tmp_path: Path, steps: int, allowed: bool) -> None:
     resume.agree(tmp_path, SETTINGS, steps="train.steps")

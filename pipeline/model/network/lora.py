@@ -21,7 +21,12 @@ PHASES = ("encoder", "decoder")
 
 
 class LoraLinear(nn.Module):
-    """Wraps a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T."""
+    """Wraps a linear layer: [..., in] to [..., out], base(x) + (alpha / rank) (x down^T) up^T.
+
+    dropout: probability with which a number of x does not reach `down`, in training mode.
+    """
+
+    dropout = 0.0
 
     def __init__(self, base: nn.Linear, *, rank: int, alpha: float) -> None:
         super().__init__()
@@ -35,6 +40,8 @@ class LoraLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         base: Tensor = self.base(x)
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
         return base + F.linear(F.linear(x, self.lora_down), self.lora_up) * self.scale
 
     def merged(self) -> nn.Linear:
