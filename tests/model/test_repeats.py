@@ -57,12 +57,21 @@ def test_one_wrong_letter_in_every_longer_word_of_ctc_removes_nothing(words: lis
     assert kept_words(words, noisy) == list(range(len(words)))
 
 
-@given(st.lists(WORDS, max_size=30), st.lists(WORDS, max_size=30))
-def test_what_stays_is_in_order_and_begins_with_the_first_word(words: list[str], heard: list[str]) -> None:
-    kept = kept_words(words, " ".join(heard))
+@given(st.lists(WORDS, max_size=30), st.lists(WORDS, max_size=30), st.sets(st.integers(1, 29)))
+def test_what_stays_is_in_order_and_no_joined_words_are_parted(
+    words: list[str], heard: list[str], joined: set[int]
+) -> None:
+    kept = kept_words(words, " ".join(heard), joined)
     assert kept == sorted(set(kept))
     assert set(kept) <= set(range(len(words)))
-    assert kept[:1] == list(range(len(words)))[:1]
+    assert all((index in kept) == (index - 1 in kept) for index in joined if index < len(words))
+
+
+def test_of_equal_copies_the_last_goes_first_unless_it_is_joined() -> None:
+    assert kept_words(["yes"] * 4, "yes yes") == [0, 1]
+    assert kept_words(list("星期星期日"), "星期日") == [0, 1, 4]
+    assert kept_words(list("星期星期日"), "星期日", {1, 3, 4}) == [2, 3, 4]
+    assert kept_words(list("谢谢谢"), "谢", {1, 2}) == [0, 1, 2]
 
 
 @given(

@@ -10,7 +10,7 @@ for it.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from itertools import chain
 
 from rapidfuzz.distance import Levenshtein
@@ -20,12 +20,12 @@ SHARE = 0.5  # of a copy's letters: it goes where CTC has fewer of them
 HEARD = 0.5  # of the letters that would stay: a CTC text with fewer cannot say how often something was said
 
 
-def kept_words(words: Sequence[str], hypothesis: str | None) -> list[int]:
+def kept_words(words: Sequence[str], hypothesis: str | None, joined: Set[int] = frozenset()) -> list[int]:
     """The indexes of the words that stay, ascending. `len(words)` less their number were removed.
 
-    A copy of the 1 to 8 words in front of it is removed where two things hold. CTC's text, spelled without spaces, is
-    nearer to the text without the copy, by more than half of the copy's letters. And nowhere has it these words so
-    often in a row. The first copy always stays, and so does a text that its CTC text equals.
+    A copy of the 1 to 8 words beside it is removed where two things hold. CTC's text, spelled without spaces, is nearer
+    to the text without the copy, by more than half of the copy's letters. And nowhere has it these words so often in a
+    row. One copy always stays, and so does a text that its CTC text equals. Of equal copies the last one goes first.
 
     Capitals and punctuation do not count.
 
@@ -33,23 +33,27 @@ def kept_words(words: Sequence[str], hypothesis: str | None) -> list[int]:
         words: of the text, each Han character alone (as in a transcript's `words`).
         hypothesis: the greedy CTC text of the same audio; None: the model has no CTC, and nothing is removed. Where it
             has far fewer letters than the text without repetitions, nothing is removed either.
+        joined: indexes of words that cannot be parted from the word before, because one token spells both.
     """
     spelled = [_letters(word) for word in words]
     kept = list(range(len(words)))
     if hypothesis is None:
         return kept
     heard = [_letters(word) for word in split_words(hypothesis)]
-    target = "".join(heard)
     for length in range(min(LONGEST, len(words) // 2), 0, -1):
         at = 0
         while at + 2 * length <= len(kept):
-            own = [spelled[index] for index in kept]
-            if _is_made_up(own, at, length, heard, target):
-                del kept[at + length : at + 2 * length]
-            else:
+            copies = _made_up([spelled[index] for index in kept], at, length, heard)
+            starts = range(at + (copies - 1) * length, at - 1, -length) if copies else ()
+            place = next(
+                (start for start in starts if joined.isdisjoint(kept[start : start + length + 1 : length])), None
+            )
+            if place is None:
                 at += 1
+            else:
+                del kept[place : place + length]
     letters = sum(len(spelled[index]) for index in kept)
-    return kept if len(target) >= HEARD * letters else list(range(len(words)))
+    return kept if sum(map(len, heard)) >= HEARD * letters else list(range(len(words)))
 
 
 def split_words(text: str) -> list[str]:
@@ -63,29 +67,28 @@ def is_han(character: str) -> bool:
     return unicodedata.name(character, "").startswith("CJK UNIFIED")
 
 
-def _is_made_up(words: list[str], at: int, length: int, heard: list[str], target: str) -> bool:
-    """Whether the words after `at + length` are a copy of those before it that CTC has not heard."""
+def _made_up(words: list[str], at: int, length: int, heard: list[str]) -> int:
+    """How often the `length` words from `at` on stand in a row; 0: only once, or CTC may have heard all of them."""
     ngram = words[at : at + length]
     letters = "".join(ngram)
-    if not letters or words[at + length : at + 2 * length] != ngram:
-        return False
-    if _most_in_a_row(ngram, heard) >= _in_a_row(ngram, words, at):
-        return False
-    without = chain(words[:at], words[at + length :])
-    gain = Levenshtein.distance("".join(words), target) - Levenshtein.distance("".join(without), target)
-    return gain > SHARE * len(letters)
+    copies = _in_a_row(ngram, words, at)
+    if copies < 2 or not letters:
+        return 0
+    if any(_in_a_row(ngram, heard, start, wrong=4) >= copies for start in range(len(heard))):
+        return 0
+    target, whole = "".join(heard), "".join(words)
+    without = "".join(chain(words[:at], words[at + length :]))
+    gain = Levenshtein.distance(whole, target) - Levenshtein.distance(without, target)
+    return copies if gain > SHARE * len(letters) else 0
 
 
-def _most_in_a_row(ngram: list[str], words: list[str]) -> int:
-    return max((_in_a_row(ngram, words, at) for at in range(len(words))), default=0)
-
-
-def _in_a_row(ngram: list[str], words: list[str], at: int) -> int:
-    """How often an n-gram stands in `words` from `at` on. A word of 4 letters or more may differ in every fourth."""
+def _in_a_row(ngram: list[str], words: list[str], at: int, *, wrong: int = 0) -> int:
+    """How often an n-gram stands in `words` from `at` on. wrong: one letter of so many may be; 0: none."""
     count = 0
-    while all(
-        Levenshtein.distance(one, other) <= len(one) // 4 for one, other in zip(ngram, words[at:], strict=False)
-    ) and at + len(ngram) <= len(words):
+    while len(here := words[at : at + len(ngram)]) == len(ngram) and all(
+        Levenshtein.distance(one, other) <= (len(one) // wrong if wrong else 0)
+        for one, other in zip(ngram, here, strict=True)
+    ):
         count, at = count + 1, at + len(ngram)
     return count
 
