@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
+COLUMN, PATH = "column:", "path:"  # source.language=column:NAME or path:REGEX
 Corpus = Literal["fleurs", "commonvoice", "voxpopuli", "mls"]
 
 
@@ -64,7 +65,9 @@ class SourceConfig(Section):
         None, description="name of the column or key with the reference text; null: chosen by its name"
     )
     language: str | None = Field(
-        None, description="en, de, fr, es, hi or zh for all recordings; `column:NAME`: from the source; null: unknown"
+        None,
+        description="en, de, fr, es, hi or zh for all recordings; `column:NAME`: from that column of the source; "
+        "`path:REGEX`: from the path, as in path:/(de|fr)/; null: what the source says",
     )
     channels: Literal["mix", "split"] = Field(
         "mix", description="mix: the mean of all channels; split: each channel alone, as for telephone calls"
@@ -78,9 +81,16 @@ class SourceConfig(Section):
     @pydantic.field_validator("language")
     @classmethod
     def _known_language(cls, value: str | None) -> str | None:
-        if value is None or value in LANGUAGES or value.startswith("column:"):
-            return value
-        raise ValueError(f"{value!r} is not supported; use one of {', '.join(LANGUAGES)}, column:NAME or null")
+        if value is not None and value.startswith(PATH):
+            try:
+                re.compile(value.removeprefix(PATH))
+            except re.error as err:
+                raise ValueError(f"not a regular expression: {err}") from None
+        elif value is not None and value not in LANGUAGES and not value.startswith(COLUMN):
+            raise ValueError(
+                f"{value!r} is not supported; use one of {', '.join(LANGUAGES)}, column:NAME, path:REGEX or null"
+            )
+        return value
 
 
 class OutputConfig(Section):

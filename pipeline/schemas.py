@@ -39,13 +39,17 @@ REASONS = {  # why a recording is a dead letter, and what that means
 
 
 class BadRecording(Exception):
-    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for people."""
+    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for people.
+
+    described: reference and metadata, by these names, where the source could still say them.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}")
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
+        self.described: dict[str, Any] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.reason, self.detail)

@@ -172,7 +172,7 @@ class Decoder:
         except BadRecording as err:
             stage = "decode" if isinstance(err, BadAudio) else "read"
             problem = Problem(err.reason, stage, err.detail)
-            yield _Excerpt(at.recording, after, ended=replace(known, problem=problem))
+            yield _Excerpt(at.recording, after, ended=replace(known, problem=problem, **err.described))
 
     def _channels(
         self, ref: RecordingRef, read: Recording, known: DecodedRecording, at: Position

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from pipeline.config import PlanConfig
-from pipeline.planning.ids import IdSet
 from pipeline.schemas import RecordingRef, WorkUnit, content_of
+from pipeline.sources.access.ids import IdSet
 
 # Parts are planned before anything is recognised, so their rows are estimated from the length of the recordings.
 SECONDS_PER_ROW = 15  # seconds of audio in one row of transcripts: about half of a 30 s window

@@ -1,77 +1,118 @@
-"""Plain audio files, recognised by their extension. A .txt of the same name beside one is its reference."""
+"""Plain audio files, recognised by their extension. Files and tables beside them are their text and metadata."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import Recording, RecordingRef
+from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote
 from pipeline.sources.access.columns import reject_columns
+from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
+from pipeline.sources.access.languages import fixed_language
 from pipeline.sources.access.listing import File, list_files
+from pipeline.sources.access.metadata_tables import Described, MetadataTables
 
 log = logging.getLogger(__name__)
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """Yield one ref per audio file. Ids are paths below the root, with the extension. The log counts other files.
+    """Yield one ref per audio file. Ids are paths below the root, with the extension.
 
-    Memory: the files of one folder whose names are equal up to the first dot. Raises ConfigError if nothing is there,
-    and if the settings name a column: plain files have none.
+    Companion files are those of the tar reader: a.txt, a.lab, a.json, a.lang and a.cls beside a.wav, also as a.wav.txt,
+    in any case. A metadata.csv, .tsv or .jsonl describes the files of its folder and below. The log counts other files,
+    and once what describes no audio. Memory: the files of one folder whose names are equal up to the first dot, and the
+    rows of the tables. Raises ConfigError if nothing is there, if the settings name a column for audio or id, and if a
+    table cannot be read.
     """
-    reject_columns(source, "files")
+    reject_columns(source, "files", "audio_column", "id_column")
     others: Counter[str] = Counter()
+    tables, unattached = MetadataTables(), Unattached(source.uri)
     for _, group in groupby(list_files(source.uri), key=_up_to_first_dot):
         neighbours = list(group)
-        texts = {_stem(file): file for file in neighbours if file.name.endswith(".txt")}
+        audio = [file for file in neighbours if names.split_name(file.name) or file.named]
+        companions: dict[str, dict[str, File]] = defaultdict(dict)
         for file in neighbours:
-            if names.split_name(file.name) or file.named:
-                yield _ref(source, file, texts.get(_stem(file)))
-            elif not file.name.endswith(".txt"):
+            if file not in audio and (split := names.split_name(file.name, names.SIDECARS)):
+                companions[split[0]].setdefault(split[1], file)
+        stems = {file.name.rpartition(".")[0] for file in audio}
+        used: set[str] = set()
+        for file in audio:
+            keys = names.companions(file.name, companions, stems)
+            used.update(keys)
+            found = {extension: item for key in keys for extension, item in companions[key].items()}
+            yield _ref(source, file, list(found.values()), tables.row(file))
+        unattached.add(item.uri for key, found in companions.items() if key not in used for item in found.values())
+        for file in neighbours:
+            if file not in audio and not names.split_name(file.name, names.SIDECARS) and not tables.is_table(file):
                 others[file.name.rpartition("/")[2].rpartition(".")[2]] += 1
     if others:
         counted = others.most_common(10)
         log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)
+    unattached.add(tables.unused())
+    unattached.say()
 
 
 def files_of(ref: RecordingRef) -> list[str]:
     """The URIs of the audio and of the files beside it. `ref.version` has the version of each, one a line."""
-    stem = ref.source_uri.rpartition(".")[0]
-    return [ref.source_uri, *(f"{stem}.{extension}" for extension, _, _ in ref.sidecars)]
+    folder = ref.source_uri.rpartition("/")[0]
+    return [ref.source_uri, *(f"{folder}/{name}" for name, _, _ in files_and_settings(ref)[0])]
 
 
 def read_recording(ref: RecordingRef) -> Recording:
-    """Read the file, and the reference beside it.
+    """Read the file, and the companion files beside it. What a table says counts more than what they say.
 
-    Raises BadRecording: "bad_metadata" if the reference is not UTF-8, and as `remote.read_audio`.
+    Raises BadRecording: "bad_metadata" or "unsupported_language" as `describe_sidecars`, and as `remote.read_audio`.
     """
-    reference = ref.reference
-    for extension, _, size in ref.sidecars:
-        name = f"{ref.source_uri.rpartition('.')[0]}.{extension}"
-        reference = fields.from_bytes(remote.read_file(name, size), name).strip()
-    return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, reference, ref.metadata)
+    described = fields.Fields(ref.language, ref.reference, ref.metadata)
+    companions, settings = files_and_settings(ref)
+    if companions:
+        folder = ref.source_uri.rpartition("/")[0]
+        payloads = {
+            name.rpartition(".")[2].lower(): remote.read_file(f"{folder}/{name}", size) for name, _, size in companions
+        }
+        beside = describe_sidecars(payloads, ref.source_uri, **settings)
+        reference = beside.reference if ref.reference is None else ref.reference
+        described = fields.Fields(beside.language, reference, _joined(beside.metadata, ref.metadata))
+    return Recording(remote.read_audio(ref.source_uri, ref.size), *described)
 
 
-def _ref(source: SourceConfig, file: File, text: File | None) -> RecordingRef:
-    is_too_big = text is not None and text.size > fields.MAX_TEXT_BYTES
-    return RecordingRef(
+def _ref(source: SourceConfig, file: File, companions: list[File], described: Described | None) -> RecordingRef:
+    ref = RecordingRef(
         recording_id=file.name,
         format="files",
         source_uri=file.uri,
         size=file.size,
-        version=f"{file.version}\n{text.version}" if text and not is_too_big else file.version,
-        sidecars=(("txt", 0, text.size),) if text and not is_too_big else (),
-        language=source.language,
-        problem="bad_metadata" if text and is_too_big else None,
-        problem_detail=f"{text.uri}: more than {fields.MAX_TEXT_BYTES:,} bytes" if text and is_too_big else None,
+        version="\n".join(item.version for item in (file, *companions)),
+        language=fixed_language(source),
     )
+    try:
+        if big := [item.uri for item in companions if item.size > fields.MAX_TEXT_BYTES]:
+            ref = replace(ref, version=file.version)
+            raise BadRecording("bad_metadata", f"{big[0]}: more than {fields.MAX_TEXT_BYTES:,} bytes")
+        if described is not None:
+            columns, text = described.columns, source.text_column
+            ref = replace(
+                ref,
+                **fields.describe(columns, language=source.language, text=text, drop=[described.column])._asdict(),
+            )
+        if not companions:
+            return ref
+        pointers = tuple((item.uri.rpartition("/")[2], 0, item.size) for item in companions)
+        return replace(ref, sidecars=pointers + settings_of(source, ref.language))
+    except BadRecording as err:
+        return replace(ref, problem=err.reason, problem_detail=err.detail, **err.described)
 
 
-def _stem(file: File) -> str:
-    return file.name.rpartition(".")[0]
+def _joined(*texts: str | None) -> str | None:
+    """Return one JSON object of several; of a key that is in several, the last one counts."""
+    columns = {key: value for text in texts if text for key, value in json.loads(text).items()}
+    return fields.to_json(columns)
 
 
 def _up_to_first_dot(file: File) -> str:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import chain, islice
 from typing import NamedTuple
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
-from pipeline.sources.access import names, streams
+from pipeline.sources.access import metadata_tables, names, streams
+from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
-from pipeline.sources.access.listing import check_version, list_files
+from pipeline.sources.access.listing import File, check_version, list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 
@@ -62,7 +64,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     if source.split is not None and name not in (*_CORPORA, "huggingface"):
         raise ConfigError(f"source.split: format {name} has no splits; source.uri says what is read")
     listed = _first_now(
-        _one_line(_FORMATS[name].list_recordings(source)),
+        _with_languages(source, _one_line(_FORMATS[name].list_recordings(source))),
         f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})",
     )
     if include is None and exclude is None:
@@ -120,11 +122,24 @@ def detect_format(uri: str) -> str:
     if name not in ("librispeech", *_CORPORA):  # tables, archives and audio all belong to such a corpus
         others = {kind: counts[kind] for kind in ("webdataset", "parquet", "files", "manifest") if counts[kind]}
         others.pop(name, None)
+        if name == "files" and "manifest" in others:
+            others["manifest"] -= _descriptions(first)
+        others = {kind: count for kind, count in others.items() if count}
         if others:
             log.warning("source.format: auto: %s also has files of other formats, which are not read: %s", uri, others)
     counted = ", ".join(f"{count} of {kind}" for kind, count in counts.most_common())
     log.info("source.format: auto: %s is read as %s (its first %d files: %s)", uri, name, counts.total(), counted)
     return name
+
+
+def _descriptions(files: list[File]) -> int:
+    """Return how many of these files are tables or companion files that describe audio files among them."""
+    stems = {stem for file in files if (split := names.split_name(file.name)) for stem in (split[0], file.name)}
+    return sum(
+        file.name.rpartition("/")[2].lower() in metadata_tables.NAMES
+        or (file.name.lower().endswith(".json") and file.name.rpartition(".")[0] in stems)
+        for file in files
+    )
 
 
 def _most_common_format(counts: Counter[str]) -> str | None:
@@ -167,6 +182,30 @@ def _one_line(refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:
         yield from refs
     except UnreachableError as err:
         raise ConfigError(f"source.uri: {err}") from None
+
+
+def _with_languages(source: SourceConfig, refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:
+    """Yield the same refs, with the language that their path says if source.language=path:REGEX is set.
+
+    The path is that of the file, in an archive followed by that of the member. The log says once how many paths do not
+    match.
+    """
+    find = language_of_path(source)
+    if find is None:
+        yield from refs
+        return
+    unmatched = 0
+    for ref in refs:
+        try:
+            language = find(f"{ref.source_uri}/{ref.source_member or ''}".rstrip("/"))
+        except BadRecording as err:
+            detail = f"{ref.source_uri}: {err.detail}"
+            yield ref if ref.problem else replace(ref, problem=err.reason, problem_detail=detail)
+        else:
+            unmatched += language is None
+            yield replace(ref, language=language)
+    if unmatched:
+        log.warning("source.language: %s: %d recordings have no language in their path", source.language, unmatched)
 
 
 def _has_unknown_ids(ref: RecordingRef) -> bool:

@@ -22,7 +22,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     """Yield one ref per row of every split, or of source.split.
 
     source.uri is a folder of save_to_disk, .arrow files, or owner/name[:configuration[:split]] of the hub or its cache.
-    Ids are from source.id_column, else "<split>/<row>", or "<row>" without splits. source_member is
+    Ids are as in `columns.Rows`, else "<split>/<row>", or "<row>" without splits. source_member is
     "<split>:<row>:<audio column>", size the mean bytes of a row. Raises ConfigError if there is no such dataset or
     column.
     """
@@ -31,15 +31,20 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     if source.split is not None and source.split not in splits:
         existing = ", ".join(name for name in splits if name) or "no splits"
         raise ConfigError(f"source.split: {source.uri} has no {source.split!r} (it has {existing})")
+    rows = columns.Rows(source)
     for split, dataset in splits.items() if source.split is None else [(source.split, splits[source.split])]:
         audio = columns.audio_column(dataset.features.arrow_schema, source, uri)
-        small = dataset.select_columns(columns.plain_columns(dataset.features.arrow_schema, source))
+        wanted = columns.plain_columns(dataset.features.arrow_schema, source)
+        if columns.has_path(dataset.features.arrow_schema.field(audio).type):
+            wanted.append(audio)
+        small = dataset.select_columns(wanted)
         size = dataset.data.nbytes // max(len(dataset.data), 1)
         base = RecordingRef("", "huggingface", uri, size=size, version=_version(uri, dataset))
-        for index, row in enumerate(_rows(small, len(dataset))):
+        for index, row in enumerate(_rows(small, len(dataset), audio)):
             name = f"{split}/{index}" if split else str(index)
             ref = replace(base, recording_id=name, source_member=f"{split}:{index}:{audio}")
-            yield columns.with_row(ref, row, source)
+            yield rows.ref(ref, row)
+    rows.say_repeated()
 
 
 def read_recording(ref: RecordingRef) -> Recording:
@@ -54,18 +59,22 @@ def read_recording(ref: RecordingRef) -> Recording:
         detail = f"{ref.source_uri}: split {split!r} is another than the planned one, of which row {index} was meant"
         raise BadRecording("source_changed", detail)
     cell = dataset[int(index)][column]
-    return Recording(columns.audio_bytes(cell, f"{ref.source_uri}/"), ref.language, ref.reference, ref.metadata)
+    audio = columns.audio_bytes(cell, f"{ref.source_uri}/", columns.rate_of(ref))
+    return Recording(audio, ref.language, ref.reference, ref.metadata)
 
 
-def _rows(dataset: Any, count: int) -> Iterator[dict[str, Any] | BadRecording]:
+def _rows(dataset: Any, count: int, audio: str) -> Iterator[dict[str, Any] | BadRecording]:
     """Yield the small columns of each row. Numbers of classes are replaced by the names of the classes."""
     if not dataset.column_names:
         yield from ({} for _ in range(count))
         return
     labels = {name: kind for name, kind in dataset.features.items() if hasattr(kind, "int2str")}
     for table in dataset.with_format("arrow").iter(batch_size=LIST_ROWS):
+        if audio in table.column_names:  # its bytes stay where they are
+            table = table.set_column(table.column_names.index(audio), audio, columns.only_paths(table.column(audio)))
         for row in columns.rows_of(table):
             if not isinstance(row, BadRecording):
+                row = columns.with_path(row, audio)
                 for name, kind in labels.items():
                     row[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
             yield row

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unicodedata import normalize
+from urllib.parse import unquote
 
-from pipeline.config import ConfigError, SourceConfig
+from pipeline.config import COLUMN, ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import lhotse
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.lines import Row, kind_of, read_manifest
 from pipeline.sources.access.listing import File, list_files, local_size
 
-AUDIO_NAMES = ("audio_filepath", "audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "wav")
-ID_NAMES = ("id", "utt_id", "utterance_id", "recording_id", "key")
-
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """Yield one ref per line. offset and duration select a section of the file.
+    """Yield one ref per line. offset and duration select a section of the file; duration alone selects its beginning.
 
-    A line that cannot be used has a problem whose detail names file and line; the lines after it are read. Without an
-    id column the id is the path as written, followed by #START-ENDms for a section. Missing audio is only noticed when
-    it is read. Raises ConfigError if there is no manifest, or if no line has a column that the settings name.
+    A line that cannot be used has a problem whose detail names file and line, and it keeps reference and metadata.
+    Without an id column the id is the path as written, followed by #START-ENDms for a section. Missing audio is only
+    noticed when it is read. Raises ConfigError if there is no manifest, or if no line has a column that the settings
+    name.
     """
     wanted = {
-        key: name.removeprefix(fields.COLUMN)
+        key: name.removeprefix(COLUMN)
         for key in ("audio_column", "id_column", "text_column", "language")
-        if (name := getattr(source, key)) and (key != "language" or name.startswith(fields.COLUMN))
+        if (name := getattr(source, key)) and (key != "language" or name.startswith(COLUMN))
     }
     missing = dict(wanted)
     for file in list_files(source.uri):
@@ -50,8 +51,13 @@ def read_recording(ref: RecordingRef) -> Recording:
 
 
 def _check_header(source: SourceConfig, file: File, row: Row) -> None:
-    if source.audio_column is None and not any(name in row.columns for name in AUDIO_NAMES):
-        raise ConfigError(f"source.audio_column: which of {', '.join(row.columns)} in {file.uri} is the audio?")
+    """Raise ConfigError if no column of a table is that of the audio. Only rows after it can tell, if this has none."""
+    if source.audio_column is None and not any(name in row.columns for name in fields.AUDIO_NAMES):
+        try:
+            fields.audio_path(row.columns)
+        except BadRecording:
+            existing = ", ".join(row.columns)
+            raise ConfigError(f"source.audio_column: which of {existing} in {file.uri} is the audio?") from None
 
 
 def _ref(source: SourceConfig, file: File, row: Row) -> RecordingRef:
@@ -66,16 +72,14 @@ def _ref(source: SourceConfig, file: File, row: Row) -> RecordingRef:
         return _good_ref(source, file, columns)
     except BadRecording as err:
         detail = err.detail if err.detail.startswith(where) else f"{where}: {err.detail}"
-        ref = RecordingRef(name, "manifest", file.uri, f"line {row.line}", version=file.version)
+        described = err.described or fields.kept(columns, source.text_column)
+        ref = RecordingRef(name, "manifest", file.uri, f"line {row.line}", version=file.version, **described)
         return replace(ref, problem=err.reason, problem_detail=detail)
 
 
 def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> RecordingRef:
-    audio = source.audio_column or _first(columns, AUDIO_NAMES)
-    path = columns.get(audio)
-    if not isinstance(path, str) or not path or "\0" in path:
-        raise BadRecording("bad_metadata", f"no path of an audio file in {audio!r}")
-    uri = remote.relative_to(file.uri, fields.storable(path, audio))
+    audio, path = fields.audio_path(columns, source.audio_column)
+    uri, (size, version) = _found(remote.relative_to(file.uri, path))
     seconds, offset = (fields.to_seconds(columns.get(key), key) for key in ("duration", "offset"))
     channel = _channel(columns.get("channel"))
     start_ms = end_ms = None
@@ -86,11 +90,13 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
         if end_ms is not None and end_ms <= start_ms:
             raise BadRecording("bad_metadata", f"offset and duration select nothing: {offset} s, {seconds} s")
         section += f"#{start_ms}-{'' if end_ms is None else end_ms}ms"
-    drop = [audio, source.id_column or _first(columns, ID_NAMES), "duration", "offset", "channel"]
-    described = fields.describe(columns, language=source.language, text=source.text_column, drop=drop)
-    size, version = local_size(uri)
+    elif seconds:
+        end_ms = math.ceil(seconds * 1000)
+    drop = [audio, source.id_column or _first(columns, fields.ID_NAMES), "duration", "offset", "channel"]
+    text = source.text_column or ("target" if audio == "source" else None)  # source and target are FunASR's
+    described = fields.describe(columns, language=source.language, text=text, drop=drop)
     return RecordingRef(
-        recording_id=_id(source, columns) or f"{path}{section}",
+        recording_id=_id(source, columns) or f"{path.strip()}{section}",
         format="manifest",
         source_uri=uri,
         size=size,
@@ -105,8 +111,27 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
     )
 
 
+def _found(uri: str) -> tuple[str, tuple[int, str]]:
+    """Return the URI of the file that is meant, with its size and version, if it is on the local disk.
+
+    If there is no file of exactly this name, others that people mean by it are tried: without spaces around it, with
+    the slashes of Windows, in the other normal forms of Unicode, with the characters of %20 and the like.
+    """
+    uri = uri.removeprefix("file://") if uri.startswith("file:///") else uri
+    found = local_size(uri)
+    if found[1] or not uri.startswith("/"):
+        return (uri if found[1] else uri.strip()), found
+    trimmed = "/".join(part.strip() for part in uri.split("/"))
+    plain = unquote(trimmed)
+    others = (normalize(form, name) for name in (trimmed, plain) for form in ("NFC", "NFD"))
+    for other in dict.fromkeys((trimmed, trimmed.replace("\\", "/"), plain, *others)):
+        if (found := local_size(other))[1]:
+            return other, found
+    return uri, (0, "")
+
+
 def _id(source: SourceConfig, columns: dict[str, Any]) -> str | None:
-    name = source.id_column or _first(columns, ID_NAMES)
+    name = source.id_column or _first(columns, fields.ID_NAMES)
     return fields.to_text(columns.get(name), name) or None
 
 

@@ -36,16 +36,18 @@ class _Reader:
 
 
 def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
-    """Yield one ref per row. Ids are from source.id_column, else "<file without .parquet>/<row>".
+    """Yield one ref per row. Ids are as in `columns.Rows`, else "<file without .parquet>/<row>".
 
-    Reference, language and metadata come from the other columns of text and numbers. source_member is "rg<row
-    group>:<row in it>:<audio column>", size the mean bytes of the row group's cells. A file that cannot be read is one
-    ref "<file>!archive"; a row that cannot be read is a ref with a problem. Raises ConfigError if there is no file, or
-    if a file lacks the audio or a column that the settings name.
+    Reference, language and metadata come from the other columns of text and numbers; the path in a cell of audio is
+    metadata too. source_member is "rg<row group>:<row in it>:<audio column>", size the mean bytes of the row group's
+    cells. A file that cannot be read is one ref "<file>!archive"; a row that cannot be read is a ref with a problem.
+    Raises ConfigError if there is no file, or if a file lacks the audio or a column that the settings name.
     """
+    rows = columns.Rows(source)
     for file in list_files(source.uri):
         if file.named or file.name.lower().endswith((".parquet", ".pq")):
-            yield from _list_file(source, file)
+            yield from _list_file(source, file, rows)
+    rows.say_repeated()
 
 
 def read_recording(ref: RecordingRef) -> Recording:
@@ -55,10 +57,11 @@ def read_recording(ref: RecordingRef) -> Recording:
     """
     group, row, column = (ref.source_member or "").removeprefix("rg").split(":", 2)
     cell = _cell(ref, int(group), int(row), column)
-    return Recording(columns.audio_bytes(cell, ref.source_uri), ref.language, ref.reference, ref.metadata)
+    audio = columns.audio_bytes(cell, ref.source_uri, columns.rate_of(ref))
+    return Recording(audio, ref.language, ref.reference, ref.metadata)
 
 
-def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
+def _list_file(source: SourceConfig, file: File, rows: columns.Rows) -> Iterator[RecordingRef]:
     name = file.name.rpartition(".")[0] or file.name
     try:
         opened = _open(file.uri)
@@ -69,18 +72,20 @@ def _list_file(source: SourceConfig, file: File) -> Iterator[RecordingRef]:
     with opened:
         schema = opened.schema_arrow
         audio = columns.audio_column(schema, source, file.uri)
-        plain, labels = columns.plain_columns(schema, source), columns.class_labels(schema)
+        wanted, labels = columns.plain_columns(schema, source), columns.class_labels(schema)
+        if columns.has_path(schema.field(audio).type):
+            wanted.append(f"{audio}.path")
         first = 0
         for group in range(opened.num_row_groups):
             info = opened.metadata.row_group(group)
             chunks = (info.column(index) for index in range(info.num_columns))
             size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] == audio)
             base = RecordingRef("", "parquet", file.uri, size=size // max(info.num_rows, 1), version=file.version)
-            for index, row in enumerate(_rows(opened, group, info.num_rows, plain)):
+            for index, row in enumerate(_rows(opened, group, info.num_rows, wanted)):
                 ref = replace(base, recording_id=f"{name}/{first + index}", source_member=f"rg{group}:{index}:{audio}")
                 if isinstance(row, dict):
-                    row = columns.with_labels(row, labels)
-                yield columns.with_row(ref, row, source)
+                    row = columns.with_labels(columns.with_path(row, audio), labels)
+                yield rows.ref(ref, row)
             first += info.num_rows
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
 
-from pipeline.config import LANGUAGES, SourceConfig
+from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote, tar
+from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
+from pipeline.sources.access.languages import fixed_language
 from pipeline.sources.access.listing import File, list_files
 from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_gzip, open_archive
 from pipeline.sources.access.tar import BLOCK, Member, walk
@@ -23,7 +25,6 @@ from pipeline.storage.base import in_order
 
 REMOTE_WALKS = 16  # shards whose headers are fetched at the same time
 SPAN_BYTES = 1 << 20  # if audio and sidecars have at most so much between them, one request fetches them all
-_LANGUAGE, _TEXT = "language:", "text:"  # pseudo sidecars: they tell `read_recording` which key to use
 _UNSAFE = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)|\0")
 
 log = logging.getLogger(__name__)
@@ -49,8 +50,11 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     """
     fs, _ = remote.open_fs(source.uri)
     shards = _named_shards(source.uri)
-    for refs in in_order(partial(_list_shard, source), shards, 1 if remote.is_local(fs) else REMOTE_WALKS):
+    unattached = Unattached(source.uri)
+    for refs, alone in in_order(partial(_list_shard, source), shards, 1 if remote.is_local(fs) else REMOTE_WALKS):
+        unattached.add(alone)
         yield from refs
+    unattached.say()
 
 
 def read_recording(ref: RecordingRef) -> Recording:
@@ -61,8 +65,7 @@ def read_recording(ref: RecordingRef) -> Recording:
     """
     if is_gzip(ref.source_uri) and ref.size > remote.MAX_RECORDING_BYTES:
         raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes in a packed archive")
-    settings = dict(extension.split(":", 1) for extension, _, _ in ref.sidecars if ":" in extension)
-    sidecars = [sidecar for sidecar in ref.sidecars if ":" not in sidecar[0]]
+    sidecars, settings = files_and_settings(ref)
     spans = [(offset, size) for _, offset, size in sidecars]
     audio: bytes | BinaryIO
     if is_gzip(ref.source_uri):
@@ -74,8 +77,7 @@ def read_recording(ref: RecordingRef) -> Recording:
     _check_header(ref, member[:BLOCK])
     audio = remote.read_audio(ref.source_uri, ref.size, offset) if is_large else member[BLOCK:]
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
-    language = ref.language or (f"column:{settings['language']}" if "language" in settings else None)
-    described = describe_sidecars(payloads, f"{ref.source_member}", language=language, text=settings.get("text"))
+    described = describe_sidecars(payloads, f"{ref.source_member}", **settings)
     return Recording(audio, *described)
 
 
@@ -93,26 +95,6 @@ def _check_header(ref: RecordingRef, block: bytes) -> None:
         raise BadRecording("source_changed", detail)
 
 
-def describe_sidecars(
-    payloads: dict[str, bytes], name: str, *, language: str | None = None, text: str | None = None
-) -> fields.Fields:
-    """Read the sidecars of one recording, given by their extensions.
-
-    The keys of .json are columns. .txt is the column "text", .lang "language" and .cls "cls". A .cls that names a known
-    language is the language. name: for errors. language, text: as in `fields.describe`, whose errors it raises.
-    """
-    columns = dict(fields.from_json(payloads["json"], f"{name}: .json")) if "json" in payloads else {}
-    wanted = (text, language and language.removeprefix(fields.COLUMN))
-    for extension, known in (("txt", fields.TEXT_NAMES), ("lang", fields.LANGUAGE_NAMES), ("cls", ("cls",))):
-        if extension in payloads:
-            value = fields.from_bytes(payloads[extension], f"{name}: .{extension}").strip()
-            in_json = any(columns.get(key) not in (None, "") for key in known)
-            columns[extension if in_json or extension in wanted else known[0]] = value
-    if language is None and fields.is_language(columns.get("cls")) and not any(map(columns.get, fields.LANGUAGE_NAMES)):
-        columns["language"] = columns.pop("cls")
-    return fields.describe(columns, language=language, text=text)
-
-
 def _named_shards(uri: str) -> Iterator[tuple[str, File]]:
     """Yield each shard with a unique name: a.tar is "a", and a.tar.gz beside it keeps its ending."""
     used: set[str] = set()
@@ -125,10 +107,17 @@ def _named_shards(uri: str) -> Iterator[tuple[str, File]]:
             yield name, file
 
 
-def _list_shard(source: SourceConfig, named: tuple[str, File]) -> list[RecordingRef]:
+def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[RecordingRef], list[str]]:
+    """Return the refs of a shard, and its sidecars that belong to no audio."""
     name, file = named
     shard = _read_headers(file)
-    refs = [_ref(source, name, file, shard, member) for member in shard.audio]
+    stems = {_clean(member.name).rpartition(".")[0] for member in shard.audio}
+    refs: list[RecordingRef] = []
+    used: set[str] = set()
+    for member in shard.audio:
+        keys = names.companions(_clean(member.name), shard.sidecars, stems)
+        used.update(keys)
+        refs.append(_ref(source, name, file, {k: v for key in keys for k, v in shard.sidecars[key].items()}, member))
     if shard.damage:
         reason, detail = shard.damage
         archive = RecordingRef(f"{name}!archive", "webdataset", file.uri, version=file.version)
@@ -137,10 +126,13 @@ def _list_shard(source: SourceConfig, named: tuple[str, File]) -> list[Recording
         )
     if shard.ignored:
         log.info("%s: members that are not audio, ignored: %s", file.uri, dict(shard.ignored.most_common(10)))
-    return refs
+    alone = [member.name for key, found in shard.sidecars.items() if key not in used for member in found.values()]
+    return refs, [f"{file.uri}: {name}" for name in alone]
 
 
-def _ref(source: SourceConfig, shard_name: str, file: File, shard: _Shard, member: Member) -> RecordingRef:
+def _ref(
+    source: SourceConfig, shard_name: str, file: File, sidecars: dict[str, Member], member: Member
+) -> RecordingRef:
     is_unsafe = _UNSAFE.search(member.name) is not None
     name = _clean(member.name)
     key = name.rpartition(".")[0]
@@ -152,14 +144,13 @@ def _ref(source: SourceConfig, shard_name: str, file: File, shard: _Shard, membe
         offset=member.offset,
         size=member.size,
         version=file.version,
-        language=source.language if source.language in LANGUAGES else None,
+        language=fixed_language(source),
     )
     try:
         if is_unsafe:
             raise BadRecording("unsafe_name", f"{member.name!r:.300} leads out of the archive")
         if member.problem:
             raise BadRecording(member.problem[0], f"{member.name}: {member.problem[1]}")
-        sidecars = shard.sidecars.get(name, {}) | shard.sidecars.get(key, {})
         if big := [sidecar.name for sidecar in sidecars.values() if sidecar.size > fields.MAX_TEXT_BYTES]:
             raise BadRecording("bad_metadata", f"{big[0]}: more than {fields.MAX_TEXT_BYTES:,} bytes")
         if is_gzip(file.uri):
@@ -168,14 +159,10 @@ def _ref(source: SourceConfig, shard_name: str, file: File, shard: _Shard, membe
                 payloads, member.name, language=source.language, text=source.text_column
             )
             return replace(ref, language=language, reference=reference, metadata=metadata)
-        pointers = [(extension, sidecar.offset, sidecar.size) for extension, sidecar in sidecars.items()]
-        if source.language and not ref.language:
-            pointers.append((f"{_LANGUAGE}{source.language.removeprefix(fields.COLUMN)}", 0, 0))
-        if source.text_column:
-            pointers.append((f"{_TEXT}{source.text_column}", 0, 0))
-        return replace(ref, sidecars=tuple(pointers))
+        pointers = tuple((extension, sidecar.offset, sidecar.size) for extension, sidecar in sidecars.items())
+        return replace(ref, sidecars=pointers + settings_of(source, ref.language))
     except BadRecording as err:
-        return replace(ref, problem=err.reason, problem_detail=err.detail)
+        return replace(ref, problem=err.reason, problem_detail=err.detail, **err.described)
 
 
 def _clean(name: str) -> str:

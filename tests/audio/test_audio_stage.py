@@ -50,6 +50,15 @@ def refs_of(source: Path) -> list[RecordingRef]:
     return list(list_recordings(SourceConfig(uri=str(source), format="files", language="de")))
 
 
+def test_a_recording_of_a_language_that_nobody_knows_keeps_what_the_source_says(tmp_path: Path) -> None:
+    wav(tmp_path / "in/a.wav", 1)
+    (tmp_path / "in/a.json").write_text('{"text": "hallo", "lang": "nl", "speaker": 7}')
+    refs = list(list_recordings(SourceConfig(uri=str(tmp_path / "in"), format="files")))
+    (recording,) = decoded(tmp_path / "in", refs)["recordings"]
+    assert recording["problem"]["reason"] == "unsupported_language"
+    assert (recording["reference"], recording["metadata"]) == ("hallo", '{"speaker": 7}')
+
+
 def test_every_recording_is_segments_or_a_problem(source: Path) -> None:
     row = decoded(source, refs_of(source))
     reasons = [recording["problem"] and recording["problem"]["reason"] for recording in row["recordings"]]

@@ -49,7 +49,8 @@ def test_override_text_stays_text_until_its_type_is_known(override: str, section
 
 def test_language_no_is_text_not_false() -> None:
     assert complaint("source.language=no") == (
-        "source.language: 'no' is not supported; use one of en, de, fr, es, hi, zh, column:NAME or null (given: 'no')"
+        "source.language: 'no' is not supported; use one of en, de, fr, es, hi, zh, column:NAME, path:REGEX or null "
+        "(given: 'no')"
     )
 
 

@@ -64,7 +64,7 @@ def parquet(root: Path) -> Archive:
     columns = {"audio": pa.array(cells, AUDIO), "sentence": [DE[1], ZH[1]], "locale": ["de", "zh-CN"], "age": [7, None]}
     root.mkdir()
     pq.write_table(pa.table(columns), root / "train.parquet", row_group_size=1)
-    return Archive(root, {"train/0": (*DE, {"age": 7}), "train/1": (*ZH, {"age": None})}, seconds=2.4)
+    return Archive(root, {"train/0": (*DE, {"age": 7, "path": "a.flac"}), "train/1": (*ZH, {"age": None})}, seconds=2.4)
 
 
 def manifest(root: Path) -> Archive:
@@ -125,7 +125,8 @@ def huggingface(root: Path) -> Archive:
     saved = datasets.Dataset(data).cast_column("audio", datasets.Audio(sampling_rate=16_000))
     saved = saved.cast_column("lang", datasets.ClassLabel(names=["mandarin", "german"]))
     datasets.DatasetDict({"train": saved, "test": saved.select([0])}).save_to_disk(root)
-    expected = {"train/0": (*DE, {"key": "a"}), "train/1": (*ZH, {"key": "b"}), "test/0": (*DE, {"key": "a"})}
+    expected = {"a": (*DE, {"path": "a.flac"}), "b": (*ZH, {"path": "b.wav"})}
+    expected["test/0"] = (*DE, {"key": "a", "path": "a.flac"})  # an earlier row has its key
     return Archive(root, expected, seconds=3.6)
 
 

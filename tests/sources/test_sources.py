@@ -24,6 +24,7 @@ def touch(root: Path, *names: str) -> None:
 
 
 def tar(path: Path, *names: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as out:
         for name in names:
             info = tarfile.TarInfo(name)
@@ -145,3 +146,20 @@ def test_listing_is_lazy(tmp_path: Path) -> None:
     (tmp_path / "b.tar").unlink()
     first, second = refs
     assert (first.problem, second.problem) == (None, "missing_file")
+
+
+def test_the_path_says_the_language_in_every_format(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "files/de/a.wav", "files/german/b.wav", "files/zh-HK/c.wav", "files/unknown/d.wav")
+    tar(tmp_path / "shards/s-0.tar", "de/a.wav", "fr/b.wav", "fr/b.lang")
+    (tmp_path / "m.jsonl").write_text(
+        json.dumps({"audio_filepath": "files/de/a.wav", "lang": "nl"}) + "\n" + json.dumps({"audio_filepath": "x.wav"})
+    )
+
+    def languages(uri: str, regex: str) -> list[str | None]:
+        refs = list(list_recordings(SourceConfig(uri=str(tmp_path / uri), language=f"path:{regex}")))
+        return [ref.problem or read_recording(ref).language for ref in refs if ref.source_uri != f"{tmp_path}/x.wav"]
+
+    assert languages("files", "/([^/]+)/[^/]+$") == ["de", "de", None, "unsupported_language"]
+    assert languages("shards", "/(de|fr)/") == ["de", "fr"]
+    assert languages("m.jsonl", "/(de|fr)/") == ["de"]
+    assert "1 recordings have no language in their path" in caplog.text

@@ -10,7 +10,7 @@ import pytest
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import remote
-from pipeline.sources.access.columns import audio_bytes, audio_column, plain_columns, with_row
+from pipeline.sources.access.columns import Rows, audio_bytes, audio_column, plain_columns
 
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 SOURCE = SourceConfig(uri="x")
@@ -57,12 +57,14 @@ def test_a_cell_is_bytes_or_the_path_of_a_file(tmp_path: Path, monkeypatch: pyte
 def test_a_row_gives_its_id_or_its_problem() -> None:
     source = SourceConfig(uri="x", id_column="key")
     ref = RecordingRef("default", "parquet", "f")
-    assert with_row(ref, {"key": 7, "text": "t"}, source).recording_id == "7"
-    assert with_row(ref, {"key": None}, source).problem == "bad_metadata"
-    bad = with_row(ref, {"key": "k", "language": "nl"}, source)
+    rows = Rows(source)
+    assert rows.ref(ref, {"key": 7, "text": "t"}).recording_id == "7"
+    assert rows.ref(ref, {"key": None}).problem == "bad_metadata"
+    bad = rows.ref(ref, {"key": "k", "language": "nl", "text": "hallo", "n": 1})
+    assert (bad.reference, bad.metadata) == ("hallo", '{"n": 1}')
     assert (bad.recording_id, bad.problem, bad.problem_detail) == (
         "k",
         "unsupported_language",
         "f: 'nl' is not one of en, de, fr, es, hi, zh",
     )
-    assert with_row(ref, BadRecording("corrupt_archive", "why"), source).problem_detail == "f: why"
+    assert rows.ref(ref, BadRecording("corrupt_archive", "why")).problem_detail == "f: why"

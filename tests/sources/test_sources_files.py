@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.sources import formats
 from pipeline.sources.files import list_recordings, read_recording
 
 
@@ -55,7 +57,7 @@ def test_a_reference_that_cannot_be_read_is_bad_metadata(tmp_path: Path, text: b
     bad, good = listed(tmp_path)
     assert (bad.problem == "bad_metadata") is at_listing
     if not at_listing:
-        with pytest.raises(BadRecording, match=r"bad_metadata: .*a\.txt"):
+        with pytest.raises(BadRecording, match=r"bad_metadata: .*a\.wav: \.txt: not UTF-8"):
             read_recording(bad)
     assert read_recording(good).reference is None
 
@@ -97,11 +99,127 @@ def test_a_missing_source_is_an_error_in_one_line(tmp_path: Path, uri: str) -> N
         listed(tmp_path / uri)
 
 
-@pytest.mark.parametrize("keys", [{"text_column": "text"}, {"id_column": "id"}, {"language": "column:lang"}])
-def test_columns_are_refused(tmp_path: Path, keys: dict[str, str]) -> None:
+@pytest.mark.parametrize("keys", [{"audio_column": "audio"}, {"id_column": "id"}])
+def test_columns_for_audio_and_id_are_refused(tmp_path: Path, keys: dict[str, str]) -> None:
     touch(tmp_path, "a.wav")
-    with pytest.raises(ConfigError, match=rf"^source\.{next(iter(keys))}: .*has no columns"):
+    with pytest.raises(ConfigError, match=rf"^source\.{next(iter(keys))}: .*has no columns for it"):
         listed(tmp_path, **keys)
+
+
+def read_all(refs: list[RecordingRef]) -> dict[str, Recording]:
+    return {ref.recording_id: read_recording(ref) for ref in refs}
+
+
+def test_every_companion_of_the_tar_reader_is_read_beside_a_file(tmp_path: Path) -> None:
+    names = (
+        "one.wav",
+        "two.wav",
+        "three.wav",
+        "four.wav",
+        "five.clean.wav",
+        "five.noisy.wav",
+        "six.wav",
+        "sub/one.wav",
+    )
+    touch(tmp_path, *names)
+    (tmp_path / "one.wav.txt").write_text("eins")
+    (tmp_path / "two.TXT").write_text("zwei")
+    (tmp_path / "three.lab").write_text("drei")
+    (tmp_path / "four.json").write_text('{"text": "vier", "speaker": "s1", "language": "de-AT"}')
+    (tmp_path / "five.txt").write_text("fünf", encoding="utf-8")
+    (tmp_path / "five.lang").write_text("German")
+    (tmp_path / "six.JSON").write_text("[1, 2]")
+    recordings = read_all(listed(tmp_path))
+    assert {key: (read.language, read.reference, read.metadata) for key, read in recordings.items()} == {
+        "one.wav": (None, "eins", None),
+        "two.wav": (None, "zwei", None),
+        "three.wav": (None, "drei", None),
+        "four.wav": ("de", "vier", '{"speaker": "s1"}'),
+        "five.clean.wav": ("de", "fünf", None),
+        "five.noisy.wav": ("de", "fünf", None),
+        "six.wav": (None, None, '{"json": [1, 2]}'),
+        "sub/one.wav": (None, None, None),
+    }
+
+
+def test_the_settings_name_keys_of_companion_files(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    (tmp_path / "a.json").write_text('{"text": "wrong", "caption": "right", "tongue": "French", "language": "nl"}')
+    (read,) = read_all(listed(tmp_path, text_column="caption", language="column:tongue")).values()
+    assert (read.language, read.reference) == ("fr", "right")
+
+
+def test_texts_without_audio_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.wav", "a.txt", "b.txt", "sub/c.json", "sub/d.wav")
+    listed(tmp_path)
+    assert caplog.text.count("belong to no audio") == 1
+    assert "2 texts or companion files belong to no audio" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", "file_name,transcription,speaker,locale\nde/a.wav,hallo,anna,de\nb.wav,welt,bert,und\n"),
+        (
+            "metadata.tsv",
+            "file_name\ttranscription\tspeaker\tlocale\n./de/a.wav\thallo\tanna\tde\nb.wav\twelt\tbert\t\n",
+        ),
+        (
+            "metadata.jsonl",
+            '{"file_name": "de/a.wav", "text": "hallo", "speaker": "anna", "lang": "de"}\n'
+            '{"file_name": "b.wav", "text": "welt", "speaker": "bert"}\n',
+        ),
+    ],
+)
+def test_a_table_describes_the_files_of_its_folder(tmp_path: Path, name: str, text: str) -> None:
+    touch(tmp_path, "train/de/a.wav", "train/b.wav", "train/c.wav", "other/b.wav")
+    (tmp_path / "train" / name).write_text(text)
+    recordings = read_all(list(formats.list_recordings(SourceConfig(uri=str(tmp_path)))))
+    assert {key: (read.language, read.reference, read.metadata) for key, read in recordings.items()} == {
+        "train/de/a.wav": ("de", "hallo", '{"speaker": "anna"}'),
+        "train/b.wav": (None, "welt", '{"speaker": "bert"}'),
+        "train/c.wav": (None, None, None),
+        "other/b.wav": (None, None, None),
+    }
+
+
+def test_the_table_of_lj_speech_describes_its_files(tmp_path: Path) -> None:
+    touch(tmp_path, "wavs/LJ001-0001.wav", "wavs/LJ001-0002.wav")
+    (tmp_path / "metadata.csv").write_text("LJ001-0001|Dr. 2, said|doctor two, said\nLJ001-0002|b|b\n")
+    (one, two) = read_all(listed(tmp_path)).values()
+    assert (one.reference, one.metadata) == ("Dr. 2, said", '{"normalized_text": "doctor two, said"}')
+    assert two.reference == "b"
+
+
+def test_a_table_and_companion_files_are_joined(tmp_path: Path) -> None:
+    touch(tmp_path, "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text,speaker\na.wav,of the table,anna\n")
+    (tmp_path / "a.json").write_text('{"text": "of the file", "lang": "de", "mood": "good", "speaker": "nobody"}')
+    (read,) = read_all(listed(tmp_path)).values()
+    assert (read.language, read.reference) == ("de", "of the table")
+    assert json.loads(read.metadata or "") == {"mood": "good", "speaker": "anna"}
+
+
+def test_rows_of_a_table_without_audio_are_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "a.wav")
+    (tmp_path / "metadata.csv").write_text("file_name,text\na.wav,a\nlost.wav,b\nalso/lost.wav,c\n")
+    with caplog.at_level(logging.INFO):
+        (ref,) = formats.list_recordings(SourceConfig(uri=str(tmp_path)))
+    assert ref.reference == "a"
+    assert "2 texts or companion files belong to no audio" in caplog.text
+    assert "lost.wav" in caplog.text
+    assert "not read" not in caplog.text
+    assert "ignored" not in caplog.text
+
+
+def test_a_table_in_a_store_describes_its_files() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/folder/audio/a.wav", b"A")
+    memory.pipe_file("/folder/metadata.jsonl", b'{"file_name": "audio/a.wav", "text": "hallo", "language": "zh-HK"}')
+    (ref,) = listed("memory://folder")
+    assert (ref.problem, ref.reference) == ("unsupported_language", "hallo")
+    (ref,) = listed("memory://folder", language="de")
+    assert (ref.problem, ref.language, ref.reference) == (None, "de", "hallo")
 
 
 def test_a_file_that_vanished_is_missing(tmp_path: Path) -> None:

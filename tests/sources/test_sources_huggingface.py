@@ -36,10 +36,10 @@ def test_a_saved_dataset_is_detected_and_read(tmp_path: Path) -> None:
     saved = dataset(3, lang=[1, 0, -1], key=["a", "b", "c"]).cast_column("lang", languages)
     saved.save_to_disk(tmp_path / "set")
     refs = listed(tmp_path / "set")  # detected by `format: auto`
-    assert [ref.recording_id for ref in refs] == ["0", "1", "2"]
+    assert [ref.recording_id for ref in refs] == ["a", "b", "c"]
     assert [ref.language for ref in refs] == ["hi", "de", None]
     assert [ref.source_member for ref in refs] == [":0:audio", ":1:audio", ":2:audio"]
-    assert refs[2].metadata == '{"key": "c"}'
+    assert refs[2].metadata == '{"path": "2.wav"}'
     assert [read_recording(ref).audio for ref in reversed(refs)] == [b"2", b"1", b"0"]
     named = listed(tmp_path / "set", id_column="key", text_column="key", language="column:lang")
     assert [(ref.recording_id, ref.reference) for ref in named] == [("a", "a"), ("b", "b"), ("c", "c")]
@@ -106,3 +106,11 @@ def test_a_row_that_no_longer_exists_is_a_problem(tmp_path: Path) -> None:
     for member in (":5:audio", "train:0:audio", ":0:sound"):
         with pytest.raises(BadRecording, match="source_changed"):
             read_recording(RecordingRef("x", "huggingface", str(tmp_path / "set"), member))
+
+
+def test_ids_and_paths_of_a_dataset_reach_its_rows(tmp_path: Path) -> None:
+    dataset(4, id=["x", "y", "x", "z"]).select([0, 1, 2]).save_to_disk(tmp_path / "set")
+    refs = listed(tmp_path / "set")
+    assert [ref.recording_id for ref in refs] == ["x", "y", "2"]
+    assert [ref.metadata for ref in refs] == ['{"path": "0.wav"}', '{"path": "1.wav"}', '{"id": "x", "path": "2.wav"}']
+    assert [read_recording(ref).audio for ref in refs] == [b"0", b"1", b"2"]

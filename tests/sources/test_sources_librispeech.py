@@ -82,5 +82,5 @@ def test_transcripts_that_cannot_be_read_are_the_problem_of_their_chapter(tmp_pa
 
 def test_columns_are_refused(tmp_path: Path) -> None:
     write(tmp_path, TREE)
-    with pytest.raises(ConfigError, match=r"^source\.text_column: format librispeech has no columns$"):
+    with pytest.raises(ConfigError, match=r"^source\.text_column: text: format librispeech has no columns for it$"):
         listed(tmp_path, text_column="text")

@@ -41,7 +41,7 @@ def test_a_line_is_a_recording_with_all_its_columns(tmp_path: Path) -> None:
     )
     one, two = listed(path)
     assert (one.recording_id, one.source_uri, one.seconds) == ("one", str(tmp_path / "wav/a.wav"), 1.5)
-    assert (one.start_ms, one.end_ms, one.channel) == (None, None, None)
+    assert (one.start_ms, one.end_ms, one.channel) == (None, 1500, None)
     assert read_recording(one) == Recording(b"A", "de", "eins", '{"mood": "🙂"}')
     assert (two.recording_id, two.seconds, two.size) == ("2", None, 1)
     assert two.version
@@ -60,7 +60,7 @@ def test_offset_and_duration_select_a_section(tmp_path: Path) -> None:
     assert [(ref.recording_id, ref.start_ms, ref.end_ms, ref.channel) for ref in listed(path)] == [
         ("a.wav#1500-3750ms", 1500, 3750, None),
         ("a.wav#0-2250ms", 0, 2250, None),
-        ("a.wav", None, None, None),
+        ("a.wav", None, 2250, None),  # a duration alone: the beginning of the file, as NeMo reads it
         ("a.wav#channel-1#3000-ms", 3000, None, 1),
     ]
 
@@ -168,11 +168,11 @@ def test_tables_are_read_with_their_header(tmp_path: Path, suffix: str) -> None:
 
 
 def test_columns_that_the_settings_name_are_used(tmp_path: Path) -> None:
-    (tmp_path / "m.csv").write_text("id,recording,said,tongue\n1,a.wav,hallo,deu\n")
+    (tmp_path / "m.csv").write_text("id,recording,said,tongue\n1,a.mystery,hallo,deu\n")
     keys = {"audio_column": "recording", "id_column": "said", "text_column": "id", "language": "column:tongue"}
     (ref,) = listed(tmp_path / "m.csv", **keys)
     assert (ref.recording_id, ref.reference, ref.language) == ("hallo", "1", "de")
-    assert ref.source_uri.endswith("/a.wav")
+    assert ref.source_uri.endswith("/a.mystery")
     with pytest.raises(ConfigError, match=r"^source\.audio_column: which of id, recording, said, tongue in .*m\.csv"):
         listed(tmp_path / "m.csv")
     with pytest.raises(ConfigError, match=r"^source\.language: no line of .*m\.csv has 'nope'"):
@@ -264,3 +264,94 @@ def test_random_lines_never_raise_and_never_hide_a_good_one(folder: Path, rows: 
         assert ref.problem is None or ref.problem_detail
         for text in (ref.recording_id, ref.source_uri, ref.reference, ref.metadata, ref.problem_detail):
             assert text is None or text.encode() is not None
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"audio_filename": "a.wav"},
+        {"wav_filename": "a.wav", "wav_filesize": 9},
+        {"audio": {"path": "a.wav"}},
+        {"audio": {"path": "a.wav", "bytes": None}},
+        {"clip_of_the_day": "a.wav"},  # the only value that looks like audio
+        {"audio_filepath": "a.wav", "other": "b.wav"},
+    ],
+)
+def test_the_usual_keys_and_the_only_name_of_audio_are_found(tmp_path: Path, row: dict[str, Any]) -> None:
+    (tmp_path / "a.wav").write_bytes(b"A")
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", row | {"id": "x", "text": "hallo"}))
+    assert (read_recording(ref).audio, ref.reference) == (b"A", "hallo")
+
+
+@pytest.mark.parametrize("key", ["txt", "raw_text", "ground_truth"])
+def test_the_keys_of_other_toolkits_are_the_reference(tmp_path: Path, key: str) -> None:
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", {"key": "k1", "wav": "a.wav", key: "hallo"}))
+    assert (ref.recording_id, ref.reference, ref.metadata) == ("k1", "hallo", None)
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", {"key": "k1", "source": "a.wav", "target": "hallo"}))  # FunASR
+    assert (ref.recording_id, ref.reference) == ("k1", "hallo")
+
+
+def test_a_line_without_audio_says_which_keys_it_has(tmp_path: Path) -> None:
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", {"id": "x", "sound": 1, "text": "hallo"}))
+    assert (ref.problem_detail or "").endswith(":1: no path of an audio file; the keys are 'id', 'sound', 'text'")
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"audio_filepath": "a.wav", "lang": "pt"}, "unsupported_language"),
+        ({"audio_filepath": "a.wav", "duration": "2,5"}, "bad_metadata"),
+        ({"audio_filepath": "a.wav", "offset": -1}, "bad_metadata"),
+        ({"audio_filepath": ""}, "bad_metadata"),
+    ],
+)
+def test_a_line_that_cannot_be_used_keeps_its_reference_and_metadata(
+    tmp_path: Path, row: dict[str, Any], reason: str
+) -> None:
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", row | {"text": "hallo", "speaker": "anna"}))
+    assert (ref.problem, ref.reference) == (reason, "hallo")
+    assert json.loads(ref.metadata or "")["speaker"] == "anna"
+
+
+def test_a_cell_may_be_as_long_as_a_line(tmp_path: Path) -> None:
+    text = "word " * 100_000
+    (tmp_path / "m.csv").write_text(f"id,path,text\n1,a.wav,{text}\n2,b.wav,short\n")
+    assert [ref.reference for ref in listed(tmp_path / "m.csv")] == [text, "short"]
+
+
+def test_spaces_around_the_cells_of_a_table_are_not_part_of_them(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"A")
+    (tmp_path / "m.csv").write_text("\ufeffid , path , text\nx , a.wav , hallo welt\n", encoding="utf-8")
+    (ref,) = listed(tmp_path / "m.csv")
+    assert (ref.recording_id, ref.reference, read_recording(ref).audio) == ("x", "hallo welt", b"A")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "wavs/a b\u00e9.wav",
+        "wavs/a be\u0301.wav",
+        "wavs/a%20b%C3%A9.wav",
+        " wavs/a b\u00e9.wav\n",
+        "wavs\\a b\u00e9.wav",
+    ],
+)
+def test_a_path_that_is_written_in_another_way_finds_its_file(tmp_path: Path, written: str) -> None:
+    (tmp_path / "wavs").mkdir()
+    (tmp_path / "wavs/a b\u00e9.wav").write_bytes(b"A")
+    (ref,) = listed(write_lines(tmp_path / "m.jsonl", {"audio_filepath": written}))
+    assert read_recording(ref).audio == b"A"
+
+
+def test_the_file_of_exactly_the_written_name_comes_first(tmp_path: Path) -> None:
+    (tmp_path / "a%20b.wav").write_bytes(b"percent")
+    (tmp_path / "a b.wav").write_bytes(b"space")
+    refs = listed(write_lines(tmp_path / "m.jsonl", {"audio": "a%20b.wav"}, {"audio": f"file://{tmp_path}/a%20b.wav"}))
+    assert [read_recording(ref).audio for ref in refs] == [b"percent", b"percent"]
+
+
+def test_a_manifest_in_a_store_may_name_files_of_other_folders() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe_file("/lists/wavs/a.wav", b"A")
+    memory.pipe_file("/lists/m/m.jsonl", b'{"audio": "../wavs/a.wav"}\n{"audio": "./../wavs/./a.wav"}\n')
+    assert [read_recording(ref).audio for ref in listed("memory://lists/m/m.jsonl")] == [b"A", b"A"]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import soundfile
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
@@ -255,3 +258,58 @@ def test_the_hub_form_of_corpora_has_names_for_its_labels(tmp_path: Path) -> Non
 def test_labels_that_cannot_be_read_stay_numbers(tmp_path: Path, hub: str) -> None:
     path = write(tmp_path / "a.parquet", table(1, gender=[1]).replace_schema_metadata({"huggingface": hub}))
     assert [ref.metadata for ref in listed(path)] == ['{"gender": 1}']
+
+
+@pytest.mark.parametrize("name", ["id", "utt_id", "utterance_id", "key", "segment_id"])
+def test_a_column_that_is_called_so_gives_the_ids(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / "a.parquet", table(2, **{name: ["x", "y"]}))
+    assert [(ref.recording_id, ref.metadata) for ref in listed(path)] == [("x", None), ("y", None)]
+
+
+def test_ids_that_are_numbers_or_repeated_lose_no_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "a.parquet", table(3, id=[7, 7, 8]))  # the sentence, not the recording, as in FLEURS
+    write(tmp_path / "b.parquet", table(3, id=["x", "x", "y"]))
+    write(tmp_path / "c.parquet", table(2, id=["y", None]))
+    refs = listed(tmp_path)
+    assert [ref.recording_id for ref in refs] == ["a/0", "a/1", "a/2", "x", "b/1", "y", "c/0", "c/1"]
+    assert [ref.metadata for ref in refs[3:]] == [None, '{"id": "x"}', None, '{"id": "y"}', '{"id": null}']
+    assert "2 rows have the same id as an earlier row" in caplog.text
+    assert not any(ref.problem for ref in refs)
+
+
+def test_the_path_in_a_cell_of_audio_is_metadata(tmp_path: Path) -> None:
+    audio = pa.array([{"bytes": b"A", "path": "call-17.wav"}, {"bytes": b"B", "path": None}], AUDIO)
+    refs = listed(write(tmp_path / "a.parquet", pa.table({"audio": audio, "text": ["a", "b"]})))
+    assert [ref.metadata for ref in refs] == ['{"path": "call-17.wav"}', None]
+    refs = listed(write(tmp_path / "a.parquet", pa.table({"audio": audio, "path": ["own", "column"]})))
+    assert [ref.metadata for ref in refs] == ['{"path": "own"}', '{"path": "column"}']
+
+
+TONE = np.sin(np.arange(1600) / 5) * 0.5
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"audio": [{"array": TONE.tolist(), "path": "a.wav", "sampling_rate": 8000}]},
+        {"audio": [TONE.astype(np.float32).tolist()], "sampling_rate": [8000]},
+        {"array": [(TONE * 32767).astype(np.int16).tolist()], "sample_rate": ["8000"]},
+        {"audio": [{"array": [TONE.tolist(), TONE.tolist()], "sampling_rate": 8000}]},
+    ],
+    ids=["struct", "list", "integers", "two channels"],
+)
+def test_decoded_samples_are_read(tmp_path: Path, columns: dict[str, Any]) -> None:
+    (ref,) = listed(write(tmp_path / "a.parquet", pa.table(columns | {"text": ["hallo"]})))
+    audio = read_recording(ref).audio
+    samples, rate = soundfile.read(io.BytesIO(audio), always_2d=True)
+    assert (rate, ref.reference) == (8000, "hallo")
+    assert np.allclose(samples, TONE[:, np.newaxis], atol=1e-4)
+
+
+def test_decoded_samples_without_a_rate_or_beyond_16_bits_are_a_problem(tmp_path: Path) -> None:
+    (ref,) = listed(write(tmp_path / "a.parquet", pa.table({"audio": [TONE.tolist()]})))
+    with pytest.raises(BadRecording, match=r"bad_metadata: .*decoded samples without a sampling_rate"):
+        read_recording(ref)
+    (ref,) = listed(write(tmp_path / "a.parquet", pa.table({"audio": [[1 << 20]], "sampling_rate": [8000]})))
+    with pytest.raises(BadRecording, match=r"bad_metadata: .*integers of 16 bits"):
+        read_recording(ref)

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
-from pipeline.config import LANGUAGES
+from pipeline.config import COLUMN, PATH
 from pipeline.schemas import BadRecording
+from pipeline.sources.access import names
+from pipeline.sources.access.languages import known_language
 
-COLUMN = "column:"  # source.language=column:NAME takes the language from that column of the source
-TEXT_NAMES = ("text", "transcript", "transcription", "sentence", "normalized_text", "raw_transcription", "reference")
-LANGUAGE_NAMES = ("language", "lang", "locale")
+TEXT_NAMES = (
+    *("text", "transcript", "transcription", "sentence", "normalized_text", "raw_transcription", "reference"),
+    *("txt", "raw_text", "ref_text", "ground_truth"),
+)
+LANGUAGE_NAMES = ("language", "lang", "locale", "language_code", "lang_code", "source_lang")
+ID_NAMES = (
+    *("id", "utt_id", "utterance_id", "recording_id", "segment_id", "audio_id", "sample_id", "utt", "uid", "uuid"),
+    *("key", "__key__"),
+)
+AUDIO_NAMES = (
+    *("audio_filepath", "audio", "audio_path", "audio_file", "path", "file_name", "filename", "file", "wav"),
+    *("audio_filename", "wav_path", "wav_filename", "audio_url", "url"),
+)
 MAX_TEXT_BYTES = 4 << 20  # limit of one sidecar, and of one line of a manifest
-_ALIASES = {
-    "en": ("eng", "english"),
-    "de": ("deu", "ger", "german", "deutsch"),
-    "fr": ("fra", "fre", "french"),
-    "es": ("spa", "spanish"),
-    "hi": ("hin", "hindi"),
-    "zh": ("zho", "chi", "cmn", "chinese", "mandarin", "mandarin chinese"),
-}
-_SUBTAGS = re.compile(r"([a-z]{2,3})(?:-[a-z0-9]{1,8})+")  # en-US, cmn-hans-cn
-_CODES = {name: code for code, names in _ALIASES.items() for name in (code, *names)}
 
 
 class Fields(NamedTuple):
@@ -39,50 +40,59 @@ class Fields(NamedTuple):
     metadata: str | None = None
 
 
-def known_language(value: object) -> str | None:
-    """Return the code of a language: "en" for "EN", "en-US", "eng" or "English". None for null, NaN and empty text.
-
-    Raises BadRecording("unsupported_language") for anything else.
-    """
-    if _is_missing(value):
-        return None
-    if isinstance(value, str):
-        name = value.strip().lower().replace("_", "-")
-        if not name:
-            return None
-        subtags = _SUBTAGS.fullmatch(name)
-        if code := _CODES.get(name) or (subtags and _CODES.get(subtags[1])):
-            return code
-    raise BadRecording("unsupported_language", f"{value!r:.100} is not one of {', '.join(LANGUAGES)}")
-
-
-def is_language(value: object) -> bool:
-    """Return whether `value` names a language that the model knows."""
-    try:
-        return known_language(value) is not None
-    except BadRecording:
-        return False
-
-
 def describe(
     columns: Mapping[str, Any], *, language: str | None = None, text: str | None = None, drop: Collection[str] = ()
 ) -> Fields:
     """Find language and reference among the columns of one recording. All other columns become metadata.
 
     language: the value of source.language. text: the value of source.text_column. drop: columns that are left out.
-    Raises BadRecording: "unsupported_language"; "bad_metadata" if a value is not text or cannot be written as JSON.
+    Raises BadRecording: "unsupported_language", which keeps reference and metadata; "bad_metadata" if a value is not
+    text or cannot be written as JSON.
     """
     used = set(drop)
-    code = language if language in LANGUAGES else None
-    if code is None:
-        names = (language.removeprefix(COLUMN),) if language else LANGUAGE_NAMES
-        name = _first(columns, names)
-        code = known_language(columns.get(name))
+    name, value = "", None  # of the language
+    if language is None or language.startswith(COLUMN):
+        name = _first(columns, (language.removeprefix(COLUMN),) if language else LANGUAGE_NAMES)
+        value = columns.get(name)
         used.add(name)
     name = _first(columns, (text,) if text else TEXT_NAMES)
     reference = to_text(columns.get(name), name)
     used.add(name)
-    return Fields(code, reference, to_json({key: value for key, value in columns.items() if key not in used}))
+    metadata = to_json({key: value for key, value in columns.items() if key not in used})
+    if language is not None and not language.startswith((COLUMN, PATH)):
+        return Fields(language, reference, metadata)
+    try:
+        return Fields(known_language(value), reference, metadata)
+    except BadRecording as err:
+        err.described = {"reference": reference, "metadata": metadata}
+        raise
+
+
+def kept(columns: Mapping[str, Any], text: str | None = None, drop: Collection[str] = ()) -> dict[str, Any]:
+    """Return reference and metadata of columns that cannot be used as they should, as far as they can be stored."""
+    try:
+        return describe(columns, language=PATH, text=text, drop=drop)._asdict()
+    except BadRecording:
+        return {}
+
+
+def audio_path(columns: Mapping[str, Any], name: str | None = None) -> tuple[str, str]:
+    """Return the column with the path of the audio, and the path.
+
+    name: the column, if it is known. Otherwise it is one of AUDIO_NAMES, or the only one whose value ends like a name
+    of an audio file. The value is the path, or an object with the key "path". Raises BadRecording("bad_metadata"),
+    which says which columns there are.
+    """
+    values = {key: value.get("path") if isinstance(value, dict) else value for key, value in columns.items()}
+    if name is None:
+        usual = (key for key in AUDIO_NAMES if values.get(key) not in (None, ""))
+        like = [key for key, value in values.items() if isinstance(value, str) and names.split_name(value.strip())]
+        name = next(usual, like[0] if len(like) == 1 else None)
+    path = values.get(name) if name else None
+    if not isinstance(path, str) or not path.strip() or "\0" in path:
+        where = f"no path of an audio file in {name!r}" if name else "no path of an audio file"
+        raise BadRecording("bad_metadata", f"{where}; the keys are {', '.join(map(repr, columns)) or 'none'}"[:500])
+    return name or "", storable(path, name or "")
 
 
 def to_text(value: object, name: str) -> str | None:
@@ -140,13 +150,18 @@ def from_json(data: bytes | str, name: str) -> dict[str, Any]:
 
     Raises BadRecording("bad_metadata"), whose detail begins with `name`, for anything else.
     """
-    try:
-        value = json.loads(from_bytes(data, name) if isinstance(data, bytes) else data, parse_constant=lambda _: None)
-    except (ValueError, RecursionError) as err:
-        raise BadRecording("bad_metadata", f"{name}: not JSON: {' '.join(str(err).split())}") from None
+    value = any_json(data, name)
     if not isinstance(value, dict):
         raise BadRecording("bad_metadata", f"{name}: expected a JSON object, got {type(value).__name__}")
     return value
+
+
+def any_json(data: bytes | str, name: str) -> Any:
+    """Read JSON; NaN becomes null. Raises BadRecording("bad_metadata"), whose detail begins with `name`."""
+    try:
+        return json.loads(from_bytes(data, name) if isinstance(data, bytes) else data, parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as err:
+        raise BadRecording("bad_metadata", f"{name}: not JSON: {' '.join(str(err).split())}") from None
 
 
 def from_bytes(data: bytes, name: str) -> str:
@@ -175,10 +190,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value == "" or value != value  # NaN
 
 
 def _first(columns: Mapping[str, Any], names: Collection[str]) -> str:

@@ -18,6 +18,7 @@ from pipeline.sources.access.listing import File
 MAX_QUOTED_LINES = 64  # lines that one quoted CSV cell may have; beyond them its opening quote is a mistake
 
 Line = tuple[int, str | BadRecording]  # number from 1; its text, or why it cannot be read
+csv.field_size_limit(fields.MAX_TEXT_BYTES)  # the default is 131,072 characters
 _QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
 
@@ -46,11 +47,11 @@ def read_manifest(file: File) -> Iterator[Row]:
     return _csv(file, lines) if kind_of(file.name) in ("csv", "tsv") else _json(file, lines)
 
 
-def read_table(file: File, column_names: Sequence[str] = ()) -> Iterator[Row]:
-    """Yield the rows of a corpus' own TSV, in which quotes are plain characters.
+def read_table(file: File, column_names: Sequence[str] = (), delimiter: str = "\t") -> Iterator[Row]:
+    """Yield the rows of a corpus' own table, in which quotes are plain characters.
 
-    column_names: for a file without a header. Empty lines are skipped, an empty cell is None. A row with too many or
-    too few cells is bad. Memory and errors: as in `read_manifest`.
+    column_names: for a file without a header. delimiter: between the cells. Empty lines are skipped, an empty cell is
+    None. A row with too many or too few cells is bad. Memory and errors: as in `read_manifest`.
     """
     header = list(column_names)
     for line, text in _lines(file):
@@ -59,7 +60,7 @@ def read_table(file: File, column_names: Sequence[str] = ()) -> Iterator[Row]:
                 raise ConfigError(f"source.uri: {text.detail}")
             yield Row(line, {}, text)
         elif text.strip("\r\n"):
-            cells = text.rstrip("\r\n").split("\t")
+            cells = text.rstrip("\r\n").split(delimiter)
             if not header:
                 header = _header(file, text, cells)
             elif len(cells) != len(header):
@@ -84,6 +85,7 @@ def _json(file: File, lines: Iterator[Line]) -> Iterator[Row]:
 def _csv(file: File, lines: Iterator[Line]) -> Iterator[Row]:
     put_back: deque[Line] = deque()  # lines to be read again
     header: list[str] = []
+    is_spaced = False  # there are spaces around the names of the header, so around the other cells too
     while item := put_back.popleft() if put_back else next(lines, None):
         line, text = item
         if isinstance(text, BadRecording):
@@ -94,10 +96,12 @@ def _csv(file: File, lines: Iterator[Line]) -> Iterator[Row]:
             cells = _cells(file, text, len(header), put_back, lines)
             if not header:
                 header = _header(file, text, cells or ())
+                is_spaced = header != cells
             elif cells is None or len(cells) != len(header):
                 content = "not CSV" if cells is None else f"{len(cells)} cells"
                 yield Row(line, {}, _bad(file, line, f"{content}; the header has {len(header)} cells"))
             else:
+                cells = [cell.strip() for cell in cells] if is_spaced else cells
                 yield Row(line, {name: cell or None for name, cell in zip(header, cells, strict=True)})
 
 

@@ -68,6 +68,16 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
     return files, [remote.uri_of(fs, place, uri) for place, is_folder, _, _ in entries if is_folder]
 
 
+def find_file(uri: str) -> File | None:
+    """Return the file at `uri`, None if there is none or it cannot be asked for."""
+    try:
+        fs, path = remote.open_fs(uri)
+        info = remote.ask(lambda: _info(fs, path), uri)
+    except BadRecording:
+        return None
+    return _named(fs, path, info, uri) if info and info["type"] == "file" else None
+
+
 def check_version(uri: str, planned: str) -> None:
     """Raise BadRecording("source_changed") if the file at `uri` has another version now than the `planned` one.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
+from typing import TypeVar
 
+T = TypeVar("T")
 _AUDIO = (
     "wav wave flac mp3 mp2 mpga ogg oga opus spx m4a m4b mp4 aac ac3 aif aiff aifc au snd caf w64 rf64 amr 3gp wma "
     "webm mka mkv mov sph ape wv tta"
 )
 AUDIO = frozenset(_AUDIO.split())
-SIDECARS = frozenset(("json", "txt", "cls", "lang"))
+SIDECARS = frozenset(("json", "txt", "lab", "cls", "lang"))  # of these .txt and .lab are the text
 MAGIC = re.compile(r"[*?\[{]")
 MAX_EXPANSION = 1_000_000  # names that the braces of one pattern may stand for
 BRACES = re.compile(r"\{([^{}]*)\}")
@@ -24,6 +26,24 @@ def split_name(name: str, known: frozenset[str] = AUDIO) -> tuple[str, str] | No
     stem, _, extension = name.rpartition(".")
     extension = extension.lower()
     return (stem, extension) if extension in known and stem and not stem.endswith("/") else None
+
+
+def companions(name: str, sidecars: Mapping[str, Mapping[str, T]], stems: Container[str]) -> tuple[str, ...]:
+    """Return the keys of `sidecars` that belong to the audio file `name`: the name itself and its stem.
+
+    sidecars: by what stands before the extension. stems: of all audio. If both have none, the stem loses its last part
+    after a dot ("k.clean" becomes "k"), until there are sidecars, or audio of its own, to which they belong.
+    """
+    stem = name.rpartition(".")[0]
+    found = tuple(key for key in (name, stem) if key in sidecars)
+    folder, slash, base = stem.rpartition("/")
+    while not found and "." in base.lstrip("."):
+        base = base.rpartition(".")[0]
+        key = f"{folder}{slash}{base}"
+        if key in stems:
+            break
+        found = (key,) if key in sidecars else ()
+    return found
 
 
 def is_hidden(name: str) -> bool:

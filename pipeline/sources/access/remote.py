@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import posixpath
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -67,7 +68,11 @@ def uri_of(fs: Any, path: str, like: str) -> str:
 
 def relative_to(uri: str, path: str) -> str:
     """Return the URI of a path that the file `uri` contains. A relative path starts in the folder of that file."""
-    return path if path.startswith("/") or "://" in path else f"{uri.rpartition('/')[0]}/{path}"
+    if path.startswith("/") or "://" in path:
+        return path
+    joined = f"{uri.rpartition('/')[0]}/{path}"
+    scheme, is_url, place = joined.partition("://")
+    return joined if not is_url or "::" in joined else f"{scheme}://{posixpath.normpath(place)}"  # a store has no "../"
 
 
 def version_of(info: Mapping[str, Any]) -> str:

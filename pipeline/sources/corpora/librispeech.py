@@ -9,6 +9,7 @@ from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote
 from pipeline.sources.access.columns import reject_columns
+from pipeline.sources.access.languages import fixed_language
 from pipeline.sources.access.listing import File, list_files
 
 TRANSCRIPTS = ".trans.txt"
@@ -21,7 +22,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     utterance with a transcript and no audio has the problem "missing_file". If the transcripts of a chapter cannot be
     read, its utterances have the problem "bad_metadata". Memory: one chapter. Raises ConfigError if nothing is there.
     """
-    reject_columns(source, "librispeech")
+    reject_columns(source, "librispeech", "audio_column", "id_column", "text_column", "language")
     for folder, group in groupby(list_files(source.uri), key=_folder):
         chapter = list(group)
         audio = [file for file in chapter if names.split_name(file.name)]
@@ -41,7 +42,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
                 source_uri=file.uri,
                 size=file.size,
                 version=file.version,
-                language=source.language,
+                language=fixed_language(source),
                 reference=texts.pop(utterance, None),
                 metadata=fields.to_json(_place(folder, utterance)),
                 problem=problem,
@@ -53,7 +54,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
                 recording_id=utterance,
                 format="librispeech",
                 source_uri=uri,
-                language=source.language,
+                language=fixed_language(source),
                 reference=text,
                 metadata=fields.to_json(_place(folder, utterance)),
                 problem="missing_file",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from pipeline.config import LANGUAGES, ConfigError, SourceConfig
+from pipeline.config import COLUMN, LANGUAGES, ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import fields, names
 from pipeline.sources.access.lines import Row
@@ -167,7 +167,7 @@ def refs_of(
             where = f"{split.table.uri}:{row.line}"
             detail = err.detail if err.detail.startswith(where) else f"{where}: {err.detail}"
             ref = RecordingRef(name, what, split.table.uri, line, version=split.table.version)
-            yield replace(ref, problem=err.reason, problem_detail=detail)
+            yield replace(ref, problem=err.reason, problem_detail=detail, **err.described)
         else:
             ref = RecordingRef(name, what, split.table.uri, line, seconds=utterance.seconds, **described._asdict())
             yield ref if utterance.audio is None else _with_audio(ref, split.uri(utterance.audio))
@@ -228,8 +228,8 @@ def _check_needed(split: Split, columns: dict[str, Any], needed: Sequence[Sequen
 
 
 def _check_wanted(source: SourceConfig, split: Split, columns: dict[str, Any]) -> None:
-    language = source.language if source.language not in LANGUAGES else None
-    wanted = {"text_column": source.text_column, "language": language and language.removeprefix(fields.COLUMN)}
+    language = source.language if source.language and source.language.startswith(COLUMN) else None
+    wanted = {"text_column": source.text_column, "language": language and language.removeprefix(COLUMN)}
     for key, name in wanted.items():
         if name and name not in columns:
             existing = ", ".join(columns)

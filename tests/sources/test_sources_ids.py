@@ -6,7 +6,7 @@ import multiprocessing
 import random
 from concurrent.futures import ProcessPoolExecutor
 
-from pipeline.planning.ids import IdSet
+from pipeline.sources.access.ids import IdSet
 from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
 
 
