@@ -16,6 +16,7 @@ from pipeline.model.network.float8 import FP8, Fp8Experts, Fp8Linear, Kernels, d
 from pipeline.model.recogniser import AsrModel
 from tests.model.test_engine import DENOISE
 from tests.support import fp8_checkpoint
+from tests.support.float8_products import on_the_cpu
 from tests.support.small_model import hearing_model, noise_segment, random_model
 
 NATIVE = Kernels(linear=True, experts=True)
@@ -119,24 +120,10 @@ def test_a_native_linear_layer_multiplies_both_sides_in_fp8() -> None:
 
 
 def test_native_experts_multiply_both_sides_in_fp8() -> None:
-    """PyTorch has this product for GPUs only, so here it is written out for the CPU, matrix by matrix."""
-
-    def grouped(
-        x: Tensor, weight: Tensor, scale_x: Tensor, scale: Tensor, offs: Tensor, *_: object, **__: object
-    ) -> Tensor:
-        out, start = torch.zeros(len(x), weight.shape[2]), 0
-        for expert, end in enumerate(offs.tolist()):
-            one = x[start:end].float() * scale_x[start:end, None]
-            out[start:end] = one @ (weight[expert].float() * scale[expert])
-            start = end
-        return out.bfloat16()
-
     native, plain = (experts_with_values(kernels) for kernels in (NATIVE, Kernels()))
     x, chosen, weights = routed(11, torch.bfloat16)
-    library = torch.library.Library("aten", "IMPL")
-    library.impl("_scaled_grouped_mm", grouped, "CPU")
-    out = native(x, chosen, weights)
-    del library  # and with it the product
+    with on_the_cpu():
+        out = native(x, chosen, weights)
     assert (out.dtype, out.shape) == (torch.bfloat16, x.shape)
     close = (out.float() - plain(x, chosen, weights).float()).norm() / plain(x, chosen, weights).float().norm()
     assert 0 < close < 0.08  # inputs are rounded to a sixteenth at most
