@@ -55,6 +55,7 @@ def _engine(options: argparse.Namespace, command: str) -> int:
         windows=options.windows,
         head=options.head,
         auto=not options.no_auto,
+        fp8=options.weights == "fp8",
     )
     figures = bench.run() | {"command": command}
     text = engine_table(figures)
@@ -135,6 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--size", choices=["tiny", "cpu300m", "full"], default="tiny")
     engine.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     engine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    engine.add_argument("--weights", choices=["bf16", "fp8"], default="bf16", help="of both sides, model.weights")
     engine.add_argument("--compile", action="store_true", help="torch.compile the engine's calls")
     engine.add_argument(
         "--no-auto", action="store_true", help="no rows with canvas_length=auto: fewer shapes to compile"

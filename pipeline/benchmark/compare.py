@@ -44,6 +44,7 @@ class Bench:
         windows: int | None,
         head: str = "torch",
         auto: bool = True,
+        fp8: bool = False,
     ) -> None:
         """Build the model and measure the machine.
 
@@ -55,12 +56,13 @@ class Bench:
             windows: how many windows both sides transcribe; None: as many as `size` says.
             head: `model.head` of the engine.
             auto: whether rows with canvas_length=auto are measured; each of their lengths is compiled.
+            fp8: `model.weights=fp8`, for both sides. What merging LoRA saves is not measured then.
         """
-        self.auto = auto
+        self.auto, self.fp8 = auto, fp8
         self.size, self.device, self.compile, self.head = size, device, compile, head
         self.windows = windows or size.windows
         self.matmul = matmul_rate(device, dtype)
-        self.model: AsrModel = build(size, device=device, dtype=dtype)
+        self.model: AsrModel = build(size, device=device, dtype=dtype, fp8=fp8)
         generator = torch.Generator().manual_seed(0)
         shape = (self.windows, self.model.prompt_length)
         self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
@@ -69,7 +71,7 @@ class Bench:
 
     def run(self) -> dict[str, Any]:
         """Measure all rows. Returns them with the figures that follow from them."""
-        rows, merging = [self.same_noise()], self.merging_figures()
+        rows, merging = [self.same_noise()], {} if self.fp8 else self.merging_figures()
         best = {}
         for early in (False, True):
             stock_rows = list(self._stock_rows(early))
@@ -263,6 +265,7 @@ class Bench:
             "clock": "wall" if self.device.startswith("cuda") else "processor seconds of this process",
             "threads": torch.get_num_threads(),
             "dtype": str(self.model.backbone.lm_head.weight.dtype).removeprefix("torch."),
+            "fp8": self.fp8,
             "compile": self.compile,
             "torch": torch.__version__,
             "prompt_length": self.model.prompt_length,

@@ -43,6 +43,7 @@ def engine_table(figures: dict[str, Any]) -> str:
     """The figures of `Bench.run` as a Markdown table, with lines before and after it that say what was measured."""
     head = (
         f"{figures['size']}: {figures['parameters'] / 1e6:,.0f} M parameters, {figures['dtype']}, {figures['device']}, "
+        f"{'weights in FP8, ' if figures['fp8'] else ''}"
         f"threads {figures['threads']}, compile {str(figures['compile']).lower()}, prompt {figures['prompt_length']}, "
         f"canvas {figures['canvas_length']}, at most {figures['max_steps']} steps, matmul "
         f"{figures['matmul_gflops']:,.0f} GFLOP/s; seconds are {figures['clock']}; windows of "
@@ -63,7 +64,7 @@ def engine_table(figures: dict[str, Any]) -> str:
         *([AUTO.format(**figures)] if figures["ratio_to_stock_best_auto"] else []),
         f"tokens equal on the same noise {figures['tokens_equal']:.1%}, checked on {figures['tokens_equal_windows']} "
         f"windows at equal steps; in the timed rows stock draws from torch's own generator, which costs it less",
-        MERGED.format(**figures),
+        *([MERGED.format(**figures)] if "lora_seconds" in figures else []),
         *([BOUND.format(**figures)] if "of_bound" in figures else []),
         *([RANDOM_WEIGHTS] if figures["weights"] == "random" else []),
     ]

@@ -10,6 +10,7 @@ from torch import nn
 from pipeline.model.files import checkpoint, layout
 from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig
+from pipeline.model.network import float8
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
 
@@ -36,21 +37,30 @@ def size_named(name: str) -> Size:
     return {"tiny": _tiny, "cpu300m": _cpu300m, "full": _full}[name]()
 
 
-def build(size: Size, *, device: str, dtype: torch.dtype) -> AsrModel:
+def build(size: Size, *, device: str, dtype: torch.dtype, fp8: bool = False) -> AsrModel:
     """Load the trained weights where the repository has them (tiny), else draw random ones.
 
-    Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there.
+    Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there. fp8: as with
+    `model.weights=fp8`; in random models q, k, v and o stay in `dtype`, as in the released one, where they carry LoRA.
     """
     if trained(size.name):
-        return checkpoint.load(size.name, device=device, dtype=dtype)
+        return checkpoint.load(size.name, device=device, dtype=dtype, fp8=fp8)
     tokenizer = train_tokenizer(["la le li lo lu"], 300)
     with torch.device("meta"):
         model = AsrModel(size.config, tokenizer)
+        if fp8:
+            layers, paths = (
+                range(len(model.backbone.model.decoder.layers)),
+                [p for p in float8.PATHS if "attn" not in p],
+            )
+            names = {f"{float8.DECODER}{layer}.{path}" for layer in layers for path in paths}
+            float8.convert(model.backbone, float8.Kernels.of(device, dtype), names)
     allocate(model, device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     normal = torch.randn(PERIOD, generator=generator, device=device, dtype=torch.float32).to(dtype)
     for name, weight in model.named_parameters():  # tied ones come once
         _fill(name, weight, normal)
+    _fill_scales(model)
     model.backbone.model.decoder.norm.weight.mul_(PEAK)
     return model
 
@@ -64,7 +74,16 @@ def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
     flat = weight.data.view(-1)
     for start in range(0, flat.numel(), PERIOD):
         part = flat[start : start + PERIOD]
-        part.copy_(normal[: part.numel()]).mul_(deviation)
+        part.copy_(normal[: part.numel()] * (1.0 if weight.dtype == float8.FP8 else deviation))
+
+
+def _fill_scales(model: AsrModel) -> None:
+    """Give random weights in FP8, which have a deviation of 1, that of other random weights."""
+    for module in model.modules():
+        if isinstance(module, float8.MODULES):
+            for name, weight in module.named_parameters(recurse=False):
+                if weight.dtype == float8.FP8:
+                    getattr(module, f"{name}_scale").fill_(weight.shape[-1] ** -0.5)
 
 
 def trained(name: str) -> bool:

@@ -69,6 +69,25 @@ def test_figures_hold_every_row_and_ratio(tmp_path: Path, capsys: pytest.Capture
     assert table.read_text().strip() == capsys.readouterr().out.strip()
 
 
+@pytest.mark.usefixtures("small")
+def test_both_sides_run_in_fp8(capsys: pytest.CaptureFixture[str]) -> None:
+    assert job.main(["engine", "--weights", "fp8", "--no-auto"]) == 0
+    printed = capsys.readouterr().out
+    assert "weights in FP8" in printed
+    assert "tokens equal on the same noise 100.0%" in printed
+    assert "LoRA" not in printed
+
+
+def test_random_weights_in_fp8_have_the_size_of_others(small: sizes.Size) -> None:
+    plain, stored = (sizes.build(small, device="cpu", dtype=torch.float32, fp8=fp8) for fp8 in (False, True))
+    for path in ("mlp.up_proj.weight", "experts.gate_up_proj", "experts.down_proj"):
+        one, other = (model.backbone.model.decoder.layers[0].get_parameter(path) for model in (plain, stored))
+        assert other.dtype == torch.float8_e4m3fn
+        scale = stored.backbone.model.decoder.layers[0].get_parameter(f"{path}_scale")
+        assert (other.float() * scale).std().item() == pytest.approx(one.std().item(), rel=0.05)
+    assert stored.backbone.model.decoder.layers[0].self_attn.q_proj.weight.dtype == torch.float32
+
+
 def test_fixed_batches_start_together_and_are_not_refilled(small: sizes.Size, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes_of: list[int] = []
     prefill = backbone.prefill

@@ -8,7 +8,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import torch
 
 from jobs import evaluate
 from pipeline.config import RunConfig, load
@@ -30,8 +29,9 @@ def test_what_a_gpu_with_fp8_products_computes_shows_no_loss(
     words = ["source.format=webdataset", "source.language=column:language", "compute.canvases=16", "model.device=cpu"]
     words += ["model.dtype=bfloat16", "model.weights=fp8", f"output.uri={tmp_path / 'out'}"]
     config, _ = layout.resolve(load(RunConfig, None, [*words, f"source.uri={layout.ASSETS}/evaluation/self.tar"]))
-    with on_the_cpu(), torch.inference_mode():
+    with on_the_cpu() as products:
         in_this_process(config)
+    assert products
     gate = [f"sets={{self: {{output: {tmp_path / 'out'}}}}}", f"output.uri={tmp_path / 'rates'}", "run=fp8"]
     gate += [f"baseline={ROOT / 'configs/baselines/self'}"]
     code = evaluate.main(["--config", str(ROOT / "configs/evaluate-self.yaml"), *gate])

@@ -10,12 +10,21 @@ from torch import Tensor
 
 
 @contextlib.contextmanager
-def on_the_cpu() -> Iterator[None]:
-    """Inside the block torch has `_scaled_grouped_mm` on the CPU: sums in float32, rounded to bfloat16 at the end."""
+def on_the_cpu() -> Iterator[list[int]]:
+    """Inside the block torch has `_scaled_grouped_mm` on the CPU: sums in float32, rounded to bfloat16 at the end.
+
+    Yields the number of rows of each product so far.
+    """
+    rows: list[int] = []
+
+    def counted(x: Tensor, *others: Tensor, **settings: Tensor) -> Tensor:
+        rows.append(len(x))
+        return _grouped(x, *others, **settings)
+
     library = torch.library.Library("aten", "IMPL")
-    library.impl("_scaled_grouped_mm", _grouped, "CPU")
+    library.impl("_scaled_grouped_mm", counted, "CPU")
     try:
-        yield
+        yield rows
     finally:
         del library  # and with it the product
 
@@ -23,7 +32,7 @@ def on_the_cpu() -> Iterator[None]:
 def _grouped(
     x: Tensor, weight: Tensor, scale_x: Tensor, scale: Tensor, offs: Tensor, *_: object, **__: object
 ) -> Tensor:
-    """Inputs [rows, in] in FP8, sorted by expert; weight [experts, in, out] in FP8; offs: the end of each expert's rows."""
+    """Both in FP8: inputs [rows, in], sorted by expert, weights [experts, in, out]. offs: where each expert ends."""
     out, start = torch.zeros(len(x), weight.shape[2]), 0
     for expert, end in enumerate(offs.tolist()):
         out[start:end] = (x[start:end].float() @ weight[expert].float()) * scale_x[start:end, None] * scale[expert]

@@ -102,8 +102,11 @@ class Fp8Experts(nn.Module):
     def __init__(self, experts: Any, kernels: Kernels) -> None:
         super().__init__()
         self.act_fn = experts.act_fn
-        self.number, double, hidden = experts.gate_up_proj.shape
-        sizes = {"gate_up_proj": (self.number, double, hidden), "down_proj": (self.number, hidden, double // 2)}
+        self.num_experts, double, hidden = experts.gate_up_proj.shape
+        sizes = {
+            "gate_up_proj": (self.num_experts, double, hidden),
+            "down_proj": (self.num_experts, hidden, double // 2),
+        }
         for name, shape in sizes.items():
             stored, scale = torch.empty(shape, dtype=FP8), torch.empty(*shape[:2], 1, dtype=torch.float32)
             self.register_parameter(name, nn.Parameter(stored, requires_grad=False))
@@ -114,7 +117,7 @@ class Fp8Experts(nn.Module):
         """hidden_TH: [tokens, hidden]. The other two are [tokens, k]: the chosen experts and their weights."""
         chosen = top_k_index.shape[-1]
         experts, order = top_k_index.reshape(-1).sort()
-        numbers = torch.arange(self.number, device=experts.device)
+        numbers = torch.arange(self.num_experts, device=experts.device)
         ends = torch.searchsorted(experts, numbers, right=True).to(torch.int32)  # of each expert's rows
         gate, up = self._product("gate_up_proj", hidden_TH[order // chosen], ends).chunk(2, dim=-1)
         out = self._product("down_proj", self.act_fn(gate) * up, ends)
