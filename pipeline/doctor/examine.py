@@ -39,6 +39,7 @@ def examine_machine(
         for name, check, seconds in machine_checks(config, hardware.gpus_wanted(config), node=False):
             run(name, check, seconds)
     run("model", partial(model_check.files, config), HASH_SECONDS)
+    run("model adapter", partial(model_check.adapter, config), 2 * SECONDS)
     if not cluster:
         run("model memory", partial(model_check.memory, config), 2 * SECONDS)
     run("hub", partial(model_check.hub_access, config))

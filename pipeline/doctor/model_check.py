@@ -23,10 +23,7 @@ ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an 
 
 
 def files(config: RunConfig) -> Iterator[Result]:
-    """The model as a run describes it, its files against all known hashes, then its constants against ours.
-
-    Reads every byte of the files.
-    """
+    """The model as a run describes it, then its files against all known hashes. Reads every byte of them."""
     name, revision = config.model.name, config.model.revision
     if whisper_layout.is_hub_id(name) and to_fetch(config):
         yield Result("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
@@ -51,7 +48,32 @@ def files(config: RunConfig) -> Iterator[Result]:
         yield Result("model hashes", "ok", f"{compared} files have the SHA-256 that they must have")
     else:
         yield Result("model hashes", "ok", f"nothing to compare with: no {hub.MANIFEST} in {folder}")
-    findings = constants.compare(located.adapter[0].parent, layout.read_config(folder))
+
+
+def adapter(config: RunConfig) -> Iterator[Result]:
+    """Whether every weight of the adapter finds its place, before any is loaded; then its constants against ours.
+
+    There is no row while parts of the model are still on the hub.
+    """
+    # Only here: a torch that cannot be imported is a row of this doctor, not its end.
+    from pipeline.model.files import conversion, importer
+
+    name, revision = config.model.name, config.model.revision
+    try:
+        folder = layout.directory(name, revision)
+        if to_fetch(config) or whisper_layout.is_whisper(folder):
+            return
+        spec = layout.read_config(folder)
+        located = hub.locate(folder, spec.hub, revision)
+    except ConfigError:
+        return  # the model's own row says what is wrong
+    try:
+        matches = importer.match_files(located.adapter, conversion.adapter_shapes(spec))
+    except ConfigError as err:
+        yield Result("model adapter", "FAIL", str(err), "compare projector and lora in config.json with the adapter")
+        return
+    yield Result("model adapter", "ok", f"{len(matches.names)} weights of the adapter are at their places")
+    findings = constants.compare(located.adapter[0].parent, spec)
     different = [finding for finding in findings if finding.differs]
     if findings and not different:
         yield Result("model constants", "ok", f"{len(findings)} constants beside the adapter are ours")

@@ -9,6 +9,8 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.config import ComputeConfig, ModelConfig
 from pipeline.doctor import model_check
@@ -19,7 +21,12 @@ from tests.model.test_hub import REVISION, folder, model, saved, server
 from tests.support.hub_server import TOKEN, Hub
 
 __all__ = ["folder", "model", "saved", "server"]  # fixtures
-CHECKS = {"model": model_check.files, "present": model_check.present, "hub": model_check.hub_access}
+CHECKS = {
+    "model": model_check.files,
+    "adapter": model_check.adapter,
+    "present": model_check.present,
+    "hub": model_check.hub_access,
+}
 
 
 def settings(path: Path | str, revision: str | None = None, **compute: Any) -> DoctorConfig:
@@ -46,12 +53,35 @@ def test_a_whole_model_is_described_and_its_hashes_are_compared(copy: Path) -> N
     assert "nothing to compare with" in rows("model", settings(copy))[1].finding
 
 
+def test_the_adapter_is_matched_before_anything_is_loaded(copy: Path) -> None:
+    (row,) = rows("adapter", settings(copy))
+    weights = load_file(copy / hub.PARTS["adapter"])
+    assert (row.check, row.state) == ("model adapter", "ok")
+    assert row.finding == f"{len(weights)} weights of the adapter are at their places"
+    (copy / hub.PARTS["adapter"]).unlink()
+    theirs = {f"base.{name}": weight for name, weight in weights.items()}
+    torch.save({"model": theirs}, copy / "adapter.pt")
+    assert rows("adapter", settings(copy)) == [row]
+    del theirs["base.norm.weight"]
+    torch.save({"model": theirs}, copy / "adapter.pt")
+    (refused,) = rows("adapter", settings(copy))
+    assert refused.state == "FAIL"
+    assert "1 unmatched (model.base.norm.bias), 2 missing (norm.weight, norm.bias)" in refused.finding
+    assert "projector" in refused.advice
+    (copy / "adapter.pt").unlink()
+    assert rows("adapter", settings(copy)) == []  # the row `model` names the file
+
+
+def test_a_model_that_is_still_on_the_hub_has_no_row_of_its_adapter(folder: Path, server: Hub) -> None:
+    assert rows("adapter", settings(folder, REVISION)) == []
+
+
 def test_constants_beside_the_adapter_are_compared_and_a_difference_names_the_key(copy: Path) -> None:
     (copy / "inference.py").write_text("canvas = 8")
-    agree = rows("model", settings(copy))[2]
+    agree = rows("adapter", settings(copy))[1]
     assert (agree.state, agree.finding) == ("ok", "1 constants beside the adapter are ours")
     (copy / "inference.py").write_text("canvas, steps = 8, 3")
-    differs = rows("model", settings(copy))[2]
+    differs = rows("adapter", settings(copy))[1]
     assert (differs.check, differs.state) == ("model constants", "warn")
     assert differs.finding.startswith("denoise.max_steps: 3 in inference.py:1")
     assert differs.advice.startswith("set denoise.max_steps to 3")

@@ -26,10 +26,10 @@ LAZY = {  # imports of our own inside a function, with their reasons
     ("pipeline/flow/chain.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/benchmark/readers.py", "pipeline.audio.decode"): "a reader is measured with its own libraries alone",
     ("pipeline/model/denoise/head.py", "pipeline.model.denoise.vocabulary_head_triton"): "triton is optional",
-    (
-        "pipeline/doctor/model_check.py",
-        "pipeline.model.memory",
-    ): "a broken torch is a row of the doctor, not its end",
+    **{
+        ("pipeline/doctor/model_check.py", module): "a broken torch is a row of the doctor, not its end"
+        for module in ("pipeline.model.memory", "pipeline.model.files.conversion", "pipeline.model.files.importer")
+    },
 }
 
 

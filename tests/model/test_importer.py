@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.model import recogniser
-from pipeline.model.files import checkpoint, importer, layout, weights
+from pipeline.model.files import checkpoint, conversion, importer, layout, weights
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.network import lora
 from pipeline.model.recogniser import AsrModel
@@ -130,6 +130,23 @@ def test_every_weight_of_a_plausible_layout_finds_its_place(model: AsrModel, lay
     assert (matches.unmatched, matches.missing) == ({}, {})
     assert all(state[theirs] is own[ours] for theirs, ours in matches.names.items())
     assert len(set(matches.names.values())) == len(own)
+
+
+@pytest.fixture(scope="module")
+def full_size() -> dict[str, tuple[int, ...]]:
+    return conversion.adapter_shapes(layout.read_config(layout.ASSETS / layout.FULL_SIZE))
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_finds_its_place_at_the_published_size(full_size: dict[str, tuple[int, ...]], name: str) -> None:
+    """Global layers have no v_proj, and other widths; 30 layers have numbers of two digits."""
+    theirs: Any = foreign(dict(full_size), LAYOUTS[name])  # type: ignore[arg-type]
+    matches = importer.match(theirs, full_size)
+    assert matches.complete
+    assert len(matches.names) == len(full_size) == 12 + 2 * 2 * (30 * 3 + 25)
+    assert matches.names.keys() == theirs.keys()
+    assert all(foreign({ours: full_size[ours]}, LAYOUTS[name]).keys() == {a} for a, ours in matches.names.items())  # type: ignore[dict-item]
+    assert len(matches.lines()) == 12 + 2 * 2 * 4
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from pipeline.config import ConfigError
 from pipeline.model.files import compressed, constants, hub, importer, weights
 from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig, directory, read_config, write_config
@@ -53,12 +52,16 @@ def load(
     model = outline(folder, config, files, device=device, dtype=dtype, fp8=fp8)
     if check is not None:
         check(model)
-    names = _adapter_names(files.adapter, adapter_state(model))
+    own = {name: tuple(weight.shape) for name, weight in adapter_state(model).items()}
+    matches = importer.match_files(files.adapter, own)
+    if matches.foreign:
+        for line in matches.lines():
+            log.info("%s", line)
     for finding in constants.compare(files.adapter[0].parent, config):
         log.log(logging.WARNING if finding.differs else logging.INFO, "%s", finding)
     allocate(model, device=device, dtype=dtype)
     weights.fill(encoder_state(model), files.encoder, rename=weights.whisper_name, rows=model.encoder.rows)
-    weights.fill(adapter_state(model), files.adapter, rename=names.get)
+    weights.fill(adapter_state(model), files.adapter, rename=matches.names.get)
     state, tied = backbone_state(model.backbone)
     places = compressed.places(state, files.backbone)
     weights.fill(places, files.backbone, rename=compressed.names(tied), optional=VISION)
@@ -107,25 +110,6 @@ def _check_numbers(config: AsrConfig, path: Path) -> None:
         raise unusable(path, err) from None
     if different:
         raise unusable(path, ValueError(f"other numbers than in the model's config.json: {'; '.join(different)}"))
-
-
-def _adapter_names(paths: tuple[Path, ...], own: dict[str, Tensor]) -> dict[str, str]:
-    """From the names in an adapter's files to ours, all of them or none. Logs what goes where. Raises ConfigError."""
-    foreign: dict[str, tuple[int, ...]] = {}
-    for path in paths:
-        more = weights.shapes(path)
-        if twice := sorted(foreign.keys() & more.keys()):
-            raise ConfigError(
-                f"model.name: {path}: {twice[0]} is in another file of the adapter as well: choose one with "
-                "`python -m jobs.import_model adapter=[FILE]`"
-            )
-        foreign |= more
-    matches = importer.match(foreign, {name: tuple(weight.shape) for name, weight in own.items()})
-    importer.refuse_partial(matches, f"model.name: {', '.join(map(str, paths))}")
-    if any(theirs != ours for theirs, ours in matches.names.items()):
-        for line in matches.lines():
-            log.info("%s", line)
-    return matches.names
 
 
 def save(

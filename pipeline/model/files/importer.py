@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.config import ConfigError
 from pipeline.model.files.layout import LoraSpec
-from pipeline.model.files.weights import read_state
+from pipeline.model.files.weights import read_state, shapes
 
 PHASES = {"encoder": "encoder", "enc": "encoder", "decoder": "decoder", "dec": "decoder"}
 TARGETS = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "o": "o_proj"}
@@ -42,6 +42,11 @@ class Matches:
     def complete(self) -> bool:
         """Whether every weight of both sides is matched."""
         return not self.unmatched and not self.missing
+
+    @property
+    def foreign(self) -> bool:
+        """Whether any name is not ours."""
+        return any(theirs != ours for theirs, ours in self.names.items())
 
     def lines(self) -> list[str]:
         """The table of what went where: a line per weight, and one for all layers where only the number differs."""
@@ -89,6 +94,23 @@ def match(foreign: Shapes, own: Shapes, given: Mapping[str, str] | None = None) 
         {name: shape for name, shape in foreign.items() if name not in names and name not in dropped},
         {name: shape for name, shape in own.items() if name not in matched},
     )
+
+
+def match_files(paths: Iterable[Path], own: Shapes) -> Matches:
+    """Which of our weights each one in an adapter's files is; complete. Reads names and shapes. Raises ConfigError."""
+    paths = list(paths)
+    foreign: dict[str, tuple[int, ...]] = {}
+    for path in paths:
+        more = shapes(path)
+        if twice := sorted(foreign.keys() & more.keys()):
+            raise ConfigError(
+                f"model.name: {path}: {twice[0]} is in another file of the adapter as well: choose one with "
+                "`python -m jobs.import_model adapter=[FILE]`"
+            )
+        foreign |= more
+    matches = match(foreign, own)
+    refuse_partial(matches, f"model.name: {', '.join(map(str, paths))}")
+    return matches
 
 
 def refuse_partial(matches: Matches, what: str) -> None:
