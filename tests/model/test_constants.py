@@ -116,6 +116,12 @@ def test_every_way_to_write_a_constant_is_read(tmp_path: Path, line: str) -> Non
     assert found.text.startswith("canvas_length: 64 in inference.py:")
 
 
+def test_a_prompt_without_words_differs_from_one_with_words(tmp_path: Path) -> None:
+    (tmp_path / "inference.py").write_text("PROMPT = 'Transcribe the audio.'")
+    (found,) = differences(tmp_path, layout.read_config(layout.ASSETS / "tiny"))
+    assert found.text == "prompt.before: 'Transcribe the audio.' in inference.py:1 (PROMPT), ours ''"
+
+
 def test_json_files_of_settings_count_but_our_own_does_not(tmp_path: Path) -> None:
     tree = '{"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": ["q_proj", "v_proj"], "bias": "none"}'
     (tmp_path / "adapter_config.json").write_text(tree)
@@ -145,6 +151,7 @@ def test_a_file_that_is_no_python_is_one_line_and_the_others_are_read(tmp_path: 
     (tmp_path / "b.py").write_text("steps = 16")
     first, second = differences(tmp_path)
     assert str(first).startswith("WARN a.py: not readable (")
+    assert "<unknown>" not in str(first)
     assert "\n" not in str(first)
     assert second.text.startswith("denoise.max_steps: 16")
 

@@ -12,6 +12,8 @@ from typing import Any
 import peft
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -382,6 +384,37 @@ def test_a_torch_file_is_read_without_running_it(tmp_path: Path) -> None:
             with pytest.raises(ConfigError, match=name) as raised:
                 read(tmp_path / name)
             assert "\n" not in str(raised.value)
+
+
+LEAVES = st.one_of(
+    st.integers(1, 3).map(lambda length: torch.zeros(length)),
+    st.none() | st.integers() | st.text(max_size=3) | st.floats() | st.booleans(),
+    st.just(argparse.Namespace(rate=0.1)),
+)
+KEYS = st.text("ab.01", min_size=1, max_size=3) | st.integers(0, 3)
+TREES = st.recursive(
+    LEAVES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3), max_leaves=12
+)
+
+
+def tensors_in(tree: Any) -> int:
+    if isinstance(tree, dict):
+        tree = list(tree.values())
+    return sum(map(tensors_in, tree)) if isinstance(tree, list) else int(isinstance(tree, Tensor))
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(tree=TREES)
+def test_no_tensor_of_a_torch_file_is_lost_or_the_file_is_refused(tree: Any, tmp_path: Path) -> None:
+    """Two names may become one when they are joined with dots."""
+    path = tmp_path / "any.pt"
+    torch.save(tree, path)
+    refused = ""
+    try:
+        assert len(weights.read_state(path)) == tensors_in(tree)
+    except ConfigError as err:
+        refused = str(err)
+    assert not refused or ("two weights are called" in refused and tensors_in(tree) > 1)
 
 
 class Trap:

@@ -48,7 +48,7 @@ def read_python(name: str, data: bytes) -> list[Constant]:
     """All constants of a Python file. Raises SyntaxError, ValueError, RecursionError or MemoryError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the file's own business
-        tree = ast.parse(data.decode("utf-8-sig"))
+        tree = ast.parse(data.decode("utf-8-sig"), filename=name)
     known: dict[str, Value] = {}
     constants = []
     for node in ast.walk(tree):  # level by level, so constants of the module come before those that use them

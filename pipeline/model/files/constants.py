@@ -109,6 +109,7 @@ def _ours(config: AsrConfig) -> dict[str, Value | None]:
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         ours[key] = _meaning(key, tuple(value) if isinstance(value, list) else value)
+    ours["prompt.before"] = ours["prompt.before"] or ""  # a prompt without words differs from one with words
     return ours
 
 
