@@ -91,6 +91,19 @@ def test_it_compiles_as_one_graph_with_the_same_result(folder: Path) -> None:
     assert denoised.isfinite().all()
 
 
+def test_native_products_are_part_of_one_graph() -> None:
+    """Traced whole; what inductor makes of it needs a GPU."""
+    experts = experts_with_values(NATIVE)
+    inputs = routed(9, torch.bfloat16)
+    linear = Fp8Linear(64, 48, NATIVE)
+    with torch.no_grad(), on_the_cpu():
+        for weight, value in zip((linear.weight, linear.weight_scale), quantise(torch.randn(48, 64)), strict=True):
+            weight.copy_(value)
+        traced = torch.compile(experts, backend="aot_eager", fullgraph=True, dynamic=False)
+        assert torch.equal(traced(*inputs), experts(*inputs))
+        assert torch.equal(torch.compile(linear, backend="aot_eager", fullgraph=True)(inputs[0]), linear(inputs[0]))
+
+
 def test_a_row_is_rounded_to_sixteenths_of_its_values_and_a_row_of_zeros_stays() -> None:
     """float8_e4m3fn keeps three bits after the first: a normal number is off by a sixteenth at most."""
     x = torch.randn(50, 64, generator=torch.Generator().manual_seed(1)) * torch.logspace(-6, 6, 50)[:, None]

@@ -119,21 +119,24 @@ class Fp8Experts(nn.Module):
         experts, order = top_k_index.reshape(-1).sort()
         numbers = torch.arange(self.num_experts, device=experts.device)
         ends = torch.searchsorted(experts, numbers, right=True).to(torch.int32)  # of each expert's rows
-        gate, up = self._product("gate_up_proj", hidden_TH[order // chosen], ends).chunk(2, dim=-1)
+        gate, up = self._product("gate_up_proj", hidden_TH, ends, order // chosen).chunk(2, dim=-1)
         out = self._product("down_proj", self.act_fn(gate) * up, ends)
         out = out * top_k_weights.reshape(-1)[order].unsqueeze(-1)
         back = torch.empty_like(out).index_copy(0, order, out)
         return back.view(hidden_TH.shape[0], chosen, -1).sum(dim=1).to(hidden_TH.dtype)
 
-    def _product(self, name: str, x: Tensor, ends: Tensor) -> Tensor:
-        """Each row of x with the matrix of its expert; rows are sorted by expert."""
+    def _product(self, name: str, x: Tensor, ends: Tensor, rows: Tensor | None = None) -> Tensor:
+        """Each row of x, or of x[rows], with the matrix of its expert; they are sorted by expert."""
         weight, scale = getattr(self, name), getattr(self, f"{name}_scale")
         if not self.native:
-            product: Tensor = _grouped_linear(x, dequantise(weight, scale, x.dtype), ends)
+            inputs = x if rows is None else x[rows]
+            product: Tensor = _grouped_linear(inputs, dequantise(weight, scale, x.dtype), ends)
             return product
-        stored, rows = quantise(x)
+        stored, scale_x = quantise(x)
+        if rows is not None:  # after rounding: a token that goes to eight experts is rounded once
+            stored, scale_x = stored.view(torch.uint8)[rows].view(FP8), scale_x[rows]
         return torch._scaled_grouped_mm(
-            stored, weight.transpose(1, 2), rows.squeeze(-1), scale.squeeze(-1), offs=ends, out_dtype=torch.bfloat16
+            stored, weight.transpose(1, 2), scale_x.squeeze(-1), scale.squeeze(-1), offs=ends, out_dtype=torch.bfloat16
         )
 
 
