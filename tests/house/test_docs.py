@@ -12,9 +12,15 @@ import pytest
 
 from pipeline.config import RunConfig, load
 from pipeline.doctor.settings import DoctorConfig
+from pipeline.evaluation.settings import EvaluateConfig
 
 ROOT = Path(__file__).parents[2]
-SCHEMAS: dict[str, Any] = {"doctor": DoctorConfig, "plan": RunConfig, "transcribe": RunConfig}
+SCHEMAS: dict[str, Any] = {
+    "doctor": DoctorConfig,
+    "evaluate": EvaluateConfig,
+    "plan": RunConfig,
+    "transcribe": RunConfig,
+}
 PAGE = (ROOT / "docs/first-gpu-run.md").read_text()
 
 
@@ -38,7 +44,7 @@ def test_every_job_takes_its_settings(line: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_page_has_the_whole_way_and_its_make_targets_and_links_exist() -> None:
-    assert {line.split("jobs.")[1].split()[0] for line in JOBS} == {"doctor", "plan", "transcribe"}
+    assert {line.split("jobs.")[1].split()[0] for line in JOBS} == SCHEMAS.keys()
     targets = re.findall(r"^make ([\w-]+)", "\n".join(commands()), re.MULTILINE)
     assert set(targets) == {"setup", "demo", "bench-gpu"}
     makefile = (ROOT / "Makefile").read_text()
