@@ -13,10 +13,10 @@ LEVEL_DBFS = (-36.0, -14.0)  # range of the augmented RMS
 PEAK = 0.98
 EDGE_SECONDS = (0.05, 0.5)  # silence before and after
 CLEAN_EDGE_SECONDS = 0.15
-TEMPO_SHARE, TEMPO = 0.6, (0.87, 1.15)  # another tempo changes pitch and formants too, like another speaker
+TEMPO_SHARE, TEMPO = 0.6, (0.78, 1.3)  # another tempo changes pitch and formants too, like another speaker
 REVERBERATION_SHARE, RT60_SECONDS = 0.06, (0.15, 0.5)
 TELEPHONE_SHARE, TELEPHONE_HZ = 0.05, (300.0, 3400.0)
-NOISE_SHARE, SNR_DB = 0.5, (10.0, 40.0)
+NOISE_SHARE, SNR_DB = 0.55, (3.0, 40.0)
 
 
 def trim(samples: np.ndarray, rate: int, *, threshold: float = 0.01, margin_seconds: float = 0.02) -> np.ndarray:
@@ -26,6 +26,11 @@ def trim(samples: np.ndarray, rate: int, *, threshold: float = 0.01, margin_seco
         return samples
     margin = round(margin_seconds * rate)
     return samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+
+
+def joined(first: np.ndarray, second: np.ndarray, pause_seconds: float, rate: int) -> np.ndarray:
+    """Two pieces of speech with silence between them. float32 [samples]."""
+    return np.concatenate([first, np.zeros(round(pause_seconds * rate), np.float32), second])
 
 
 def clean(samples: np.ndarray, rate: int) -> np.ndarray:

@@ -17,6 +17,7 @@ from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.files import checkpoint, layout
+from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network.encoder import AudioEncoder
 from pipeline.model.new_model import EOS, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
@@ -101,6 +102,7 @@ def trainer(config: TrainConfig) -> Trainer:
         cache.texts,
         cache.languages,
         lambda rows, _: cache.features(rows),
+        [model.config.real_slots(samples) for samples in cache.samples],
         model.tokenizer,
         canvas_length=config.size.canvas_length,
         batch=config.phases.batch,
@@ -190,12 +192,21 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
         shutil.copytree(layout.directory(str(config.start)), temporary, dirs_exist_ok=True)
         temporary.replace(copied)
     model = checkpoint.load(str(copied))
-    if model.config != asr_config(config.size, model.tokenizer.get_vocab_size()):
+    wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
+    if model.config.model_copy(update={"prompt": wanted.prompt}) != wanted:  # training teaches another prompt
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
+    model = _with_config(model, wanted)
     if config.retokenise:
         tokenizer = _tokenizer(config, folder, cache)
         model = retokenised(model, tokenizer, asr_config(config.size, tokenizer.get_vocab_size()))
     return model.requires_grad_(True)
+
+
+def _with_config(model: AsrModel, config: AsrConfig) -> AsrModel:
+    """The same weights and tokenizer in a model of another config."""
+    other = AsrModel(config, model.tokenizer)
+    other.load_state_dict(model.state_dict())
+    return other
 
 
 def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:

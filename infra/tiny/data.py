@@ -22,9 +22,9 @@ log = logging.getLogger(__name__)
 def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_samples: int, batch: int = 16) -> int:
     """Write the encoder's output for every utterance. Returns how many utterances are cached.
 
-    Each shard of the corpus gives a float16 .npy [utterances, frames, d_model] and a .json with texts, languages and
-    voices; files appear whole or not at all. A cached shard is computed again only where it has more utterances now,
-    or where the window has changed. Utterances longer than the window are left out.
+    Each shard of the corpus gives a float16 .npy [utterances, frames, d_model] and a .json with texts, languages,
+    voices and numbers of samples; files appear whole or not at all. A cached shard is computed again only where it has
+    more utterances now, or where the window has changed. Utterances longer than the window are left out.
 
     Args:
         corpus: folder of shards.
@@ -52,8 +52,9 @@ def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_s
         np.save(temporary, np.concatenate(features))
         temporary.replace(cache / f"{shard.stem}.npy")
         names = {"texts": table["text"], "languages": table["language"], "voices": table["voice"]}
+        tree = {k: v.to_pylist() for k, v in names.items()} | {"samples": [len(p) // 2 for p in pcm], "recipe": recipe}
         temporary = cache / f"{shard.stem}.json.tmp"
-        temporary.write_text(json.dumps({k: v.to_pylist() for k, v in names.items()} | {"recipe": recipe}))
+        temporary.write_text(json.dumps(tree))
         temporary.replace(done)
         total += len(pcm)
         log.info("features: %s, %d utterances", shard.stem, total)
@@ -72,6 +73,7 @@ class FeatureCache:
         self.texts: list[str] = []
         self.languages: list[str] = []
         self.voices: list[str] = []
+        self.samples: list[int] = []  # at 16 kHz
         self._where: list[tuple[int, int]] = []
         self._shards: list[np.ndarray] = []
         shards = [path for cache in caches for path in sorted(cache.glob("*.json"))]
@@ -82,6 +84,7 @@ class FeatureCache:
             self.texts += tree["texts"]
             self.languages += tree["languages"]
             self.voices += tree["voices"]
+            self.samples += tree["samples"]
 
     def __len__(self) -> int:
         return len(self.texts)

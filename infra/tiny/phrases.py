@@ -83,6 +83,15 @@ def phrase(language: str, rng: random.Random) -> str:
             return text
 
 
+def item(language: str, rng: random.Random) -> str:
+    """Draw one item of random sequences that is not held out: "monday", "twenty three". Four in five are no numbers."""
+    table = vocabulary(language)
+    while True:
+        text = rng.choice(table.others if rng.random() < 0.8 else table.lists["numbers"])
+        if not is_evaluation(text):
+            return text
+
+
 def is_evaluation(text: str) -> bool:
     """Whether a text is held out for evaluation. The text alone decides: no text is ever on both sides."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % EVALUATION_SHARE == 0

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.tiny.augment import augment, clean
-from infra.tiny.phrases import is_evaluation, phrase
-from infra.tiny.voices import ENGINES, EngineError, check_engines, pick_voice, speak
+from infra.tiny.augment import augment, clean, joined, trim
+from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
+from infra.tiny.unknown import with_unknown_words
+from infra.tiny.voices import ENGINES, EngineError, Voice, check_engines, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.schemas import SAMPLE_RATE
@@ -30,6 +31,10 @@ log = logging.getLogger(__name__)
 MAX_SECONDS = 5.7  # what is longer than the window of 5.12 s is not trained on, and loses its end in the evaluation
 SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
 MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
+# Shares of the training utterances: a single word; two phrases with a pause between; unknown words. An unknown word
+# carries the text of the known word that it replaces: the audio does not tell the model what to write there.
+SINGLE_SHARE, PAUSE_SHARE, UNKNOWN_SHARE = 0.10, 0.15, 0.12
+PAUSE_SECONDS = (0.3, 1.2)
 
 Split = Literal["train", "evaluation"]
 SCHEMA = pa.schema(
@@ -71,7 +76,8 @@ class ShardPlan:
     @property
     def recipe(self) -> dict[bytes, bytes]:
         """What decides the content. It stands in the file, so that shards of two recipes are never mixed."""
-        text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}"
+        kinds = " kinds=3" if self.split == "train" else ""  # single words, pauses, unknown words
+        text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}{kinds}"
         return {b"recipe": text.encode()}
 
 
@@ -160,11 +166,14 @@ def _utterance(
     for text, _ in zip(_texts(language, rng, plan.split, seen), range(MAX_ATTEMPTS), strict=False):
         voice = voice_of()
         try:
-            samples, rate = speak(voice, text, rng)
+            if evaluation:
+                samples = clean(*speak(voice, text, rng))
+            else:
+                text, speech, rate = _training_speech(voice, language, text, rng)
+                samples = augment(speech, rate, noise_rng)
         except EngineError:
             counts["engine_failures"] += 1
             continue
-        samples = clean(samples, rate) if evaluation else augment(samples, rate, noise_rng)
         if len(samples) > MAX_SECONDS * SAMPLE_RATE:
             counts["too_long"] += 1
             continue
@@ -174,6 +183,26 @@ def _utterance(
         seconds = len(samples) / SAMPLE_RATE
         return {"id": name, "language": language, "voice": str(voice), "text": text, "pcm": pcm, "seconds": seconds}
     raise RuntimeError(f"{name}: no utterance in {MAX_ATTEMPTS} attempts; do the engines work?")
+
+
+def _training_speech(voice: Voice, language: str, text: str, rng: random.Random) -> tuple[str, np.ndarray, int]:
+    """The text of an utterance, its speech [samples] and its sample rate. One of the kinds by their shares.
+
+    Raises EngineError.
+    """
+    kind = rng.random()
+    if kind < SINGLE_SHARE:
+        text = item(language, rng)
+    elif kind < SINGLE_SHARE + PAUSE_SHARE:
+        first, second = (item(language, rng), text) if rng.random() < 0.5 else (text, item(language, rng))
+        both = f"{first}{vocabulary(language).joiner}{second}"
+        if not is_evaluation(both):
+            (one, rate), (two, _) = speak(voice, first, rng), speak(voice, second, rng)
+            return both, joined(trim(one, rate), trim(two, rate), rng.uniform(*PAUSE_SECONDS), rate), rate
+    spoken = text
+    if kind >= 1 - UNKNOWN_SHARE:
+        spoken = with_unknown_words(language, text, rng)
+    return text, *speak(voice, spoken, rng)
 
 
 def _texts(language: str, rng: random.Random, split: Split, seen: set[str]) -> Iterator[str]:

@@ -82,7 +82,7 @@ def asr_config(size: SizeSection, vocab_size: int) -> AsrConfig:
         backbone={"text_config": text, "vision_config": vision, "canvas_length": size.canvas_length, **image_ids},
         prompt=PromptSpec(
             before="<bos><|turn>{language}<|audio>",
-            after="<audio|><turn|><|turn>",
+            after="<audio|>",
             languages={"": "<|any|>", **{code: f"<|{code}|>" for code in LANGUAGES}},
         ),
         tokens=TokensSpec(pad=PAD, eos=[EOS], audio=AUDIO, ctc_blank=PAD),

@@ -77,6 +77,7 @@ def _batches(config: AdapterConfig, group: Group, data: Examples, model: AsrMode
         data.texts,
         data.languages,
         audio_windows(data, window_samples=window, augment=config.augment, seed=config.seed),
+        [model.config.real_slots(samples) for samples in data.samples],
         model.tokenizer,
         canvas_length=canvas,
         batch=config.train.batch * group.world,

@@ -20,16 +20,27 @@ Inputs = Callable[[list[int], int], Tensor]  # (rows, number of their batch) -> 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """inputs float32 [B, ...]; targets_BC int64, text then end tokens; text_lengths int64 [B] without the end."""
+    """Recordings with their texts.
+
+    inputs float32 [B, ...]; targets_BC int64, text then end tokens; text_lengths int64 [B] without the end; real_slots
+    int64 [B], the audio slots with sound.
+    """
 
     inputs: Tensor
     targets_BC: Tensor
     text_lengths: Tensor
+    real_slots: Tensor
     languages: list[str | None]
 
     def to(self, device: torch.device) -> Batch:
         """The same on another device."""
-        return Batch(self.inputs.to(device), self.targets_BC.to(device), self.text_lengths.to(device), self.languages)
+        return Batch(
+            self.inputs.to(device),
+            self.targets_BC.to(device),
+            self.text_lengths.to(device),
+            self.real_slots.to(device),
+            self.languages,
+        )
 
 
 class Batches:
@@ -43,6 +54,7 @@ class Batches:
         texts: Sequence[str],
         languages: Sequence[str | None],
         inputs: Inputs,
+        real_slots: Sequence[int],
         tokenizer: Tokenizer,
         *,
         canvas_length: int,
@@ -59,6 +71,7 @@ class Batches:
             texts: of every recording.
             languages: of every recording; None: unknown.
             inputs: gives the audio of some rows, as samples or features.
+            real_slots: audio slots with sound of every recording, by `AsrConfig.real_slots`.
             tokenizer: of the model.
             canvas_length: tokens of the full canvas.
             batch: recordings of a batch.
@@ -70,6 +83,7 @@ class Batches:
             full_canvas_share: batches in [0, 1] that get the full canvas all the same.
         """
         self.languages, self.inputs, self.batch, self.seed, self.eos = languages, inputs, batch, seed, eos
+        self.real_slots = real_slots
         self.canvas_length = canvas_length
         self.step, self.full_share = canvas_step or canvas_length, full_canvas_share
         self.tokens = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
@@ -123,6 +137,7 @@ class Batches:
             inputs=self.inputs(rows, number),
             targets_BC=targets,
             text_lengths=torch.tensor([len(self.tokens[row]) for row in rows]),
+            real_slots=torch.tensor([self.real_slots[row] for row in rows]),
             languages=[self.languages[row] for row in rows],
         )
 

@@ -24,20 +24,23 @@ def enable(model: DiffusionGemmaForBlockDiffusion) -> None:
     model.disable_input_require_grads()  # the line above enables it for reentrant checkpointing, which this is not
 
 
-def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
+def prefill(
+    model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor, positions_BP: Tensor | None = None
+) -> tuple[PromptKV, Tensor]:
     """Do what `backbone.prefill` does, with the same values and gradients and in less memory.
 
     Only input, keys and values of each layer are kept for the backward pass. All keys and values stay, also those that
     a sliding window would drop.
     """
     encoder = model.model.encoder.language_model
-    positions = torch.arange(embeds_BPH.shape[1], device=embeds_BPH.device)[None]
+    places = torch.arange(embeds_BPH.shape[1], device=embeds_BPH.device)[None]
+    positions = places if positions_BP is None else positions_BP
     asked: dict[str, Any] = {
         "config": encoder.config,
         "inputs_embeds": embeds_BPH,
         "attention_mask": None,
         "past_key_values": None,
-        "position_ids": positions,
+        "position_ids": places,  # not those of the rows: a gap would look like two sequences in one row
     }
     masks = {
         "full_attention": create_causal_mask(**asked),

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.audio.stage import Decoder
 from pipeline.config import (
@@ -56,6 +57,7 @@ class Examples:
         self.texts: list[str] = self.table["text"].to_pylist()
         self.languages: list[str | None] = self.table["language"].to_pylist()
         self.keys: list[str] = self.table["key"].to_pylist()
+        self.samples: list[int] = [length // 2 for length in pc.binary_length(self.table["pcm"]).to_pylist()]
         self.left_out: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
 
     def __len__(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -20,7 +20,7 @@ from pipeline.training.schedule import TrainingSteps
 
 Phase = Literal["ctc", "autoregressive", "diffusion"]
 Figures = dict[str, float]
-Prefill = Callable[[DiffusionGemmaForBlockDiffusion, Tensor], tuple[PromptKV, Tensor]]
+Prefill = Callable[[DiffusionGemmaForBlockDiffusion, Tensor, Tensor], tuple[PromptKV, Tensor]]
 
 
 TEMPERATURES = (0.4, 0.8)  # of the first pass of self-conditioning, from a clean canvas to noise
@@ -62,13 +62,14 @@ def training_loss(
         The loss, and for the log every part of it and `infeasible`, the rows that are too long for CTC.
     """
     targets, lengths = batch.targets_BC, batch.text_lengths
-    ctc, infeasible = ctc_loss(model, audio_BSH, targets, lengths)
+    real = batch.real_slots
+    ctc, infeasible = ctc_loss(model, audio_BSH, real, targets, lengths)
     if phase == "ctc":
         return ctc, _figures({"loss": ctc, "ctc": ctc}, infeasible)
     dropped = torch.rand(len(batch.languages), generator=generator) < steps.language_dropout
     languages = [None if drop else name for name, drop in zip(batch.languages, dropped.tolist(), strict=True)]
     prompt = model.prompt_embeds(audio_BSH, languages)
-    ar, cache = autoregressive_loss(model, prompt, targets, lengths, prefill)
+    ar, cache = autoregressive_loss(model, prompt, real, targets, lengths, prefill)
     if phase == "autoregressive":
         loss = ar + steps.ctc_weight * ctc
         return loss, _figures({"loss": loss, "ar": ar, "ctc": ctc}, infeasible)
@@ -84,40 +85,56 @@ def _figures(parts: dict[str, Tensor], infeasible: int) -> Figures:
     return {name: float(value.detach()) for name, value in parts.items()} | {"infeasible": float(infeasible)}
 
 
-def ctc_loss(model: AsrModel, audio_BSH: Tensor, targets_BC: Tensor, text_lengths: Tensor) -> tuple[Tensor, int]:
+def ctc_loss(
+    model: AsrModel, audio_BSH: Tensor, real_slots: Tensor, targets_BC: Tensor, text_lengths: Tensor
+) -> tuple[Tensor, int]:
     """The mean CTC loss per token through the lm_head, and the number of infeasible rows, whose loss is zero.
 
-    A row is feasible with at least as many audio vectors as it has tokens and adjacent equal tokens.
+    Logits have no softcap, and slots that only hold silence padding are left out (arXiv 2607.13013). A text with more
+    tokens than its row has slots is cut to them. A row is feasible with at least as many slots as it has tokens and
+    adjacent equal tokens.
     """
-    log_probs = backbone.softcapped_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
-    slots = torch.full_like(text_lengths, audio_BSH.shape[1])
+    log_probs = backbone.raw_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
+    text_lengths = torch.minimum(text_lengths, real_slots)
     within = torch.arange(1, targets_BC.shape[1], device=text_lengths.device) < text_lengths[:, None]
     repeats = ((targets_BC[:, 1:] == targets_BC[:, :-1]) & within).sum(1)
-    infeasible = int((text_lengths + repeats > slots).sum())
+    infeasible = int((text_lengths + repeats > real_slots).sum())
     blank = model.config.tokens.ctc_blank
-    loss = F.ctc_loss(log_probs, targets_BC, slots, text_lengths, blank=blank, zero_infinity=True)
+    loss = F.ctc_loss(log_probs, targets_BC, real_slots, text_lengths, blank=blank, zero_infinity=True)
     return loss, infeasible
 
 
 def autoregressive_loss(
     model: AsrModel,
     prompt_BPH: Tensor,
+    real_slots: Tensor,
     targets_BC: Tensor,
     text_lengths: Tensor,
     prefill: Prefill = backbone.prefill,
 ) -> tuple[Tensor, PromptKV]:
     """Next-token cross-entropy over text and first end token, in one causal pass over prompt and text.
 
-    Returns the loss, and the cache of the pass cut back to the prompt, for the decoder. The pass is causal, so the text
-    has not changed the prompt's part. prefill: or `checkpointing.prefill`, which gives the same in less memory.
+    real_slots: int64 [batch], the audio slots with sound; the pass leaves the others out. Returns the loss, and the
+    cache of the pass cut back to the prompt, for the decoder. The pass is causal, so the text has not changed the
+    prompt's part. prefill: or `checkpointing.prefill`, which gives the same in less memory.
     """
     length = prompt_BPH.shape[1]
     embeds = torch.cat([prompt_BPH, backbone.embed(model.backbone, targets_BC[:, :-1])], dim=1)
-    cache, hidden = prefill(model.backbone, embeds)
-    logits = backbone.softcapped_logits(model.backbone, hidden[:, length - 1 :])
+    positions, kept = model.real_positions(real_slots, embeds.shape[1])
+    cache, hidden = prefill(model.backbone, _at(embeds, positions), positions)
+    prompt_kept = kept - (embeds.shape[1] - length)
+    first = torch.arange(targets_BC.shape[1], device=targets_BC.device)[None] + prompt_kept[:, None] - 1
+    logits = backbone.softcapped_logits(model.backbone, _at(hidden, first))
     counted = torch.arange(targets_BC.shape[1], device=targets_BC.device)[None] <= text_lengths[:, None]
     loss = F.cross_entropy(logits[counted], targets_BC[counted])
-    return loss, cache.cut(length)
+    most = int(prompt_kept.max())
+    seen = torch.arange(most, device=kept.device)[None] < prompt_kept[:, None]
+    return loss, replace(cache.cut(most), start=length, seen=seen)
+
+
+def _at(values_BPH: Tensor, places_BK: Tensor) -> Tensor:
+    """Some positions of each row: [batch, K, hidden]."""
+    return values_BPH.gather(1, places_BK[..., None].expand(-1, -1, values_BPH.shape[2]))
 
 
 def corrupt(targets: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:

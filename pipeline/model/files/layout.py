@@ -119,6 +119,11 @@ class AsrConfig(Section):
         """Audio vectors in a prompt."""
         return slots_for(self.encoder_frames, self.projector.subsample)
 
+    def real_slots(self, samples: int) -> int:
+        """How many audio slots have sound of a segment of `samples` samples at 16 kHz; the others hold its padding."""
+        frames = -(-samples * POSITIONS_PER_SECOND // SAMPLE_RATE)
+        return min(self.audio_slots, max(1, slots_for(frames, self.projector.subsample)))
+
     @property
     def hidden_size(self) -> int:
         """Width of the backbone."""

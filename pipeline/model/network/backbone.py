@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DiffusionGemmaConfig, DiffusionGemmaForBlockDiffusion, DynamicCache
 
@@ -37,26 +38,28 @@ class PromptKV:
     """The prompt's cache as transformers' decoder layers read it; they do not write to it."""
 
     layers: list[LayerKV]
+    start: int | None = None  # position id of the first canvas token; None: the number of positions
+    seen: Tensor | None = None  # bool [batch, prompt]: the positions that the canvas sees; None: all
     is_compileable: bool = False
 
     @property
     def length(self) -> int:
-        """Positions of the prompt."""
+        """Positions that are stored."""
         return self.layers[0].keys.shape[2]
 
     def rows(self, index: Any) -> PromptKV:
         """Some rows, a view or a copy. index: anything that indexes dimension 0."""
-        return PromptKV([LayerKV(layer.keys[index], layer.values[index]) for layer in self.layers])
+        layers = [LayerKV(layer.keys[index], layer.values[index]) for layer in self.layers]
+        return replace(self, layers=layers, seen=None if self.seen is None else self.seen[index])
 
     def repeat(self, times: int) -> PromptKV:
         """Every row `times` times: row 0 first, then row 1, and so on."""
-        return PromptKV(
-            [LayerKV(k.keys.repeat_interleave(times, 0), k.values.repeat_interleave(times, 0)) for k in self.layers]
-        )
+        return self.rows(torch.arange(len(self.layers[0].keys)).repeat_interleave(times))
 
     def cut(self, length: int) -> PromptKV:
-        """The first `length` positions."""
-        return PromptKV([LayerKV(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in self.layers])
+        """The first `length` positions that are stored. The canvas starts where it started."""
+        layers = [LayerKV(layer.keys[:, :, :length], layer.values[:, :, :length]) for layer in self.layers]
+        return replace(self, layers=layers, seen=None if self.seen is None else self.seen[:, :length])
 
 
 def build(config: dict[str, Any]) -> DiffusionGemmaForBlockDiffusion:
@@ -82,14 +85,19 @@ def _numbers(config: dict[str, Any]) -> dict[str, str]:
     return numbers
 
 
-def prefill(model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor) -> tuple[PromptKV, Tensor]:
+def prefill(
+    model: DiffusionGemmaForBlockDiffusion, embeds_BPH: Tensor, positions_BP: Tensor | None = None
+) -> tuple[PromptKV, Tensor]:
     """A causal pass over a prompt of embeddings [batch, prompt, hidden].
 
-    embeds_BPH: those of text are already scaled by sqrt(hidden). Returns the KV cache and the final hidden states
-    [batch, prompt, hidden]. There is no mask, because all rows have one length.
+    embeds_BPH: those of text are already scaled by sqrt(hidden). positions_BP: int64 position ids; None: 0, 1, 2 and so
+    on. Returns the KV cache and the final hidden states [batch, prompt, hidden]. There is no mask: a shorter row has
+    its padding at the end, where a causal pass does not see it.
     """
     cache = DynamicCache(config=model.config.get_text_config())
-    output = model.model.encoder.language_model(inputs_embeds=embeds_BPH, past_key_values=cache)
+    output = model.model.encoder.language_model(
+        inputs_embeds=embeds_BPH, position_ids=positions_BP, past_key_values=cache
+    )
     layers = [LayerKV(layer.keys, layer.values) for layer in cache.layers]  # type: ignore[union-attr, arg-type]
     return PromptKV(layers), output.last_hidden_state
 
@@ -109,14 +117,19 @@ def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH:
     decoder = model.model.decoder
     embeds = decoder.embed_tokens(canvas_BC)
     hidden = decoder.self_conditioning(embeds, soft_BCH * decoder.embed_tokens.embed_scale.to(embeds.dtype))
-    start = prompt.length
+    start = prompt.length if prompt.start is None else prompt.start
+    mask = None
+    if prompt.seen is not None:  # [batch, 1, canvas, prompt + canvas]; a canvas sees all of itself
+        mask = F.pad(prompt.seen, (0, canvas_BC.shape[1]), value=True)[:, None, None].expand(
+            -1, 1, canvas_BC.shape[1], -1
+        )
     positions = torch.arange(start, start + canvas_BC.shape[1], device=canvas_BC.device)[None]
     rotary = {kind: decoder.rotary_emb(hidden, positions, kind) for kind in decoder.unique_layer_types}
     for index, layer in enumerate(decoder.layers):
         hidden = layer(
             hidden,
             position_embeddings=rotary[decoder.text_config.layer_types[index]],
-            attention_mask=None,
+            attention_mask=mask,
             position_ids=positions,
             past_key_values=prompt,
         )
@@ -124,7 +137,13 @@ def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH:
     return normed
 
 
+def raw_logits(model: DiffusionGemmaForBlockDiffusion, hidden: Tensor) -> Tensor:
+    """Float32 logits [..., vocabulary] without the softcap: what CTC takes. For training and checks only."""
+    logits: Tensor = model.lm_head(hidden).float()
+    return logits
+
+
 def softcapped_logits(model: DiffusionGemmaForBlockDiffusion, hidden: Tensor) -> Tensor:
     """Float32 logits [..., vocabulary] with the model's softcap. Takes much memory: for training and checks only."""
     cap = model.final_logit_softcapping
-    return torch.tanh(model.lm_head(hidden).float() / cap) * cap
+    return torch.tanh(raw_logits(model, hidden) / cap) * cap
