@@ -169,6 +169,9 @@ class DenoiseConfig(Section):
         "cumulative",
         description="cumulative: entropy_bound holds for the sum of a step; each: for every token by itself",
     )
+    guidance: float = Field(
+        1.0, ge=0, le=10, description="weight of the audio against a second pass without it; 1: no second pass"
+    )
     temperature_min: float = Field(0.4, gt=0, description="sampling temperature of the last step")
     temperature_max: float = Field(0.8, gt=0, description="sampling temperature of the first step")
     stability: int = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from operator import attrgetter
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypedDict
 
 import pyarrow as pa
 
@@ -192,13 +192,22 @@ class Segment:
     pcm: bytes | memoryview
 
 
+class Word(TypedDict):
+    """A word of a segment; times in milliseconds from the segment's beginning, None where they are not known."""
+
+    text: str
+    confidence: float
+    start_ms: int | None
+    end_ms: int | None
+
+
 @dataclass(slots=True)
 class SegmentResult:
     """What the model recognised in one segment. text None: no answer, `error` says why. Empty text: silence."""
 
     text: str | None
     confidence: float | None = None
-    words: list[dict[str, str | float]] = field(default_factory=list)
+    words: list[Word] = field(default_factory=list)
     signals: dict[str, float | None] | None = None
     steps: int = 0
     canvas_length: int = 0
@@ -207,7 +216,14 @@ class SegmentResult:
     error: str | None = None
 
 
-WORD = pa.struct([("text", pa.string()), ("confidence", pa.float32())])
+WORD = pa.struct(
+    [
+        ("text", pa.string()),
+        ("confidence", pa.float32()),
+        ("start_ms", pa.int64()),  # of the recording; null: not known
+        ("end_ms", pa.int64()),
+    ]
+)
 SIGNALS = pa.struct(
     [
         ("token_probability_mean", pa.float32()),
@@ -216,7 +232,8 @@ SIGNALS = pa.struct(
         ("entropy_max", pa.float32()),
         ("first_stable_step_mean", pa.float32()),
         ("revisions", pa.float32()),
-        ("ctc_score", pa.float32()),
+        ("ctc_score", pa.float32()),  # log-probability of the text per token, nats; null: no text or too few slots
+        ("ctc_disagreement", pa.float32()),  # edit distance to CTC's own text, as a share of the longer one
     ]
 )
 

@@ -74,7 +74,7 @@ def make_corpus(config: TrainConfig) -> None:
 
 
 def make_features(config: TrainConfig) -> None:
-    """Run the frozen encoder once over the training corpus, in bfloat16, and keep its output."""
+    """Run the frozen encoder once over the training corpus and keep its output."""
     size = asr_config(config.size, config.size.vocab_size)
     e = size.encoder
     encoder = AudioEncoder(
@@ -86,7 +86,6 @@ def make_features(config: TrainConfig) -> None:
         window_seconds=size.window_seconds,
     ).eval()
     encoder.load_whisper(_whisper(config))
-    encoder.whisper.bfloat16()
     folder = Path(config.folder)
     data.cache_features(folder / "train", folder / "features", encoder, window_samples=size.window_samples)
 

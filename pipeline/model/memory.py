@@ -51,7 +51,7 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     """
     size = dtype.itemsize
     text: Any = model.backbone.config.text_config
-    lengths = canvas_policy.lengths(denoise.canvas_length, own=model.config.canvas_length, prompt=model.prompt_length)
+    lengths = canvas_policy.lengths(denoise.canvas_length, own=model.config.canvas_length)
     hidden, prompt, longest = model.config.hidden_size, model.prompt_length, max(lengths)
     prefill = -(-slots // 4)
 

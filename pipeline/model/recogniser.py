@@ -56,18 +56,17 @@ class AsrModel(nn.Module):
         """The first audio slot of a prompt; the same for every language."""
         return self.prompts[""].index(self.config.tokens.audio)
 
-    def real_positions(self, real_slots_B: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """Which positions of a sequence are left when audio slots that only hold silence padding are left out.
+    def real_positions(self, real_slots_B: Tensor, length: int, width: int) -> Tensor:
+        """Which positions of a sequence are left without the audio slots that only hold silence padding.
 
         real_slots_B: int64, audio slots with sound, the first ones of each row. length: of the whole sequence, which is
-        a prompt and perhaps text after it. Returns int64 position ids [batch, most that any row keeps], and int64
-        [batch] how many each row keeps. Behind them is padding, with the id of the last position.
+        a prompt and perhaps text after it. Returns int64 position ids [batch, width]. A row keeps the first
+        length - audio_slots + real_slots of them; behind those is padding, with the id of the last position.
         """
-        hidden_B = self.config.audio_slots - real_slots_B
-        kept_B = length - hidden_B
-        places = torch.arange(length, device=real_slots_B.device)[None]
-        positions = places + torch.where(places < (self.audio_start + real_slots_B)[:, None], 0, hidden_B[:, None])
-        return positions.clamp_(max=length - 1)[:, : int(kept_B.max())], kept_B
+        hidden_B1 = (self.config.audio_slots - real_slots_B)[:, None]
+        places = torch.arange(width, device=real_slots_B.device)[None]
+        after = places >= self.audio_start + real_slots_B[:, None]
+        return torch.where(after, places + hidden_B1, places).clamp_(max=length - 1)
 
 
 def prompts(config: AsrConfig, tokenizer: Tokenizer) -> dict[str, list[int]]:

@@ -171,6 +171,12 @@ def milliseconds(samples: int) -> int:
     return samples // SAMPLES_PER_MS
 
 
+def _in_recording(word: dict[str, Any], start_ms: int) -> dict[str, Any]:
+    """A word with times of its recording, from one with times of a segment that begins at start_ms."""
+    times = {name: word[name] for name in ("start_ms", "end_ms")}
+    return word | {name: None if at is None else start_ms + at for name, at in times.items()}
+
+
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
     """The problem of a recording if the model gave no answer for one of its segments; else None."""
     errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
@@ -203,6 +209,7 @@ def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict
         rows.append(
             {name: result[name] for name in ("segment_index", "channel", "text", *_COPIED)}
             | {
+                "words": [_in_recording(word, start_ms) for word in result["words"] or []],
                 "start_ms": start_ms,
                 "end_ms": end_ms,
                 "confidence_source": "raw",

@@ -120,21 +120,17 @@ def autoregressive_loss(
     """
     length = prompt_BPH.shape[1]
     embeds = torch.cat([prompt_BPH, backbone.embed(model.backbone, targets_BC[:, :-1])], dim=1)
-    positions, kept = model.real_positions(real_slots, embeds.shape[1])
-    cache, hidden = prefill(model.backbone, _at(embeds, positions), positions)
-    prompt_kept = kept - (embeds.shape[1] - length)
-    first = torch.arange(targets_BC.shape[1], device=targets_BC.device)[None] + prompt_kept[:, None] - 1
-    logits = backbone.softcapped_logits(model.backbone, _at(hidden, first))
+    kept = length - model.config.audio_slots + real_slots  # of the prompt
+    most = int(kept.max())
+    text = embeds.shape[1] - length
+    positions = model.real_positions(real_slots, embeds.shape[1], most + text)
+    cache, hidden = prefill(model.backbone, backbone.at(embeds, positions), positions)
+    places = torch.arange(text + 1, device=kept.device)[None] + kept[:, None] - 1
+    logits = backbone.softcapped_logits(model.backbone, backbone.at(hidden, places))
     counted = torch.arange(targets_BC.shape[1], device=targets_BC.device)[None] <= text_lengths[:, None]
     loss = F.cross_entropy(logits[counted], targets_BC[counted])
-    most = int(prompt_kept.max())
-    seen = torch.arange(most, device=kept.device)[None] < prompt_kept[:, None]
+    seen = torch.arange(most, device=kept.device)[None] < kept[:, None]
     return loss, replace(cache.cut(most), start=length, seen=seen)
-
-
-def _at(values_BPH: Tensor, places_BK: Tensor) -> Tensor:
-    """Some positions of each row: [batch, K, hidden]."""
-    return values_BPH.gather(1, places_BK[..., None].expand(-1, -1, values_BPH.shape[2]))
 
 
 def corrupt(targets: Tensor, t: Tensor, vocab_size: int, generator: torch.Generator) -> Tensor:

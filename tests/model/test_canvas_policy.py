@@ -28,7 +28,7 @@ def segments(count: int, seconds: float) -> list[Segment]:
     [(None, 192, (192,)), (64, 192, (64,)), ("auto", 192, (64, 128, 192)), ("auto", 16, (8, 16)), ("auto", 8, (8,))],
 )
 def test_lengths_end_with_the_full_canvas(setting: int | str | None, own: int, expected: tuple[int, ...]) -> None:
-    assert canvas_policy.lengths(setting, own=own, prompt=208) == expected
+    assert canvas_policy.lengths(setting, own=own) == expected
 
 
 @pytest.mark.parametrize("prompt", range(1, 97))

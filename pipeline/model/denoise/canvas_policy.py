@@ -11,12 +11,10 @@ THIRDS = (1, 2, 3)
 MULTIPLE = 8
 
 
-def lengths(setting: int | Literal["auto"] | None, *, own: int, prompt: int) -> tuple[int, ...]:
+def lengths(setting: int | Literal["auto"] | None, *, own: int) -> tuple[int, ...]:
     """Canvas lengths in use, ascending; the last one is the full canvas.
 
-    setting: `denoise.canvas_length`. own: the model's own canvas. prompt: positions of its prompt. Lengths of `auto`
-    avoid prompt + canvas = 1 mod 32. PyTorch's memory-efficient attention gave wrong results there with a mask and
-    bfloat16 (its issue 191937). This code passes no mask, so that is a second safeguard.
+    setting: `denoise.canvas_length`. own: the model's own canvas.
     """
     if isinstance(setting, int):
         return (setting,)
@@ -25,7 +23,6 @@ def lengths(setting: int | Literal["auto"] | None, *, own: int, prompt: int) -> 
     shorter = set()
     for third in THIRDS:
         length = math.ceil(own * third / len(THIRDS) / MULTIPLE) * MULTIPLE
-        length += MULTIPLE if (prompt + length) % 32 == 1 else 0
         if length < own:
             shorter.add(length)
     return (*sorted(shorter), own)

@@ -18,6 +18,7 @@ from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
 
 GRAPHS = 128  # per function: one for each slot bucket, canvas length and tile width; torch allows 8 by default
+STATIC_EIGHTHS = (2, 4, 5, 8)  # of a window. Segments of 13 to 18 s in 30 s take five.
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,18 @@ def slot_buckets(slots: int, *, static: bool) -> tuple[int, ...]:
         slots = (slots + 1) // 2
         sizes.add(slots)
     return tuple(sorted(sizes))
+
+
+def prompt_widths(positions: int, slots: int, canvas: int, *, static: bool) -> tuple[int, ...]:
+    """How many prompt positions a step may read, ascending; the last number has room for a whole prompt.
+
+    positions: of a whole prompt. slots: its audio slots. canvas: tokens. static: room for STATIC_EIGHTHS of the audio.
+    Prompt and canvas together are a multiple of 8: PyTorch's
+    memory-efficient attention gave wrong results with a mask, bfloat16 and a length of 1 mod 32 (its issue 191937).
+    """
+    text = positions - slots
+    audio = {-(-slots * eighths // 8) for eighths in STATIC_EIGHTHS} if static else range(1, slots + 1)
+    return tuple(sorted({text + some + -(text + some + canvas) % 8 for some in audio}))
 
 
 def prefill_buckets(batch: int, *, static: bool) -> tuple[int, ...]:

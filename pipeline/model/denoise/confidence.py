@@ -6,9 +6,13 @@ import math
 import unicodedata
 from dataclasses import dataclass
 
+from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer
 
-from pipeline.schemas import SegmentResult
+from pipeline.model.denoise.ctc import Hypothesis
+from pipeline.schemas import SegmentResult, Word
+
+Span = tuple[int, int]  # the first and the last of some tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +27,41 @@ class FinalCanvas:
     steps: int
 
 
-def result(canvas: FinalCanvas, tokenizer: Tokenizer, *, eos: set[int], vocab_size: int) -> SegmentResult:
+def spoken_tokens(canvas: FinalCanvas, eos: set[int]) -> list[int]:
+    """The tokens of the text: up to the first end token, or all of them. eos: ids of the end tokens."""
+    end = next((i for i, token in enumerate(canvas.tokens) if token in eos), len(canvas.tokens))
+    return canvas.tokens[:end]
+
+
+def result(
+    canvas: FinalCanvas,
+    heard: Hypothesis | None,
+    tokenizer: Tokenizer,
+    *,
+    eos: set[int],
+    vocab_size: int,
+    slot_ms: float = 0.0,
+) -> SegmentResult:
     """Text up to the first end token. Confidences and signals count the tokens of that text only.
 
     A word's confidence is the lowest T = 1 probability of its tokens. The segment's confidence is the mean of its
     words', or the probability of the end token where the text is empty. Entropies are divided by log(vocabulary), so
-    they are in [0, 1]. eos: ids of the end tokens.
+    they are in [0, 1]. Words get times from the segment's beginning where CTC can align the text.
+
+    Args:
+        canvas: of the last step.
+        heard: what CTC says, for the tokens of `spoken_tokens`; None: the model has no CTC.
+        tokenizer: of the model.
+        eos: ids of the end tokens.
+        vocab_size: of the model.
+        slot_ms: milliseconds of one audio slot.
     """
     length = len(canvas.tokens)
-    end = next((i for i, token in enumerate(canvas.tokens) if token in eos), length)
+    tokens = spoken_tokens(canvas, eos)
+    end = len(tokens)
     overflow = end == length
-    spoken = slice(0, end)
-    text = str(tokenizer.decode(canvas.tokens[spoken], skip_special_tokens=True)).strip()
-    words = words_with_confidence(canvas.tokens[spoken], canvas.probability[spoken], tokenizer)
+    text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
+    words = words_of(tokens, canvas.probability[:end], heard.spans if heard else None, tokenizer, slot_ms=slot_ms)
     if words:
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
@@ -50,7 +76,8 @@ def result(canvas: FinalCanvas, tokenizer: Tokenizer, *, eos: set[int], vocab_si
         "entropy_max": max(entropy),
         "first_stable_step_mean": _mean(canvas.stable_since[counted]),
         "revisions": float(sum(canvas.revisions[counted])),
-        "ctc_score": None,
+        "ctc_score": heard.score if heard else None,
+        "ctc_disagreement": _disagreement(text, heard, tokenizer) if heard else None,
     }
     return SegmentResult(
         text=text,
@@ -64,50 +91,74 @@ def result(canvas: FinalCanvas, tokenizer: Tokenizer, *, eos: set[int], vocab_si
     )
 
 
-def words_with_confidence(
-    tokens: list[int], probability: list[float], tokenizer: Tokenizer
-) -> list[dict[str, str | float]]:
-    """Words between white space, each Han character alone, with the lowest probability of their tokens."""
+def _disagreement(text: str, heard: Hypothesis, tokenizer: Tokenizer) -> float:
+    """The edit distance from a text to CTC's own, in characters, as a share of the longer one."""
+    spelled = str(tokenizer.decode(heard.tokens, skip_special_tokens=True)).strip()
+    return float(Levenshtein.normalized_distance(text, spelled))
+
+
+def words_of(
+    tokens: list[int],
+    probability: list[float],
+    spans: list[tuple[int, int]] | None,
+    tokenizer: Tokenizer,
+    *,
+    slot_ms: float,
+) -> list[Word]:
+    """Words between white space, each Han character alone, with the lowest probability of their tokens and their times.
+
+    spans: the first and the last audio slot of each token; None: unknown, and so are the times.
+    """
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
-    words: list[dict[str, str | float]] = []
+    words: list[tuple[str, Span]] = []
     joined = False  # whether the next character belongs to the last word
-    for character, p in zip(text, _per_character(tokens, probability, tokenizer), strict=True):
+    for character, span in zip(text, _per_character(tokens, tokenizer), strict=True):
         if character.isspace():
             joined = False
             continue
         han = unicodedata.name(character, "").startswith("CJK UNIFIED")
         if joined and not han:
-            word = words[-1]
-            words[-1] = {"text": f"{word['text']}{character}", "confidence": min(float(word["confidence"]), p)}
+            words[-1] = (words[-1][0] + character, _union(words[-1][1], span))
         else:
-            words.append({"text": character, "confidence": p})
+            words.append((character, span))
         joined = not han
-    return words
+    made: list[Word] = []
+    for word, (first, last) in words:
+        start = round(spans[first][0] * slot_ms) if spans else None
+        end = round((spans[last][1] + 1) * slot_ms) if spans else None
+        made.append({"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end})
+    return made
 
 
-def _per_character(tokens: list[int], probability: list[float], tokenizer: Tokenizer) -> list[float]:
-    """For each character of the text, the lowest probability of the tokens that spell it.
+def _union(*spans: Span) -> Span:
+    return min(first for first, _ in spans), max(last for _, last in spans)
+
+
+def _per_character(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
+    """For each character of the text, the first and the last token that spell it.
 
     It finds them by turning longer and longer prefixes of the tokens into text. Characters that a run of byte tokens
-    spells share the lowest probability of the run. Bytes that are no whole character yet stand at the end of a
-    prefix's text as U+FFFD.
+    spells share the tokens of the run. Bytes that are no whole character yet stand at the end of a prefix's text as
+    U+FFFD.
     """
-    lowest: list[float] = []
-    run = 1.0
-    for count, p in enumerate(probability, start=1):
-        decoded = str(tokenizer.decode(tokens[:count], skip_special_tokens=True))
+    spans: list[Span] = []
+    run: list[Span] = []  # the tokens since the last whole character
+    decoded = ""
+    for number in range(len(tokens)):
+        own = (number, number)
+        decoded = str(tokenizer.decode(tokens[: number + 1], skip_special_tokens=True))
         settled = len(decoded.rstrip("\ufffd"))
-        run = min([run, *lowest[settled:]])
-        new = decoded[len(lowest) : settled]
+        run += spans[settled:]
+        new = decoded[len(spans) : settled]
         bytes_before = len(new) - len(new.lstrip("\ufffd"))
-        lowest = (
-            lowest[:settled] + [run] * bytes_before + [p if bytes_before else min(run, p)] * (len(new) - bytes_before)
-        )
+        before = _union(*run) if run else own
+        whole = own if bytes_before else _union(before, own)
+        spans = spans[:settled] + [before] * bytes_before + [whole] * (len(new) - bytes_before)
         if settled < len(decoded):
-            run = min(run, p)
+            run.append(own)
         elif new:
-            run = 1.0
-    return lowest + [run] * (len(decoded) - len(lowest)) if tokens else []
+            run = []
+    return spans + [_union(*run)] * (len(decoded) - len(spans)) if run else spans
 
 
 def _mean(values: list[float] | list[int]) -> float:

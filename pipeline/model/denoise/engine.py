@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 
 from pipeline.config import DenoiseConfig
-from pipeline.model.denoise import confidence
+from pipeline.model.denoise import confidence, ctc
 from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Finished
 from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
+from pipeline.model.positions import POSITIONS_PER_SECOND
 from pipeline.model.recogniser import AsrModel
 from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
 from pipeline.schemas import Segment, SegmentResult
@@ -84,7 +85,17 @@ class Engine(Worker):
         if not self.is_finite(canvas is not None, job.future) or canvas is None:
             return
         config = self.model.config
-        result = confidence.result(canvas, self.model.tokenizer, eos=self._eos, vocab_size=config.vocab_size)
+        tokens = confidence.spoken_tokens(canvas, self._eos)
+        weight = self.model.backbone.lm_head.weight
+        heard = ctc.hypothesis(job.slots, weight, tokens, blank=config.tokens.ctc_blank) if job.slots else None
+        result = confidence.result(
+            canvas,
+            heard,
+            self.model.tokenizer,
+            eos=self._eos,
+            vocab_size=config.vocab_size,
+            slot_ms=1000 * config.projector.subsample / POSITIONS_PER_SECOND,
+        )
         full = self.scheduler.full_length
         if result.overflow and job.length < full:
             self.reruns += 1

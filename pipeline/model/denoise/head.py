@@ -13,14 +13,16 @@ from pipeline.model.exhaustion import memory_exhausted
 
 
 @torch.inference_mode()
-def tile_step_for(setting: str, torch_step: TileStep, weight_VH: Tensor) -> TileStep:
-    """The tile step that `model.head` (`torch` or `triton`) names.
+def tile_step_for(setting: str, torch_step: TileStep, weight_VH: Tensor, *, guided: bool = False) -> TileStep:
+    """The tile step that `model.head` (`torch` or `triton`) names. guided: with classifier-free guidance.
 
     torch_step: `vocabulary_head.tile_step`, compiled or plain. The kernel is compiled here, for this machine.
     Raises ConfigError naming `model.head` where the kernel cannot run on this machine.
     """
     if setting == "torch":
         return torch_step
+    if guided:
+        raise ConfigError("model.head: triton: its kernel has no guidance; set denoise.guidance=1 or model.head=torch")
     if reason := obstacle(weight_VH.device):
         raise ConfigError(f"model.head: triton: {reason}")
     from pipeline.model.denoise import vocabulary_head_triton as fused  # only here: on a CPU there is no triton

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
-from pipeline.model.denoise.compiled import Calls, slot_buckets
+from pipeline.model.denoise.compiled import Calls, prompt_widths, slot_buckets
 from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.step import Rows
-from pipeline.model.denoise.vocabulary_head import HeadOutput, run_head
+from pipeline.model.denoise.vocabulary_head import Guide, HeadOutput, run_head
 from pipeline.model.network.backbone import LayerKV, PromptKV
 from pipeline.model.recogniser import AsrModel
 
@@ -33,6 +33,18 @@ class Prepared:
     kv: PromptKV
     row: int
     made: torch.cuda.Event | None = None  # another stream may read `kv` after it; None: at once
+    kept: int | None = None  # the first positions of that row, which the canvas sees; None: all
+
+
+class Hidden(NamedTuple):
+    """Final hidden states [rows, canvas, hidden] of the model's pass, and of one that does not see the audio."""
+
+    audio: Tensor
+    without: Tensor | None = None  # None: no guidance
+
+    def rows(self, index: Any) -> Hidden:
+        """Some rows. index: anything that indexes dimension 0."""
+        return Hidden(self.audio[index], None if self.without is None else self.without[index])
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +60,8 @@ class Lane:
 
     Where a row leaves, the last active row moves into its slot. Storage is allocated once: KV [slots, heads, prompt,
     dim] per layer, and the state of `slots` canvases. A step computes the smallest number of rows in `buckets` that
-    has room for the active ones. With compiled calls there are few such numbers, so nothing is compiled again.
+    has room for the active ones, and reads the smallest number of prompt positions in `widths` that has room for
+    theirs. With compiled calls there are few such numbers, so nothing is compiled again.
     """
 
     def __init__(
@@ -66,7 +79,11 @@ class Lane:
         self.buckets = slot_buckets(slots, static=self.calls.static)
         weight = model.backbone.lm_head.weight
         device, dtype = weight.device, weight.dtype
-        self.kv = allocate_kv(model, slots, dtype)
+        self.widths = prompt_widths(
+            model.prompt_length, model.config.audio_slots, canvas_length, static=self.calls.static
+        )
+        self.kv = allocate_kv(model, slots, self.widths[-1], dtype)
+        self.kept = torch.zeros(slots, dtype=torch.int64, device=device)
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
         self.step = torch.zeros(slots, dtype=torch.int32, device=device)
         self.canvas = torch.zeros(slots, canvas_length, dtype=torch.int64, device=device)
@@ -77,6 +94,7 @@ class Lane:
         self.revisions = torch.zeros_like(self.stable_since)
         self.jobs: list[Any] = []
         self.done: list[int] = []  # finished steps of each active row: `step`, on the host
+        self.needs: list[int] = []  # prompt positions of each active row: `kept`, on the host
         self.row_steps_computed = 0
         self.row_steps_needed = 0
 
@@ -105,9 +123,12 @@ class Lane:
             raise ValueError("no free slot")
         if prepared.made is not None:
             torch.cuda.current_stream().wait_event(prepared.made)
+        kept = prepared.kv.length if prepared.kept is None else prepared.kept
         for own, given in zip(self.kv.layers, prepared.kv.layers, strict=True):
-            own.keys[slot].copy_(given.keys[prepared.row])
-            own.values[slot].copy_(given.values[prepared.row])
+            for mine, other in ((own.keys, given.keys), (own.values, given.values)):
+                mine[slot, :, :kept].copy_(other[prepared.row, :, :kept])
+                mine[slot, :, kept:] = 0  # not seen, but a NaN of the last row times 0 would be one
+        self.kept[slot] = kept
         self.keys[slot] = torch.tensor(prepared.keys, dtype=torch.int32)
         rows = slice(slot, slot + 1)
         vocab = self.model.config.vocab_size
@@ -120,6 +141,7 @@ class Lane:
         self.revisions[slot] = 0
         self.jobs.append(prepared.job)
         self.done.append(0)
+        self.needs.append(kept)
 
     @torch.inference_mode()
     def denoise_once(self, meanwhile: Callable[[], None] | None = None) -> list[Finished]:
@@ -133,7 +155,9 @@ class Lane:
         self.step[self.active : n] = 0  # rows without a segment: computed and ignored
         last = {row for row, done in enumerate(self.done) if done + 1 >= self.denoise.max_steps}
         raw = not self.calls.static and len(last) * RAW_COST >= n
-        hidden, head, ends = self._step(n, raw=raw)
+        # Fewer rows are the end of a job: not worth another graph.
+        most = max(self.needs) if n == self.slots or not self.calls.static else self.widths[-1]
+        hidden, head, ends = self._step(n, self.widths[bisect.bisect_left(self.widths, most)], raw=raw)
         self.done = [done + 1 for done in self.done]
         self.row_steps_computed += n
         self.row_steps_needed += self.active
@@ -143,7 +167,7 @@ class Lane:
         if not ended:
             return []
         if not (raw and last.issuperset(ended)):
-            probability, entropy = self.final_outputs(hidden[ended])
+            probability, entropy = self.final_outputs(hidden.rows(ended))
         else:
             probability, entropy = (of.view(n, -1)[ended].tolist() for of in (head.probability, head.entropy_raw))
         finished = [self._finish(row, head, probability[i], entropy[i]) for i, row in enumerate(ended)]
@@ -154,22 +178,23 @@ class Lane:
     @torch.inference_mode()
     def warm_up(self) -> None:
         """Run a step of every size once, so that all code is compiled. The lane must be empty."""
-        for n in self.buckets if self.calls.static else ():
-            hidden, head, _ = self._step(n, raw=False)
-            self.final_outputs(hidden[:1])
+        sizes = [(n, self.widths[-1]) for n in self.buckets] + [(self.slots, width) for width in self.widths[:-1]]
+        for n, width in sizes if self.calls.static else ():
+            hidden, head, _ = self._step(n, width, raw=False)
+            self.final_outputs(hidden.rows(slice(1)))
             del head
         self.step.zero_()
 
-    def _step(self, n: int, *, raw: bool) -> tuple[Tensor, HeadOutput, Tensor]:
+    def _step(self, n: int, width: int, *, raw: bool) -> tuple[Hidden, HeadOutput, Tensor]:
         """A step of rows 0 ... n - 1: final hidden states [n, canvas, hidden], the head's output, and which rows end.
 
-        raw: compute the T = 1 outputs too.
+        width: prompt positions that are read. raw: compute the T = 1 outputs too.
         """
         rows = Rows(*(state[:n] for state in self._rows))
         drawn = self.calls.draw(
             self.keys[:n], rows.step, length=self.length, vocab=self.model.config.vocab_size, denoise=self.denoise
         )
-        hidden = self.calls.denoise(self.model.backbone, rows.canvas, self.soft[:n], self.kv.rows(slice(0, n)))
+        hidden = self._denoise(rows.canvas, n, width)
         head = self._head(hidden, drawn.temperature, drawn.sample_keys, raw=raw)
         after, ends = self.calls.advance(
             rows, head.entropy, head.argmax, head.sample, drawn.tokens, denoise=self.denoise
@@ -179,30 +204,50 @@ class Lane:
         self.soft[:n] = head.soft.view(n, self.length, -1)
         return hidden, head, ends
 
-    def _head(self, hidden: Tensor, temperature_N: Tensor, keys_N2: Tensor, *, raw: bool) -> HeadOutput:
+    def _denoise(self, canvas: Tensor, n: int, width: int) -> Hidden:
+        """The model's pass over rows 0 ... n - 1, and with guidance a second one that does not see the audio."""
+        model, kept = self.model, self.kept[:n, None]
+        places = torch.arange(width, device=canvas.device)[None]
+        seen = places < kept
+        views = [seen]
+        if self.denoise.guidance != 1:
+            text = model.prompt_length - model.config.audio_slots  # positions around the audio
+            views.append(seen & ((places < model.audio_start) | (places >= kept - text + model.audio_start)))
+        prompt = replace(self.kv.rows(slice(0, n)).cut(width), start=model.prompt_length)
+        return Hidden(
+            *(self.calls.denoise(model.backbone, canvas, self.soft[:n], replace(prompt, seen=view)) for view in views)
+        )
+
+    def _head(self, hidden: Hidden, temperature_N: Tensor, keys_N2: Tensor, *, raw: bool) -> HeadOutput:
         """The vocabulary head over hidden states [n, canvas, hidden]."""
+        guide = None
+        if hidden.without is not None:
+            guide = Guide(hidden.without.reshape(len(keys_N2), -1), self.denoise.guidance)
         return run_head(
-            hidden.reshape(len(keys_N2), -1),
+            hidden.audio.reshape(len(keys_N2), -1),
             self.model.backbone.lm_head.weight,
             softcap=self.model.backbone.final_logit_softcapping,
             temperature_N=temperature_N,
             keys_N2=keys_N2,
             tile=self.tile,
             raw=raw,
+            guide=guide,
             step=self.calls.tile_step,
             settle=self.calls.settle,
         )
 
-    def final_outputs(self, hidden: Tensor) -> tuple[list[list[float]], list[list[float]]]:
+    def final_outputs(self, hidden: Hidden) -> tuple[list[list[float]], list[list[float]]]:
         """T = 1 probability and entropy of rows [n, canvas, hidden] whose last step did not compute them.
 
         With static shapes it takes one row at a time, so that only one shape is compiled.
         """
         probability, entropy = [], []
-        for rows in hidden.split(1 if self.calls.static else len(hidden)):
-            n = len(rows)
-            keys = torch.zeros(n * self.length, 2, dtype=torch.int32, device=hidden.device)  # the sample is not used
-            head = self._head(rows, torch.ones(len(keys), device=hidden.device), keys, raw=True)
+        at_once = 1 if self.calls.static else len(hidden.audio)
+        for first in range(0, len(hidden.audio), at_once):
+            rows = hidden.rows(slice(first, first + at_once))
+            n, device = len(rows.audio), rows.audio.device
+            keys = torch.zeros(n * self.length, 2, dtype=torch.int32, device=device)  # the sample is not used
+            head = self._head(rows, torch.ones(len(keys), device=device), keys, raw=True)
             probability += head.probability.view(n, -1).tolist()
             entropy += head.entropy_raw.view(n, -1).tolist()
         return probability, entropy
@@ -228,21 +273,21 @@ class Lane:
             for layer in self.kv.layers:
                 layer.keys[row].copy_(layer.keys[last])
                 layer.values[row].copy_(layer.values[last])
-            for state in (self.keys, self.soft, *self._rows):
+            for state in (self.keys, self.kept, self.soft, *self._rows):
                 state[row] = state[last]
-            self.jobs[row], self.done[row] = self.jobs[last], self.done[last]
-        self.jobs.pop()
-        self.done.pop()
+        for of_rows in (self.jobs, self.done, self.needs):
+            of_rows[row] = of_rows[last]
+            of_rows.pop()
 
 
-def allocate_kv(model: AsrModel, slots: int, dtype: torch.dtype) -> PromptKV:
-    """Zeroed KV of every layer: [slots, kv heads, prompt, head dim]."""
+def allocate_kv(model: AsrModel, slots: int, positions: int, dtype: torch.dtype) -> PromptKV:
+    """Zeroed KV of every layer: [slots, kv heads, positions, head dim]."""
     device = model.backbone.lm_head.weight.device
     layers = []
     for layer in model.backbone.model.decoder.layers:
         attention = layer.self_attn
         heads = attention.k_proj.out_features // attention.head_dim
-        shape = (slots, heads, model.prompt_length, attention.head_dim)
+        shape = (slots, heads, positions, attention.head_dim)
         layers.append(
             LayerKV(torch.zeros(shape, device=device, dtype=dtype), torch.zeros(shape, device=device, dtype=dtype))
         )

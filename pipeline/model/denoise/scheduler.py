@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import logging
 from collections import deque
 from collections.abc import Callable
@@ -15,19 +16,30 @@ from torch import Tensor
 from pipeline.audio.pcm import from_pcm
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import canvas_policy, noise
-from pipeline.model.denoise.compiled import Calls, compilations, prefill_buckets
+from pipeline.model.denoise.compiled import STATIC_EIGHTHS, Calls, compilations, prefill_buckets, prompt_widths
+from pipeline.model.denoise.ctc import SlotScores, score_slots
 from pipeline.model.denoise.head import tile_step_for
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
 from pipeline.model.exhaustion import memory_exhausted
-from pipeline.model.network.backbone import PromptKV
+from pipeline.model.network.backbone import PromptKV, at
 from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import SAMPLE_RATE, Segment
 
 log = logging.getLogger(__name__)
 
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A batch of prefilled prompts."""
+
+    kv: PromptKV
+    kept: list[int]  # of each row, the first positions that are its prompt
+    slots: list[SlotScores]
+    made: torch.cuda.Event | None  # another stream may read them after it; None: at once
+
+
 Embed = Callable[[list[Segment]], Tensor]  # to [segments, prompt length, hidden]
 PATIENCE = 4  # turns for which a lane with rows may wait for fuller lanes
-SILENCE = Segment("", None, b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class Job:
     segment: Segment
     future: Any
     length: int  # of its canvas, in tokens
+    slots: SlotScores | None = None  # what CTC says of its audio; None: not prefilled yet
 
 
 class Scheduler:
@@ -75,7 +88,7 @@ class Scheduler:
         self.head = head
         self.prompt_embeds = embed or self._audio_embeds
         own = model.config.canvas_length
-        self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own, prompt=model.prompt_length)
+        self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own)
         self.lanes: dict[int, Lane] = {}
         self._row_steps = (0, 0)  # computed and needed, of the lanes before the last halving
         self._warm_compilations = 0
@@ -83,6 +96,7 @@ class Scheduler:
         self.ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
         self._prefilling: list[Job] = []
         self._passed_over = dict.fromkeys(self.lengths, 0)
+        self._widths = prompt_widths(model.prompt_length, model.config.audio_slots, 0, static=calls.static)
         self._device = model.backbone.lm_head.weight.device
         self._side = torch.cuda.Stream(self._device) if self._device.type == "cuda" else None
 
@@ -189,14 +203,17 @@ class Scheduler:
     def _make_lanes(self) -> None:
         """Allocate all storage and compile all code. It may run out of memory."""
         model = self.model
-        step = tile_step_for(self.head, self.calls.tile_step, model.backbone.lm_head.weight)
+        guided = self.denoise.guidance != 1
+        step = tile_step_for(self.head, self.calls.tile_step, model.backbone.lm_head.weight, guided=guided)
         self.calls = replace(self.calls, tile_step=step)
         for n in self.lengths:
             self.lanes[n] = Lane(model, slots=self.slots, canvas_length=n, denoise=self.denoise, calls=self.calls)
             self.lanes[n].warm_up()
         if self.calls.static:
             for size in prefill_buckets(self.prefill_batch, static=True):
-                self.prompt_kv([SILENCE] * size)
+                for eighths in STATIC_EIGHTHS:
+                    silence = bytes(2 * (model.config.window_samples * eighths // 8))
+                    self.prompts([Segment("", None, silence)] * size)
         self._warm_compilations = compilations()
 
     def _prefill_ahead(self, length: int) -> None:
@@ -212,24 +229,38 @@ class Scheduler:
         if self.calls.static:  # few shapes: repeat the last segment
             size = next(n for n in prefill_buckets(self.prefill_batch, static=True) if n >= len(jobs))
             segments += segments[-1:] * (size - len(jobs))
-        kv, made = self.prompt_kv(segments)
+        prompts = self.prompts(segments)
         for row, job in enumerate(jobs):
             keys = noise.row_keys(job.segment.key, self.denoise.seed)
-            self.ready[length].append(Prepared(job, keys, kv, row, made))
+            heard = replace(job, slots=prompts.slots[row])
+            self.ready[length].append(Prepared(heard, keys, prompts.kv, row, prompts.made, prompts.kept[row]))
         self._prefilling = []
 
     @torch.inference_mode()
-    def prompt_kv(self, segments: list[Segment]) -> tuple[PromptKV, torch.cuda.Event | None]:
-        """The prompt KV of segments. On CUDA it is computed in the side stream; others may use it after the event."""
+    def prompts(self, segments: list[Segment]) -> Prompts:
+        """Prefill the prompts of segments without the slots that only hold padding; score the other slots for CTC.
+
+        On CUDA that runs in the side stream; others may use it after the event.
+        """
+        model = self.model
+        real = [model.config.real_slots(len(segment.pcm) // 2) for segment in segments]
+        kept = [model.prompt_length - model.config.audio_slots + slots for slots in real]
+        width = self._widths[bisect.bisect_left(self._widths, max(kept))]
         with torch.cuda.stream(self._side):  # does nothing for None
-            kv, _ = self.calls.prefill(self.model.backbone, self.prompt_embeds(segments))
+            embeds = self.prompt_embeds(segments)
+            positions = model.real_positions(torch.tensor(real, device=embeds.device), model.prompt_length, width)
+            kv, _ = self.calls.prefill(model.backbone, at(embeds, positions), positions)
+            audio = embeds[:, model.audio_start : model.audio_start + max(real)]
+            best, mass = score_slots(audio.flatten(0, 1), model.backbone.lm_head.weight)
+        rows = zip(real, audio, best.view(len(real), -1), mass.view(len(real), -1), strict=True)
+        scores = [SlotScores(vectors[:n], tokens[:n], sums[:n]) for n, vectors, tokens, sums in rows]
         if self._side is None:
-            return kv, None
+            return Prompts(kv, kept, scores, None)
         stream = torch.cuda.current_stream()
-        for layer in kv.layers:  # the side stream's memory, read by this stream
-            layer.keys.record_stream(stream)
-            layer.values.record_stream(stream)
-        return kv, self._side.record_event()
+        made_there = [tensor for layer in kv.layers for tensor in (layer.keys, layer.values)] + [embeds, best, mass]
+        for tensor in made_there:  # memory of the side stream, read by this stream
+            tensor.record_stream(stream)
+        return Prompts(kv, kept, scores, self._side.record_event())
 
     def _audio_embeds(self, segments: list[Segment]) -> Tensor:
         """Prompt embeddings [segments, prompt length, hidden]: features, encoder, projector, text of the prompt."""

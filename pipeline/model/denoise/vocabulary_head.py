@@ -47,6 +47,13 @@ class State(NamedTuple):
     block_z: Tensor  # [N, BLOCK], the logits / T of that block, up to a constant
 
 
+class Guide(NamedTuple):
+    """Classifier-free guidance: logits become without + weight x (logits - without), after the softcap."""
+
+    hidden: Tensor  # [N, hidden], final hidden states of a pass that does not see the audio
+    weight: float
+
+
 TileStep = Callable[..., State]
 Settle = Callable[..., HeadOutput]
 
@@ -60,6 +67,7 @@ def run_head(
     keys_N2: Tensor,
     tile: int | None = None,
     raw: bool = True,
+    guide: Guide | None = None,
     step: TileStep | None = None,
     settle: Settle | None = None,
 ) -> HeadOutput:
@@ -72,17 +80,30 @@ def run_head(
 
     hidden_NH: final hidden states. weight_VH: the embeddings. temperature_N: T. keys_N2: int32 of
     `noise.position_keys`. tile: vocabulary entries, rounded up to whole blocks; None: as many as the bound allows. raw:
-    compute the T = 1 outputs. step, settle: compiled versions of `tile_step` and `settle_rows`.
+    compute the T = 1 outputs. guide: classifier-free guidance. step, settle: compiled versions of `tile_step` and
+    `settle_rows`.
     """
     n, vocab = hidden_NH.shape[0], weight_VH.shape[0]
     width = whole_blocks(min(vocab, tile or default_tile(n, hidden_NH.device)))
     inverse_N1 = 1.0 / temperature_N.float()[:, None]
     offsets = torch.arange(0, vocab, width, device=hidden_NH.device)[:, None].repeat(1, ALIGNED)
     calls = step or tile_step, settle or settle_rows
+    at_once = rows_at_once(n, width, hidden_NH.device)
     parts = [
-        _rows(hidden, weight_VH, offsets[:, 0], width, inverse, keys, softcap, raw, *calls)
-        for hidden, inverse, keys in zip(
-            *(rows.split(rows_at_once(n, width, hidden_NH.device)) for rows in (hidden_NH, inverse_N1, keys_N2)),
+        _rows(
+            hidden,
+            weight_VH,
+            offsets[:, 0],
+            width,
+            inverse,
+            keys,
+            softcap,
+            raw,
+            guide and Guide(other, guide.weight),
+            *calls,
+        )
+        for hidden, inverse, keys, other in zip(
+            *(rows.split(at_once) for rows in (hidden_NH, inverse_N1, keys_N2, guide.hidden if guide else hidden_NH)),
             strict=True,
         )
     ]
@@ -98,6 +119,7 @@ def _rows(
     keys_N2: Tensor,
     softcap: float,
     raw: bool,
+    guide: Guide | None,
     step: TileStep,
     settle: Settle,
 ) -> HeadOutput:
@@ -107,8 +129,9 @@ def _rows(
     again, and a copy from the host would make the device wait.
     """
     state = start_state(hidden_NH.shape[0], hidden_NH)
+    guided = () if guide is None else (guide,)
     for offset, weight in zip(offsets, weight_VH.split(width), strict=True):
-        state = step(state, hidden_NH, weight, offset, inverse_N1, keys_N2, softcap, raw)
+        state = step(state, hidden_NH, weight, offset, inverse_N1, keys_N2, softcap, raw, *guided)
     return settle(state, keys_N2, weight_VH.shape[0], weight_VH.dtype, raw)
 
 
@@ -135,14 +158,18 @@ def tile_step(
     keys_N2: Tensor,
     softcap: float,
     raw: bool,
+    guide: Guide | None = None,
 ) -> State:
     """One tile of the pass.
 
     hidden_NH: final hidden states. weight_TH: embeddings of the tile. offset: int64 scalar, the tile's first vocabulary
-    entry, a multiple of the block. inverse_N1: float32, 1 / T. raw: carry the sums at T = 1 too.
+    entry, a multiple of the block. inverse_N1: float32, 1 / T. raw: carry the sums at T = 1 too. guide: guidance.
     """
     n, width = hidden_NH.shape[0], weight_TH.shape[0]
     logits = (hidden_NH @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
+    if guide is not None:
+        without = (guide.hidden @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
+        logits = logits.sub_(without).mul_(guide.weight).add_(without)
     if width % noise.BLOCK:
         logits = torch.nn.functional.pad(logits, (0, whole_blocks(width) - width), value=PADDING)
     blocks = logits.view(n, -1, noise.BLOCK)

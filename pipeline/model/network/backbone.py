@@ -108,6 +108,11 @@ def embed(model: DiffusionGemmaForBlockDiffusion, tokens: Tensor) -> Tensor:
     return embedded
 
 
+def at(values_BPH: Tensor, places_BK: Tensor) -> Tensor:
+    """The values at some places of each row: [batch, K, hidden]. places_BK: int64."""
+    return values_BPH.gather(1, places_BK[..., None].expand(-1, -1, values_BPH.shape[2]))
+
+
 def denoise(model: DiffusionGemmaForBlockDiffusion, canvas_BC: Tensor, soft_BCH: Tensor, prompt: PromptKV) -> Tensor:
     """One bidirectional pass over canvases. Returns final hidden states [batch, canvas, hidden], before the lm_head.
 

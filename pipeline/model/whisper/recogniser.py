@@ -119,7 +119,7 @@ class Whisper:
             revisions=[0] * spec.max_tokens,
             steps=steps,
         )
-        result = confidence.result(canvas, self.tokenizer, eos=set(spec.eos), vocab_size=spec.vocab_size)
+        result = confidence.result(canvas, None, self.tokenizer, eos=set(spec.eos), vocab_size=spec.vocab_size)
         result.overflow = end == len(tokens)
         result.signals = (result.signals or {}) | {"first_stable_step_mean": None, "revisions": None}
         return result
