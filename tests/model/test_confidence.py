@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, result, words_with_confidence
+from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, result, words_of
+from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.new_model import EOS, PAD, train_tokenizer
 
 TOKENIZER = train_tokenizer(["guten morgen", "hello yes", "yes hello morgen"] * 5, 400)
@@ -31,11 +32,11 @@ def canvas(tokens: list[int], probability: list[float], entropy: list[float] | N
 
 
 def of(final: FinalCanvas, tokenizer: Tokenizer = TOKENIZER) -> SegmentResult:
-    return result(final, tokenizer, eos={EOS}, vocab_size=VOCAB)
+    return result(final, None, tokenizer, eos={EOS}, vocab_size=VOCAB)
 
 
 def words(tokens: list[int], probability: list[float]) -> list[tuple[str, float]]:
-    return [(str(w["text"]), float(w["confidence"])) for w in words_with_confidence(tokens, probability, TOKENIZER)]
+    return [(str(w["text"]), float(w["confidence"])) for w in words_of(tokens, probability, None, TOKENIZER, slot_ms=0)]
 
 
 def test_the_end_token_tail_is_excluded() -> None:
@@ -54,6 +55,7 @@ def test_the_end_token_tail_is_excluded() -> None:
         "first_stable_step_mean": pytest.approx((1 + spoken) / 2),
         "revisions": float(spoken),
         "ctc_score": None,
+        "ctc_disagreement": None,
     }
     assert (answer.overflow, answer.steps, answer.canvas_length) == (False, 9, len(tokens))
     assert answer.canvas_fill == pytest.approx(spoken / len(tokens))
@@ -69,7 +71,7 @@ def test_a_canvas_without_an_end_token_overflows() -> None:
 
 def test_any_of_several_end_tokens_ends_the_text() -> None:
     tokens = [*ids("yes"), 5, *ids("hello"), EOS]
-    answer = result(canvas(tokens, [0.5] * len(tokens)), TOKENIZER, eos={EOS, 5}, vocab_size=VOCAB)
+    answer = result(canvas(tokens, [0.5] * len(tokens)), None, TOKENIZER, eos={EOS, 5}, vocab_size=VOCAB)
     assert answer.text == "yes"
 
 
@@ -99,7 +101,7 @@ def test_words_are_those_of_the_text() -> None:
 def test_han_characters_are_words() -> None:
     tokenizer = train_tokenizer(["一 二 三", "你好 ok"] * 5, 350)
     tokens = list(tokenizer.encode("你好 ok三", add_special_tokens=False).ids)
-    found = words_with_confidence(tokens, [0.5] * len(tokens), tokenizer)
+    found = words_of(tokens, [0.5] * len(tokens), None, tokenizer, slot_ms=0)
     assert [word["text"] for word in found] == ["你", "好", "ok", "三"]
 
 
@@ -122,6 +124,30 @@ def test_broken_bytes_do_not_lower_the_words_around_them() -> None:
     tokens = yes + spelled("好")[:2] + yes
     found = words(tokens, [0.9] * len(yes) + [0.1, 0.2] + [0.8] * len(yes))
     assert found == [("yes��", 0.1), ("yes", 0.8)]
+
+
+def test_a_word_lasts_from_the_first_slot_of_its_tokens_to_their_last() -> None:
+    yes, hello = ids("yes"), ids("hell")
+    spans = [(2 * i, 2 * i + 1) for i in range(len(yes + hello))]
+    yes_word, hello_word = words_of(yes + hello, [0.5] * len(spans), spans, TOKENIZER, slot_ms=160)
+    assert (yes_word["start_ms"], yes_word["end_ms"]) == (0, 320 * len(yes))
+    assert (hello_word["start_ms"], hello_word["end_ms"]) == (320 * len(yes), 320 * len(spans))
+
+
+def test_characters_of_one_run_of_bytes_share_its_time() -> None:
+    spans = [(i, i) for i in range(6)]
+    found = words_of(spelled("你好"), [0.5] * 6, spans, TOKENIZER, slot_ms=100)
+    assert [(word["start_ms"], word["end_ms"]) for word in found] == [(0, 600), (0, 600)]
+
+
+def test_ctc_tells_how_far_its_own_text_is_away() -> None:
+    tokens = [*ids("yes hello"), EOS]
+    heard = Hypothesis(ids("yes morgen"), -0.5, [(i, i) for i in range(len(tokens) - 1)])
+    answer = result(canvas(tokens, [0.9] * len(tokens)), heard, TOKENIZER, eos={EOS}, vocab_size=VOCAB, slot_ms=80)
+    assert answer.signals is not None
+    assert answer.signals["ctc_score"] == -0.5
+    assert answer.signals["ctc_disagreement"] == pytest.approx(6 / 10)  # hello -> morgen: all six letters
+    assert [word["end_ms"] for word in answer.words] == [80 * len(ids("yes")), 80 * (len(tokens) - 1)]
 
 
 def test_special_tokens_in_the_text_are_not_read() -> None:

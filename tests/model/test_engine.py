@@ -274,9 +274,9 @@ def test_segments_submitted_together_start_together(model: AsrModel, segments: l
     batches: list[int] = []
     prefill = backbone.prefill
 
-    def counted(own: Any, embeds: torch.Tensor) -> Any:
+    def counted(own: Any, embeds: torch.Tensor, positions: torch.Tensor) -> Any:
         batches.append(len(embeds))
-        return prefill(own, embeds)
+        return prefill(own, embeds, positions)
 
     with mock.patch.object(backbone, "prefill", counted):
         engine = Engine(model, DENOISE, slots=COUNT, prefill_batch=COUNT)

@@ -67,7 +67,7 @@ def test_work_is_at_most_a_tenth_above_need_over_2000_segments(
         shapes.add(len(canvas))
         return torch.zeros_like(soft)
 
-    def prefill(_model: object, embeds: Tensor) -> tuple[PromptKV, Tensor]:
+    def prefill(_model: object, embeds: Tensor, _positions: Tensor) -> tuple[PromptKV, Tensor]:
         prefills.add(len(embeds))
         return kv.rows(torch.zeros(len(embeds), dtype=torch.int64)), embeds
 

@@ -85,7 +85,7 @@ def test_a_slot_keeps_nothing_of_its_last_row(model: AsrModel, cache: PromptKV, 
     drain(used, [prepared(cache, row) for row in (4, 5, 6)])
     for lane in (used, fresh):
         lane.admit(prepared(cache, 1))
-    for name in ("keys", "step", "canvas", "argmax", "unchanged", "soft", "stable_since", "revisions"):
+    for name in ("keys", "kept", "step", "canvas", "argmax", "unchanged", "soft", "stable_since", "revisions"):
         assert torch.equal(getattr(used, name)[0], getattr(fresh, name)[0]), name
     assert same(drain(used)[1], alone[1])
 

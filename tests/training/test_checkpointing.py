@@ -18,6 +18,7 @@ from tests.support.small_model import random_model
 LORA = LoraSpec(rank=4, alpha=8, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
 TARGETS = torch.randint(30, 200, (3, 8), generator=torch.Generator().manual_seed(1))
 LENGTHS = torch.tensor([3, 5, 7])
+REAL = torch.tensor([7, 5, 2])  # audio slots with sound
 
 
 def model_of() -> AsrModel:
@@ -39,7 +40,7 @@ def gradients(
     prompt = prompt_of(model)
     knobs = DiffusionKnobs(draws=2, all_noise_share=0.3, self_conditioning_share=share, eos_weight=0.2)
     with torch.autocast("cpu", dtype, enabled=dtype is not None):
-        ar, cache = autoregressive_loss(model, prompt, TARGETS, LENGTHS, prefill)  # type: ignore[arg-type]
+        ar, cache = autoregressive_loss(model, prompt, REAL, TARGETS, LENGTHS, prefill)  # type: ignore[arg-type]
         diffusion, _ = diffusion_loss(model, cache, TARGETS, LENGTHS, knobs, torch.Generator().manual_seed(3))
     (diffusion + 0.3 * ar).backward()
     assert prompt.grad is not None

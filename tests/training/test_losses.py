@@ -44,16 +44,21 @@ def audio_of(model: AsrModel, rows: int, slots: int = 7, seed: int = 0) -> Tenso
     return torch.randn(rows, slots, model.config.hidden_size, generator=generator(seed))
 
 
+def all_real(audio: Tensor) -> Tensor:
+    """Every audio slot has sound."""
+    return torch.full((len(audio),), audio.shape[1])
+
+
 def prompt_cache(model: AsrModel, audio: Tensor) -> PromptKV:
     return backbone.prefill(model.backbone, model.prompt_embeds(audio, [None] * len(audio)))[0]
 
 
 def test_ctc_counts_infeasible_rows_and_gives_them_no_loss(model: AsrModel) -> None:
     """With four audio vectors, tokens and adjacent repeats together may be at most four."""
-    texts = [[30, 31, 32, 33], [30, 31, 32, 33, 34], [30, 30, 31], [30, 30, 31, 31], [30, 30, 30, 31], [30]]
-    targets, lengths = targets_of(*texts)  # 4, 5, 3 + 1, 4 + 2, 4 + 2, 1
+    texts = [[30, 31, 32, 33], [30, 30, 31, 32], [30, 30, 31], [30, 30, 31, 31], [30, 30, 30, 31], [30]]
+    targets, lengths = targets_of(*texts)  # 4, 4 + 1, 3 + 1, 4 + 2, 4 + 2, 1
     audio = audio_of(model, 6, slots=4).requires_grad_()
-    loss, infeasible = losses.ctc_loss(model, audio, targets, lengths)
+    loss, infeasible = losses.ctc_loss(model, audio, all_real(audio), targets, lengths)
     assert infeasible == 3
     loss.backward()
     assert audio.grad is not None
@@ -63,7 +68,49 @@ def test_ctc_counts_infeasible_rows_and_gives_them_no_loss(model: AsrModel) -> N
 
 def test_ctc_does_not_take_end_tokens_for_repeats_of_the_text(model: AsrModel) -> None:
     targets, lengths = targets_of([30, EOS, 31])  # an end token inside is a token like others
-    assert losses.ctc_loss(model, audio_of(model, 1, slots=3), targets, lengths)[1] == 0
+    audio = audio_of(model, 1, slots=3)
+    assert losses.ctc_loss(model, audio, all_real(audio), targets, lengths)[1] == 0
+
+
+def test_ctc_cuts_a_text_to_the_slots_with_sound(model: AsrModel) -> None:
+    audio = audio_of(model, 1)
+    real = torch.tensor([3])
+    long, short = (losses.ctc_loss(model, audio, real, *targets_of(text)) for text in ([30, 31, 32, 33], [30, 31, 32]))
+    assert long == short
+    assert long[1] == 0
+
+
+def test_ctc_does_not_see_slots_without_sound(model: AsrModel) -> None:
+    audio, real = audio_of(model, 2), torch.tensor([5, 6])
+    targets = targets_of([30, 31], [32])
+    before = losses.ctc_loss(model, audio, real, *targets)[0]
+    audio[0, 5:] = 9.0
+    audio[1, 6:] = -9.0
+    assert torch.equal(losses.ctc_loss(model, audio, real, *targets)[0], before)
+
+
+def test_ctc_logits_have_no_softcap(model: AsrModel) -> None:
+    """Vectors that spell the text so loudly that a softcap would bend their logits."""
+    weight = model.backbone.lm_head.weight
+    vectors = (weight[[30, 31]] / weight[[30, 31]].norm(dim=1, keepdim=True) ** 2 * 300)[None]
+    wrong, _ = losses.ctc_loss(model, vectors, all_real(vectors), *targets_of([31, 30]))
+    assert float(wrong) > 100  # per token; with a cap of 30 on either side it is 60 at most
+
+
+def test_the_autoregressive_pass_leaves_silent_slots_out(model: AsrModel) -> None:
+    """Loss and cache are the same whatever those slots hold, and the canvas starts behind the whole prompt."""
+    audio, real = audio_of(model, 3), torch.tensor([7, 4, 1])
+    other = audio.clone()
+    other[1, 4:], other[2, 1:] = 5.0, -5.0
+    made = []
+    for vectors in (audio, other):
+        prompt = model.prompt_embeds(vectors, [None] * 3)
+        made.append(losses.autoregressive_loss(model, prompt, real, TARGETS, LENGTHS))
+    (loss, cache), (same, _) = made
+    assert torch.equal(loss, same)
+    assert cache.start == model.prompt_length
+    assert cache.seen is not None
+    assert cache.seen.sum(1).tolist() == [model.prompt_length - 7 + slots for slots in (7, 4, 1)]
 
 
 def test_ctc_is_small_where_the_vectors_spell_the_text(model: AsrModel) -> None:
@@ -71,8 +118,8 @@ def test_ctc_is_small_where_the_vectors_spell_the_text(model: AsrModel) -> None:
     weight = model.backbone.lm_head.weight
     spelled = [30, 30, 30, 31, 32, 32, 32]
     vectors = (weight[spelled] / weight[spelled].norm(dim=1, keepdim=True) ** 2 * 60)[None]
-    right, _ = losses.ctc_loss(model, vectors, *targets_of([30, 31, 32]))
-    wrong, _ = losses.ctc_loss(model, vectors, *targets_of([30, 32, 31]))
+    right, _ = losses.ctc_loss(model, vectors, all_real(vectors), *targets_of([30, 31, 32]))
+    wrong, _ = losses.ctc_loss(model, vectors, all_real(vectors), *targets_of([30, 32, 31]))
     assert float(right) < 0.1
     assert float(wrong) > 1.0
 
@@ -80,7 +127,7 @@ def test_ctc_is_small_where_the_vectors_spell_the_text(model: AsrModel) -> None:
 def test_autoregressive_cache_cut_equals_prompt_only_prefill(model: AsrModel) -> None:
     audio = audio_of(model, 3)
     prompt = model.prompt_embeds(audio, ["en", None, "zh"])
-    _, cache = losses.autoregressive_loss(model, prompt, TARGETS, LENGTHS)
+    _, cache = losses.autoregressive_loss(model, prompt, all_real(audio), TARGETS, LENGTHS)
     alone, _ = backbone.prefill(model.backbone, prompt)
     assert cache.length == alone.length == model.prompt_length
     for cut, own in zip(cache.layers, alone.layers, strict=True):
@@ -100,7 +147,7 @@ def test_autoregressive_loss_equals_feeding_one_token_at_a_time(model: AsrModel)
             logits = backbone.softcapped_logits(model.backbone, hidden[:, -1])
             expected.append(F.cross_entropy(logits, TARGETS[row, position : position + 1]))
     assert len(expected) == 12
-    loss, _ = losses.autoregressive_loss(model, prompt, TARGETS, LENGTHS)
+    loss, _ = losses.autoregressive_loss(model, prompt, all_real(audio), TARGETS, LENGTHS)
     torch.testing.assert_close(loss, torch.stack(expected).mean(), atol=1e-4, rtol=1e-4)
 
 

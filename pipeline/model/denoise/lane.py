@@ -79,9 +79,8 @@ class Lane:
         self.buckets = slot_buckets(slots, static=self.calls.static)
         weight = model.backbone.lm_head.weight
         device, dtype = weight.device, weight.dtype
-        self.widths = prompt_widths(
-            model.prompt_length, model.config.audio_slots, canvas_length, static=self.calls.static
-        )
+        self.prompt = model.prompt_length  # positions of a whole prompt: where every canvas starts
+        self.widths = prompt_widths(self.prompt, model.config.audio_slots, canvas_length, static=self.calls.static)
         self.kv = allocate_kv(model, slots, self.widths[-1], dtype)
         self.kept = torch.zeros(slots, dtype=torch.int64, device=device)
         self.keys = torch.zeros(slots, 2, dtype=torch.int32, device=device)
@@ -211,9 +210,9 @@ class Lane:
         seen = places < kept
         views = [seen]
         if self.denoise.guidance != 1:
-            text = model.prompt_length - model.config.audio_slots  # positions around the audio
+            text = self.prompt - model.config.audio_slots  # positions around the audio
             views.append(seen & ((places < model.audio_start) | (places >= kept - text + model.audio_start)))
-        prompt = replace(self.kv.rows(slice(0, n)).cut(width), start=model.prompt_length)
+        prompt = replace(self.kv.rows(slice(0, n)).cut(width), start=self.prompt)
         return Hidden(
             *(self.calls.denoise(model.backbone, canvas, self.soft[:n], replace(prompt, seen=view)) for view in views)
         )
