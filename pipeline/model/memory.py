@@ -9,6 +9,7 @@ import torch
 
 from pipeline.config import ConfigError, DenoiseConfig, RunConfig
 from pipeline.model.denoise import canvas_policy
+from pipeline.model.denoise.compiled import prompt_widths
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
 from pipeline.model.files import checkpoint, hub, layout
 from pipeline.model.network import float8, lora
@@ -26,7 +27,7 @@ class Memory:
     weights: int  # without LoRA
     lora: int  # merged: a second copy of q, k, v and o; in training the adapters themselves
     kv: int  # of the prompts: all slots of all lanes, and two batches that wait for a slot
-    canvases: int  # the state of all slots
+    canvases: int  # the state of all slots, and what CTC needs of their audio
     activations: int  # of a denoising step or of a prompt pass, whichever takes more; with FP8 also weights made anew
     head: int  # a tile of logits, and soft embeddings
     context: int = CONTEXT
@@ -62,14 +63,19 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
         own = 2 * attention.k_proj.out_features * size
         position, widest = position + own, max(widest, own)
         queries = max(queries, attention.q_proj.out_features)
+    audio = model.config.audio_slots
+    stored = sum(prompt_widths(prompt, audio, length, static=False)[-1] for length in lengths)
+    widest_prompt = prompt_widths(prompt, audio, 0, static=False)[-1]
     rows = slots * len(lengths) + 2 * prefill
+    heard = rows * audio * (hidden * size + 8 + 4)  # audio vectors, best token and log-sum-exp of each slot, for CTC
     state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, first stable step, revisions
 
     expert = text.top_k_experts * (2 * hidden + 3 * text.moe_intermediate_size)
     token = size * (6 * hidden + 3 * queries + 3 * text.intermediate_size + expert)
     # A layer concatenates the prompt's keys and values with the canvas's, and repeats them per query head.
     repeated = 2 * queries * size + widest
-    step = slots * (longest * token + (prompt + longest) * repeated)
+    passes = 1 if denoise.guidance == 1 else 2  # whose final hidden states exist at once
+    step = slots * (longest * (token + passes * size * hidden) + (prompt + longest) * repeated)
     prompts = prefill * prompt * (token + repeated)
     tile_rows = min(slots * longest, FLOATS // TILES[1])
     adapters = sum(weight.numel() for weight in lora.state(model.backbone).values())
@@ -78,8 +84,8 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     return Memory(
         weights=sum(weight.numel() * stored.itemsize for weight, stored in weights) - size * adapters,
         lora=size * (lora.copied(model.backbone) if merge else adapters),
-        kv=rows * prompt * position,
-        canvases=slots * sum(lengths) * state,
+        kv=(slots * stored + 2 * prefill * widest_prompt) * position,
+        canvases=slots * sum(lengths) * state + heard,
         activations=max(step, prompts) + float8.unpacked_bytes(model, dtype),
         head=COPIES * 4 * FLOATS + 2 * 4 * tile_rows * hidden + slots * longest * hidden * size,
     )

@@ -60,9 +60,7 @@ def test_leaving_slots_out_equals_masking_them(model: AsrModel) -> None:
     torch.testing.assert_close(masked(model, other, canvas), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("samples", "slots"), [(0, 1), (2560, 1), (2561, 2), (5120, 2), (16000, 7), (99999, 7)]
-)
+@pytest.mark.parametrize(("samples", "slots"), [(0, 1), (2560, 1), (2561, 2), (5120, 2), (16000, 7), (99999, 7)])
 def test_a_slot_is_real_where_it_has_sound(model: AsrModel, samples: int, slots: int) -> None:
     """A slot is 160 ms: 2,560 samples. The window has one second and 7 slots."""
     assert model.config.real_slots(samples) == slots
