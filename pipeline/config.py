@@ -181,6 +181,10 @@ class DenoiseConfig(Section):
         0.005, gt=0, description="nats: a stable canvas stops when its mean entropy is below this"
     )
     early_stop: bool = Field(True, description="stop a canvas before max_steps when it is stable and confident")
+    remove_repeats: bool = Field(
+        False,
+        description="remove repetitions of up to 8 words that CTC has not heard; a model may have its own default",
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same segment and seed, same text")
 
 

@@ -234,6 +234,7 @@ SIGNALS = pa.struct(
         ("revisions", pa.float32()),
         ("ctc_score", pa.float32()),  # log-probability of the text per token, nats; null: no text or too few slots
         ("ctc_disagreement", pa.float32()),  # edit distance to CTC's own text, as a share of the longer one
+        ("repeats_removed", pa.float32()),  # words; null: denoise.remove_repeats is off, or the model has no CTC
     ]
 )
 

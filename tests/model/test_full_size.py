@@ -55,7 +55,9 @@ def test_the_numbers_of_the_released_system_are_config(model: AsrModel) -> None:
     assert (tokens.pad, tokens.bos, tokens.eos) == (0, 2, [1, 106, 50])
     assert model.backbone.final_logit_softcapping == 30.0
     assert config.lora == layout.LoraSpec(rank=16, alpha=32, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
-    assert config.defaults == layout.Defaults(denoise={"max_steps": 8}, segment={"method": "quietest"})
+    assert config.defaults == layout.Defaults(
+        denoise={"max_steps": 8, "remove_repeats": True}, segment={"method": "quietest"}
+    )
 
 
 def test_the_prompt_is_an_instruction_and_the_audio_and_nothing_after_it(model: AsrModel) -> None:

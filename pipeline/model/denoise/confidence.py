@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-import unicodedata
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer
 
 from pipeline.model.denoise.ctc import Hypothesis
+from pipeline.model.denoise.repeats import is_han, kept_words
 from pipeline.schemas import SegmentResult, Word
 
 Span = tuple[int, int]  # the first and the last of some tokens
@@ -27,10 +28,34 @@ class FinalCanvas:
     steps: int
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What is left of a text without the repetitions that CTC has not heard."""
+
+    positions: list[int]  # of the canvas, ascending
+    removed: int  # words
+
+
 def spoken_tokens(canvas: FinalCanvas, eos: set[int]) -> list[int]:
     """The tokens of the text: up to the first end token, or all of them. eos: ids of the end tokens."""
     end = next((i for i, token in enumerate(canvas.tokens) if token in eos), len(canvas.tokens))
     return canvas.tokens[:end]
+
+
+def without_repeats(tokens: list[int], hypothesis: str, tokenizer: Tokenizer) -> Kept:
+    """Remove the tokens of the words that `kept_words` does not keep.
+
+    tokens: of `spoken_tokens`. hypothesis: the greedy CTC text. Tokens between two words (spaces) leave with the second
+    one. Two Han characters may be one token; then both stay or leave.
+    """
+    words = _spelled(tokens, tokenizer)
+    spans = [span for _, span in words]
+    joined = {number + 1 for number, (one, other) in enumerate(pairwise(spans)) if other[0] <= one[1]}
+    kept = kept_words([word for word, _ in words], hypothesis, joined)
+    gone: set[int] = set()
+    for number in set(range(len(words))).difference(kept):
+        gone.update(range(spans[number - 1][1] + 1 if number else 0, spans[number][1] + 1))
+    return Kept([position for position in range(len(tokens)) if position not in gone], len(words) - len(kept))
 
 
 def result(
@@ -41,6 +66,7 @@ def result(
     eos: set[int],
     vocab_size: int,
     slot_ms: float = 0.0,
+    kept: Kept | None = None,
 ) -> SegmentResult:
     """Text up to the first end token. Confidences and signals count the tokens of that text only.
 
@@ -50,34 +76,38 @@ def result(
 
     Args:
         canvas: of the last step.
-        heard: what CTC says, for the tokens of `spoken_tokens`; None: the model has no CTC.
+        heard: what CTC says, for the tokens of the text; None: the model has no CTC.
         tokenizer: of the model.
         eos: ids of the end tokens.
         vocab_size: of the model.
         slot_ms: milliseconds of one audio slot.
+        kept: of `without_repeats`; None: every word stays.
     """
     length = len(canvas.tokens)
-    tokens = spoken_tokens(canvas, eos)
-    end = len(tokens)
+    end = len(spoken_tokens(canvas, eos))
+    positions = kept.positions if kept else list(range(end))
+    tokens = [canvas.tokens[position] for position in positions]
     overflow = end == length
     text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
-    words = words_of(tokens, canvas.probability[:end], heard.spans if heard else None, tokenizer, slot_ms=slot_ms)
+    probability = [canvas.probability[position] for position in positions]
+    words = words_of(tokens, probability, heard.spans if heard else None, tokenizer, slot_ms=slot_ms)
     if words:
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
         confidence = canvas.probability[min(end, length - 1)]
-    counted = slice(0, max(end, 1))
-    probability = canvas.probability[counted]
-    entropy = [min(1.0, max(0.0, e / math.log(vocab_size))) for e in canvas.entropy[counted]]
+    counted = positions or [0]
+    probability = [canvas.probability[position] for position in counted]
+    entropy = [min(1.0, max(0.0, canvas.entropy[position] / math.log(vocab_size))) for position in counted]
     signals: dict[str, float | None] = {
         "token_probability_mean": _mean(probability),
         "token_probability_min": min(probability),
         "entropy_mean": _mean(entropy),
         "entropy_max": max(entropy),
-        "first_stable_step_mean": _mean(canvas.stable_since[counted]),
-        "revisions": float(sum(canvas.revisions[counted])),
+        "first_stable_step_mean": _mean([canvas.stable_since[position] for position in counted]),
+        "revisions": float(sum(canvas.revisions[position] for position in counted)),
         "ctc_score": heard.score if heard else None,
         "ctc_disagreement": _disagreement(text, heard, tokenizer) if heard else None,
+        "repeats_removed": float(kept.removed) if kept else None,
     }
     return SegmentResult(
         text=text,
@@ -109,6 +139,16 @@ def words_of(
 
     spans: the first and the last audio slot of each token; None: unknown, and so are the times.
     """
+    made: list[Word] = []
+    for word, (first, last) in _spelled(tokens, tokenizer):
+        start = round(spans[first][0] * slot_ms) if spans else None
+        end = round((spans[last][1] + 1) * slot_ms) if spans else None
+        made.append({"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end})
+    return made
+
+
+def _spelled(tokens: list[int], tokenizer: Tokenizer) -> list[tuple[str, Span]]:
+    """The words of `words_of`, each with the first and the last token that spell it."""
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     words: list[tuple[str, Span]] = []
     joined = False  # whether the next character belongs to the last word
@@ -116,18 +156,13 @@ def words_of(
         if character.isspace():
             joined = False
             continue
-        han = unicodedata.name(character, "").startswith("CJK UNIFIED")
+        han = is_han(character)
         if joined and not han:
             words[-1] = (words[-1][0] + character, _union(words[-1][1], span))
         else:
             words.append((character, span))
         joined = not han
-    made: list[Word] = []
-    for word, (first, last) in words:
-        start = round(spans[first][0] * slot_ms) if spans else None
-        end = round((spans[last][1] + 1) * slot_ms) if spans else None
-        made.append({"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end})
-    return made
+    return words
 
 
 def _union(*spans: Span) -> Span:

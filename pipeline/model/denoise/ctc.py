@@ -31,7 +31,7 @@ class SlotScores:
 class Hypothesis:
     """What CTC says of one segment and of the text that denoising found."""
 
-    tokens: list[int]  # greedy: the best token of each slot, without blanks and immediate repetitions
+    tokens: list[int]  # of `greedy`
     score: float | None  # log-probability of the text per token, nats; None: no text, or more tokens than slots
     spans: list[tuple[int, int]] | None  # for each token of the text its first and its last slot; None as for `score`
 
@@ -53,24 +53,29 @@ def score_slots(vectors_NH: Tensor, weight_VH: Tensor) -> tuple[Tensor, Tensor]:
     return best, mass
 
 
+def greedy(slots: SlotScores, *, blank: int) -> list[int]:
+    """The best token of each slot, without blanks and immediate repetitions."""
+    return [token for token, _ in groupby(slots.best.tolist()) if token != blank]
+
+
 @torch.inference_mode()
 def hypothesis(slots: SlotScores, weight_VH: Tensor, tokens: list[int], *, blank: int) -> Hypothesis:
     """Compare a text with the slots. tokens: of the text, without end tokens."""
-    greedy = [token for token, _ in groupby(slots.best.tolist()) if token != blank]
+    best = greedy(slots, blank=blank)
     if not tokens or blank in tokens:
-        return Hypothesis(greedy, None, None)
+        return Hypothesis(best, None, None)
     classes = {token: index for index, token in enumerate(dict.fromkeys([blank, *tokens]))}
     rows = weight_VH[torch.tensor(list(classes), device=weight_VH.device)]
     log_probs = ((slots.vectors @ rows.T).float() - slots.mass[:, None]).cpu()
     targets = [classes[token] for token in tokens]
     spans = align(log_probs.numpy(), targets)
     if spans is None:
-        return Hypothesis(greedy, None, None)
+        return Hypothesis(best, None, None)
     loss = F.ctc_loss(
         log_probs[:, None], torch.tensor([targets]), torch.tensor([len(log_probs)]), torch.tensor([len(targets)]),
         reduction="sum",
     )  # fmt: skip
-    return Hypothesis(greedy, -float(loss) / len(tokens), spans)
+    return Hypothesis(best, -float(loss) / len(tokens), spans)
 
 
 def align(log_probs: np.ndarray, targets: list[int]) -> list[tuple[int, int]] | None:

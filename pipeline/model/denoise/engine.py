@@ -86,8 +86,14 @@ class Engine(Worker):
             return
         config = self.model.config
         tokens = confidence.spoken_tokens(canvas, self._eos)
-        weight = self.model.backbone.lm_head.weight
-        heard = ctc.hypothesis(job.slots, weight, tokens, blank=config.tokens.ctc_blank) if job.slots else None
+        weight, blank = self.model.backbone.lm_head.weight, config.tokens.ctc_blank
+        kept = None
+        if job.slots and self.scheduler.denoise.remove_repeats:
+            best = ctc.greedy(job.slots, blank=blank)
+            text = str(self.model.tokenizer.decode(best, skip_special_tokens=True))
+            kept = confidence.without_repeats(tokens, text, self.model.tokenizer)
+            tokens = [tokens[position] for position in kept.positions]
+        heard = ctc.hypothesis(job.slots, weight, tokens, blank=blank) if job.slots else None
         result = confidence.result(
             canvas,
             heard,
@@ -95,6 +101,7 @@ class Engine(Worker):
             eos=self._eos,
             vocab_size=config.vocab_size,
             slot_ms=1000 * config.projector.subsample / POSITIONS_PER_SECOND,
+            kept=kept,
         )
         full = self.scheduler.full_length
         if result.overflow and job.length < full:
