@@ -56,6 +56,7 @@ def test_the_end_token_tail_is_excluded() -> None:
         "revisions": float(spoken),
         "ctc_score": None,
         "ctc_disagreement": None,
+        "repeats_removed": None,
     }
     assert (answer.overflow, answer.steps, answer.canvas_length) == (False, 9, len(tokens))
     assert answer.canvas_fill == pytest.approx(spoken / len(tokens))

@@ -102,6 +102,8 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
             "first_stable_step_mean",
             "revisions",
             "ctc_score",
+            "ctc_disagreement",
+            "repeats_removed",
         ]
         assert "".join(str(word["text"]) for word in result.words) == "".join((result.text or "").split())
 
