@@ -107,14 +107,17 @@ def beforehand(config: RunConfig) -> Memory:
     return estimate(model, config.denoise, slots=config.compute.canvases, dtype=dtype)
 
 
-def require(needed: Memory, free: int, *, slots: int) -> None:
-    """Raises ConfigError where `free` bytes are not enough. It says what takes how much, and what to change."""
+def require(needed: Memory, free: int, *, slots: int, fp8: bool = True) -> None:
+    """Raises ConfigError where `free` bytes are not enough. It says what takes how much, and what to change.
+
+    fp8: whether the job has model.weights.
+    """
     if needed.total <= free:
         return
     fixed = needed.weights + needed.lora + needed.context
     per_slot = max(1, needed.total - fixed - needed.head) / slots
     fit = int((free - fixed - needed.head) // per_slot)
-    no_fit = "no number of canvases fits: a larger GPU, model.dtype=bfloat16 or model.weights=fp8"
+    no_fit = "no number of canvases fits: a larger GPU, model.dtype=bfloat16" + (" or model.weights=fp8" if fp8 else "")
     advice = f"compute.canvases={fit} would fit" if fit >= 1 else no_fit
     raise ConfigError(
         f"compute.canvases: {slots} canvases need {needed} of GPU memory, and {free / GIB:.1f} GiB are free: {advice}"

@@ -113,7 +113,7 @@ def build(folder: Path, config: AdapterConfig, device: torch.device) -> AsrModel
         log.info("an evaluation needs %s; what a training step keeps for its backward pass is not counted", needed)
         if device.type == "cuda":
             free = torch.cuda.mem_get_info(device)[0] * min(1.0, config.compute.gpus_per_worker)
-            memory.require(needed, int(free), slots=slots)
+            memory.require(needed, int(free), slots=slots, fp8=False)
 
     model = checkpoint.load(str(folder), device=str(device), dtype=dtype, verify=config.model.verify, check=check)
     adapter = load_file(folder / hub.PARTS["adapter"])

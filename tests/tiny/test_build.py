@@ -30,6 +30,7 @@ def config(folder: Path, *, texts: list[str], **settings: object) -> TrainConfig
         "texts": texts,
         "languages": ["en"] * len(texts),
         "voices": ["espeak:en-us"] * len(texts),
+        "samples": [16_000 + 500 * row for row in range(len(texts))],
     }
     (cache / "part-00000.json").write_text(json.dumps(columns))
     return TrainConfig.model_validate({"folder": str(folder), "start": "tiny", **settings})
@@ -134,6 +135,7 @@ def small(folder: Path, phases: PhaseSection = PHASES) -> Trainer:
         WORDS[:30],
         ["en", "de", "fr"] * 10,
         lambda rows, _: features[rows],
+        [model.config.audio_slots] * 30,
         model.tokenizer,
         canvas_length=8,
         batch=phases.batch,

@@ -16,6 +16,7 @@ from tests.support.small_model import WORDS, small_tokenizer
 TOKENIZER = small_tokenizer()
 EOS = 1
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 5]) for i in range(30)]  # one to five words
+SLOTS = [1 + row % 7 for row in range(30)]  # audio slots with sound
 CLEAN = AudioAugment(noise_share=0.0)
 
 
@@ -43,7 +44,7 @@ def batches(**changes: Any) -> Batches:
         "eos": EOS,
         "canvas_step": 4,
     }
-    return Batches(TEXTS, Recordings.languages, audio(CLEAN), TOKENIZER, **(settings | changes))
+    return Batches(TEXTS, Recordings.languages, audio(CLEAN), SLOTS, TOKENIZER, **(settings | changes))
 
 
 def test_an_epoch_has_every_recording_once_except_a_rest_smaller_than_a_batch() -> None:
@@ -104,6 +105,7 @@ def test_targets_are_text_then_end_tokens() -> None:
     for targets, row in zip(batch.targets_BC.tolist(), (3, 0), strict=True):
         assert targets == made.tokens[row] + [EOS] * (12 - len(made.tokens[row]))
     assert batch.languages == [None, "en"]
+    assert batch.real_slots.tolist() == [SLOTS[3], SLOTS[0]]
     assert batch.inputs.shape == (2, 16_000)
     assert not bool(batch.inputs[:, 8000:].any())
 

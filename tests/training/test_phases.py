@@ -43,6 +43,7 @@ def trainer(folder: Path, steps: TrainingSteps = STEPS, phases: dict[Phase, int]
         TEXTS,
         ["en", "de", "fr"] * 10,
         lambda rows, _: spoken[rows],
+        [model.config.audio_slots] * 30,
         small_tokenizer(),
         canvas_length=8,
         batch=steps.batch,
