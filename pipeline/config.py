@@ -72,6 +72,11 @@ class SourceConfig(Section):
     channels: Literal["mix", "split"] = Field(
         "mix", description="mix: the mean of all channels; split: each channel alone, as for telephone calls"
     )
+    track: Literal["default", "all"] | Annotated[int, Field(ge=0, lt=1024)] = Field(
+        "default",
+        description="audio track of a container with several: default: the one marked so, else the first; all: each by "
+        "itself, as another channel; or its number from 0",
+    )
 
     @pydantic.field_validator("uri")
     @classmethod

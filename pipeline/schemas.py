@@ -164,6 +164,7 @@ class DecodedRecording:
     """What is known about a recording after decoding, besides its segments.
 
     samples: at 16 kHz. If channels are split, the sum over all channels. None: it could not be decoded.
+    tracks_left_out: audio tracks that are not recognised. bytes_left_out: bytes behind the audio that nobody knows.
     """
 
     samples: int | None = None
@@ -171,6 +172,8 @@ class DecodedRecording:
     reference: str | None = None
     metadata: str | None = None
     problem: Problem | None = None
+    tracks_left_out: int = 0
+    bytes_left_out: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +249,7 @@ TRANSCRIPT = pa.schema(
         ("source_member", pa.string()),
         ("start_ms", pa.int64()),
         ("end_ms", pa.int64()),
-        ("channel", pa.int32()),  # null: the mean of all channels
+        ("channel", pa.int32()),  # number of the channel or track; null: the mean of all channels of the only track
         ("language", pa.string()),
         ("text", pa.string()),
         ("confidence", pa.float32()),
@@ -412,6 +415,8 @@ DECODED_RECORDING = pa.struct(
         ("reference", pa.string()),
         ("metadata", pa.string()),
         ("problem", PROBLEM),
+        ("tracks_left_out", pa.int32()),
+        ("bytes_left_out", pa.int64()),
     ]
 )
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Generator, Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soxr
 
-from pipeline.audio.headers import check_format, check_header
+from pipeline.audio.headers import believed, check_format, check_header
 from pipeline.audio.pcm import FULL_SCALE
 from pipeline.audio.track import AudioTrack
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
+CANCELLED = 0.1  # amplitude of a mean that has lost what its channels say; a voice in one of 8 channels has 0.125
 LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 
 
@@ -22,13 +23,15 @@ def decode_all(
     *,
     name: str,
     max_seconds: float,
+    track: int | None = None,
     channel: int | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
 ) -> np.ndarray:
     """All blocks of `stream` as one array: float32 [samples], mono, 16 kHz, in [-1, 1]. Raises what `stream` raises."""
     joined = bytearray()
-    for block in stream(data, name=name, max_seconds=max_seconds, channel=channel, start_ms=start_ms, end_ms=end_ms):
+    wanted: Any = {"track": track, "channel": channel, "start_ms": start_ms, "end_ms": end_ms}
+    for block in stream(data, name=name, max_seconds=max_seconds, **wanted):
         joined += block.data.cast("B")
     return np.frombuffer(joined, np.float32)
 
@@ -38,6 +41,7 @@ def stream(
     *,
     name: str,
     max_seconds: float,
+    track: int | None = None,
     channel: int | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
@@ -48,7 +52,8 @@ def stream(
         data: the encoded bytes, or a binary file that can seek.
         name: what error messages call the recording.
         max_seconds: longer audio is refused.
-        channel: the one to take; None: the mean of all.
+        track: number of the audio track, from 0; None: the default one.
+        channel: the one to take; None: the mean of all. Where the channels cancel each other, it is the loudest one.
         start_ms: cut here, after resampling: the samples are the same as in the whole recording. None: from the start.
         end_ms: cut before this; None: to the end.
 
@@ -58,7 +63,7 @@ def stream(
     first, stop = _range(start_ms, end_ms, name)
     limit = int(max_seconds * SAMPLE_RATE)
     yielded = 0
-    for at, block in _resampled(_native(_checked(data, name), name, channel, first)):
+    for at, block in _resampled(_native(_checked(data, name)[0], name, track, channel, first)):
         wanted = block[max(0, first - at) : None if stop is None else max(0, stop - at)]
         yielded += len(wanted)
         if yielded > limit:
@@ -71,12 +76,27 @@ def stream(
         raise BadAudio("no_samples", f"{name}: no samples" + (" in this range" if start_ms or end_ms else ""))
 
 
-def channels(data: bytes | BinaryIO, *, name: str) -> int:
-    """The number of channels, from the header. Raises BadAudio as `stream` does if the bytes are not audio."""
-    with AudioTrack(_checked(data, name), name) as track:
-        count = track.track.codec_context.channels
-        check_format(track.track.codec_context.sample_rate, count, name=name)
-        return int(count)
+class Contents(NamedTuple):
+    """What a file holds.
+
+    channels: of each audio track that can be decoded, by its number; the default track is the first one. tracks: number
+    of all audio tracks. bytes_behind: bytes behind the audio that are not decoded and not known as anything else.
+    """
+
+    channels: dict[int, int]
+    tracks: int
+    bytes_behind: int
+
+
+def contents(data: bytes | BinaryIO, *, name: str) -> Contents:
+    """What the headers say. Raises BadAudio as `stream` does if the bytes are not audio."""
+    file, behind = _checked(data, name)
+    with AudioTrack(file, name) as track:
+        counts = {number: track.channels(number) for number in track.tracks}
+        for count in counts.values():
+            check_format(SAMPLE_RATE, count, name=name)
+        channels = {track.number: counts[track.number], **counts}
+        return Contents(channels, len(track.container.streams.audio), behind)
 
 
 def _range(start_ms: int | None, end_ms: int | None, name: str) -> tuple[int, int | None]:
@@ -86,15 +106,16 @@ def _range(start_ms: int | None, end_ms: int | None, name: str) -> tuple[int, in
     return start * SAMPLE_RATE // 1000, None if end is None else end * SAMPLE_RATE // 1000
 
 
-def _checked(data: bytes | BinaryIO, name: str) -> BinaryIO:
-    """The data as a file at its start. Raises BadAudio if it is empty or its header is impossible."""
+def _checked(data: bytes | BinaryIO, name: str) -> tuple[BinaryIO, int]:
+    """What `headers.believed` returns, the file at its start. Raises BadAudio: it is empty or its header impossible."""
     file: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise BadAudio("empty_file", f"{name}: zero bytes")
     check_header(file, size, name=name)
+    file, behind = believed(file, size, name)
     file.seek(0)
-    return file
+    return file, behind
 
 
 def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -117,20 +138,52 @@ def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[
         yield at, resampler.resample_chunk(np.empty(0, np.float32), last=True)
 
 
-def _native(file: BinaryIO, name: str, channel: int | None, first: int) -> Iterator[tuple[int, int, np.ndarray]]:
+def _native(
+    file: BinaryIO, name: str, number: int | None, channel: int | None, first: int
+) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield blocks at the native rate: (rate in Hz, index of the first frame, float32 [frames] mono).
 
     They begin at the start of the file, or shortly before the 16 kHz sample `first` if the format can seek exactly.
     """
-    with AudioTrack(file, name) as track:
+    with AudioTrack(file, name, number) as track:
         wanted = track.seek(first)
-        for position, rate, planes in track.planes():
+        for position, rate, planes in _windows(track.planes()):
             if position + planes.shape[1] > wanted:
-                yield rate, max(position, wanted), _mono(planes[:, max(0, wanted - position) :], channel, name)
+                yield rate, max(position, wanted), _mono(planes, channel, name)[max(0, wanted - position) :]
+
+
+def _windows(blocks: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Join and cut blocks with several channels so that each ends at a whole second. Blocks of one channel pass.
+
+    So how a second is mixed depends on nothing but its audio.
+    """
+    waiting: list[np.ndarray] = []
+    start, before = 0, (0, 0, "")
+    for position, rate, planes in blocks:
+        kind = (rate, len(planes), planes.dtype.str)
+        if waiting and kind != before:
+            yield start, before[0], np.concatenate(waiting, axis=1)
+            waiting = []
+        if len(planes) == 1:
+            yield position, rate, planes
+            continue
+        start, before = (start, before) if waiting else (position, kind)
+        waiting.append(planes)
+        end = position + planes.shape[1]
+        while start // rate < end // rate:
+            whole = np.concatenate(waiting, axis=1)
+            count = rate - start % rate
+            yield start, rate, whole[:, :count]
+            start, waiting = start + count, [whole[:, count:]] if whole.shape[1] > count else []
+    if waiting:
+        yield start, before[0], np.concatenate(waiting, axis=1)
 
 
 def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
-    """One channel or the mean of all, as float32 [frames] in [-1, 1]. planes: [channels, frames] of any sample type."""
+    """One channel or the mean of all, as float32 [frames] in [-1, 1]. planes: [channels, frames] of any sample type.
+
+    If the mean is far quieter than the loudest channel, because one channel is the other one inverted, it is that one.
+    """
     if channel is not None:
         if not 0 <= channel < len(planes):
             raise BadAudio("unsupported_audio", f"{name}: channel {channel} of {len(planes)}")
@@ -141,6 +194,7 @@ def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
             for plane in planes[1:]:
                 mono += plane
             mono /= len(planes)
+            mono = _loudest(planes, mono)
         if planes.dtype.kind == "f":
             if not np.isfinite(mono.sum(dtype=np.float64)):
                 raise BadAudio("invalid_samples", f"{name}: NaN or infinite samples")
@@ -148,3 +202,13 @@ def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
     if planes.dtype == np.uint8:
         mono -= 128
     return np.multiply(mono, np.float32(1 / LARGEST[planes.dtype.name]), out=mono)
+
+
+def _loudest(planes: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """The mean of the channels, or the loudest one as float32 [frames] where the mean has less than CANCELLED of it."""
+    rest = 128 if planes.dtype == np.uint8 else 0  # the value of silence
+    powers = [float(np.square(plane.astype(np.float32) - rest).mean()) for plane in planes]
+    if not np.square(mean - rest).mean() < CANCELLED**2 * max(powers):
+        return mean
+    loud = next(number for number, power in enumerate(powers) if power > 0.8 * max(powers))  # it seldom changes
+    return planes[loud].astype(np.float32)

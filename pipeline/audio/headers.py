@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple, cast
 
 from pipeline.schemas import BadAudio
 
@@ -19,6 +20,8 @@ MAGIC = (
 )
 # Programs that write wav to a pipe do not know its length yet. They write these: FFmpeg and others, sox, arecord.
 WAV_SIZE_UNKNOWN = (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00)
+
+ZEROS_BYTES = 1 << 20  # so many bytes behind the audio are looked at: zeros say nothing
 
 MP4_TOP = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"mfra", b"udta", b"uuid"}
 MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"moof", b"traf"}
@@ -106,22 +109,107 @@ def _mpeg_frame(head: bytes) -> tuple[int, int, int]:
 
 
 def _check_wav(file: BinaryIO, size: int, name: str) -> None:
-    ds64_bytes, frame_bytes, at = None, 1, 12
+    data = _wav_data(file, size, name)
+    if data.declared is not None:
+        _check_missing(data.declared - (size - data.start), name, tolerance=max(data.frame_bytes, 1) - 1)
+    elif data.chunk_bytes == 0 and size > data.start and _chunks_end(file, data.start, size) == size:
+        raise BadAudio("no_samples", f"{name}: the audio is empty, only other chunks follow")
+
+
+class _WavData(NamedTuple):
+    """The audio of a wav file.
+
+    start: byte of its first sample. declared: its bytes, None if unknown. chunk_bytes: as its own chunk says. ds64_at:
+    byte of its length in RF64, None in other files. form: content of the chunk "fmt ", 16 bytes.
+    """
+
+    start: int
+    declared: int | None
+    chunk_bytes: int
+    ds64_at: int | None
+    form: bytes
+
+    @property
+    def frame_bytes(self) -> int:
+        return int(struct.unpack_from("<H", self.form, 12)[0])
+
+    @property
+    def second_bytes(self) -> int:
+        return int(struct.unpack_from("<I", self.form, 8)[0])
+
+
+def _wav_data(file: BinaryIO, size: int, name: str) -> _WavData:
+    """Find the audio. Raises BadAudio: truncated_audio if there is none, unsupported_audio as `check_format`."""
+    ds64_bytes, ds64_at, form, at = 0, None, bytes(16), 12
     while at + 8 <= size:
         kind, length = struct.unpack("<4sI", _read(file, at, 8))
         body = _read(file, at + 8, 24)
         if kind == b"ds64" and len(body) >= 16:
-            ds64_bytes = struct.unpack_from("<Q", body, 8)[0]
+            ds64_bytes, ds64_at = struct.unpack_from("<Q", body, 8)[0], at + 16
         if kind == b"fmt " and len(body) >= 16:
-            _, channels, rate, _, frame_bytes = struct.unpack_from("<HHIIH", body)
+            form = body[:16]
+            _, channels, rate, _, _ = struct.unpack_from("<HHIIH", body)
             check_format(rate, channels, name=name)
         if kind == b"data":
             declared = ds64_bytes if length == 0xFFFFFFFF and ds64_bytes else length
-            if declared not in WAV_SIZE_UNKNOWN:
-                _check_missing(declared - (size - at - 8), name, tolerance=max(frame_bytes, 1) - 1)
-            return
+            return _WavData(at + 8, None if declared in WAV_SIZE_UNKNOWN else declared, length, ds64_at, form)
         at += 8 + length + (length & 1)
     raise BadAudio("truncated_audio", f"{name}: the file ends in its header")
+
+
+def _chunks_end(file: BinaryIO, at: int, size: int) -> int:
+    """Return where the chunks that begin at byte `at` end: `size` if there is nothing else."""
+    while at + 8 <= size:
+        kind, length = struct.unpack("<4sI", _read(file, at, 8))
+        end = at + 8 + length
+        if not re.fullmatch(rb"[A-Za-z0-9_][\x20-\x7e]{3}", kind) or kind in (b"RIFF", b"RF64") or end > size:
+            return at
+        at = min(end + (length & 1), size)
+    return at
+
+
+def believed(file: BinaryIO, size: int, name: str) -> tuple[BinaryIO, int]:
+    """Return the file as a decoder should see it, and how many bytes behind the audio are neither heard nor known.
+
+    A wav file with a second or more behind the audio that it declares is audio to its end: the length has wrapped at
+    4 GiB, or another recording of the same form follows. So is an RF64 file whose lengths are zero. Other formats are
+    as they are.
+    """
+    head = _read(file, 0, 12)
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        return file, 0
+    data = _wav_data(file, size, name)
+    if data.declared is None:
+        is_empty = data.ds64_at is not None and data.chunk_bytes == 0xFFFFFFFF and size > data.start
+        patched = _Patched(file, data.ds64_at or 0, struct.pack("<Q", size - data.start))
+        return (cast(BinaryIO, patched) if is_empty else file), 0
+    end = data.start + data.declared
+    behind = min(size - _chunks_end(file, at, size) for at in (end, end + (end & 1)))
+    if behind <= 0 or not any(_read(file, size - behind, ZEROS_BYTES)):
+        return file, 0
+    again = _read(file, size - behind, 64)
+    is_other = again[:4] in (b"RIFF", b"RF64") and data.form not in again
+    if is_other or behind < data.second_bytes or size - behind > end + 1:
+        return file, behind
+    if data.ds64_at is not None:
+        return cast(BinaryIO, _Patched(file, data.ds64_at, struct.pack("<Q", size - data.start))), 0
+    return cast(BinaryIO, _Patched(file, data.start - 4, b"\xff" * 4)), 0  # FFmpeg then reads to the end
+
+
+class _Patched:
+    """A file with other bytes at one place."""
+
+    def __init__(self, file: BinaryIO, at: int, new: bytes) -> None:
+        self._file, self._at, self._new = file, at, new
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._file.tell()
+        got = self._file.read(size)
+        begin, end = max(start, self._at), min(start + len(got), self._at + len(self._new))
+        if begin >= end:
+            return got
+        return got[: begin - start] + self._new[begin - self._at : end - self._at] + got[end - start :]
 
 
 def _check_caf(file: BinaryIO, size: int, name: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -79,6 +79,17 @@ class _Excerpt:
     ended: DecodedRecording | None = None
 
 
+class _Channel(NamedTuple):
+    """What is decoded as one signal: a track and a channel of it (None: the mean of all).
+
+    label: `channel` of its segments.
+    """
+
+    track: int
+    channel: int | None
+    label: int | None
+
+
 class DecodeStage:
     """Turns rows with `unit_id` and `place` into rows of schemas.PIECE_DECODED.
 
@@ -126,6 +137,7 @@ class Decoder:
         self.max_samples = int(self.max_seconds * SAMPLE_RATE)
         self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
         self.split = config.source.channels == "split"
+        self.track: int | Literal["all"] | None = None if config.source.track == "default" else config.source.track
         self.languages = about.languages
         longest = min(config.segment.max_seconds, about.window_seconds)
         self.segmenter = Segmenter(config.segment, max_seconds=longest)
@@ -177,15 +189,11 @@ class Decoder:
     def _channels(
         self, ref: RecordingRef, read: Recording, known: DecodedRecording, at: Position
     ) -> Iterator[_Excerpt]:
-        """The excerpts of all channels, one channel after the other.
-
-        With source.channels=split these are all channels of the recording. Otherwise it is one: the channel that the
-        manifest selects, or the mean of all channels (None).
-        """
-        name = ref.source_member or ref.source_uri
-        channels: list[int | None] = [ref.channel]
-        if self.split and ref.channel is None:
-            channels = list(range(decode.channels(read.audio, name=name)))
+        """The excerpts of all wanted channels of all wanted tracks, one after the other."""
+        found = decode.contents(read.audio, name=ref.source_member or ref.source_uri)
+        channels = self._wanted(ref, found)
+        left_out = found.tracks - len({channel.track for channel in channels})
+        known = replace(known, tracks_left_out=left_out, bytes_left_out=found.bytes_behind)
         while at.channel < len(channels):
             last = at.channel == len(channels) - 1
             for excerpt in self._channel(ref, read, at, channels[at.channel]):
@@ -194,7 +202,24 @@ class Decoder:
                     excerpt.next, excerpt.ended = Position(at.recording + 1), replace(known, samples=at.before)
                 yield excerpt
 
-    def _channel(self, ref: RecordingRef, read: Recording, at: Position, channel: int | None) -> Iterator[_Excerpt]:
+    def _wanted(self, ref: RecordingRef, found: decode.Contents) -> list[_Channel]:
+        """What is recognised of a recording, by source.track and source.channels.
+
+        With source.channels=split these are all channels of a track, else it is one: the channel that the manifest
+        selects, or the mean of all. Several are numbered from 0, over all tracks.
+        """
+        default = next(iter(found.channels))
+        numbers = sorted(found.channels) if self.track == "all" else [default if self.track is None else self.track]
+        split = self.split and ref.channel is None
+        pairs = [
+            (number, channel)
+            for number in numbers
+            for channel in (range(found.channels.get(number, 1)) if split else [ref.channel])
+        ]
+        is_one = len(pairs) == 1 and not split
+        return [_Channel(track, one, one if is_one else label) for label, (track, one) in enumerate(pairs)]
+
+    def _channel(self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel) -> Iterator[_Excerpt]:
         """The excerpts of one channel from `at` on. `next` of the last one has sample 0."""
         blocks: list[np.ndarray] = []  # decoded, but not in an excerpt yet
         total = 0  # samples in `blocks`
@@ -203,7 +228,8 @@ class Decoder:
             read.audio,
             name=name,
             max_seconds=self.max_seconds,
-            channel=channel,
+            track=wanted.track,
+            channel=wanted.channel,
             start_ms=(ref.start_ms or 0) + at.sample // SAMPLES_PER_MS if ref.start_ms or at.sample else None,
             end_ms=ref.end_ms,
         )
@@ -218,14 +244,14 @@ class Decoder:
                     blocks.clear()
                     windows = self.segmenter(samples[: self.piece_samples])
                     final, end, overlaps = piece_end(windows, self.piece_samples, self.segmenter.config)
-                    segments = _segments(ref, read, at, channel, samples, windows[:final])
+                    segments = _segments(ref, read, at, wanted.label, samples, windows[:final])
                     at = replace(at, sample=at.sample + end, segment=at.segment + final, overlaps=overlaps)
                     blocks, total = [samples[end:].copy()], len(samples) - end
                     yield _Excerpt(at.recording, at, end, segments)
                     del samples, segments  # before the next block is decoded
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
-        segments = _segments(ref, read, at, channel, samples, windows)
+        segments = _segments(ref, read, at, wanted.label, samples, windows)
         after = replace(
             at,
             channel=at.channel + 1,

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from pipeline.audio.frames import Kind, dtype_of, joined, kind_of, planes_of
 from pipeline.audio.headers import check_format, looks_like_audio, mp3_declared_seconds, mpeg_frame_bytes
@@ -47,12 +48,15 @@ SEEK_WARM_UP_SECONDS = 0.25  # audio that the resampler gets before the first sa
 
 
 class AudioTrack:
-    """The first audio track of `file`, which is open, can seek and is at its start. A context manager.
+    """An audio track of `file`, which is open, can seek and is at its start. A context manager.
 
-    `name` is what error messages call the recording. Opening raises BadAudio: not_audio or corrupt_audio.
+    Index 0 of its frames is the start of the container's time line, also where the track begins later. `name` is what
+    error messages call the recording. number: of the track among all audio tracks, from 0; None: the first one that is
+    marked as the default and can be decoded, else the first one that can be decoded. Opening raises BadAudio:
+    not_audio, corrupt_audio, or unsupported_audio if there is no track of this number.
     """
 
-    def __init__(self, file: BinaryIO, name: str) -> None:
+    def __init__(self, file: BinaryIO, name: str, number: int | None = None) -> None:
         self.name = name
         head = file.read(64)
         self.mp3_seconds = mp3_declared_seconds(file)
@@ -67,8 +71,11 @@ class AudioTrack:
         self.position = 0  # index of the next frame; -1 after a seek: the time stamp of the next frame tells it
         self.sought = 0  # where a seek went: the next frame may not be behind it
         self.origin = 0.0  # time stamp of index 0, in seconds
+        self.late = 0.0  # seconds of silence before the first frame
         try:
-            self.track = self._first_audio()
+            self.track = self._chosen(number)
+            if self.container.format.name != "flac":  # whose first frame is the start, or it is missing
+                self.origin = _seconds(self.track) - self._late(_seconds(self.track))
         except BaseException:
             self.container.close()
             raise
@@ -82,37 +89,65 @@ class AudioTrack:
     def _refuse(self, url: str, *_: object) -> NoReturn:
         raise BadAudio("not_audio", f"{self.name}: refers to another file, {url!r}")
 
-    def _first_audio(self) -> Any:
-        kind = self.container.format.name
-        if not self.container.streams.audio:
+    @property
+    def tracks(self) -> list[int]:
+        """The numbers of the audio tracks that can be decoded."""
+        return [number for number, track in enumerate(self.container.streams.audio) if _is_decodable(track)]
+
+    def channels(self, number: int) -> int:
+        """The number of channels of an audio track, from the header."""
+        return int(self.container.streams.audio[number].codec_context.channels)
+
+    def _chosen(self, number: int | None) -> Any:
+        kind, audio, usable = self.container.format.name, self.container.streams.audio, self.tracks
+        if not audio:
             raise BadAudio("not_audio", f"{self.name}: no audio in this {kind}")
-        track = self.container.streams.audio[0]
-        if track.codec_context is None or track.codec_context.name not in CODECS.split(","):
+        if number is not None and number >= len(audio):
+            raise BadAudio("unsupported_audio", f"{self.name}: audio track {number} of {len(audio)}")
+        marked = [index for index in usable if audio[index].disposition & Disposition.default]
+        wanted = [number] if number is not None else marked or usable
+        if not set(wanted) & set(usable):
             raise BadAudio("not_audio", f"{self.name}: no decoder for the audio in this {kind}")
+        self.number = wanted[0]
+        track = audio[self.number]
         track.codec_context.thread_count = 1
         if track.codec_context.name == "flac":
             track.codec_context.options = {"err_detect": "crccheck+explode"}
         return track
 
+    def _late(self, start: float) -> float:
+        """Return how many seconds after the start of the recording the track begins. start: its first time stamp.
+
+        In the containers of GAPS time stamps count from the start of the recording. In others only their differences
+        mean something: a stream that somebody joined midway begins at any time.
+        """
+        first = 0.0
+        if self.container.format.name not in GAPS:
+            start = _seconds(self.track)
+            known = self.container.start_time is not None and self.track.start_time is not None
+            first = self.container.start_time / av.time_base if known else start
+        return start - first if start - first > GAP_SECONDS else 0.0
+
     def seek(self, first: int) -> int:
         """Move to shortly before the 16 kHz sample `first`. Returns the index of the native frame to begin with.
 
         Only PCM and flac seek to a known frame; the others stay at the start, frame 0. The frame is a multiple of
-        rate / gcd(rate, 16 kHz): a resampler that begins there is in phase with one that began at the start.
+        rate / gcd(rate, 16 kHz): a resampler that begins there is in phase with one that began at the start. With
+        several channels it is a whole second, since each is mixed by itself.
         """
         codec, rate = self.track.codec_context.name, self.track.codec_context.sample_rate
         if not (codec == "flac" or codec.startswith("pcm_")) or not rate or self.track.time_base != Fraction(1, rate):
             return 0
-        in_phase = rate // math.gcd(rate, SAMPLE_RATE)
-        frame = int(first * rate / SAMPLE_RATE - SEEK_WARM_UP_SECONDS * rate) // in_phase * in_phase
+        unit = rate if self.channels(self.number) > 1 else rate // math.gcd(rate, SAMPLE_RATE)
+        frame = int(first * rate / SAMPLE_RATE - SEEK_WARM_UP_SECONDS * rate) // unit * unit
         if frame <= 0:
             return 0
         try:
-            self.container.seek(frame, stream=self.track)
+            self.container.seek(frame + self._shift(rate), stream=self.track)
         except av.FFmpegError:  # perhaps behind the end: decoding from the start tells
-            self.container.seek(0, stream=self.track)
+            self.container.seek(self._shift(rate), stream=self.track)
             return 0
-        self.position, self.sought = -1, frame
+        self.position, self.sought, self.late = -1, frame, self._late(_seconds(self.track))
         return frame
 
     def planes(self) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -137,6 +172,8 @@ class AudioTrack:
             missing = self._missing_frames(frame, kind.rate)
             if missing > GAP_SECONDS * kind.rate:
                 yield from block.taken()
+                if not self.position:
+                    self.late = missing / kind.rate
                 yield from self._silence(missing, kind)
             block.add(frame, self.position)
             self.position += frame.samples
@@ -149,14 +186,23 @@ class AudioTrack:
     def _place(self, frame: Any, kind: Kind, before: Kind) -> None:
         """Find out where a frame of a new kind is: after a seek its index, and which time stamp index 0 has."""
         if self.position < 0:
-            self.position = frame.pts or 0
+            self.position = (frame.pts or 0) - self._shift(kind.rate)
             if self.position > self.sought:
                 self._refuse_order(self.sought / kind.rate)
-        if (kind.rate, kind.channels) != (before.rate, before.channels):
-            self.origin = 0.0 if frame.time is None else frame.time - self.position / kind.rate
+        elif frame.time is not None and (kind.rate, kind.channels) != (before.rate, before.channels):
+            late = 0.0 if self.position else self._late(frame.time)
+            if self.container.format.name != "flac":
+                self.origin = frame.time - self.position / kind.rate - late
+
+    def _shift(self, rate: int) -> int:
+        """By how many frames the time stamps of a track that can seek are ahead of the indices."""
+        return round(self.origin * rate)
 
     def _check_order(self, frame: Any, rate: int) -> None:
-        if self.track.codec_context.name == "flac" and frame.pts not in (None, self.position):
+        if self.track.codec_context.name != "flac" or frame.pts is None:
+            return
+        is_start = not self.position and self.container.format.name != "flac"
+        if frame.pts - self._shift(rate) != self.position and not is_start:
             self._refuse_order(self.position / rate)
 
     def _refuse_order(self, seconds: float) -> NoReturn:
@@ -164,8 +210,8 @@ class AudioTrack:
 
     def _missing_frames(self, frame: Any, rate: int) -> int:
         """By how many frames the time stamp is ahead of the frames so far, in a container where gaps mean silence."""
-        if self.container.format.name not in GAPS or frame.time is None:
-            return 0
+        if frame.time is None or (self.container.format.name not in GAPS and self.position):
+            return 0  # where time stamps mean little, only the start of the track may be late
         return round((frame.time - self.origin) * rate) - self.position
 
     def _silence(self, frames: int, kind: Kind) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -218,8 +264,9 @@ class AudioTrack:
         kind, track = self.container.format.name, self.track
         start, declared = 0.0, 0.0
         if kind in TRACK_DURATION and track.duration:
-            start = float((track.start_time or 0) * track.time_base)
-            declared = float(track.duration * track.time_base)
+            start = _seconds(track)
+            declared = float(track.duration * track.time_base) - (start if kind == "ogg" else 0.0)  # ogg: to the end
+            seconds -= self.late
         elif kind == "mp3":
             declared = self.mp3_seconds
         elif kind == "matroska,webm" and len(self.container.streams) == 1:
@@ -252,6 +299,15 @@ class _Block:
         if self._frames:
             frames, self._frames, self.count = self._frames, [], 0
             yield self.start, self.kind.rate, joined(frames, self.kind)
+
+
+def _seconds(track: Any) -> float:
+    """Return the first time stamp of a track in seconds; 0 if the container does not say."""
+    return float((track.start_time or 0) * track.time_base)
+
+
+def _is_decodable(track: Any) -> bool:
+    return track.codec_context is not None and track.codec_context.name in CODECS.split(",")
 
 
 def _is_sync(packet: Any) -> bool:

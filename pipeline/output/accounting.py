@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.output.commit import read_commits
+from pipeline.output.commit import LEFT_OUT, read_commits
 from pipeline.planning.plan import BASE, plan_names, plan_size, read_plan, unit_ids
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage
@@ -25,6 +25,7 @@ class Tally:
     unplanned: int = 0  # commits of units that are in no plan
     dead: Counter[str] = field(default_factory=Counter)  # recordings by reason
     samples: Counter[str] = field(default_factory=Counter)  # at 16 kHz, by the names of commit.SAMPLES
+    left_out: Counter[str] = field(default_factory=Counter)  # by the names of commit.LEFT_OUT
 
     def add(self, commit: Mapping[str, Any], retried: Iterable[tuple[str, int]] = ()) -> None:
         """Count one commit. retried: reason and samples of each dead letter that it replaces."""
@@ -35,6 +36,8 @@ class Tally:
             self.dead[reason] += count
         for name, count in commit["samples"].items():
             self.samples[name] += count
+        for name, count in commit.get("left_out", {}).items():
+            self.left_out[name] += count
         for reason, samples in retried:
             self.dead[reason] -= 1
             self.samples["in"] -= samples
@@ -84,6 +87,7 @@ class Tally:
             "recordings_pending": pending,
             "dead_letters": {reason: count for reason, count in sorted(self.dead.items()) if count},
             "segments": self.rows,
+            "left_out": {name: self.left_out[name] for name in LEFT_OUT},
             **{f"samples_{name}": count for name, count in counts.items()},
             **{f"seconds_{name}": count / SAMPLE_RATE for name, count in counts.items()},
         }

@@ -27,6 +27,7 @@ from pipeline.storage.base import OutputError, Storage, in_order
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
 SAMPLES = ("in", "transcribed", "silence", "dead")  # the counts of a commit; "in" is the sum of the others
+LEFT_OUT = ("audio_tracks", "bytes")  # what transcribed recordings have besides what was recognised; bytes: behind it
 ATTEMPT_DIGITS = 16  # hex digits of an attempt's name
 HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids
 SEQUENTIAL_KEYS = 2_000  # a longer listing is split into the 256 prefixes, which are listed in parallel
@@ -58,6 +59,7 @@ def commit_unit(
     dead_letters: pa.Table,
     samples: Mapping[str, int],
     fingerprint: str,
+    left_out: Mapping[str, int] | None = None,
 ) -> Receipt:
     """Commit the results of all recordings of `unit`, exactly once.
 
@@ -65,7 +67,8 @@ def commit_unit(
 
     transcripts, dead_letters: tables with exactly the schemas TRANSCRIPT and DEAD_LETTER. Every recording of the unit
     is in one of them. attempt: from `new_attempt`. samples: at 16 kHz, by the names in SAMPLES; "in" is the sum of the
-    others, "dead" is the sum of `dead_samples` over the dead letters.
+    others, "dead" is the sum of `dead_samples` over the dead letters. left_out: what the transcribed recordings have
+    and nobody recognised, by the names in LEFT_OUT.
     Raises ValueError if the results do not agree with the unit, so that a bug in an earlier stage is never committed.
     """
     tables = {"transcripts": transcripts, "dead_letters": dead_letters}
@@ -85,6 +88,7 @@ def commit_unit(
         samples=samples,
         data=data,
         fingerprint=fingerprint,
+        left_out=left_out,
     )
     if storage.put_if_absent(commit_key(unit.unit_id), json.dumps(commit).encode()):
         return _receipt(commit, won=True)
@@ -107,11 +111,13 @@ def commit_record(
     samples: Mapping[str, int],
     data: Mapping[str, Mapping[str, Any]],
     fingerprint: str,
+    left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The content of commits/<2 hex>/<unit>.json, with the time and the host of this call.
 
     recordings: of the unit. transcribed: those of them that are no dead letters. rows: of transcripts. dead: recordings
     by reason. samples: at 16 kHz, by the names in SAMPLES. data: for each table its key, rows, bytes and sha256.
+    left_out: as in `commit_unit`.
     """
     return {
         "unit_id": unit_id,
@@ -121,6 +127,7 @@ def commit_record(
         "rows": rows,
         "dead": dict(dead),
         "samples": {name: samples[name] for name in SAMPLES},
+        "left_out": {name: (left_out or {}).get(name, 0) for name in LEFT_OUT},
         "data": dict(data),
         "fingerprint": fingerprint,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),

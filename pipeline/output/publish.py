@@ -281,7 +281,7 @@ def _check_books(storage: Storage, tally: Tally, writers: Mapping[str, _TableWri
 
 def _summary(tally: Tally) -> dict[str, Any]:
     report = tally.report()
-    same_names = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments")
+    same_names = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments", "left_out")
     return {
         **{name: report[name] for name in same_names},
         "recordings": report["recordings_planned"],

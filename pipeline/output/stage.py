@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig
 from pipeline.output.attempts import Attempts
-from pipeline.output.commit import SAMPLES, Receipt, commit_unit, new_attempt
+from pipeline.output.commit import LEFT_OUT, SAMPLES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
 from pipeline.output.stitch import stitch_segments
 from pipeline.planning.plan import PlanReader
@@ -105,6 +105,7 @@ class CommitStage:
         transcripts: list[dict[str, Any]] = []
         letters: list[dict[str, Any]] = []
         samples = dict.fromkeys(SAMPLES, 0)
+        left_out = dict.fromkeys(LEFT_OUT, 0)
         by_recording: list[list[dict[str, Any]]] = [[] for _ in unit.refs]
         for result in results:
             by_recording[result["recording_index"]].append(result)
@@ -119,6 +120,8 @@ class CommitStage:
                 samples["dead"] += length
                 continue
             speech = covered(answers)
+            left_out["audio_tracks"] += recording.tracks_left_out
+            left_out["bytes"] += recording.bytes_left_out
             samples["transcribed"] += speech
             samples["silence"] += length - speech
             rows = _rows(answers, length, ref.start_ms or 0)
@@ -131,6 +134,7 @@ class CommitStage:
             to_table(letters, DEAD_LETTER),
             samples,
             self.about.fingerprint,
+            left_out,
         )
 
     def _source(self, ref: RecordingRef, recording: DecodedRecording, unit: WorkUnit) -> dict[str, Any]:

@@ -127,11 +127,14 @@ def summary_line(summary: Mapping[str, Any]) -> str:
     """Recordings, segments, audio hours, dead letters by reason and pipeline_rtfx of an output, in one line."""
     reasons = ", ".join(f"{reason} {count}" for reason, count in summary["dead_letters"].items())
     rtfx = summary.get("pipeline_rtfx")
+    tracks, behind = (summary.get("left_out", {}).get(name, 0) for name in ("audio_tracks", "bytes"))
     parts = [
         f"{summary['recordings']} recordings",
         f"{summary['segments']} segments",
         f"{summary['audio_hours']:.3f} audio hours",
         f"{summary['recordings_dead_lettered']} dead letters" + (f" ({reasons})" if reasons else ""),
+        f"{tracks} audio tracks are not recognised (source.track=all recognises all)" if tracks else "",
+        f"{behind:,} bytes behind the audio are not heard" if behind else "",
         f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "pipeline_rtfx unknown",
         "" if summary["complete"] else f"{summary['units_committed']} of {summary['units_planned']} units so far",
     ]

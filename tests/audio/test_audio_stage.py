@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio.stage import DecodeStage
+from pipeline.audio.stage import Decoder, DecodeStage
 from pipeline.config import SourceConfig
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, todo, write_plan
@@ -18,6 +19,7 @@ from pipeline.schemas import PIECE_DECODED, About, RecordingRef, WorkUnit, pcm_o
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import open_storage
 from tests.support.archives import settings, wav
+from tests.support.audio_files import encoded, with_tracks
 
 
 @pytest.fixture
@@ -112,3 +114,34 @@ def test_a_file_that_was_deleted_is_a_problem(source: Path) -> None:
     refs = refs_of(source)
     (source / "d.wav").unlink()
     assert decoded(source, refs)["recordings"][3]["problem"]["reason"] == "missing_file"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "channels", "left_out"),
+    [
+        ((), {None}, 2),
+        (("source.track=0",), {None}, 2),
+        (("source.track=all",), {0, 1, 2}, 0),
+        (("source.channels=split",), {0, 1}, 2),
+        (("source.track=all", "source.channels=split"), {0, 1, 2, 3, 4, 5}, 0),
+    ],
+)
+def test_every_track_is_recognised_or_counted(
+    tmp_path: Path, overrides: tuple[str, ...], channels: set[int | None], left_out: int
+) -> None:
+    data = with_tracks("matroska", [encoded("mkv")] * 3, default=1)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/call.mkv").write_bytes(data)
+    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), *overrides)
+    unit = WorkUnit("0" * 16, tuple(refs_of(tmp_path / "in")))
+    pieces = list(Decoder(config, About(1.0, ("en", "de"), "m", "f")).pieces(unit))
+    assert {segment["channel"] for piece in pieces for segment in piece.segments} == channels
+    (recording,) = [asdict(recording) for piece in pieces for recording in piece.recordings.values()]
+    assert recording["tracks_left_out"] == left_out
+    assert recording["samples"] == pytest.approx(32_000 * len(channels), rel=0.05)
+
+
+def test_a_track_that_a_recording_does_not_have_is_a_problem(source: Path) -> None:
+    row = decoded(source, refs_of(source)[:1], "source.track=1")
+    assert row["recordings"][0]["problem"]["reason"] == "unsupported_audio"
+    assert "audio track 1 of 1" in row["recordings"][0]["problem"]["error"]

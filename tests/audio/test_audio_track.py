@@ -13,15 +13,18 @@ import soundfile
 from pipeline.audio.track import AudioTrack
 from pipeline.schemas import BadAudio
 from tests.support.audio_files import (
+    FFMPEG,
     KINDS,
     LOSSLESS,
     encoded,
+    ffmpeg,
     flac_without_length,
     id3,
     patched,
     sndfile,
     tone,
     with_gap,
+    with_tracks,
 )
 from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
 
@@ -186,6 +189,66 @@ def test_kinds_that_cannot_seek_exactly_begin_at_the_start(kind: str) -> None:
     with AudioTrack(io.BytesIO(encoded(kind)), "x") as track:
         assert track.seek(16_000) == 0
         assert next(track.planes())[0] == 0
+
+
+def loudness(data: bytes, number: int | None = None) -> np.ndarray:
+    """The largest sample of each 0.1 s."""
+    with AudioTrack(io.BytesIO(data), "x", number) as track:
+        parts = [(rate, planes) for _, rate, planes in track.planes()]
+    step = parts[0][0] // 10
+    sound = np.concatenate([planes for _, planes in parts], axis=1)[0]
+    sound = sound / (1.0 if sound.dtype.kind == "f" else float(np.iinfo(sound.dtype).max))
+    return np.abs(sound[: len(sound) // step * step]).reshape(-1, step).max(axis=1)
+
+
+CONTAINERS = [("mp4", "m4a"), ("matroska", "mkv"), ("webm", "webm"), ("mov", "alac")]
+
+
+@pytest.mark.parametrize(("container", "kind"), CONTAINERS)
+def test_a_track_that_begins_late_is_at_its_place_in_time(container: str, kind: str) -> None:
+    data = with_tracks(container, [encoded(kind), encoded(kind)], starts=(0.0, 3.0), default=1)
+    level = loudness(data)
+    assert len(level) == pytest.approx(50, abs=2)
+    assert level[:29].max() < 0.01
+    assert level[31:49].min() > 0.2
+    assert loudness(data, 0)[1:19].min() > 0.2
+
+
+@pytest.mark.parametrize(("container", "kind"), [("matroska", "mkv"), ("webm", "webm"), ("mp4", "m4a")])
+def test_the_only_track_may_begin_late(container: str, kind: str) -> None:
+    level = loudness(with_tracks(container, [encoded(kind)], starts=(3.0,)))
+    assert level[:29].max() < 0.01
+    assert level[31:49].min() > 0.2
+
+
+@pytest.mark.parametrize("kind", ["opus", "vorbis"])
+def test_a_stream_that_was_joined_midway_is_whole(kind: str) -> None:
+    level = loudness(with_tracks("ogg", [encoded(kind)], starts=(40.0,)))
+    assert len(level) == pytest.approx(20, abs=2)
+    assert level[1:19].min() > 0.2
+
+
+def test_a_stream_that_was_joined_midway_and_cut_is_truncated() -> None:
+    whole = with_tracks("ogg", [encoded("opus", 8.0)], starts=(40.0,))
+    last = whole.rindex(b"OggS")
+    cut = whole[: whole.rindex(b"OggS", 0, last)] + whole[last:]  # without the page before the last one
+    assert reason_of(cut) in ("corrupt_audio", "truncated_audio")
+
+
+@pytest.mark.parametrize(("container", "kind"), CONTAINERS)
+def test_the_default_track_is_decoded_and_each_can_be_asked_for(container: str, kind: str) -> None:
+    quiet = ffmpeg(tone(48_000, 2.0) / 10, 48_000, *FFMPEG[kind][:2], {}) if kind != "alac" else QUIET_ALAC
+    data = with_tracks(container, [quiet, encoded(kind)], default=1)
+    with AudioTrack(io.BytesIO(data), "x") as track:
+        assert (track.number, track.tracks) == (1, [0, 1])
+    assert loudness(data)[1:19].min() > 0.2
+    assert loudness(data, 0)[1:19].max() < 0.1
+    assert loudness(data, 1)[1:19].min() > 0.2
+    with pytest.raises(BadAudio, match="unsupported_audio: x: audio track 2 of 2"):
+        AudioTrack(io.BytesIO(data), "x", 2)
+
+
+QUIET_ALAC = ffmpeg(tone(44_100, 2.0) / 10, 44_100, "ipod", "alac", {})
 
 
 class FailingFile(io.BytesIO):

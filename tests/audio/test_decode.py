@@ -16,9 +16,18 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.audio.decode import decode_all, stream
+from pipeline.audio.decode import contents, decode_all, stream
 from pipeline.schemas import BadAudio
-from tests.support.audio_files import KINDS, LOSSLESS, encoded, mp4_with_declared_samples, patched, sndfile, tone
+from tests.support.audio_files import (
+    KINDS,
+    LOSSLESS,
+    encoded,
+    mp4_with_declared_samples,
+    patched,
+    sndfile,
+    tone,
+    with_tracks,
+)
 from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
 
 
@@ -68,6 +77,110 @@ def test_decoding_is_deterministic(kind: str) -> None:
 def test_channels_are_averaged_or_one_is_selected(kind: str) -> None:
     levels = [level(decode_all(encoded(kind), name="x", max_seconds=60, channel=channel)) for channel in (None, 0, 1)]
     assert levels == pytest.approx([0.225, 0.3, 0.15], rel=0.02)
+
+
+def speech_like(seconds: float, rate: int = 16_000) -> np.ndarray:
+    """float32 [frames]: noise at 0.1."""
+    return np.random.default_rng(7).normal(0, 0.1, round(seconds * rate)).astype(np.float32)
+
+
+@pytest.mark.parametrize("gain", [0.85, 0.89])
+def test_a_mix_that_cancels_itself_is_the_louder_channel(gain: float) -> None:
+    sound = speech_like(3.3, 44_100)
+    inverted = sndfile(np.stack([-gain * sound, sound], axis=1), 44_100, "WAV", "FLOAT")
+    assert np.array_equal(
+        decode_all(inverted, name="x", max_seconds=9), decode_all(inverted, name="x", max_seconds=9, channel=1)
+    )
+
+
+@pytest.mark.parametrize("form", ["PCM_U8", "PCM_16", "PCM_24"])
+def test_integers_that_cancel_each_other_are_heard(form: str) -> None:
+    sound = speech_like(2.0)
+    data = sndfile(np.stack([sound, -sound], axis=1), 16_000, "WAV", form)
+    assert np.std(decode_all(data, name="x", max_seconds=9)) == pytest.approx(0.1, rel=0.05)
+
+
+def test_only_the_seconds_that_cancel_themselves_are_replaced() -> None:
+    sound = speech_like(3.0)
+    other = np.concatenate([sound[:16_000], -sound[16_000:32_000], 0.5 * sound[32_000:]])
+    mixed = decode_all(sndfile(np.stack([sound, other], axis=1), 16_000, "WAV", "FLOAT"), name="x", max_seconds=9)
+    assert np.abs(mixed[:32_000] - sound[:32_000]).max() < 1e-6
+    assert np.abs(mixed[32_000:] - 0.75 * sound[32_000:]).max() < 1e-6
+
+
+def test_one_voice_among_eight_silent_channels_stays_a_mean() -> None:
+    sound = np.zeros((16_000, 8), np.float32)
+    sound[:, 3] = speech_like(1.0)
+    mixed = decode_all(sndfile(sound, 16_000, "WAV", "FLOAT"), name="x", max_seconds=9)
+    assert np.abs(mixed - sound[:, 3] / 8).max() < 1e-6
+
+
+@pytest.mark.parametrize("start_ms", [1, 2_100, 5_750, 9_999])
+def test_a_range_of_a_mix_is_the_same_as_in_the_whole(start_ms: int) -> None:
+    sound = speech_like(12.0, 44_100)
+    flips = np.sign(np.sin(np.arange(len(sound)) / 44_100 * 2.1)).astype(np.float32)
+    data = sndfile(np.stack([sound, sound * flips], axis=1), 44_100, "FLAC", "PCM_16")
+    whole = decode_all(data, name="x", max_seconds=60)
+    part = decode_all(data, name="x", max_seconds=60, start_ms=start_ms)
+    assert np.abs(part - whole[start_ms * 16 :]).max() < 1e-6
+
+
+def test_contents_are_the_tracks_and_their_channels() -> None:
+    mono, stereo = encoded("mkv"), encoded("m4a")
+    data = with_tracks("matroska", [stereo, mono, stereo], default=1)
+    found = contents(data, name="x")
+    assert list(found.channels.items()) == [(1, 2), (0, 2), (2, 2)]
+    assert (found.tracks, found.bytes_behind) == (3, 0)
+    assert contents(encoded("wav"), name="x") == ({0: 1}, 1, 0)
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)
+
+
+HEAD = encoded("wav")[:36]  # up to the data chunk
+AUDIO = encoded("wav")[44:]
+TAGS = chunk(b"LIST", b"INFO" + chunk(b"INAM", b"title")) + chunk(b"iXML", b"<x/>" * 80_000) + chunk(b"id3 ", b"x" * 99)
+
+
+def decoded_seconds(data: bytes) -> tuple[float, int]:
+    """Seconds that are decoded, and bytes that are said not to be heard."""
+    return len(decode_all(data, name="x", max_seconds=99)) / 16_000, contents(data, name="x").bytes_behind
+
+
+@pytest.mark.parametrize("tail", [TAGS, chunk(b"LIST", b"INFO"), chunk(b"PAD ", b"")])
+def test_chunks_behind_an_empty_data_chunk_are_no_audio(tail: bytes) -> None:
+    assert reason_of(HEAD + chunk(b"data", b"") + tail) == "no_samples"
+
+
+def test_audio_behind_a_length_of_zero_is_heard() -> None:
+    assert decoded_seconds(HEAD + chunk(b"data", b"") + AUDIO) == (2.0, 0)
+
+
+def test_chunks_behind_the_audio_are_no_audio() -> None:
+    for tail in (TAGS, TAGS[:-1], b"\0" * 5000, b"\0"):
+        assert decoded_seconds(HEAD + chunk(b"data", AUDIO) + tail) == (2.0, 0)
+
+
+def test_an_rf64_file_with_lengths_of_zero_is_heard_to_its_end() -> None:
+    data = encoded("rf64")
+    at = data.index(b"ds64") + 8
+    assert data[:4] == b"RF64"
+    assert decoded_seconds(patched(data, at, bytes(24))) == decoded_seconds(data) == (2.0, 0)
+
+
+def test_more_than_a_second_behind_the_declared_audio_is_heard() -> None:
+    wrapped = patched(HEAD + chunk(b"data", AUDIO), 40, struct.pack("<I", 6400))  # as a length that wraps at 4 GiB
+    assert decoded_seconds(wrapped) == (2.0, 0)
+    joined_twice = HEAD + chunk(b"data", AUDIO) + HEAD + chunk(b"data", AUDIO)
+    assert decoded_seconds(joined_twice)[0] == pytest.approx(4.0, abs=0.01)
+    assert decoded_seconds(joined_twice)[1] == 0
+
+
+def test_bytes_behind_the_audio_that_are_not_heard_are_counted() -> None:
+    other = encoded("wav_32")  # another form: it would be noise
+    assert decoded_seconds(HEAD + chunk(b"data", AUDIO) + other) == (2.0, len(other))
+    assert decoded_seconds(HEAD + chunk(b"data", AUDIO) + b"?!" * 50) == (2.0, 100)
 
 
 @pytest.mark.parametrize("channel", [2, 99, -1])
@@ -213,7 +326,7 @@ def growth_megabytes(folder: Path, data: bytes, work: str) -> float:
     (folder / "data").write_bytes(data)
     script = f"""
         import pathlib, sys
-        from pipeline.audio.decode import decode_all, stream
+        from pipeline.audio.decode import contents, decode_all, stream
         from pipeline.schemas import BadAudio
         from tests.support.memory import peak_kilobytes
         small, data = (pathlib.Path(name).read_bytes() for name in sys.argv[1:])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pipeline.output.accounting import Tally
 from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.stage import RECEIPT, CommitStage, chars_per_second, covered, milliseconds
 from pipeline.planning.pack import PlannedUnit
@@ -119,6 +120,16 @@ def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> Non
     ]
     assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 28_000, "dead": 32_000}
     assert (receipt["won"], receipt["recordings"], receipt["segments"], receipt["dead"]) == (True, 4, 3, 2)
+
+
+def test_what_was_not_heard_of_transcribed_recordings_is_in_the_commit_and_the_books(tmp_path: Path) -> None:
+    recordings = [replace(recording, tracks_left_out=1, bytes_left_out=10) for recording in RECORDINGS]
+    finish(tmp_path / "out", recordings, RESULTS)
+    commit = read_commit(open_storage(str(tmp_path / "out")), UNIT.unit_id)
+    assert commit["left_out"] == {"audio_tracks": 2, "bytes": 20}  # two of the four are dead letters
+    books = Tally(units_planned=1, recordings_planned=4)
+    books.add(commit)
+    assert books.report()["left_out"] == {"audio_tracks": 2, "bytes": 20}
 
 
 def test_a_row_of_silence_has_no_confidence_and_no_model_figures(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ def test_the_summary_line_has_every_figure() -> None:
     )
 
 
+def test_the_summary_line_says_what_was_not_heard() -> None:
+    line = summary_line(SUMMARY | {"left_out": {"audio_tracks": 2, "bytes": 1234}})
+    assert "2 audio tracks are not recognised (source.track=all recognises all), 1,234 bytes behind the audio" in line
+
+
 def test_the_summary_line_of_an_unfinished_output_says_how_far_it_is() -> None:
     partial = SUMMARY | {"complete": False, "units_committed": 3, "dead_letters": {}, "recordings_dead_lettered": 0}
     del partial["pipeline_rtfx"]

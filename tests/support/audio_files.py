@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import struct
@@ -9,6 +10,7 @@ import struct
 import av
 import numpy as np
 import soundfile
+from av.stream import Disposition
 
 LIBSNDFILE = {  # kind: format, subtype, rate, channels
     "wav": ("WAV", "PCM_16", 16_000, 1),
@@ -118,6 +120,28 @@ def with_gap(data: bytes, container: str, at_seconds: float, gap_seconds: float)
                 packet.pts += round(gap_seconds / track.time_base)
                 packet.dts += round(gap_seconds / track.time_base)
             packet.stream = stream
+            out.mux(packet)
+    return file.getvalue()
+
+
+def with_tracks(container: str, tracks: list[bytes], *, starts: tuple[float, ...] = (), default: int = 0) -> bytes:
+    """One file with the audio track of each of these files. starts: seconds at which they begin, 0 if not given."""
+    file = io.BytesIO()
+    with contextlib.ExitStack() as stack:
+        out = stack.enter_context(av.open(file, "w", format=container))
+        sources = [stack.enter_context(av.open(io.BytesIO(data))) for data in tracks]
+        streams = [out.add_stream_from_template(source.streams.audio[0]) for source in sources]
+        for number, stream in enumerate(streams):
+            stream.disposition = Disposition.default if number == default else Disposition(0)
+        packets = []
+        for number, source in enumerate(sources):
+            late = round((starts[number] if starts else 0) / source.streams.audio[0].time_base)
+            for packet in source.demux(source.streams.audio[0]):
+                if packet.dts is not None:
+                    packet.pts, packet.dts = packet.pts + late, packet.dts + late
+                    packets.append((float(packet.dts * packet.time_base), number, packet))
+        for _, number, packet in sorted(packets, key=lambda item: item[:2]):
+            packet.stream = streams[number]
             out.mux(packet)
     return file.getvalue()
 
