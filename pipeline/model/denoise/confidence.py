@@ -95,30 +95,35 @@ def result(
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
         confidence = canvas.probability[min(end, length - 1)]
-    counted = positions or [0]
+    return SegmentResult(
+        text=text,
+        confidence=min(1.0, max(0.0, confidence)),
+        words=words,
+        signals=_signals(canvas, positions or [0], vocab_size)
+        | {
+            "ctc_score": heard.score if heard else None,
+            "ctc_disagreement": _disagreement(text, heard, tokenizer) if heard else None,
+            "repeats_removed": float(kept.removed) if kept else None,
+        },
+        steps=canvas.steps,
+        canvas_length=length,
+        canvas_fill=end / length,
+        overflow=overflow,
+    )
+
+
+def _signals(canvas: FinalCanvas, counted: list[int], vocab_size: int) -> dict[str, float | None]:
+    """The signals of denoising. counted: positions of the canvas, at least one."""
     probability = [canvas.probability[position] for position in counted]
     entropy = [min(1.0, max(0.0, canvas.entropy[position] / math.log(vocab_size))) for position in counted]
-    signals: dict[str, float | None] = {
+    return {
         "token_probability_mean": _mean(probability),
         "token_probability_min": min(probability),
         "entropy_mean": _mean(entropy),
         "entropy_max": max(entropy),
         "first_stable_step_mean": _mean([canvas.stable_since[position] for position in counted]),
         "revisions": float(sum(canvas.revisions[position] for position in counted)),
-        "ctc_score": heard.score if heard else None,
-        "ctc_disagreement": _disagreement(text, heard, tokenizer) if heard else None,
-        "repeats_removed": float(kept.removed) if kept else None,
     }
-    return SegmentResult(
-        text=text,
-        confidence=min(1.0, max(0.0, confidence)),
-        words=words,
-        signals=signals,
-        steps=canvas.steps,
-        canvas_length=length,
-        canvas_fill=end / length,
-        overflow=overflow,
-    )
 
 
 def _disagreement(text: str, heard: Hypothesis, tokenizer: Tokenizer) -> float:
