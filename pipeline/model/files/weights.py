@@ -112,7 +112,8 @@ def _scales(paths: Iterable[Path]) -> dict[str, Tensor]:
     Raises ConfigError where one is missing.
     """
     needed = {name + SCALE: path for path in paths for name, dtype in dtypes(path).items() if dtype == STORED_FP8}
-    scales = {name: read() for path in (paths if needed else ()) for name, read in _stored(path) if name in needed}
+    readers = (pair for path in (paths if needed else ()) for pair in _stored(path))
+    scales = {name: read().clone() for name, read in readers if name in needed}  # a view would keep its file mapped
     for name, path in needed.items():
         if name not in scales:
             raise unusable(path, ValueError(f"{name.removesuffix(SCALE)} is in FP8, and {name} is missing"))
