@@ -12,7 +12,7 @@ import pyarrow as pa
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 REASONS = {  # why a recording is a dead letter, and what that means
     "empty_file": "the file has zero bytes",
@@ -164,7 +164,9 @@ class DecodedRecording:
     """What is known about a recording after decoding, besides its segments.
 
     samples: at 16 kHz. If channels are split, the sum over all channels. None: it could not be decoded.
-    tracks_left_out: audio tracks that are not recognised. bytes_left_out: bytes behind the audio that nobody knows.
+    damage: of a recording that is transcribed all the same. lost_samples: at 16 kHz, those of `samples` that are
+    silence because of it. tracks_left_out: audio tracks that are not recognised. bytes_left_out: bytes behind the
+    audio that nobody knows.
     """
 
     samples: int | None = None
@@ -172,6 +174,8 @@ class DecodedRecording:
     reference: str | None = None
     metadata: str | None = None
     problem: Problem | None = None
+    damage: Problem | None = None
+    lost_samples: int = 0
     tracks_left_out: int = 0
     bytes_left_out: int = 0
 
@@ -261,6 +265,7 @@ TRANSCRIPT = pa.schema(
         ("canvas_fill", pa.float32()),
         ("overflow", pa.bool_()),
         ("chars_per_second", pa.float32()),
+        ("problem", pa.string()),  # reason why some of the recording was not heard; null: all of it was
         ("reference", pa.string()),
         ("metadata", pa.string()),
         ("unit_id", pa.string()),
@@ -415,6 +420,8 @@ DECODED_RECORDING = pa.struct(
         ("reference", pa.string()),
         ("metadata", pa.string()),
         ("problem", PROBLEM),
+        ("damage", PROBLEM),
+        ("lost_samples", pa.int64()),
         ("tracks_left_out", pa.int32()),
         ("bytes_left_out", pa.int64()),
     ]
@@ -457,7 +464,10 @@ def recordings_of(pieces: Iterable[Mapping[str, Any]]) -> list[DecodedRecording]
     rows = {row["recording_index"]: row for piece in pieces for row in piece["recordings"]}
     names = [field.name for field in fields(DecodedRecording)]
     ordered = [{name: rows[index][name] for name in names} for index in range(len(rows))]
-    return [DecodedRecording(**row | {"problem": row["problem"] and Problem(**row["problem"])}) for row in ordered]
+    return [
+        DecodedRecording(**row | {name: row[name] and Problem(**row[name]) for name in ("problem", "damage")})
+        for row in ordered
+    ]
 
 
 def pcm_of(pcm: memoryview, segment: Mapping[str, Any]) -> memoryview:

@@ -15,6 +15,7 @@ from pipeline.audio.track import AudioTrack
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
 CANCELLED = 0.1  # amplitude of a mean that has lost what its channels say; a voice in one of 8 channels has 0.125
+LOST_SECONDS = 0.1  # less damage than this in a recording is a click
 LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 
 
@@ -45,6 +46,7 @@ def stream(
     channel: int | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
+    lost: list[tuple[float, float]] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Yield blocks of float32 [samples], mono, 16 kHz, in [-1, 1]. Memory does not grow with the recording.
 
@@ -56,6 +58,7 @@ def stream(
         channel: the one to take; None: the mean of all. Where the channels cancel each other, it is the loudest one.
         start_ms: cut here, after resampling: the samples are the same as in the whole recording. None: from the start.
         end_ms: cut before this; None: to the end.
+        lost: a list that gets (start, length) in seconds of each stretch that is silence because it is damaged.
 
     Raises:
         BadAudio: before any block, with one of schemas.REASONS. An error of the file object itself passes through.
@@ -63,7 +66,7 @@ def stream(
     first, stop = _range(start_ms, end_ms, name)
     limit = int(max_seconds * SAMPLE_RATE)
     yielded = 0
-    for at, block in _resampled(_native(_checked(data, name)[0], name, track, channel, first)):
+    for at, block in _resampled(_native(_checked(data, name)[0], name, track, channel, first, lost)):
         wanted = block[max(0, first - at) : None if stop is None else max(0, stop - at)]
         yielded += len(wanted)
         if yielded > limit:
@@ -139,7 +142,12 @@ def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[
 
 
 def _native(
-    file: BinaryIO, name: str, number: int | None, channel: int | None, first: int
+    file: BinaryIO,
+    name: str,
+    number: int | None,
+    channel: int | None,
+    first: int,
+    lost: list[tuple[float, float]] | None,
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield blocks at the native rate: (rate in Hz, index of the first frame, float32 [frames] mono).
 
@@ -147,6 +155,7 @@ def _native(
     """
     with AudioTrack(file, name, number) as track:
         wanted = track.seek(first)
+        track.lost = track.lost if lost is None else lost
         for position, rate, planes in _windows(track.planes()):
             if position + planes.shape[1] > wanted:
                 yield rate, max(position, wanted), _mono(planes, channel, name)[max(0, wanted - position) :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -196,10 +197,12 @@ class Decoder:
         known = replace(known, tracks_left_out=left_out, bytes_left_out=found.bytes_behind)
         while at.channel < len(channels):
             last = at.channel == len(channels) - 1
-            for excerpt in self._channel(ref, read, at, channels[at.channel]):
+            lost: list[tuple[float, float]] = []
+            for excerpt in self._channel(ref, read, at, channels[at.channel], lost):
                 at = excerpt.next
                 if last and not at.sample:
-                    excerpt.next, excerpt.ended = Position(at.recording + 1), replace(known, samples=at.before)
+                    known = replace(known, samples=at.before, **_damage(ref, lost, len(channels)))
+                    excerpt.next, excerpt.ended = Position(at.recording + 1), known
                 yield excerpt
 
     def _wanted(self, ref: RecordingRef, found: decode.Contents) -> list[_Channel]:
@@ -219,8 +222,10 @@ class Decoder:
         is_one = len(pairs) == 1 and not split
         return [_Channel(track, one, one if is_one else label) for label, (track, one) in enumerate(pairs)]
 
-    def _channel(self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel) -> Iterator[_Excerpt]:
-        """The excerpts of one channel from `at` on. `next` of the last one has sample 0."""
+    def _channel(
+        self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel, lost: list[tuple[float, float]]
+    ) -> Iterator[_Excerpt]:
+        """The excerpts of one channel from `at` on. `next` of the last one has sample 0. lost: of `decode.stream`."""
         blocks: list[np.ndarray] = []  # decoded, but not in an excerpt yet
         total = 0  # samples in `blocks`
         name = ref.source_member or ref.source_uri
@@ -232,6 +237,7 @@ class Decoder:
             channel=wanted.channel,
             start_ms=(ref.start_ms or 0) + at.sample // SAMPLES_PER_MS if ref.start_ms or at.sample else None,
             end_ms=ref.end_ms,
+            lost=lost,
         )
         with closing(stream):
             for block in stream:
@@ -272,6 +278,24 @@ def describe(ref: RecordingRef) -> DecodedRecording:
     if not isinstance(read.audio, bytes):
         read.audio.close()
     return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
+
+
+def _damage(ref: RecordingRef, lost: list[tuple[float, float]], channels: int) -> dict[str, Any]:
+    """`damage` and `lost_samples` of a recording whose last channel has lost these stretches, and the others too.
+
+    A decoder that finds such damage begins at the start of the file, so it knows all of it in each piece.
+    """
+    start, end = (ref.start_ms or 0) / 1000, math.inf if ref.end_ms is None else ref.end_ms / 1000
+    spans = [(max(start, at), min(end, at + length)) for at, length in lost]
+    seconds = sum(max(0.0, until - since) for since, until in spans)
+    if seconds < decode.LOST_SECONDS:
+        return {}
+    first = next(since for since, until in spans if until > since)
+    error = f"{ref.source_member or ref.source_uri}: {seconds:.2f} s are damaged, the first of them at {first:.2f} s"
+    return {
+        "damage": Problem("corrupt_audio", "decode", error),
+        "lost_samples": round(seconds * SAMPLE_RATE) * channels,
+    }
 
 
 def _segments(

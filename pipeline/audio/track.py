@@ -40,7 +40,9 @@ CODEC_DELAY_SECONDS = 0.25
 # means nothing.
 GAPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 GAP_SECONDS = 0.1  # less is jitter
-RESYNC = {"mp3", "aac"}  # bare frames: other bytes (tags) may stand between them, and every player skips them
+RESYNC = {"mp3", "aac"}  # bare frames: other bytes may stand between them, and every player skips them
+TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # beginnings of such bytes that are no lost audio
+LOST_BYTES = 1000  # between two packets of the only track of Matroska; cluster headers and cues take less
 
 IO_BYTES = 1 << 16
 BLOCK_FRAMES = 1 << 16  # at the native rate
@@ -54,10 +56,15 @@ class AudioTrack:
     error messages call the recording. number: of the track among all audio tracks, from 0; None: the first one that is
     marked as the default and can be decoded, else the first one that can be decoded. Opening raises BadAudio:
     not_audio, corrupt_audio, or unsupported_audio if there is no track of this number.
+
+    lost: (start, length) in seconds of the stretches so far that are silence because the bytes there are damaged.
     """
 
     def __init__(self, file: BinaryIO, name: str, number: int | None = None) -> None:
         self.name = name
+        self.lost: list[tuple[float, float]] = []
+        self._good = self._skipped = 0  # bytes of frames; bytes since the last frame that are none and no tag
+        self._jumped = False  # bytes are missing before this packet
         head = file.read(64)
         self.mp3_seconds = mp3_declared_seconds(file)
         file.seek(0)
@@ -170,11 +177,14 @@ class AudioTrack:
                 block.kind = kind
             self._check_order(frame, kind.rate)
             missing = self._missing_frames(frame, kind.rate)
-            if missing > GAP_SECONDS * kind.rate:
+            if missing > GAP_SECONDS * kind.rate or (self._skipped and missing > 0):
                 yield from block.taken()
                 if not self.position:
                     self.late = missing / kind.rate
+                elif self._skipped or self._jumped:
+                    self.lost.append((self.position / kind.rate, missing / kind.rate))
                 yield from self._silence(missing, kind)
+            self._skipped, self._jumped = 0, False
             block.add(frame, self.position)
             self.position += frame.samples
             if block.count >= BLOCK_FRAMES:
@@ -209,7 +219,12 @@ class AudioTrack:
         raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {seconds:.2f} s")
 
     def _missing_frames(self, frame: Any, rate: int) -> int:
-        """By how many frames the time stamp is ahead of the frames so far, in a container where gaps mean silence."""
+        """By how many frames the time stamp is ahead of the frames so far, in a container where gaps mean silence.
+
+        Bare frames have no time stamps that mean something: there it is what the skipped bytes would have been.
+        """
+        if self._skipped and self.position and self._good:
+            return round(self._skipped * self.position / self._good)
         if frame.time is None or (self.container.format.name not in GAPS and self.position):
             return 0  # where time stamps mean little, only the start of the track may be late
         return round((frame.time - self.origin) * rate) - self.position
@@ -227,18 +242,26 @@ class AudioTrack:
         """Yield decoded frames. A packet that fails is corrupt_audio; if it is the last one, truncated_audio."""
         failure: BadAudio | None = None
         last = None
-        resync = self.container.format.name in RESYNC
+        resync, in_tag = self.container.format.name in RESYNC, False
+        is_alone = self.container.format.name == "matroska,webm" and len(self.container.streams) == 1
         for packet in self._packets():
             if failure and packet.size:
                 raise failure
+            if is_alone and last is not None and packet.size and None not in (packet.pos, last.pos):
+                self._jumped |= packet.pos - last.pos - last.size > LOST_BYTES
             last = packet if packet.size else last
             try:
                 frames = packet.decode()
             except av.FFmpegError as err:
-                if not (resync and not _is_sync(packet)):
+                if resync and not _is_sync(packet):
+                    skipped = bytes(packet).lstrip(b"\0")  # without padding
+                    in_tag = in_tag or skipped.startswith(TAGS)  # a long one is several packets
+                    self._skipped += 0 if in_tag else len(skipped)
+                else:
                     failure = BadAudio("corrupt_audio", f"{self.name}: {err.strerror}")
                 continue
             yield from frames
+            self._good, in_tag = self._good + packet.size, False
         if failure:
             raise BadAudio("truncated_audio", f"{self.name}: ends inside a packet")
         if self.container.format.name == "mp3" and last is not None and last.size < mpeg_frame_bytes(bytes(last)[:4]):

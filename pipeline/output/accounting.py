@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.output.commit import LEFT_OUT, read_commits
+from pipeline.output.commit import LEFT_OUT, SAMPLES, read_commits
 from pipeline.planning.plan import BASE, plan_names, plan_size, read_plan, unit_ids
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage
@@ -54,7 +54,7 @@ class Tally:
         complaints = []
         if self.unplanned:
             complaints.append(f"{self.unplanned} commits belong to no plan")
-        if samples["in"] != samples["transcribed"] + samples["silence"] + samples["dead"]:
+        if samples["in"] != sum(samples[name] for name in SAMPLES[1:]):
             complaints.append(f"samples do not close: {dict(samples)}")
         if min([*self.dead.values(), *samples.values()], default=0) < 0:
             complaints.append(f"a count is negative: {dict(self.dead)}, {dict(samples)}")
@@ -73,6 +73,7 @@ class Tally:
             "in": samples["in"],
             "transcribed": samples["transcribed"],
             "silence": samples["silence"],
+            "lost": samples["lost"],
             "dead_lettered": samples["dead"],
         }
         return {

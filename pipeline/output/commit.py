@@ -26,7 +26,7 @@ from pipeline.storage.base import OutputError, Storage, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
-SAMPLES = ("in", "transcribed", "silence", "dead")  # the counts of a commit; "in" is the sum of the others
+SAMPLES = ("in", "transcribed", "silence", "lost", "dead")  # the counts of a commit; "in" is the sum of the others
 LEFT_OUT = ("audio_tracks", "bytes")  # what transcribed recordings have besides what was recognised; bytes: behind it
 ATTEMPT_DIGITS = 16  # hex digits of an attempt's name
 HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids

@@ -123,9 +123,12 @@ class CommitStage:
             left_out["audio_tracks"] += recording.tracks_left_out
             left_out["bytes"] += recording.bytes_left_out
             samples["transcribed"] += speech
-            samples["silence"] += length - speech
+            lost = min(recording.lost_samples, length - speech)
+            samples["lost"] += lost
+            samples["silence"] += length - speech - lost
             rows = _rows(answers, length, ref.start_ms or 0)
-            transcripts.extend(source | {"model": self.about.model} | row for row in rows)
+            same = source | {"model": self.about.model, "problem": recording.damage and recording.damage.reason}
+            transcripts.extend(same | row for row in rows)
         return commit_unit(
             self.storage,
             unit,

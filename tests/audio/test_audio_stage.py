@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from pipeline.schemas import PIECE_DECODED, About, RecordingRef, WorkUnit, pcm_o
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import open_storage
 from tests.support.archives import settings, wav
-from tests.support.audio_files import encoded, with_tracks
+from tests.support.audio_files import encoded, patched, with_tracks
 
 
 @pytest.fixture
@@ -145,3 +145,25 @@ def test_a_track_that_a_recording_does_not_have_is_a_problem(source: Path) -> No
     row = decoded(source, refs_of(source)[:1], "source.track=1")
     assert row["recordings"][0]["problem"]["reason"] == "unsupported_audio"
     assert "audio track 1 of 1" in row["recordings"][0]["problem"]["error"]
+
+
+@pytest.mark.parametrize("piece_seconds", [900, 60])
+def test_damage_in_the_middle_is_a_problem_of_a_transcribed_recording(tmp_path: Path, piece_seconds: int) -> None:
+    data = encoded("mp3_plain", 150.0)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/a.mp3").write_bytes(patched(data, len(data) // 5, np.random.default_rng(1).bytes(6000)))
+    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), f"segment.piece_seconds={piece_seconds}")
+    unit = WorkUnit("0" * 16, tuple(refs_of(tmp_path / "in")))
+    decoder = Decoder(config, About(1.0, ("en", "de"), "m", "f"))
+    pieces = list(decoder.pieces(unit))
+    ended = pieces[-1].recordings[0]
+    assert ended.problem is None
+    assert ended.damage is not None
+    assert (ended.damage.reason, ended.damage.stage) == ("corrupt_audio", "decode")
+    assert "the first of them at 30." in ended.damage.error
+    assert 0.5 < ended.lost_samples / 16_000 < 5
+    if len(pieces) > 1:  # another process that begins with the last piece says the same
+        assert next(decoder.pieces(unit, pieces[-1].start)).recordings[0] == ended
+    ref = replace(unit.refs[0], start_ms=60_000, end_ms=70_000)  # the damage is not in this range
+    (piece,) = decoder.pieces(WorkUnit("1" * 16, (ref,)))
+    assert (piece.recordings[0].damage, piece.recordings[0].lost_samples) == (None, 0)

@@ -191,6 +191,53 @@ def test_kinds_that_cannot_seek_exactly_begin_at_the_start(kind: str) -> None:
         assert next(track.planes())[0] == 0
 
 
+def damaged(kind: str, seconds: float, size: int) -> bytes:
+    """An audio file of 12 s, overwritten with noise from about here on."""
+    data = encoded(kind, 12.0)
+    return patched(data, int(len(data) * seconds / 12), np.random.default_rng(3).bytes(size))
+
+
+@pytest.mark.parametrize(("kind", "size"), [("mp3", 3000), ("mp3_plain", 3000), ("mp2", 60_000), ("webm", 6000)])
+def test_what_is_overwritten_in_the_middle_is_lost_at_its_place_in_time(kind: str, size: int) -> None:
+    whole, level = loudness(encoded(kind, 12.0)), loudness(damaged(kind, 6.0, size))
+    assert len(level) == pytest.approx(len(whole), abs=1)
+    with AudioTrack(io.BytesIO(damaged(kind, 6.0, size)), "x") as track:
+        for _ in track.planes():
+            pass
+        ((start, length),) = [span for span in track.lost if span[1] > 0.1]
+    assert start - 0.2 < 6.0 < start + length
+    quiet = np.flatnonzero(level[1:119] < 0.01) + 1
+    assert quiet.min() >= int(start * 10) - 1
+    assert quiet.max() <= (start + length) * 10 + 1
+    assert len(quiet) >= length * 10 - 3
+
+
+@pytest.mark.parametrize("kind", [*KINDS])
+def test_nothing_of_a_whole_file_is_lost(kind: str) -> None:
+    with AudioTrack(io.BytesIO(encoded(kind)), "x") as track:
+        for _ in track.planes():
+            pass
+        assert track.lost == []
+
+
+@pytest.mark.parametrize(
+    "between", [id3(), id3(16_000), b"APETAGEX" + b"x" * 3000, b"TAG".ljust(128, b"x"), bytes(5000)]
+)
+def test_tags_between_frames_are_no_lost_audio(between: bytes) -> None:
+    data = encoded("mp3_plain") + between + encoded("mp3_plain")
+    with AudioTrack(io.BytesIO(data), "x") as track:
+        frames = sum(planes.shape[1] for _, _, planes in track.planes())
+        assert sum(length for _, length in track.lost) < 0.1  # FFmpeg takes the frame after padding for padding
+    assert frames == pytest.approx(2 * frames_of(encoded("mp3_plain")).shape[1], abs=2400)
+
+
+def test_a_recorder_on_pause_has_lost_nothing() -> None:
+    with AudioTrack(io.BytesIO(with_gap(encoded("webm"), "webm", 1.0, 3.0)), "x") as track:
+        for _ in track.planes():
+            pass
+        assert track.lost == []
+
+
 def loudness(data: bytes, number: int | None = None) -> np.ndarray:
     """The largest sample of each 0.1 s."""
     with AudioTrack(io.BytesIO(data), "x", number) as track:

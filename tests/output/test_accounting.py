@@ -40,7 +40,8 @@ def _commit(recordings: Sequence[tuple[int, int, str | None]]) -> dict[str, Any]
         "samples": {
             "in": sum(total for total, _, _ in recordings),
             "transcribed": sum(total - silence for total, silence, reason in recordings if not reason),
-            "silence": sum(silence for _, silence, reason in recordings if not reason),
+            "silence": sum(silence // 2 for _, silence, reason in recordings if not reason),
+            "lost": sum(silence - silence // 2 for _, silence, reason in recordings if not reason),
             "dead": sum(total for total, _, reason in recordings if reason),
         },
     }
@@ -73,7 +74,7 @@ def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, in
     assert report["dead_letters"] == {reason: reasons.count(reason) for reason in sorted(set(reasons))}
     assert report["samples_in"] == sum(total for total, _, _ in final)
     assert report["samples_dead_lettered"] == sum(total for total, _, reason in final if reason)
-    outcomes = ("transcribed", "silence", "dead_lettered")
+    outcomes = ("transcribed", "silence", "lost", "dead_lettered")
     assert report["samples_in"] == sum(report[f"samples_{name}"] for name in outcomes)
     for name in ("in", *outcomes):  # seconds are exactly the samples
         assert round(report[f"seconds_{name}"] * SAMPLE_RATE) == report[f"samples_{name}"]
@@ -116,7 +117,7 @@ def test_a_whole_run_closes(storage: Storage) -> None:
     assert report["recordings_transcribed"] == 7
     assert report["dead_letters"] == {"duplicate_id": 1, "empty_file": 1, "model_error": 2}
     assert (report["seconds_in"], report["seconds_transcribed"]) == (36, 21)
-    assert (report["seconds_silence"], report["seconds_dead_lettered"]) == (7, 8)
+    assert (report["seconds_silence"] + report["seconds_lost"], report["seconds_dead_lettered"]) == (7, 8)
     assert report["segments"] == 14
 
 

@@ -49,7 +49,7 @@ def test_a_commit_describes_its_results(storage: Storage, unit: WorkUnit) -> Non
     assert receipt.won
     assert (receipt.recordings, receipt.transcribed, receipt.rows) == (3, 1, 2)
     assert receipt.dead == {"empty_file": 1, "model_error": 1}
-    assert receipt.samples == {"in": 128_000, "transcribed": 48_000, "silence": 16_000, "dead": 64_000}
+    assert receipt.samples == {"in": 128_000, "transcribed": 48_000, "silence": 16_000, "lost": 0, "dead": 64_000}
     stored = json.loads(storage.get(f"commits/{unit.unit_id[:2]}/{unit.unit_id}.json"))
     assert stored["fingerprint"] == "mark"
     assert {"time", "host", "attempt"} <= set(stored)

@@ -118,8 +118,18 @@ def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> Non
         ("r2", "not_audio", "decode", None),
         ("r3", "model_error", "model", 2.0),
     ]
-    assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 28_000, "dead": 32_000}
+    assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 28_000, "lost": 0, "dead": 32_000}
     assert (receipt["won"], receipt["recordings"], receipt["segments"], receipt["dead"]) == (True, 4, 3, 2)
+
+
+def test_a_damaged_recording_is_transcribed_with_its_problem_and_its_lost_seconds(tmp_path: Path) -> None:
+    damage = Problem("corrupt_audio", "decode", "x: 0.5 s are damaged")
+    damaged = [replace(RECORDINGS[0], damage=damage, lost_samples=8_000), *RECORDINGS[1:]]
+    finish(tmp_path / "out", damaged, RESULTS)
+    transcripts, _, samples = committed(tmp_path / "out")
+    rows = {(row["recording_id"], row["problem"]) for row in transcripts.to_pylist()}
+    assert sorted(problem or "" for _, problem in rows) == ["", "corrupt_audio"]
+    assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 20_000, "lost": 8_000, "dead": 32_000}
 
 
 def test_what_was_not_heard_of_transcribed_recordings_is_in_the_commit_and_the_books(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ BOOKS: dict[str, Any] = {
     "seconds_in": 5400.0,
     "seconds_transcribed": 5000.0,
     "seconds_silence": 400.0,
+    "seconds_lost": 0.0,
     "seconds_dead_lettered": 0.0,
 }
 NASTY = '<script>alert("1")</script>'

@@ -115,6 +115,7 @@ def results(
         "in": (transcribed + failed) * SECONDS * SAMPLE_RATE,
         "transcribed": transcribed * (SECONDS - 1) * SAMPLE_RATE,
         "silence": transcribed * SAMPLE_RATE,
+        "lost": 0,
         "dead": failed * SECONDS * SAMPLE_RATE,
     }
     return to_table(rows, TRANSCRIPT), to_table(letters, DEAD_LETTER), samples
