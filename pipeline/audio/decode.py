@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import soxr
 
-from pipeline.audio.headers import believed, check_format, check_header
+from pipeline.audio.headers import believed, check_header
 from pipeline.audio.pcm import FULL_SCALE
 from pipeline.audio.track import AudioTrack
 from pipeline.schemas import SAMPLE_RATE, BadAudio
@@ -96,8 +96,6 @@ def contents(data: bytes | BinaryIO, *, name: str) -> Contents:
     file, behind = _checked(data, name)
     with AudioTrack(file, name) as track:
         counts = {number: track.channels(number) for number in track.tracks}
-        for count in counts.values():
-            check_format(SAMPLE_RATE, count, name=name)
         channels = {track.number: counts[track.number], **counts}
         return Contents(channels, len(track.container.streams.audio), behind)
 

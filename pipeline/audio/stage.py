@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.audio import decode
+from pipeline.audio.headers import check_format
 from pipeline.audio.pcm import to_pcm
 from pipeline.audio.segment import Segmenter, Window, piece_end
 from pipeline.config import RunConfig
@@ -214,6 +215,8 @@ class Decoder:
         default = next(iter(found.channels))
         numbers = sorted(found.channels) if self.track == "all" else [default if self.track is None else self.track]
         split = self.split and ref.channel is None
+        for count in found.channels.values() if split else ():
+            check_format(SAMPLE_RATE, count, name=ref.source_member or ref.source_uri)
         pairs = [
             (number, channel)
             for number in numbers

@@ -106,7 +106,7 @@ def write_shards(folder: Path, outside: Path) -> Expected:
         add("empty member.wav", b"", "empty_file")
         for name, extension, sidecar, reason in (
             ("no json", "json", b'{"text": "cut', "bad_metadata"),
-            ("json list", "json", b"[1]", "bad_metadata"),
+            ("json text", "json", b'{"text": ["a"]}', "bad_metadata"),
             ("deep json", "json", b"[" * 100_000, "bad_metadata"),
             ("long json", "json", b'{"text": "%s"}' % (b"x" * (5 << 20)), "bad_metadata"),
             ("no utf-8", "txt", b"\xff\xfe", "bad_metadata"),
