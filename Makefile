@@ -81,9 +81,11 @@ bench: setup $(VENV)/bench/.installed ## speed on this machine's CPU, beside tra
 	@$(BIN)/python -m jobs.bench engine --size cpu300m --dtype bfloat16 --compile --no-auto \
 		--json out/bench/cpu300m.json --markdown out/bench/cpu300m.md
 
-bench-gpu: setup ## the same on a CUDA GPU of 80 GB with random weights in full size; we have not run it so far
+bench-gpu: setup ## the released model's setting on a CUDA GPU of 80 GB, random weights, both heads; not run by us so far
 	@$(BIN)/python -m jobs.bench engine --size full --device cuda --dtype bfloat16 --compile \
-		--json out/bench/full.json --markdown out/bench/full.md
+		--json out/bench/full-torch.json --markdown out/bench/full-torch.md
+	@$(BIN)/python -m jobs.bench engine --size full --device cuda --dtype bfloat16 --compile --head triton \
+		--json out/bench/full-triton.json --markdown out/bench/full-triton.md
 
 train-tiny: setup ## train the embedded model again (hours)
 	@$(BIN)/python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml

@@ -1,7 +1,8 @@
 """Measure speed: python -m jobs.bench engine --size tiny --json FILE, or plan, pipeline, decode.
 
 `engine` compares the engine with transformers' generate: the same weights and text prompts, in one process, without the
-audio encoder. On a CPU with one thread it counts processor time, so that other programs do not change the ratios.
+audio encoder but in rows that say so. Size `full` is the released model at its published setting. On a CPU with one
+thread it counts processor time, so that other programs do not change the ratios.
 `plan` measures planning at scale, `pipeline` the flow through Ray beside the engine alone, `decode` decoding.
 """
 

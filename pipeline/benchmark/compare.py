@@ -2,37 +2,80 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from pipeline.benchmark import stock
 from pipeline.benchmark.bound import measure_bound
-from pipeline.benchmark.measure import Meter, flop_per_window, matmul_rate
+from pipeline.benchmark.measure import CtcClock, Meter, flop_of_encoder, flop_per_window, matmul_rate
 from pipeline.benchmark.merging import measure_merging
 from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
+from pipeline.model.denoise.compiled import compilations
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.denoise.lane import Lane, Prepared
+from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel
-from pipeline.schemas import SAMPLE_RATE, Segment
+from pipeline.schemas import SAMPLE_RATE, Segment, SegmentResult
 
 log = logging.getLogger(__name__)
 
 Figures = dict[str, Any]
 SAME_NOISE = 4  # windows whose tokens are compared
 ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the published model's settings, for random weights too
+GUIDANCE = 1.5  # denoise.guidance of the row that shows what it costs; any weight but 1 costs the same
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the engine runs in one row.
+
+    With refill, a slot gets the next window as soon as its window is done. Without it, `slots` windows are prefilled
+    and start together, and the next ones start when all are done.
+    """
+
+    refill: bool = True
+    canvas: Literal["auto"] | None = None  # denoise.canvas_length
+    hide: bool = True  # whether the audio slots that only hold silence are left out of the prompts
+    guidance: float = 1.0  # denoise.guidance
+    audio: bool = False  # whether the prompts are made of audio, by the encoder
+
+    def __str__(self) -> str:
+        words = ["engine", "refill" if self.refill else "fixed batches"]
+        words += ["auto canvas"] * (self.canvas == "auto") + ["no slot hidden"] * (not self.hide)
+        words += ["with encoder"] * self.audio + [f"guidance {self.guidance:g}"] * (self.guidance != 1)
+        return ", ".join(words)
+
+
+FIXED_BATCHES, REFILL, AUTO = Way(refill=False), Way(), Way(canvas="auto")
+ALL_SLOTS, AUTO_ALL_SLOTS = Way(hide=False), Way(hide=False, canvas="auto")
+ENCODER, AUTO_ENCODER = Way(audio=True), Way(audio=True, canvas="auto")
+GUIDED = Way(guidance=GUIDANCE)
+AT_EQUAL_STEPS = (ALL_SLOTS, AUTO_ALL_SLOTS, ENCODER, AUTO_ENCODER, GUIDED)
+
+
+class EverySlot(AsrConfig):
+    """A model's config by which no audio slot is hidden, however short the segment is."""
+
+    def real_slots(self, samples: int) -> int:
+        del samples
+        return self.audio_slots
 
 
 class Bench:
-    """One model on one device. Both sides get text prompts as long as an audio prompt, so no audio encoder runs."""
+    """One model on one device.
+
+    Both sides get text prompts as long as an audio prompt, so that no audio encoder runs, except in rows that say so.
+    """
 
     def __init__(
         self,
@@ -66,28 +109,32 @@ class Bench:
         generator = torch.Generator().manual_seed(0)
         shape = (self.windows, self.model.prompt_length)
         self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
-        self.segments = list(spread_segments(self.windows, self.model.config.window_seconds))
+        self.segments = list(spread_segments(self.windows, *size.seconds))
         self.audio_seconds_mean = sum(len(s.pcm) for s in self.segments) / 2 / SAMPLE_RATE / self.windows
 
     def run(self) -> dict[str, Any]:
         """Measure all rows. Returns them with the figures that follow from them."""
+        compiled = compilations()
         rows, merging = [self.same_noise()], {} if self.fp8 else self.merging_figures()
         best = {}
         for early in (False, True):
             stock_rows = list(self._stock_rows(early))
             best[early] = max((row["rtfx"] for row in stock_rows if row["rtfx"]), default=None)
-            ours = [
-                self.engine_row("engine, fixed batches", early, refill=False, canvas=None),
-                self.engine_row("engine, refill", early, refill=True, canvas=None),
-            ]
-            if self.auto:
-                ours.append(self.engine_row("engine, refill, auto canvas", early, refill=True, canvas="auto"))
+            ours = [self.engine_row(way, early) for way in self._ways(early)]
             for row in (*stock_rows, *ours):
                 row["ratio_to_stock_best"] = (
                     round(row["rtfx"] / best[early], 3) if row["rtfx"] and best[early] else None
                 )
             rows += [*stock_rows, *ours]
-        return self._summary(rows) | merging | (self.bound_figures(best[False]) if self.device == "cpu" else {})
+        bound = self.bound_figures(best[False]) if self.device == "cpu" else {}
+        return self._summary(rows) | {"graphs": compilations() - compiled} | merging | bound
+
+    def _ways(self, early: bool) -> list[Way]:
+        """The engine's rows. The kernel of `triton` has no guidance."""
+        ways = [FIXED_BATCHES, REFILL, AUTO, *(() if early else AT_EQUAL_STEPS)]
+        return [
+            way for way in ways if (self.auto or way.canvas is None) and (way.guidance == 1 or self.head == "torch")
+        ]
 
     def bound_figures(self, stock_best: float | None) -> dict[str, Any]:
         """How fast the engine with full slots is, compared with the bound of `measure_bound`, at equal steps.
@@ -167,39 +214,54 @@ class Bench:
         row = self._row("stock generate", early, batch, count, meter, flop)
         return row | {"row_steps": passes[0]}
 
-    def engine_row(self, what: str, early: bool, *, refill: bool, canvas: str | None) -> Figures:
-        """The engine over all windows. With refill, a slot gets the next window as soon as its window is done.
-
-        Without refill, `slots` windows are prefilled and start together, and the next ones start when all are done.
-        """
+    def engine_row(self, way: Way, early: bool) -> Figures:
+        """The engine over all windows."""
         slots = min(self.size.slots, self.windows)
+        model = self.model if way.hide else self._without_hiding()
+        before = compilations()
         engine = Engine(
-            self.model,
-            self._denoise(early=early, canvas=canvas),
+            model,
+            self._denoise(early=early, canvas=way.canvas, guidance=way.guidance),
             slots=slots,
-            prefill_batch=None if refill else slots,
+            prefill_batch=None if way.refill else slots,
             compile=self.compile,
             head=self.head,
-            embed=self._embed,
+            embed=None if way.audio else self._embed,
         )
+        graphs = compilations() - before
         engine.transcribe([Segment("warm", None, b"")])
-        before = engine.scheduler.row_steps
-        step = self.windows if refill else slots
-        with Meter(self.device) as meter:
-            results = []
-            for start in range(0, self.windows, step):
-                results += engine.transcribe(self.segments[start : start + step])
+        steps_before = engine.scheduler.row_steps
+        at_once = self.windows if way.refill else slots
+        results: list[SegmentResult] = []
+        with CtcClock(self.device) as clock, Meter(self.device) as meter:
+            for start in range(0, self.windows, at_once):
+                results += engine.transcribe(self.segments[start : start + at_once])
         engine.close()
-        flop = sum(flop_per_window(self.model, result.canvas_length, result.steps) for result in results)
-        computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, before, strict=True))
-        return self._row(what, early, engine.scheduler.slots, self.windows, meter, flop) | {
+        flop = self.windows * flop_of_encoder(self.model) if way.audio else 0.0
+        around = model.prompt_length - model.config.audio_slots
+        for segment, result in zip(self.segments, results, strict=True):
+            prompt = around + model.config.real_slots(len(segment.pcm) // 2)
+            flop += flop_per_window(
+                self.model, result.canvas_length, result.steps, prompt=prompt, guided=way.guidance != 1
+            )
+        computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, steps_before, strict=True))
+        return self._row(str(way), early, engine.scheduler.slots, self.windows, meter, flop) | {
             "head": engine.scheduler.head,
+            "ctc_share": clock.seconds / meter.seconds,
             "row_steps": computed,
             "row_steps_needed": needed,
+            "graphs": graphs,
             "recompilations": engine.scheduler.recompilations,
             "reruns": engine.reruns,
             "steps_mean": sum(result.steps for result in results) / len(results),
+            "canvas_mean": sum(result.canvas_length for result in results) / len(results),
         }
+
+    def _without_hiding(self) -> AsrModel:
+        """The same modules with a config that hides no slot."""
+        model = copy.copy(self.model)
+        model.config = EverySlot.model_construct(**dict(self.model.config))
+        return model
 
     def _stock_rows(self, early: bool) -> Iterator[Figures]:
         for batch in self.size.stock_batches:
@@ -220,7 +282,10 @@ class Bench:
                 gc.collect()
 
     def _row(self, what: str, early: bool, batch: int, windows: int, meter: Meter, flop: float) -> Figures:
-        """A row of figures. For rtfx a window has the mean length of ALL windows, so ratios of rtfx compare speed."""
+        """A row of figures. For rtfx a window has the mean length of ALL windows, so ratios of rtfx compare speed.
+
+        flop: floating point operations of all windows; their time at the rate of matrix products gives ceiling_rtfx.
+        """
         rate = windows / meter.seconds
         row = {
             "what": what,
@@ -233,31 +298,42 @@ class Bench:
             "rtfx": rate * self.audio_seconds_mean,
             "rtfx_full_windows": rate * self.model.config.window_seconds,
             "peak_mb": round(meter.peak_mb, 1),
+            "ceiling_rtfx": self.audio_seconds_mean * windows * self.matmul / flop,
             "mfu": flop / meter.seconds / self.matmul,
         }
         log.info("%s", row)
         return row
 
-    def _denoise(self, *, early: bool, canvas: Any) -> DenoiseConfig:
-        return DenoiseConfig(
-            max_steps=self.size.steps,
-            canvas_length=canvas,
-            entropy_bound=ENTROPY_BOUND,
-            confidence_threshold=CONFIDENCE,
-            early_stop=early,
-        )
+    def _denoise(self, *, early: bool, canvas: Literal["auto"] | None, guidance: float = 1.0) -> DenoiseConfig:
+        """The model's own defaults, but for what the benchmark sets."""
+        defaults = self.model.config.defaults
+        own = {
+            "max_steps": self.size.steps,
+            "canvas_length": canvas,
+            "entropy_bound": ENTROPY_BOUND,
+            "confidence_threshold": CONFIDENCE,
+            "early_stop": early,
+            "guidance": guidance,
+        }
+        return DenoiseConfig.model_validate((defaults.denoise if defaults else {}) | own)
 
     def _embed(self, segments: Sequence[Segment]) -> Tensor:
         rows = [int(segment.key) if segment.key.isdigit() else 0 for segment in segments]
         return backbone.embed(self.model.backbone, self.prompts[rows])
 
     def _summary(self, rows: list[Figures]) -> dict[str, Any]:
-        def of(what: str, early: bool) -> Figures:
-            return next(row for row in rows if row["what"] == what and row["steps"] == _steps(early))
+        found = {(row["what"], row["steps"]): row for row in rows}
+
+        def of(way: Way, early: bool = False) -> Figures | None:
+            return found.get((str(way), _steps(early)))
+
+        def times(one: Way, other: Way) -> float | None:
+            """How many times faster one way is than the other, at equal steps."""
+            first, second = of(one), of(other)
+            return round(first["rtfx"] / second["rtfx"], 3) if first and second else None
 
         engine_rows = [row for row in rows if row["what"].startswith("engine")]
-        adaptive = of("engine, refill", True)
-        auto = of("engine, refill, auto canvas", True) if self.auto else None
+        adaptive, auto = found[str(REFILL), "adaptive"], of(AUTO, True)
         return {
             "size": self.size.name,
             "parameters": sum(p.numel() for p in self.model.backbone.parameters()),
@@ -277,21 +353,26 @@ class Bench:
             "weights": "trained" if trained(self.size.name) else "random",
             "tokens_equal": rows[0]["tokens_equal"],
             "tokens_equal_windows": rows[0]["windows"],
-            "ratio_to_stock_best": of("engine, refill", False)["ratio_to_stock_best"],
+            "ratio_to_stock_best": found[str(REFILL), "equal"]["ratio_to_stock_best"],
             "ratio_to_stock_best_adaptive": adaptive["ratio_to_stock_best"],
             "ratio_to_stock_best_auto": auto and auto["ratio_to_stock_best"],
             "row_step_overhead": adaptive["row_steps"] / adaptive["row_steps_needed"],
             "row_step_overhead_auto": auto and auto["row_steps"] / auto["row_steps_needed"],
+            "hiding_ratio": times(REFILL, ALL_SLOTS),
+            "hiding_ratio_auto": times(AUTO, AUTO_ALL_SLOTS),
+            "encoder_cost": times(REFILL, ENCODER),
+            "guidance_cost": times(REFILL, GUIDED),
+            "ctc_share": found[str(REFILL), "equal"]["ctc_share"],
             "recompilations": sum(row["recompilations"] for row in engine_rows),
             "rows": rows,
         }
 
 
-def spread_segments(count: int, window_seconds: float) -> Iterator[Segment]:
-    """Segments of 15 to 100 % of the window, evenly spread, in shuffled order. Their pcm is silence."""
+def spread_segments(count: int, shortest: float, longest: float) -> Iterator[Segment]:
+    """Segments of `shortest` to `longest` seconds, evenly spread, in shuffled order. Their pcm is silence."""
     for number in range(count):
-        share = 0.15 + 0.85 * ((number * 0.618034) % 1.0)
-        yield Segment(str(number), None, bytes(2 * round(share * window_seconds * SAMPLE_RATE)))
+        seconds = shortest + (longest - shortest) * ((number * 0.618034) % 1.0)
+        yield Segment(str(number), None, bytes(2 * round(seconds * SAMPLE_RATE)))
 
 
 def _steps(early: bool) -> str:

@@ -16,7 +16,10 @@ COLUMNS = {
     "row_steps": "{}",
     "row_steps_needed": "{}",
     "peak_mb": "{:.0f}",
+    "graphs": "{}",
     "recompilations": "{}",
+    "ctc_share": "{:.1%}",
+    "ceiling_rtfx": "{:.0f}",
     "mfu": "{:.1%}",
 }
 
@@ -33,6 +36,20 @@ BOUND = (
     "matrix products, attention, tanh, exp and gelu alone would be {ratio_bound} times stock's best at equal steps on "
     "this machine; the engine's full slots reach {of_bound:.1%} of that, measured in turns"
 )
+HIDDEN = "leaving the slots of silence out of the prompts makes the engine {hiding_ratio} times as fast at equal steps"
+HIDDEN_AUTO = ", {hiding_ratio_auto} times with auto canvas"
+CTC = (
+    "CTC takes {ctc_share:.1%} of the engine's time; the audio encoder would make a window {encoder_cost} times as long"
+)
+GUIDED = "guidance makes a window {guidance_cost} times as long"
+CEILING = (
+    "ceiling_rtfx: the operations of a row's windows at the rate of matrix products, without CTC and, but for the rows "
+    "with it, without the audio encoder; mfu is the share of it that the row reaches"
+)
+GRAPHS = (
+    "{graphs} graphs were compiled: one for each slot bucket, canvas length and prompt width, and those of the head"
+)
+GOAL = "goal on one H100, with encoder: 440 times real time (rtfx) with the model's own canvas, 1,000 times with auto"
 MERGED = (
     "with LoRA of the released model's rank merged into the weights, prefill is {lora_prefill_ratio} times and a "
     "denoising step {lora_step_ratio} times as fast as with LoRA in every call"
@@ -64,6 +81,12 @@ def engine_table(figures: dict[str, Any]) -> str:
         *([AUTO.format(**figures)] if figures["ratio_to_stock_best_auto"] else []),
         f"tokens equal on the same noise {figures['tokens_equal']:.1%}, checked on {figures['tokens_equal_windows']} "
         f"windows at equal steps; in the timed rows stock draws from torch's own generator, which costs it less",
+        HIDDEN.format(**figures) + (HIDDEN_AUTO.format(**figures) if figures["hiding_ratio_auto"] else ""),
+        CTC.format(**figures),
+        *([GUIDED.format(**figures)] if figures["guidance_cost"] else []),
+        CEILING,
+        *([GOAL] if figures["size"] == "full" else []),
+        *([GRAPHS.format(**figures)] if figures["compile"] else []),
         *([MERGED.format(**figures)] if "lora_seconds" in figures else []),
         *([BOUND.format(**figures)] if "of_bound" in figures else []),
         *([RANDOM_WEIGHTS] if figures["weights"] == "random" else []),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
+from unittest import mock
 
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.model.denoise import ctc, scheduler
+from pipeline.model.denoise.compiled import audio_vectors
 from pipeline.model.recogniser import AsrModel
 
 TURNS = 9  # how often works in turns are measured; the median counts
@@ -67,13 +73,16 @@ def matmul_rate(device: str, dtype: torch.dtype, repeats: int = 10) -> float:
     return 2 * side**3 * repeats / meter.seconds
 
 
-def flop_per_window(model: AsrModel, canvas: int, steps: float) -> float:
+def flop_per_window(
+    model: AsrModel, canvas: int, steps: float, *, prompt: int | None = None, guided: bool = False
+) -> float:
     """Floating point operations of the prefill of one prompt and of `steps` steps of one canvas, without the encoder.
 
     A multiplication and its addition are two. A step needs the active weights, attention over prompt and canvas, the
-    vocabulary head, and the self-conditioning's `probs @ E`.
+    vocabulary head, and the self-conditioning's `probs @ E`. prompt: its positions; None: with all audio slots. guided:
+    all but `probs @ E` twice in each step, since the few positions fewer of the second pass do not count.
     """
-    prompt = model.prompt_length
+    prompt = prompt or model.prompt_length
     hidden, vocab = model.config.hidden_size, model.config.vocab_size
     weights, attention = 0, 0
     for layer in model.backbone.model.decoder.layers:
@@ -86,9 +95,74 @@ def flop_per_window(model: AsrModel, canvas: int, steps: float) -> float:
         weights += int((experts.gate_up_proj.numel() + experts.down_proj.numel()) * chosen)
         attention += 2 * own.q_proj.out_features  # q k^T and p v, per key
     conditioning = sum(p.numel() for p in model.backbone.model.decoder.self_conditioning.parameters())
-    per_token = 2 * (weights + conditioning + attention * (prompt + canvas)) + 4 * hidden * vocab
+    one_pass = 2 * (weights + conditioning + attention * (prompt + canvas)) + 2 * hidden * vocab
+    per_token = one_pass * (2 if guided else 1) + 2 * hidden * vocab
     prefill = prompt * 2 * (weights + attention * prompt / 2)
     return float(prefill + steps * canvas * per_token)
+
+
+def flop_of_encoder(model: AsrModel) -> float:
+    """Floating point operations of encoder and projector for one window, counted by PyTorch while one is computed.
+
+    Attention is computed as plain matrix products, because PyTorch does not count its kernel for CPUs.
+    """
+    weight = model.projector.input.weight
+    frames = 2 * model.config.encoder_frames
+    mel = torch.zeros(1, model.config.encoder.mels, frames, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        audio_vectors(model, mel)
+    return float(counter.get_total_flops())
+
+
+class CtcClock:
+    """`with CtcClock(device) as clock:` then `.seconds`: what the engine spent on the CTC head meanwhile.
+
+    The head scores the audio slots in the prompt pass and aligns the text when a canvas ends. On CUDA the first is the
+    time between two events of its stream, in which other streams may have worked too, and the second is wall time.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.cuda = device.startswith("cuda")
+        self._host = 0.0
+        self._events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+        score = self._between_events if self.cuda else self._on_host
+        self._patches = contextlib.ExitStack()
+        self._wrapped = ((scheduler, "score_slots", score), (ctc, "hypothesis", self._on_host))
+
+    def __enter__(self) -> CtcClock:
+        for module, name, wrap in self._wrapped:
+            self._patches.enter_context(mock.patch.object(module, name, wrap(getattr(module, name))))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+
+    @property
+    def seconds(self) -> float:
+        """Processor seconds of this process; on CUDA see above."""
+        return self._host + sum(before.elapsed_time(after) for before, after in self._events) / 1000
+
+    def _on_host(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        clock = time.perf_counter if self.cuda else time.process_time
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            before = clock()
+            made = function(*args, **kwargs)
+            self._host += clock() - before
+            return made
+
+        return timed
+
+    def _between_events(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before.record()
+            made = function(*args, **kwargs)
+            after.record()
+            self._events.append((before, after))
+            return made
+
+        return timed
 
 
 def _reset_peak() -> None:

@@ -1,35 +1,37 @@
-"""The models of the benchmark: the embedded one, one of 307 M parameters for a CPU, and the full size."""
+"""The models of the benchmark: the embedded one, one of 307 M parameters for a CPU, and the released one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import nn
 
+from pipeline.config import DenoiseConfig, SegmentConfig
 from pipeline.model.files import checkpoint, layout
 from pipeline.model.files.allocation import allocate
 from pipeline.model.files.layout import AsrConfig
-from pipeline.model.network import float8
+from pipeline.model.network import float8, lora
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
 from pipeline.model.recogniser import AsrModel
 
 PERIOD = 1_000_003  # so many random numbers are drawn, and repeated; a prime, so that no two rows of a weight are equal
 END_SHARE = 4  # in random models one token in four ends a text: else every canvas would overflow
-PROMPT_FILL = 14  # repeats of a token in the prompt of the full size, which make it 208 long
 PEAK = 20.0  # factor of the last norm in random models: logits spread like a trained model's, so that rows stop early
 
 
 @dataclass(frozen=True)
 class Size:
-    """A model, and how it is run: denoising steps, windows, batch sizes of transformers' `generate`, our slots."""
+    """A model, and how it is run."""
 
     name: str
     config: AsrConfig
-    steps: int
+    steps: int  # of denoising, at most
     windows: int
-    stock_batches: tuple[int, ...]
-    slots: int
+    stock_batches: tuple[int, ...]  # of transformers' `generate`
+    slots: int  # of the engine
+    seconds: tuple[float, float]  # of audio in the shortest and in the longest segment
 
 
 def size_named(name: str) -> Size:
@@ -42,12 +44,12 @@ def build(size: Size, *, device: str, dtype: torch.dtype, fp8: bool = False) -> 
 
     Random: built on the meta device, each weight allocated once on `device` in `dtype` and filled there. fp8: as with
     `model.weights=fp8`; in random models q, k, v and o stay in `dtype`, as in the released one, where they carry LoRA.
+    LoRA is merged, as for inference.
     """
     if trained(size.name):
-        return checkpoint.load(size.name, device=device, dtype=dtype, fp8=fp8)
-    tokenizer = train_tokenizer(["la le li lo lu"], 300)
+        return checkpoint.load(size.name, device=device, dtype=dtype, fp8=fp8, merge=True)
     with torch.device("meta"):
-        model = AsrModel(size.config, tokenizer)
+        model = AsrModel(size.config, tokenizer_for(size.config))
         if fp8:
             layers, paths = (
                 range(len(model.backbone.model.decoder.layers)),
@@ -62,7 +64,25 @@ def build(size: Size, *, device: str, dtype: torch.dtype, fp8: bool = False) -> 
         _fill(name, weight, normal)
     _fill_scales(model)
     model.backbone.model.decoder.norm.weight.mul_(PEAK)
+    lora.merge(model.backbone)
     return model
+
+
+def tokenizer_for(config: AsrConfig) -> Tokenizer:
+    """A tokenizer for a model with random weights. It makes a prompt of the right form, and no texts.
+
+    The released model's own tokenizer is on the hub. In its place stands one with the same special tokens, for which
+    each word of the instruction is one token.
+    """
+    tokens = config.tokens
+    if tokens.bos is None or tokens.begin_audio is None or tokens.end_audio is None:
+        return train_tokenizer(["la le li lo lu"], 300)
+    marks = {"<bos>": tokens.bos, "<|audio>": tokens.begin_audio, "<|audio|>": tokens.audio}
+    marks |= {"<audio|>": tokens.end_audio}
+    made = Tokenizer(models.WordLevel({"<unk>": 3, **marks}, unk_token="<unk>"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.add_special_tokens([AddedToken(mark, normalized=False) for mark in marks])
+    return made
 
 
 def _fill(name: str, weight: nn.Parameter, normal: torch.Tensor) -> None:
@@ -97,7 +117,7 @@ def _tiny() -> Size:
         config = layout.read_config(layout.directory("tiny"))
     else:
         config = config_named("tiny", SizeSection(), vocab=2048)
-    return Size("tiny", config, steps=16, windows=128, stock_batches=(1, 8, 32, 64), slots=32)
+    return Size("tiny", config, steps=16, windows=128, stock_batches=(1, 8, 32, 64), slots=32, seconds=spread(config))
 
 
 def _cpu300m() -> Size:
@@ -113,34 +133,36 @@ def _cpu300m() -> Size:
         "global_head_dim": 192,
         "num_global_key_value_heads": 2,
     }
-    return Size("cpu300m", config, steps=4, windows=8, stock_batches=(1, 4, 8), slots=4)
+    return Size("cpu300m", config, steps=4, windows=8, stock_batches=(1, 4, 8), slots=4, seconds=spread(config))
 
 
 def _full() -> Size:
-    """DiffusionGemma-26B-A4B (30 layers, 128 experts of which 8 are chosen, vocabulary 262,144) behind whisper-small.
+    """The released model as its config says, at its published setting: its steps, its canvas, its segments.
 
-    The canvas has 256 tokens and the prompt 208.
+    Only the end tokens differ, so that texts of random weights end.
     """
-    section = SizeSection(
-        window_seconds=30, canvas_length=256, hidden=2816, layers=30, heads=16, kv_heads=8, mlp=2112,
-        experts=128, experts_per_token=8, expert_mlp=704, projector_hidden=1280,
-    )  # fmt: skip
-    config = config_named("full", section, vocab=262_144)
-    encoder = config.encoder.model_copy(update={"d_model": 768, "layers": 12, "heads": 12, "ffn": 3072})
-    config.backbone["text_config"] |= {
-        "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 5,
-        "head_dim": 256,
-        "global_head_dim": 512,
-        "num_global_key_value_heads": 2,
-    }
-    before = config.prompt.before.replace("<|turn>", "<|turn>" * PROMPT_FILL)
-    prompt = config.prompt.model_copy(update={"before": before})
-    config = config.model_copy(update={"encoder": encoder, "prompt": prompt})
-    return Size("full", config, steps=16, windows=192, stock_batches=(1, 8, 16, 32), slots=64)
+    config = layout.read_config(layout.ASSETS / layout.FULL_SIZE)
+    defaults = config.defaults or layout.Defaults()
+    segment = SegmentConfig.model_validate(defaults.segment)
+    half = segment.search_seconds / 2
+    seconds = (segment.target_seconds - half, segment.target_seconds + half)
+    steps = DenoiseConfig.model_validate(defaults.denoise).max_steps
+    return Size(
+        "full", often_ending(config), steps, windows=192, stock_batches=(1, 8, 16, 32), slots=64, seconds=seconds
+    )
 
 
 def config_named(name: str, section: SizeSection, vocab: int) -> AsrConfig:
-    """The config of a model of that size, with as many end tokens as random weights need to end now and then."""
-    config = asr_config(section, vocab)
-    tokens = config.tokens.model_copy(update={"eos": list(range(1, vocab, END_SHARE))})
-    return config.model_copy(update={"name": name, "tokens": tokens})
+    """The config of a model of that size whose texts end now and then, though its weights are random."""
+    return often_ending(asr_config(section, vocab)).model_copy(update={"name": name})
+
+
+def often_ending(config: AsrConfig) -> AsrConfig:
+    """The config with as many end tokens as random weights need to end now and then."""
+    tokens = config.tokens.model_copy(update={"eos": list(range(1, config.vocab_size, END_SHARE))})
+    return config.model_copy(update={"tokens": tokens})
+
+
+def spread(config: AsrConfig) -> tuple[float, float]:
+    """15 to 100 % of the window: seconds of the shortest and of the longest segment."""
+    return 0.15 * config.window_seconds, config.window_seconds

@@ -121,30 +121,43 @@ def test_buckets_are_few_where_shapes_are_static() -> None:
 def test_compiled_engine_does_not_recompile_and_agrees_with_the_plain_one(
     tmp_path_factory: pytest.TempPathFactory, backend: str, canvas: Any, slots: int, prefill_batch: int
 ) -> None:
-    """From the audio on. A graph that breaks, or one shape too many, would raise.
+    """From the audio on, with segments of all lengths. A graph that breaks, or one shape too many, would raise.
 
     The graphs of two canvas lengths are traced and not translated: that is enough to see what compiles again.
     """
+    widths: set[int] = set()  # prompt positions that steps read
+
+    def compile_and_watch(function: Any, **settings: Any) -> Any:
+        call = torch_compile(function, backend=backend, options=options, **settings)
+        if function is not backbone.denoise:
+            return call
+
+        def watched(*arguments: Any) -> Any:
+            widths.add(arguments[-1].length)
+            return call(*arguments)
+
+        return watched
+
+    torch_compile = torch.compile
     model = random_model(1, spread=2.0, peaked=30.0, canvas_length=16 if canvas else 8, experts=2, layers=1)
     denoise = DenoiseConfig(max_steps=6, entropy_bound=2.0, confidence_threshold=0.2, canvas_length=canvas)
-    work = [noise_segment(number, seconds=0.1 + 0.8 * (number % 2)) for number in range(11)]
+    work = [noise_segment(number, seconds=0.05 + 0.095 * (number * 7 % 11)) for number in range(11)]
     cache = tmp_path_factory.mktemp("compiled")
     # Translated here, without a pool of processes that import torch, and to scalar code: half of the time. What users
     # run, code with vectors, is compared in test_lora.
     options = {"compile_threads": 1, "cpp.simdlen": 1} if backend == "inductor" else None
     torch._dynamo.reset()
     before = compilations()
-    with (
-        mock.patch.dict("os.environ"),
-        mock.patch.object(torch, "compile", partial(torch.compile, backend=backend, options=options)),
-    ):
+    with mock.patch.dict("os.environ"), mock.patch.object(torch, "compile", compile_and_watch):
         compiled = Engine(
             model, denoise, slots=slots, prefill_batch=prefill_batch, compile=True, compile_cache=str(cache)
         )
+        widths.clear()
         answers = compiled.transcribe(work) + compiled.transcribe(work[:1])
         compiled.close()
     assert compilations() - before >= (5 if canvas is None else 11)  # the counter counts
     assert compiled.scheduler.recompilations == 0
+    assert widths == {8, 16}  # 5 positions around 1 to 7 slots, rounded up
     assert all(lane.row_steps_needed > 0 for lane in compiled.scheduler.lanes.values())
     assert sorted(compiled.scheduler.lanes) == ([8, 16] if canvas else [8])
     assert any(cache.iterdir()) == (backend == "inductor")

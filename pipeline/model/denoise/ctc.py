@@ -92,19 +92,19 @@ def align(log_probs: np.ndarray, targets: list[int]) -> list[tuple[int, int]] | 
     emitted = log_probs[:, states]
     skip = np.full(len(states), -np.inf, np.float32)  # from one target to the next, without the blank between
     skip[3::2] = np.where(states[3::2] == states[1:-2:2], -np.inf, 0.0)
-    scores = np.full((len(log_probs), len(states)), -np.inf, np.float32)
-    scores[0, :2] = emitted[0, :2]
-    for slot in range(1, len(log_probs)):
-        before = scores[slot - 1]
-        best = before.copy()
-        np.maximum(best[1:], before[:-1], out=best[1:])
-        np.maximum(best[2:], before[:-2] + skip[2:], out=best[2:])
-        np.add(best, emitted[slot], out=scores[slot])
-    return _spans(scores, skip, len(targets))
+    scores = np.full((len(log_probs), 2 + len(states)), -np.inf, np.float32)  # two states that no path reaches in front
+    scores[0, 2:4] = emitted[0, :2]
+    best, skipped = np.empty_like(skip), np.empty_like(skip)
+    for before, after, now in zip(scores, scores[1:], emitted[1:], strict=False):
+        np.maximum(before[2:], before[1:-1], out=best)
+        np.add(before[:-2], skip, out=skipped)
+        np.maximum(best, skipped, out=best)
+        np.add(best, now, out=after[2:])
+    return _spans(scores, skip.tolist(), len(targets))
 
 
-def _spans(scores: np.ndarray, skip: np.ndarray, targets: int) -> list[tuple[int, int]]:
-    """Walk the best path back from the last slot. scores: [slots, states] of `align`."""
+def _spans(scores: np.ndarray, skip: list[float], targets: int) -> list[tuple[int, int]]:
+    """Walk the best path back from the last slot. scores: [slots, 2 + states] of `align`."""
     state = len(skip) - 1 if scores[-1, -1] >= scores[-1, -2] else len(skip) - 2
     first, last = [0] * targets, [-1] * targets
     for slot in range(len(scores) - 1, -1, -1):
@@ -113,8 +113,8 @@ def _spans(scores: np.ndarray, skip: np.ndarray, targets: int) -> list[tuple[int
             first[target] = slot
             last[target] = max(last[target], slot)
         if slot:
-            before = scores[slot - 1]
-            options = [before[state], before[state - 1] if state else -np.inf]
-            options.append(before[state - 2] + skip[state] if state > 1 else -np.inf)
-            state -= int(np.argmax(options))
+            skipped, step, stay = scores[slot - 1, state : state + 3].tolist()
+            skipped += skip[state]
+            back = 1 if step > stay else 0
+            state -= 2 if skipped > max(step, stay) else back
     return list(zip(first, last, strict=True))
