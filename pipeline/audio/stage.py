@@ -35,7 +35,7 @@ from pipeline.schemas import (
     piece_row,
     to_table,
 )
-from pipeline.sources.formats import read_recording
+from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
 
 
@@ -202,6 +202,8 @@ class Decoder:
             for excerpt in self._channel(ref, read, at, channels[at.channel], lost):
                 at = excerpt.next
                 if last and not at.sample:
+                    if not isinstance(read.audio, bytes):  # it was read while it was decoded
+                        check_versions(ref)
                     known = replace(known, samples=at.before, **_damage(ref, lost, len(channels)))
                     excerpt.next, excerpt.ended = Position(at.recording + 1), known
                 yield excerpt

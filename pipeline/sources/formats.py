@@ -90,10 +90,10 @@ def read_recording(ref: RecordingRef) -> Recording:
     try:
         read = _FORMATS[ref.format].read_recording(ref)
     except BadRecording:
-        _check_versions(ref)  # bytes of another version may look like anything
+        check_versions(ref)  # bytes of another version may look like anything
         raise
     try:
-        _check_versions(ref)
+        check_versions(ref)
     except BaseException:
         if not isinstance(read.audio, bytes):
             read.audio.close()
@@ -101,7 +101,7 @@ def read_recording(ref: RecordingRef) -> Recording:
     return read
 
 
-def _check_versions(ref: RecordingRef) -> None:
+def check_versions(ref: RecordingRef) -> None:
     """Raise BadRecording("source_changed") if a file of the recording was written again after it was planned."""
     for uri, version in zip(_FORMATS[ref.format].files(ref), ref.version.split("\n"), strict=False):
         check_version(uri, version)

@@ -16,6 +16,7 @@ from pipeline.config import SourceConfig
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, todo, write_plan
 from pipeline.schemas import PIECE_DECODED, About, RecordingRef, WorkUnit, pcm_of
+from pipeline.sources.access import remote
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import open_storage
 from tests.support.archives import settings, wav
@@ -167,3 +168,20 @@ def test_damage_in_the_middle_is_a_problem_of_a_transcribed_recording(tmp_path: 
     ref = replace(unit.refs[0], start_ms=60_000, end_ms=70_000)  # the damage is not in this range
     (piece,) = decoder.pieces(WorkUnit("1" * 16, (ref,)))
     assert (piece.recordings[0].damage, piece.recordings[0].lost_samples) == (None, 0)
+
+
+def test_a_long_recording_that_is_written_again_while_it_is_decoded_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "WHOLE_BYTES", 1_000_000)  # larger ones are read while they are decoded
+    wav(tmp_path / "in/a.wav", 150, seed=1)
+    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), "segment.piece_seconds=60")
+    unit = WorkUnit("0" * 16, tuple(refs_of(tmp_path / "in")))
+    decoder = Decoder(config, About(1.0, ("en", "de"), "m", "f"))
+    assert list(decoder.pieces(unit))[-1].recordings[0].problem is None
+    pieces = decoder.pieces(unit)
+    next(pieces)
+    wav(tmp_path / "in/a.wav", 150, seed=2)
+    problem = list(pieces)[-1].recordings[0].problem
+    assert problem is not None
+    assert (problem.reason, problem.stage) == ("source_changed", "read")
