@@ -63,12 +63,12 @@ def read_recording(ref: RecordingRef) -> Recording:
     Raises BadRecording: "truncated_archive", "bad_metadata", "unsupported_language", "too_large"; "source_changed" if
     another member is at its place now; and as `remote.read_range`.
     """
-    if is_gzip(ref.source_uri) and ref.size > remote.MAX_RECORDING_BYTES:
+    if is_gzip(ref.source_uri, ref.version) and ref.size > remote.MAX_RECORDING_BYTES:
         raise BadRecording("too_large", f"{ref.source_member}: {ref.size:,} bytes in a packed archive")
     sidecars, settings = files_and_settings(ref)
     spans = [(offset, size) for _, offset, size in sidecars]
     audio: bytes | BinaryIO
-    if is_gzip(ref.source_uri):
+    if is_gzip(ref.source_uri, ref.version):
         (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)])
         return Recording(audio, ref.language, ref.reference, ref.metadata)
     offset = ref.offset or 0
@@ -153,7 +153,7 @@ def _ref(
             raise BadRecording(member.problem[0], f"{member.name}: {member.problem[1]}")
         if big := [sidecar.name for sidecar in sidecars.values() if sidecar.size > fields.MAX_TEXT_BYTES]:
             raise BadRecording("bad_metadata", f"{big[0]}: more than {fields.MAX_TEXT_BYTES:,} bytes")
-        if is_gzip(file.uri):
+        if is_gzip(file.uri, file.version):
             payloads = {extension: sidecar.data or b"" for extension, sidecar in sidecars.items()}
             language, reference, metadata = describe_sidecars(
                 payloads, member.name, language=source.language, text=source.text_column
@@ -172,13 +172,13 @@ def _clean(name: str) -> str:
 
 def _read_headers(file: File) -> _Shard:
     shard = _Shard()
-    is_packed = is_gzip(file.uri)
+    is_packed = is_gzip(file.uri, file.version)
 
     def keep(name: str, size: int) -> bool:
         return is_packed and size <= fields.MAX_TEXT_BYTES and names.split_name(name, names.SIDECARS) is not None
 
     try:
-        with contextlib.closing(open_archive(file.uri, file.size)) as data:
+        with contextlib.closing(open_archive(file.uri, file.size, file.version)) as data:
             for member in walk(data, keep):
                 _add(shard, member)
     except BadRecording as err:
@@ -209,7 +209,7 @@ def _add(shard: _Shard, member: Member) -> None:
 def _read_spans(ref: RecordingRef, spans: list[tuple[int, int]]) -> list[bytes]:
     """Return the bytes of each (offset, size). One request fetches them all if they lie close together."""
     start, end = min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
-    if is_gzip(ref.source_uri):
+    if is_gzip(ref.source_uri, ref.version):
         read = [_unpack(ref, offset, size) for offset, size in spans]
     elif end - start - sum(size for _, size in spans) <= SPAN_BYTES:
         whole = remote.read_range(ref.source_uri, start, end)

@@ -264,6 +264,20 @@ def test_a_packed_archive_can_be_read_in_any_order(tmp_path: Path) -> None:
         assert read_recording(ref).audio == bytes([int(ref.recording_id[2:])]) * 3000
 
 
+def test_an_archive_is_read_for_what_it_is_whatever_it_is_called(tmp_path: Path) -> None:
+    members = [("a.flac", b"A" * 900), ("a.txt", b"eins"), ("b.flac", b"B")]
+    plain, packed = write_tar(tmp_path / "x.tar", members), write_tar(tmp_path / "y.tar.gz", members)
+    (tmp_path / "in").mkdir()
+    plain.rename(tmp_path / "in/plain.tar.gz")
+    packed.rename(tmp_path / "in/packed.tar")
+    recordings = read_all(listed(tmp_path / "in"))
+    assert {key: (read.audio, read.reference) for key, read in recordings.items()} == {
+        f"{name}/{key}": value
+        for name in ("packed", "plain")
+        for key, value in (("a", (b"A" * 900, "eins")), ("b", (b"B", None)))
+    }
+
+
 def test_shards_of_one_name_in_two_folders_keep_ids_apart(tmp_path: Path) -> None:
     for name in ("de/s-0.tar", "fr/s-0.tar", "fr/s-0.tar.gz"):
         write_tar(tmp_path / name, [("a.flac", name.encode())])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from functools import lru_cache
 from typing import BinaryIO
 
 from pipeline.schemas import BadRecording
@@ -114,11 +115,19 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
 
 
-def is_gzip(uri: str) -> bool:
-    """Return whether the file is packed with gzip, by its extension. uri: may be a chain of URLs."""
-    return uri.partition("::")[0].lower().endswith((".gz", ".tgz"))
+@lru_cache(maxsize=1024)
+def is_gzip(uri: str, version: str) -> bool:  # noqa: ARG001 the cache needs the version
+    """Return whether this version of the file is packed with gzip, by its first bytes, whatever it is called.
+
+    If they cannot be read, by its extension. uri: may be a chain of URLs. A store is asked once for each archive.
+    """
+    try:
+        head = remote.read_range(uri, 0, 2)
+    except BadRecording:
+        head = b""
+    return head == b"\x1f\x8b" if len(head) == 2 else uri.partition("::")[0].lower().endswith((".gz", ".tgz"))
 
 
-def open_archive(uri: str, size: int) -> PlainArchive | GzipArchive:
+def open_archive(uri: str, size: int, version: str) -> PlainArchive | GzipArchive:
     """Open an archive for reading its headers. size: bytes of the file. Raises as `remote.open_stream`."""
-    return GzipArchive(uri) if is_gzip(uri) else PlainArchive(uri, size)
+    return GzipArchive(uri) if is_gzip(uri, version) else PlainArchive(uri, size)

@@ -76,7 +76,7 @@ def _with_members(waiting: dict[str, RecordingRef], file: File) -> Generator[Rec
     """Do what `_with_audio` does with one archive. Returns why its rest cannot be read, if so."""
     ignored = 0
     try:
-        with contextlib.closing(open_archive(file.uri, file.size)) as data:
+        with contextlib.closing(open_archive(file.uri, file.size, file.version)) as data:
             for member in walk(data):
                 audio = names.split_name(member.name.rpartition("/")[2])
                 if audio and (ref := waiting.pop(audio[0], None)):
