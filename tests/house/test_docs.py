@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobs import bench
 from pipeline.config import RunConfig, load
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.evaluation.settings import EvaluateConfig
@@ -30,7 +31,8 @@ def commands() -> list[str]:
     return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
 
 
-JOBS = [line for line in commands() if "-m jobs." in line]
+JOBS = [line for line in commands() if "-m jobs." in line and "-m jobs.bench " not in line]
+BENCHMARKS = [line for line in commands() if "-m jobs.bench " in line]
 
 
 @pytest.mark.parametrize("line", JOBS)
@@ -43,8 +45,20 @@ def test_every_job_takes_its_settings(line: str, monkeypatch: pytest.MonkeyPatch
     load(SCHEMAS[words[0].removeprefix("jobs.")], words[2], words[3:])
 
 
+@pytest.mark.parametrize("line", BENCHMARKS)
+def test_the_benchmark_takes_its_options(
+    line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Up to the device, which this machine need not have."""
+    torch = pytest.importorskip("torch", reason="needs torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert bench.main(shlex.split(line.split("-m jobs.bench ")[1])) == 2
+    assert capsys.readouterr().err == "--device cuda: torch finds no CUDA device\n"
+
+
 def test_the_page_has_the_whole_way_and_its_make_targets_and_links_exist() -> None:
     assert {line.split("jobs.")[1].split()[0] for line in JOBS} == SCHEMAS.keys()
+    assert len(BENCHMARKS) == 2
     targets = re.findall(r"^make ([\w-]+)", "\n".join(commands()), re.MULTILINE)
     assert set(targets) == {"setup", "demo", "bench-gpu"}
     makefile = (ROOT / "Makefile").read_text()

@@ -166,12 +166,7 @@ def tile_step(
     entry, a multiple of the block. inverse_N1: float32, 1 / T. raw: carry the sums at T = 1 too. guide: guidance.
     """
     n, width = hidden_NH.shape[0], weight_TH.shape[0]
-    logits = (hidden_NH @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
-    if guide is not None:
-        without = (guide.hidden @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
-        logits = logits.sub_(without).mul_(guide.weight).add_(without)
-    if width % noise.BLOCK:
-        logits = torch.nn.functional.pad(logits, (0, whole_blocks(width) - width), value=PADDING)
+    logits = _logits(hidden_NH, weight_TH, softcap, guide)
     blocks = logits.view(n, -1, noise.BLOCK)
     tile_top, top_block = blocks.amax(2).max(1)
     inside = blocks.gather(1, top_block[:, None, None].expand(-1, 1, noise.BLOCK))[:, 0].argmax(1)
@@ -213,6 +208,18 @@ def tile_step(
         block=torch.where(better, tile_block + first, state.block),
         block_z=torch.where(better[:, None], tile_z, state.block_z),
     )
+
+
+def _logits(hidden_NH: Tensor, weight_TH: Tensor, softcap: float, guide: Guide | None) -> Tensor:
+    """The logits of a tile after softcap and guidance, float32 [N, tile padded to whole blocks]."""
+    width = len(weight_TH)
+    logits = (hidden_NH @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
+    if guide is not None:
+        without = (guide.hidden @ weight_TH.T).float().div_(softcap).tanh_().mul_(softcap)
+        logits = logits.sub_(without).mul_(guide.weight).add_(without)
+    if width % noise.BLOCK:
+        logits = torch.nn.functional.pad(logits, (0, whole_blocks(width) - width), value=PADDING)
+    return logits
 
 
 def default_tile(rows: int, device: torch.device) -> int:
