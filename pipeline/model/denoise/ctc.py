@@ -41,16 +41,17 @@ def score_slots(vectors_NH: Tensor, weight_VH: Tensor) -> tuple[Tensor, Tensor]:
     """The best token, int64 [N], and the log-sum-exp of the logits, float32 [N], in one pass over vocabulary tiles."""
     n = len(vectors_NH)
     best = torch.zeros(n, dtype=torch.int64, device=vectors_NH.device)
-    top, mass = (torch.full((n,), -torch.inf, device=vectors_NH.device) for _ in range(2))
+    top, total = torch.full((n,), -torch.inf, device=vectors_NH.device), torch.zeros(n, device=vectors_NH.device)
     offset = 0
     for weight in weight_VH.split(default_tile(n, vectors_NH.device)):
         logits = (vectors_NH @ weight.T).float()
         tile_top, tile_best = logits.max(1)
         best = torch.where(tile_top > top, tile_best + offset, best)
-        top = torch.maximum(top, tile_top)
-        mass = torch.logaddexp(mass, logits.logsumexp(1))
+        higher = torch.maximum(top, tile_top)
+        total = total * (top - higher).exp() + logits.sub_(higher[:, None]).exp_().sum(1)
+        top = higher
         offset += len(weight)
-    return best, mass
+    return best, top + total.log()
 
 
 def greedy(slots: SlotScores, *, blank: int) -> list[int]:
