@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, result, words_of
+from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, Sound, result, words_of
 from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.new_model import EOS, PAD, train_tokenizer
 
@@ -36,7 +36,7 @@ def of(final: FinalCanvas, tokenizer: Tokenizer = TOKENIZER) -> SegmentResult:
 
 
 def words(tokens: list[int], probability: list[float]) -> list[tuple[str, float]]:
-    return [(str(w["text"]), float(w["confidence"])) for w in words_of(tokens, probability, None, TOKENIZER, slot_ms=0)]
+    return [(str(w["text"]), float(w["confidence"])) for w in words_of(tokens, probability, None, TOKENIZER)]
 
 
 def test_the_end_token_tail_is_excluded() -> None:
@@ -102,7 +102,7 @@ def test_words_are_those_of_the_text() -> None:
 def test_han_characters_are_words() -> None:
     tokenizer = train_tokenizer(["一 二 三", "你好 ok"] * 5, 350)
     tokens = list(tokenizer.encode("你好 ok三", add_special_tokens=False).ids)
-    found = words_of(tokens, [0.5] * len(tokens), None, tokenizer, slot_ms=0)
+    found = words_of(tokens, [0.5] * len(tokens), None, tokenizer)
     assert [word["text"] for word in found] == ["你", "好", "ok", "三"]
 
 
@@ -127,28 +127,28 @@ def test_broken_bytes_do_not_lower_the_words_around_them() -> None:
     assert found == [("yes��", 0.1), ("yes", 0.8)]
 
 
-def test_a_word_lasts_from_the_first_slot_of_its_tokens_to_their_last() -> None:
+def test_words_have_times_where_ctc_can_align_them() -> None:
     yes, hello = ids("yes"), ids("hell")
     spans = [(2 * i, 2 * i + 1) for i in range(len(yes + hello))]
-    yes_word, hello_word = words_of(yes + hello, [0.5] * len(spans), spans, TOKENIZER, slot_ms=160)
-    assert (yes_word["start_ms"], yes_word["end_ms"]) == (0, 320 * len(yes))
-    assert (hello_word["start_ms"], hello_word["end_ms"]) == (320 * len(yes), 320 * len(spans))
+    sound = Sound(bytes(2 * 16 * 160 * 2 * len(spans)), 160)
+    first, second = words_of(yes + hello, [0.5] * len(spans), spans, TOKENIZER, sound)
+    assert 0 <= first["start_ms"] <= first["end_ms"] <= second["start_ms"] <= second["end_ms"]  # type: ignore[operator]
+    assert words_of(yes, [0.5] * len(yes), None, TOKENIZER, sound)[0]["start_ms"] is None
 
 
 def test_characters_of_one_run_of_bytes_share_its_time() -> None:
-    spans = [(i, i) for i in range(6)]
-    found = words_of(spelled("你好"), [0.5] * 6, spans, TOKENIZER, slot_ms=100)
-    assert [(word["start_ms"], word["end_ms"]) for word in found] == [(0, 600), (0, 600)]
+    found = words_of(spelled("你好"), [0.5] * 6, [(1, 3)] * 6, TOKENIZER, Sound(bytes(2 * 16 * 400), 100))
+    assert found[0]["end_ms"] == found[1]["start_ms"]
+    assert found[0]["start_ms"] < found[0]["end_ms"] < found[1]["end_ms"]  # type: ignore[operator]
 
 
 def test_ctc_tells_how_far_its_own_text_is_away() -> None:
     tokens = [*ids("yes hello"), EOS]
     heard = Hypothesis(ids("yes morgen"), -0.5, [(i, i) for i in range(len(tokens) - 1)])
-    answer = result(canvas(tokens, [0.9] * len(tokens)), heard, TOKENIZER, eos={EOS}, vocab_size=VOCAB, slot_ms=80)
+    answer = result(canvas(tokens, [0.9] * len(tokens)), heard, TOKENIZER, eos={EOS}, vocab_size=VOCAB)
     assert answer.signals is not None
     assert answer.signals["ctc_score"] == -0.5
     assert answer.signals["ctc_disagreement"] == pytest.approx(6 / 10)  # hello -> morgen: all six letters
-    assert [word["end_ms"] for word in answer.words] == [80 * len(ids("yes")), 80 * (len(tokens) - 1)]
 
 
 def test_special_tokens_in_the_text_are_not_read() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -11,6 +12,7 @@ from tokenizers import Tokenizer
 
 from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.denoise.repeats import is_han, kept_words
+from pipeline.model.denoise.word_times import word_times
 from pipeline.schemas import SegmentResult, Word
 
 Span = tuple[int, int]  # the first and the last of some tokens
@@ -26,6 +28,14 @@ class FinalCanvas:
     stable_since: list[int]  # step since which the argmax has not changed; the first step is 1
     revisions: list[int]  # how often it changed after the first step
     steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sound:
+    """The sound of a segment: int16 samples at 16 kHz, and how many milliseconds an audio slot stands for."""
+
+    pcm: bytes | memoryview
+    slot_ms: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +75,7 @@ def result(
     *,
     eos: set[int],
     vocab_size: int,
-    slot_ms: float = 0.0,
+    sound: Sound | None = None,
     kept: Kept | None = None,
 ) -> SegmentResult:
     """Text up to the first end token. Confidences and signals count the tokens of that text only.
@@ -80,7 +90,7 @@ def result(
         tokenizer: of the model.
         eos: ids of the end tokens.
         vocab_size: of the model.
-        slot_ms: milliseconds of one audio slot.
+        sound: of the segment, for the times of words; None: they are not wanted.
         kept: of `without_repeats`; None: every word stays.
     """
     length = len(canvas.tokens)
@@ -90,7 +100,7 @@ def result(
     overflow = end == length
     text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
     probability = [canvas.probability[position] for position in positions]
-    words = words_of(tokens, probability, heard.spans if heard else None, tokenizer, slot_ms=slot_ms)
+    words = words_of(tokens, probability, heard.spans if heard else None, tokenizer, sound)
     if words:
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
@@ -137,19 +147,21 @@ def words_of(
     probability: list[float],
     spans: list[tuple[int, int]] | None,
     tokenizer: Tokenizer,
-    *,
-    slot_ms: float,
+    sound: Sound | None = None,
 ) -> list[Word]:
     """Words between white space, each Han character alone, with the lowest probability of their tokens and their times.
 
     spans: the first and the last audio slot of each token; None: unknown, and so are the times.
     """
-    made: list[Word] = []
-    for word, (first, last) in _spelled(tokens, tokenizer):
-        start = round(spans[first][0] * slot_ms) if spans else None
-        end = round((spans[last][1] + 1) * slot_ms) if spans else None
-        made.append({"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end})
-    return made
+    spelled = _spelled(tokens, tokenizer)
+    times: Sequence[tuple[int | None, int | None]] = [(None, None)] * len(spelled)
+    if spans and sound and spelled:
+        slots = [(spans[first][0], spans[last][1]) for _, (first, last) in spelled]
+        times = word_times(slots, sound.pcm, sound.slot_ms)
+    return [
+        {"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end}
+        for (word, (first, last)), (start, end) in zip(spelled, times, strict=True)
+    ]
 
 
 def _spelled(tokens: list[int], tokenizer: Tokenizer) -> list[tuple[str, Span]]:

@@ -100,7 +100,7 @@ class Engine(Worker):
             self.model.tokenizer,
             eos=self._eos,
             vocab_size=config.vocab_size,
-            slot_ms=1000 * config.projector.subsample / POSITIONS_PER_SECOND,
+            sound=confidence.Sound(job.segment.pcm, 1000 * config.projector.subsample / POSITIONS_PER_SECOND),
             kept=kept,
         )
         full = self.scheduler.full_length
