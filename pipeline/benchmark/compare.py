@@ -240,7 +240,7 @@ class Bench:
         flop = self.windows * flop_of_encoder(self.model) if way.audio else 0.0
         around = model.prompt_length - model.config.audio_slots
         for segment, result in zip(self.segments, results, strict=True):
-            prompt = around + model.config.real_slots(len(segment.pcm) // 2)
+            prompt = around + model.config.seen_slots(len(segment.pcm) // 2)
             flop += flop_per_window(
                 self.model, result.canvas_length, result.steps, prompt=prompt, guided=way.guidance != 1
             )

@@ -83,6 +83,7 @@ def asr_config(size: SizeSection, vocab_size: int) -> AsrConfig:
         prompt=PromptSpec(
             before="<bos><|turn>{language}<|audio>",
             after="<audio|>",
+            silence="hidden",
             languages={"": "<|any|>", **{code: f"<|{code}|>" for code in LANGUAGES}},
         ),
         tokens=TokensSpec(pad=PAD, eos=[EOS], audio=AUDIO, ctc_blank=PAD),

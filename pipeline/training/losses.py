@@ -69,7 +69,8 @@ def training_loss(
     dropped = torch.rand(len(batch.languages), generator=generator) < steps.language_dropout
     languages = [None if drop else name for name, drop in zip(batch.languages, dropped.tolist(), strict=True)]
     prompt = model.prompt_embeds(audio_BSH, languages)
-    ar, cache = autoregressive_loss(model, prompt, real, targets, lengths, prefill)
+    shown = real if model.config.prompt.silence == "hidden" else torch.full_like(real, audio_BSH.shape[1])
+    ar, cache = autoregressive_loss(model, prompt, shown, targets, lengths, prefill)
     if phase == "autoregressive":
         loss = ar + steps.ctc_weight * ctc
         return loss, _figures({"loss": loss, "ar": ar, "ctc": ctc}, infeasible)
@@ -114,7 +115,7 @@ def autoregressive_loss(
 ) -> tuple[Tensor, PromptKV]:
     """Next-token cross-entropy over text and first end token, in one causal pass over prompt and text.
 
-    real_slots: int64 [batch], the audio slots with sound; the pass leaves the others out. Returns the loss, and the
+    real_slots: int64 [batch], the audio slots that are seen; the pass leaves the others out. Returns the loss, and the
     cache of the pass cut back to the prompt, for the decoder. The pass is causal, so the text has not changed the
     prompt's part. prefill: or `checkpointing.prefill`, which gives the same in less memory.
     """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,3 +85,20 @@ def test_segments_of_all_lengths_together_give_what_each_gives_alone() -> None:
     assert [result.text for result in together] == [result.text for result in alone]
     assert [result.steps for result in together] == [result.steps for result in alone]
     assert len({result.text for result in alone}) > 3
+
+
+def test_a_model_that_was_trained_to_see_silence_sees_it() -> None:
+    """Checkpoints that do not say `prompt.silence` were. Zeros behind a segment change nothing for them."""
+    model = hearing_model(2)
+    segments = [noise_segment(n, seconds=0.3) for n in range(4)]
+    window = model.config.window_samples
+    padded = [replace(one, pcm=bytes(one.pcm).ljust(2 * window, b"\0")) for one in segments]
+    same = {}
+    for silence in ("seen", "hidden"):
+        prompt = model.config.prompt.model_copy(update={"silence": silence})
+        model.config = model.config.model_copy(update={"prompt": prompt})
+        engine = Engine(model, DenoiseConfig(max_steps=8, entropy_bound=2.0), slots=4)
+        texts = [[result.text for result in engine.transcribe(rows)] for rows in (segments, padded)]
+        engine.close()
+        same[silence] = texts[0] == texts[1]
+    assert same == {"seen": True, "hidden": False}

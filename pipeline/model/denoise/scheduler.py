@@ -243,12 +243,14 @@ class Scheduler:
         On CUDA that runs in the side stream; others may use it after the event.
         """
         model = self.model
-        real = [model.config.real_slots(len(segment.pcm) // 2) for segment in segments]
-        kept = [model.prompt_length - model.config.audio_slots + slots for slots in real]
+        samples = [len(segment.pcm) // 2 for segment in segments]
+        real = [model.config.real_slots(count) for count in samples]
+        shown = [model.config.seen_slots(count) for count in samples]
+        kept = [model.prompt_length - model.config.audio_slots + slots for slots in shown]
         width = self._widths[bisect.bisect_left(self._widths, max(kept))]
         with torch.cuda.stream(self._side):  # does nothing for None
             embeds = self.prompt_embeds(segments)
-            positions = model.real_positions(torch.tensor(real, device=embeds.device), model.prompt_length, width)
+            positions = model.real_positions(torch.tensor(shown, device=embeds.device), model.prompt_length, width)
             kv, _ = self.calls.prefill(model.backbone, at(embeds, positions), positions)
             audio = embeds[:, model.audio_start : model.audio_start + max(real)]
             best, mass = score_slots(audio.flatten(0, 1), model.backbone.lm_head.weight)

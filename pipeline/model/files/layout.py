@@ -52,6 +52,9 @@ class PromptSpec(Section):
     before: str
     after: str
     languages: dict[str, str] = Field(description="text per language code; `` (empty) where the language is unknown")
+    silence: Literal["seen", "hidden"] = Field(
+        "seen", description="whether the model was trained to see audio slots that only hold silence padding"
+    )
 
 
 class TokensSpec(Section):
@@ -123,6 +126,10 @@ class AsrConfig(Section):
         """How many audio slots have sound of a segment of `samples` samples at 16 kHz; the others hold its padding."""
         frames = -(-samples * POSITIONS_PER_SECOND // SAMPLE_RATE)
         return min(self.audio_slots, max(1, slots_for(frames, self.projector.subsample)))
+
+    def seen_slots(self, samples: int) -> int:
+        """How many audio slots of such a segment the backbone sees: those with sound, or all of them."""
+        return self.real_slots(samples) if self.prompt.silence == "hidden" else self.audio_slots
 
     @property
     def hidden_size(self) -> int:
