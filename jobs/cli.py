@@ -19,13 +19,16 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
-from pipeline.config import ConfigError, Section, keys, load
+from pydantic.fields import FieldInfo
+
+from pipeline.config import ConfigError, Section, load, section_of
 from pipeline.storage.base import BROKEN, OutputError, reason
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_BROKEN, EXIT_USAGE = 1, 2
+KEY_WIDTH = 30  # of a key in the help
 STOPS = (signal.SIGINT, signal.SIGTERM)
 STOP_SECONDS = 2.0  # time for a clean end after a signal; `ray job stop` kills the process after 3 s
 
@@ -104,7 +107,7 @@ def parser(job: str, schema: type[Section], doc: str | None) -> argparse.Argumen
         epilog="\n".join(lines),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("--config", metavar="FILE", help="YAML file with the sections below")
+    made.add_argument("--config", action=Once, metavar="FILE", help="YAML file with the sections below")
     made.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="settings, which replace those of the file"
     )
@@ -118,22 +121,49 @@ class Parser(argparse.ArgumentParser):
         self.exit(EXIT_USAGE, f"{message} ({self.prog} --help lists what exists)\n")
 
 
+class Once(argparse.Action):
+    """Stores the value of an option, which may be given once: of two files only one would count."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None
+    ) -> None:
+        """Store the value, or end with a usage error if there is one already."""
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"--config twice: {getattr(namespace, self.dest)} and {values}; one file, and overrides")
+        setattr(namespace, self.dest, values)
+
+
 _EXIT_CODES = (
     "exit codes: 0 done; 1 more failed than allowed, or the job failed; 2 usage or config; 130 stopped by SIGINT; "
     "143 stopped by SIGTERM"
 )
 
 
-def _key_lines(schema: type[Section]) -> Iterator[str]:
-    fields = list(keys(schema))
-    width = max(len(key) for key, _ in fields) + 2
-    for key, field in fields:
-        default = "(required)" if field.is_required() else _text(field.default)
-        about = field.description or ""
-        values = "|".join(_choices(field.annotation))
-        if values and not about.startswith(values):
-            about = f"{values}; {about}" if about else values
-        yield f"  {key:<{width}}{default:<12} {about}".rstrip()
+def _key_lines(schema: type[Section], prefix: str = "") -> Iterator[str]:
+    """The help of every key, in groups: for each section a line that says what it is, then its keys."""
+    inner = [(name, field) for name, field in schema.model_fields.items() if section_of(field)]
+    for name, field in schema.model_fields.items():
+        if not section_of(field):
+            yield _key_line(f"{prefix}{name}", field)
+    for name, field in inner:
+        section = section_of(field)
+        assert section
+        key = f"{prefix}{name}{'.NAME' if get_origin(field.annotation) is dict else ''}"
+        yield f"\n{key}: {field.description or _first_line(section.__doc__)}"
+        yield from _key_lines(section, f"{key}.")
+
+
+def _key_line(key: str, field: FieldInfo) -> str:
+    default = "(required)" if field.is_required() else _text(field.get_default(call_default_factory=True))
+    about = field.description or ""
+    values = "|".join(_choices(field.annotation))
+    if about.startswith(values):
+        values = ""
+    return f"  {key:<{KEY_WIDTH}} {default:<12} {'; '.join(filter(None, (values, _bounds(field), about)))}".rstrip()
+
+
+def _first_line(doc: str | None) -> str:
+    return (doc or "").strip().partition("\n")[0]
 
 
 def _choices(annotation: Any) -> list[str]:
@@ -141,14 +171,31 @@ def _choices(annotation: Any) -> list[str]:
         return ["true", "false"]
     if get_origin(annotation) is Literal:
         return [str(value) for value in get_args(annotation)]
-    if get_origin(annotation) in (typing.Union, types.UnionType):
+    if get_origin(annotation) in (typing.Union, types.UnionType, list):
         return [choice for part in get_args(annotation) for choice in _choices(part)]
     return []
+
+
+def _bounds(field: FieldInfo) -> str:
+    """The bounds of a number, also of one among other choices: "1 to 256", "above 0, to 10"; "" for anything else."""
+    limits = list(field.metadata)
+    for part in get_args(field.annotation):
+        for inner in getattr(part, "__metadata__", ()):
+            limits += getattr(inner, "metadata", [inner])
+    known = {
+        name: getattr(limit, name) for limit in limits for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)
+    }
+    low = f"above {known['gt']:,}" if "gt" in known else f"{known['ge']:,}" if "ge" in known else ""
+    if "lt" in known:
+        return f"{low} to below {known['lt']:,}"
+    return f"{low}{', to' if 'gt' in known else ' to'} {known['le']:,}" if "le" in known else low
 
 
 def _text(value: Any) -> str:
     if value is None:
         return "null"
+    if isinstance(value, list):
+        return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

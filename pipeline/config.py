@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import os
+import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, get_args, get_origin
 
 import pydantic
 import yaml
@@ -22,25 +24,63 @@ class ConfigError(Exception):
     """A mistake of the user: one line that names the key or the file. Jobs print it and exit with code 2."""
 
 
-# scheme://user:password@host, also where the password contains a slash; or a signature or key among the parameters
-_SECRET_IN_ADDRESS = re.compile(
-    r"://[^/@]*:(?!\d*(?:[/:]|$))[^@]*@"
-    r"|[?&](?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token|access_key|secret_key)=",
+# scheme://user:password@host, also where the password contains a slash
+_PASSWORD = re.compile(r"://[^/@\s]*:(?!\d*(?:[/:]|$))[^@\s]*@")
+# a query with a signature or a key among its parameters
+_SIGNED = re.compile(
+    r"\?(?:[^\s'\"?#]*&)?(?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token|access_key|"
+    r"secret_key)=[^\s'\"#]*",
     re.IGNORECASE,
 )
 
 
-def _without_secret(uri: str) -> str:
-    """The same address. Raises ValueError if it contains a password or a signature, which every log would show."""
-    if _SECRET_IN_ADDRESS.search(uri):
-        raise ValueError("an address must not contain a password; put keys into the environment or a profile")
-    return uri
+def public(text: str) -> str:
+    """The same text without secrets: its addresses lose passwords, and queries with a signature or a key."""
+    return _SIGNED.sub("", _PASSWORD.sub("://", text))
+
+
+def place(uri: str) -> str:
+    """The one form of an address: two addresses of one folder have the same. No slash stands at the end.
+
+    A local path becomes absolute and follows links. What is before "::" in a chain of addresses is left out.
+    """
+    scheme, is_url, path = uri.rpartition("::")[2].partition("://")
+    if is_url and scheme not in ("file", "local"):
+        same = {"s3a": "s3", "s3n": "s3", "gcs": "gs", "abfs": "az"}
+        return f"{same.get(scheme, scheme)}://{posixpath.normpath(path)}"
+    return os.path.realpath(path if is_url else uri.rpartition("::")[2])
+
+
+class Misfit(ValueError):
+    """Two keys of a section that do not fit. `key` is the one that the error names, as seen from the section."""
+
+    def __init__(self, key: str, text: str) -> None:
+        super().__init__(text)
+        self.key = key
 
 
 class Section(BaseModel):
-    """Base of all sections: values cannot be changed, and an unknown key is an error."""
+    """Base of all sections: values cannot be changed, an unknown key is an error, and no text has a secret in it.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    RANGES: pairs of keys; the first must not be above the second.
+    """
+
+    RANGES: ClassVar[tuple[tuple[str, str], ...]] = ()
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+    @pydantic.field_validator("*")
+    @classmethod
+    def _no_secret(cls, value: Any) -> Any:
+        if isinstance(value, str) and public(value) != value:
+            raise ValueError("an address must not contain a password; put keys into the environment or a profile")
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _in_order(self) -> Self:
+        for low, high in self.RANGES:
+            if getattr(self, low) > getattr(self, high):
+                raise Misfit(low, f"{getattr(self, low)} is above {high}, which is {getattr(self, high)}")
+        return self
 
 
 class SourceConfig(Section):
@@ -78,11 +118,6 @@ class SourceConfig(Section):
         "itself, as another channel; or its number from 0",
     )
 
-    @pydantic.field_validator("uri")
-    @classmethod
-    def _no_secret(cls, value: str) -> str:
-        return _without_secret(value)
-
     @pydantic.field_validator("language")
     @classmethod
     def _known_language(cls, value: str | None) -> str | None:
@@ -103,13 +138,11 @@ class OutputConfig(Section):
 
     uri: str = Field(min_length=1, description="a local directory, or s3://, gs:// or az://bucket/prefix")
     part_rows: int = Field(
-        100_000, ge=1, description="about this many rows in each published file transcripts/part-*.parquet"
+        100_000,
+        ge=1,
+        le=100_000_000,
+        description="about this many rows in each published file transcripts/part-*.parquet",
     )
-
-    @pydantic.field_validator("uri")
-    @classmethod
-    def _no_secret(cls, value: str) -> str:
-        return _without_secret(value)
 
 
 class StorageConfig(Section):
@@ -127,11 +160,6 @@ class StorageConfig(Section):
     single_writer: bool = Field(
         False, description="for a store without conditional writes: you promise that one job at a time writes here"
     )
-
-    @pydantic.field_validator("endpoint")
-    @classmethod
-    def _no_secret(cls, value: str | None) -> str | None:
-        return None if value is None else _without_secret(value)
 
 
 class ModelConfig(Section):
@@ -161,6 +189,8 @@ class ModelConfig(Section):
 class DenoiseConfig(Section):
     """The denoising loop. Defaults: DiffusionGemma's generation config with 16 steps, where the model has no own."""
 
+    RANGES = (("temperature_min", "temperature_max"),)
+
     max_steps: int = Field(
         16, ge=1, le=256, description="upper limit of denoising steps for one canvas; a model may have its own default"
     )
@@ -168,7 +198,10 @@ class DenoiseConfig(Section):
         None, description="tokens of one canvas; null: the model's own length; auto: by the seconds of speech"
     )
     entropy_bound: float = Field(
-        0.1, gt=0, description="nats: a step accepts tokens, the surest first, until their entropies add up to this"
+        0.1,
+        gt=0,
+        le=1_000,
+        description="nats: a step accepts tokens, the surest first, until their entropies add up to this",
     )
     acceptance: Literal["cumulative", "each"] = Field(
         "cumulative",
@@ -177,13 +210,13 @@ class DenoiseConfig(Section):
     guidance: float = Field(
         1.0, ge=0, le=10, description="weight of the audio against a second pass without it; 1: no second pass"
     )
-    temperature_min: float = Field(0.4, gt=0, description="sampling temperature of the last step")
-    temperature_max: float = Field(0.8, gt=0, description="sampling temperature of the first step")
+    temperature_min: float = Field(0.4, gt=0, le=10, description="sampling temperature of the last step")
+    temperature_max: float = Field(0.8, gt=0, le=10, description="sampling temperature of the first step")
     stability: int = Field(
         1, ge=0, le=16, description="steps in which the most probable tokens must stay the same before a stop"
     )
     confidence_threshold: float = Field(
-        0.005, gt=0, description="nats: a stable canvas stops when its mean entropy is below this"
+        0.005, gt=0, le=100, description="nats: a stable canvas stops when its mean entropy is below this"
     )
     early_stop: bool = Field(True, description="stop a canvas before max_steps when it is stable and confident")
     remove_repeats: bool = Field(
@@ -212,42 +245,60 @@ class SegmentConfig(Section):
     )
     vad: bool = Field(True, description="leave out silence with Silero voice activity detection; false: keep all")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="a frame is speech from this probability on")
-    min_silence_ms: int = Field(300, ge=32, description="shortest pause in ms that ends a stretch of speech")
-    min_speech_ms: int = Field(100, ge=32, description="shorter sounds, in ms, are not taken for speech")
+    min_silence_ms: int = Field(300, ge=32, le=10_000, description="shortest pause in ms that ends a stretch of speech")
+    min_speech_ms: int = Field(100, ge=32, le=10_000, description="shorter sounds, in ms, are not taken for speech")
     pad_ms: int = Field(200, ge=0, le=2000, description="ms of audio added before and after speech")
 
 
 class ComputeConfig(Section):
     """How many processes work, and with what. Each process is a Ray actor."""
 
-    replicas_min: int = Field(1, ge=1, description="copies of the model at the start: lower limit of autoscaling")
-    replicas_max: int = Field(1, ge=1, description="copies of the model: upper limit of autoscaling")
-    gpus_per_replica: float = Field(0.0, ge=0, description="GPUs of one replica; 0: it runs on the CPU")
-    cpus_per_replica: float = Field(1.0, ge=0, description="logical CPUs reserved for a replica without a GPU")
-    threads_per_replica: int = Field(1, ge=1, description="torch threads of a replica without a GPU")
-    canvases: int = Field(16, ge=1, description="segments that one replica denoises at the same time")
-    decode_actors: int = Field(1, ge=1, description="processes that read, decode and cut audio; one CPU each")
-    units_in_flight: int = Field(4, ge=1, description="units that one replica works on at the same time")
+    RANGES = (("replicas_min", "replicas_max"),)
+
+    replicas_min: int = Field(
+        1, ge=1, le=10_000, description="copies of the model at the start: lower limit of autoscaling"
+    )
+    replicas_max: int = Field(1, ge=1, le=10_000, description="copies of the model: upper limit of autoscaling")
+    gpus_per_replica: float = Field(0.0, ge=0, le=64, description="GPUs of one replica; 0: it runs on the CPU")
+    cpus_per_replica: float = Field(
+        1.0, ge=0, le=1_024, description="logical CPUs reserved for a replica without a GPU"
+    )
+    threads_per_replica: int = Field(1, ge=1, le=1_024, description="torch threads of a replica without a GPU")
+    canvases: int = Field(16, ge=1, le=65_536, description="segments that one replica denoises at the same time")
+    decode_actors: int = Field(
+        1, ge=1, le=10_000, description="processes that read, decode and cut audio; one CPU each"
+    )
+    units_in_flight: int = Field(4, ge=1, le=1_024, description="units that one replica works on at the same time")
     max_recording_seconds: float = Field(
-        86_400, gt=0, description="longer recordings, in seconds, become dead letters with reason too_long"
+        86_400,
+        gt=0,
+        le=31_536_000,
+        description="longer recordings, in seconds, become dead letters with reason too_long",
     )
     unit_timeout_seconds: float = Field(
-        3_600, gt=0, description="seconds for one piece in one stage; then each recording of its unit runs alone"
+        3_600,
+        gt=0,
+        le=31_536_000,
+        description="seconds for one piece in one stage; then each recording of its unit runs alone",
     )
 
 
 class PlanConfig(Section):
     """Upper limits of one unit, which is committed together, and the forecast of `jobs.plan`."""
 
-    unit_seconds: float = Field(600, gt=0, description="seconds of audio in one unit, where the source declares them")
-    unit_megabytes: float = Field(64, gt=0, description="megabytes of encoded audio in one unit")
-    unit_recordings: int = Field(256, ge=1, description="recordings in one unit")
-    probe_recordings: int = Field(16, ge=0, description="recordings sampled at random for the forecast; 0: no timing")
+    unit_seconds: float = Field(
+        600, gt=0, le=31_536_000, description="seconds of audio in one unit, where the source declares them"
+    )
+    unit_megabytes: float = Field(64, gt=0, le=1_000_000, description="megabytes of encoded audio in one unit")
+    unit_recordings: int = Field(256, ge=1, le=1_000_000, description="recordings in one unit")
+    probe_recordings: int = Field(
+        16, ge=0, le=1_000_000, description="recordings sampled at random for the forecast; 0: no timing"
+    )
     probe_seconds: float = Field(
-        30, gt=0, description="about how long the forecast may measure: half to decode, half to transcribe"
+        30, gt=0, le=86_400, description="about how long the forecast may measure: half to decode, half to transcribe"
     )
     usd_per_gpu_hour: float | None = Field(
-        None, ge=0, description="US dollars for one GPU hour, for the forecast; null: no cost"
+        None, ge=0, le=1_000_000, description="US dollars for one GPU hour, for the forecast; null: no cost"
     )
 
 
@@ -300,23 +351,47 @@ def validate(schema: type[ConfigT], tree: dict[str, Any]) -> ConfigT:
     try:
         return schema.model_validate(tree)
     except pydantic.ValidationError as err:
-        raise ConfigError("\n".join(_line(error, schema) for error in err.errors())) from None
+        raise ConfigError("\n".join(mistakes(err, schema))) from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
     packaged = PACKAGE / "configs" / path.removeprefix("configs/")
     use_packaged = not Path(path).exists() and packaged.is_file()
     try:
-        tree = yaml.safe_load((packaged if use_packaged else Path(path)).read_text(encoding="utf-8"))
+        tree = _parse((packaged if use_packaged else Path(path)).read_text(encoding="utf-8"))
     except OSError as err:
         raise ConfigError(f"{path}: {err.strerror or err}") from None
+    except _Repeated as err:
+        raise ConfigError(f"{path}: {err}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(err).split())}") from None
+        raise ConfigError(f"{path}: not YAML: {public(' '.join(str(err).split()))}") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: the top level must be sections, not a {type(tree).__name__}")
     return _with_package_paths(tree) if use_packaged else tree
+
+
+class _Repeated(yaml.YAMLError):
+    """A key stands twice in one mapping. PyYAML would take the last one."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose keys are unique."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node. Raises _Repeated if a key stands in it twice."""
+        first: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode) and key.value in first:
+                raise _Repeated(f"{key.value} is there twice, in lines {first[key.value]} and {line}")
+            first[str(key.value)] = line
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)
 
 
 def _with_package_paths(value: Any) -> Any:
@@ -330,13 +405,14 @@ def _with_package_paths(value: Any) -> Any:
 def _apply(tree: dict[str, Any], override: str, schema: type[Section]) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
-        raise ConfigError(f"{override!r}: an override must look like section.key=value")
+        raise ConfigError(f"{public(override)!r}: an override must look like section.key=value")
     value: Any = text
     if text == "null" or text[:1] in ("[", "{"):
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            raise ConfigError(f"{key}: {text!r} is not YAML") from None
+            value = _parse(text)
+        except yaml.YAMLError as err:
+            why = err if isinstance(err, _Repeated) else f"{public(text)!r} is not YAML"
+            raise ConfigError(f"{key}: {why}") from None
     *parents, leaf = key.split(".")
     node = tree
     section: type[BaseModel] | None = schema
@@ -372,17 +448,63 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield prefix + name, field
 
 
-def _line(error: Any, schema: type[Section]) -> str:
-    """One of pydantic's errors in one line. Steps of `loc` that are pydantic's own are not part of the key."""
-    key = ".".join(
-        str(step) for step in error["loc"] if not str(step).startswith(("constrained", "literal", "function"))
+_WORDS = {  # pydantic's types of errors, in plain words, with its own figures in braces
+    "missing": "required, but not given",
+    "greater_than_equal": "must be {ge} or more",
+    "greater_than": "must be above {gt}",
+    "less_than_equal": "must be {le} or less",
+    "less_than": "must be below {lt}",
+    "finite_number": "must be a finite number",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must not be empty",
+    "string_type": "must be text",
+    "list_type": "must be a list: [a, b]",
+    "dict_type": "must be keys with values: {{a: 1}}",
+    "model_type": "must be a section of keys with values",
+    "too_short": "must not be empty",
+} | {
+    f"{kind}_{error}": f"must be {words}"
+    for kind, words, errors in (
+        ("int", "a whole number", ("type", "parsing", "from_float", "parsing_size")),
+        ("float", "a number", ("type", "parsing")),
+        ("bool", "true or false", ("type", "parsing")),
     )
-    if error["type"] == "extra_forbidden":
-        return f"{key}: no such key{_suggestion(key, schema)}"
-    if error["type"] == "missing":
-        return f"{key}: required, but not given"
-    given = "" if "password" in error["msg"] else f" (given: {error['input']!r})"
-    return f"{key}: {error['msg'].removeprefix('Value error, ')}{given}"
+    for error in errors
+}
+
+
+def mistakes(err: pydantic.ValidationError, schema: type[Section]) -> list[str]:
+    """What is wrong, one line for each key, which begins with the full key. Values that may be secret are left out."""
+    lines: dict[str, list[str]] = {}
+    given: dict[str, str] = {}
+    for error in err.errors():
+        # steps of `loc` that are pydantic's own are not part of the key
+        steps = [str(step) for step in error["loc"]]
+        steps = [step for step in steps if not step.startswith(("constrained", "literal", "function")) and step]
+        cause = error.get("ctx", {}).get("error")
+        if isinstance(cause, Misfit):
+            steps.append(cause.key)
+        key = ".".join(steps)
+        if error["type"] == "extra_forbidden":
+            text = f"no such key{_suggestion(key, schema)}"
+        elif error["type"] in _WORDS:
+            figures = error.get("ctx", {}).items()
+            limits = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in figures}
+            text = _WORDS[error["type"]].format(**limits)
+        else:
+            text = error["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        if text not in lines.setdefault(key, []):
+            lines[key].append(text)
+        if error["type"] not in ("extra_forbidden", "missing"):
+            given[key] = _shown(error["input"])
+    return [f"{key}: {' or '.join(texts)}{given.get(key, '')}" for key, texts in lines.items()]
+
+
+def _shown(value: Any) -> str:
+    """The value that was given, in brackets; "" for a whole section and for one that contains a secret."""
+    if isinstance(value, dict | BaseModel) or public(text := repr(value)) != text:
+        return ""
+    return f" (given: {text if len(text) <= 100 else f'{text[:100]}...'})"
 
 
 def _suggestion(key: str, schema: type[Section]) -> str:

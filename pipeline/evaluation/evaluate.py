@@ -18,7 +18,7 @@ import pyarrow as pa
 import pydantic
 
 from pipeline import __version__
-from pipeline.config import ConfigError, OutputConfig, RunConfig
+from pipeline.config import ConfigError, OutputConfig, RunConfig, mistakes
 from pipeline.evaluation import history
 from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
@@ -176,11 +176,7 @@ def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig
     try:
         changed = EvaluateConfig.model_validate(tree)
     except pydantic.ValidationError as err:
-        first = err.errors()[0]
-        key = ".".join(str(part) for part in first["loc"][:2])
-        raise ConfigError(
-            f"sweep: {key}: {first['msg'].removeprefix('Value error, ')} (given: {first['input']!r})"
-        ) from None
+        raise ConfigError(f"sweep: {mistakes(err, EvaluateConfig)[0]}") from None
     if changed.model != config.model:
         layout.describe(changed.model.name, changed.model.revision)
     return changed

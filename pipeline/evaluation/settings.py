@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
 from pydantic import Field
@@ -12,6 +12,7 @@ from pipeline.config import (
     LANGUAGES,
     ComputeConfig,
     DenoiseConfig,
+    Misfit,
     ModelConfig,
     OutputConfig,
     PlanConfig,
@@ -21,12 +22,29 @@ from pipeline.config import (
     SourceConfig,
     StorageConfig,
     keys,
+    place,
 )
 from pipeline.evaluation.corrupt import CorruptConfig
 
 UNKNOWN = "unknown"  # the language where the source does not name one
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
 _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
+
+
+def _as_rate(value: Any) -> Any:
+    """A rate of "5%" or "5 %" as 0.05. A number above 1 is refused: it may be meant in percent."""
+    percent = isinstance(value, str) and value.rstrip().endswith("%")
+    try:
+        rate = float(value.rstrip().removesuffix("%") if percent else value)
+    except (TypeError, ValueError):
+        return value
+    if rate > 1 and not percent:
+        raise ValueError(f"a rate above 1 needs a percent sign: {rate:g}% or {rate / 100:g}, else {100 * rate:g}%")
+    return rate / 100 if percent else rate
+
+
+# Insertions can make an error rate higher than 100 %.
+Rate = Annotated[float, Field(ge=0, le=100), pydantic.BeforeValidator(_as_rate)]
 
 
 class GateConfig(Section):
@@ -36,21 +54,19 @@ class GateConfig(Section):
     resamples: int = Field(1_000, ge=100, le=1_000_000, description="resamples of the bootstrap")
     seed: int = Field(0, ge=0, lt=2**31, description="of the bootstrap")
     margin: float = Field(
-        0.003, ge=0, description="warn where a loss above this rate cannot be excluded; 0.003: 0.3 points"
+        0.003, ge=0, le=1, description="warn where a loss above this rate cannot be excluded; 0.003: 0.3 points"
     )
-    ceilings: dict[str, float] = Field(
-        default_factory=dict, description="{en: 0.05, zh: 0.08}: fail where the rate of a language is higher"
+    ceilings: dict[str, Rate] = Field(
+        default_factory=dict, description="{en: 0.05, zh: 8%}: fail where the rate of a language is higher"
     )
     min_coverage: float = Field(0.99, ge=0, le=1, description="share transcribed; fail where a set has less")
 
     @pydantic.field_validator("ceilings")
     @classmethod
     def _known(cls, value: dict[str, float]) -> dict[str, float]:
-        for language, ceiling in value.items():
+        for language in value:
             if language not in (*LANGUAGES, UNKNOWN):
                 raise ValueError(f"{language} is no language; one of {', '.join(LANGUAGES)} or {UNKNOWN}")
-            if not 0 <= ceiling < float("inf"):
-                raise ValueError(f"{language}: a rate is 0 or more, 0.05 is 5 %")
         return value
 
 
@@ -128,11 +144,14 @@ class EvaluateConfig(Section):
     @pydantic.model_validator(mode="after")
     def _sweeps_transcribe(self) -> EvaluateConfig:
         if self.sweep and (finished := [name for name, one in self.sets.items() if one.output]):
-            raise ValueError(f"sweep: {', '.join(finished)} is a finished output, it cannot be swept")
+            raise Misfit("sweep", f"{', '.join(finished)} is a finished output, it cannot be swept")
         return self
 
     @pydantic.model_validator(mode="after")
     def _keeps_what_is_sound(self) -> EvaluateConfig:
         if self.keep_as and (damage := self.corrupt.description()):
-            raise ValueError(f"keep_as: {self.keep_as}: damaged on purpose (corrupt: {damage}), so it is no baseline")
+            raise Misfit("keep_as", f"{self.keep_as}: damaged on purpose (corrupt: {damage}), so it is no baseline")
+        if self.keep_as and "/" in self.keep_as and place(self.keep_as) == place(self.output.uri):
+            text = "is the output itself, where it would delete every earlier evaluation; give a NAME or another folder"
+            raise Misfit("keep_as", f"{self.keep_as}: {text}")
         return self

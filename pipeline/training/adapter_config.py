@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.config import DenoiseConfig, Section, SegmentConfig, SourceConfig, StorageConfig
+from pipeline.config import DenoiseConfig, Misfit, Section, SegmentConfig, SourceConfig, StorageConfig
 from pipeline.model.files.layout import LoraSpec
 from pipeline.training.schedule import TrainingSteps
 
@@ -34,22 +34,28 @@ class StartConfig(Section):
 class AdapterSteps(TrainingSteps):
     """What the training of an adapter has beside the settings of every training."""
 
-    steps: int = Field(2000, ge=1, description="of the optimiser")
+    steps: int = Field(2000, ge=1, le=100_000_000, description="of the optimiser")
     fill: Literal["eos", "pad"] = Field(
         "eos", description="what stands on the canvas behind text and end token; eos_weight is its weight in the loss"
     )
     canvas_length: int | None = Field(
-        None, ge=2, description="tokens of the full canvas in training; null: the model's"
+        None, ge=2, le=1_024, description="tokens of the full canvas in training; null: the model's"
     )
     canvas_step: int | None = Field(
-        None, ge=1, description="canvases as long as the batch's longest text, up to a multiple of this; null: full"
+        None,
+        ge=1,
+        le=1_024,
+        description="canvases as long as the batch's longest text, up to a multiple of this; null: full",
     )
     full_canvas_share: float = Field(
         0.25, ge=0, le=1, description="batches on the full canvas all the same, as in denoising"
     )
     gradient_checkpointing: bool = Field(False, description="layers are computed again instead of kept in memory")
     evaluate_steps: int | None = Field(
-        200, ge=1, description="between evaluations; one comes before the first step, too; null: two in every epoch"
+        200,
+        ge=1,
+        le=100_000_000,
+        description="between evaluations; one comes before the first step, too; null: two in every epoch",
     )
     lora_dropout: float = Field(0.0, ge=0, lt=1, description="of what goes into LoRA, in training alone")
 
@@ -57,32 +63,33 @@ class AdapterSteps(TrainingSteps):
 class AudioAugment(Section):
     """What happens to the audio of a training example, drawn anew in every epoch."""
 
-    noise_share: float = Field(0.5, ge=0, le=1, description="examples with added noise, white to brown")
-    snr_db_min: float = Field(10.0, description="dB of speech over noise, noisiest example")
-    snr_db_max: float = Field(40.0, description="dB of speech over noise, cleanest of the noisy examples")
-    time_masks: int = Field(2, ge=0, description="hidden spans of the mel features")
-    time_mask_ms: int = Field(200, ge=0, description="longest span, ms")
-    mel_masks: int = Field(1, ge=0, description="hidden bands of the mel features")
-    mel_mask_bins: int = Field(10, ge=0, description="widest band, bins")
+    RANGES = (("snr_db_min", "snr_db_max"),)
 
-    @pydantic.model_validator(mode="after")
-    def _ordered(self) -> AudioAugment:
-        if self.snr_db_min > self.snr_db_max:
-            raise ValueError("snr_db_min is above snr_db_max")
-        return self
+    noise_share: float = Field(0.5, ge=0, le=1, description="examples with added noise, white to brown")
+    snr_db_min: float = Field(10.0, ge=-100, le=200, description="dB of speech over noise, noisiest example")
+    snr_db_max: float = Field(
+        40.0, ge=-100, le=200, description="dB of speech over noise, cleanest of the noisy examples"
+    )
+    time_masks: int = Field(2, ge=0, le=1_000, description="hidden spans of the mel features")
+    time_mask_ms: int = Field(200, ge=0, le=30_000, description="longest span, ms")
+    mel_masks: int = Field(1, ge=0, le=128, description="hidden bands of the mel features")
+    mel_mask_bins: int = Field(10, ge=0, le=128, description="widest band, bins")
 
 
 class WorkerConfig(Section):
     """Ray Train workers."""
 
-    workers: int = Field(1, ge=0, description="processes that train; 0: this process, without Ray")
-    gpus_per_worker: float = Field(0.0, ge=0, description="0: on the CPU")
-    cpus_per_worker: float = Field(1.0, ge=0, description="logical CPUs of a worker")
-    threads_per_worker: int = Field(1, ge=1, description="torch threads of a worker on the CPU")
+    workers: int = Field(1, ge=0, le=10_000, description="processes that train; 0: this process, without Ray")
+    gpus_per_worker: float = Field(0.0, ge=0, le=64, description="0: on the CPU")
+    cpus_per_worker: float = Field(1.0, ge=0, le=1_024, description="logical CPUs of a worker")
+    threads_per_worker: int = Field(1, ge=1, le=1_024, description="torch threads of a worker on the CPU")
     max_failures: int = Field(
-        2, ge=0, description="so many times Ray Train starts again from the checkpoint after a worker died"
+        2,
+        ge=0,
+        le=1_000_000,
+        description="so many times Ray Train starts again from the checkpoint after a worker died",
     )
-    canvases: int = Field(16, ge=1, description="canvas slots of the engine that evaluates")
+    canvases: int = Field(16, ge=1, le=65_536, description="canvas slots of the engine that evaluates")
 
 
 class AdapterConfig(Section):
@@ -103,16 +110,14 @@ class AdapterConfig(Section):
     denoise: DenoiseConfig = DenoiseConfig()
     compute: WorkerConfig = WorkerConfig()
     grounding_margin: float = Field(
-        0.3, ge=0, description="so much higher must the error rate be with the audio shuffled"
+        0.3, ge=0, le=100, description="so much higher must the error rate be with the audio shuffled"
     )
-    seed: int = Field(0, ge=0, description="of new weights, batches, noise and masks")
+    seed: int = Field(0, ge=0, lt=2**31, description="of new weights, batches, noise and masks")
 
     @pydantic.model_validator(mode="after")
     def _precise(self) -> AdapterConfig:
         if self.model.dtype == "bfloat16" and self.train.precision == "float32":
-            raise ValueError(
-                "train.precision: float32 needs model.dtype=float32; frozen bfloat16 weights need autocast"
-            )
+            raise Misfit("train.precision", "float32 needs model.dtype=float32; frozen bfloat16 weights need autocast")
         return self
 
     def deciding(self) -> dict[str, Any]:

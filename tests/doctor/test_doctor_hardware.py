@@ -65,7 +65,7 @@ def test_torch_driver_and_devices_are_judged_together(
     [("auto", 0, 1, 0), ("cuda", 0, 1, 1), ("cuda", 1, 3, 3), ("auto", 0.5, 3, 2), ("cuda", 2, 2, 4)],
 )
 def test_gpus_are_counted_for_the_first_replicas(device: Any, gpus: float, replicas: int, wanted: int) -> None:
-    compute = ComputeConfig(gpus_per_replica=gpus, replicas_min=replicas)
+    compute = ComputeConfig(gpus_per_replica=gpus, replicas_min=replicas, replicas_max=replicas)
     assert hardware.gpus_wanted(DoctorConfig(model=ModelConfig(device=device), compute=compute)) == wanted
 
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, get_args
 
 import pydantic
 import pytest
 import yaml
 
-from pipeline.config import ConfigError, RunConfig, load
+from pipeline.config import ConfigError, RunConfig, Section, keys, load, public
+from pipeline.doctor.settings import DoctorConfig
+from pipeline.evaluation.settings import EvaluateConfig
+from pipeline.model.files.import_config import ImportConfig
+from pipeline.training.adapter_config import AdapterConfig
 
 NEEDED = ["source.uri=/in", "output.uri=/out"]
 
@@ -159,3 +164,101 @@ def test_an_address_with_keys_is_refused_without_repeating_them(key: str, uri: s
 )
 def test_other_addresses_pass(uri: str) -> None:
     assert load_run(f"source.uri={uri}").source.uri == uri
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (
+            "denoise: {seed: 1}\nmodel: {name: tiny}\ndenoise: {max_steps: 2}\n",
+            "denoise is there twice, in lines 1 and 3",
+        ),
+        ("denoise:\n  seed: 1\n  seed: 2\n", "seed is there twice, in lines 2 and 3"),
+        ("denoise: {seed: 1, seed: 1}\n", "seed is there twice, in lines 1 and 1"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path: Path, content: str, says: str) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(content)
+    assert complaint(path=path) == f"{path}: {says}"
+
+
+def test_a_key_that_stands_twice_in_an_override_is_refused() -> None:
+    assert complaint("plan={unit_seconds: 5, unit_seconds: 6}") == "plan: unit_seconds is there twice, in lines 1 and 1"
+
+
+def test_yaml_anchors_may_be_overridden(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text("plan: &p {unit_seconds: 5, unit_recordings: 3}\nbudget: {}\n")
+    assert load_run(path=path).plan.unit_seconds == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (["compute.replicas_min=3"], "compute.replicas_min: 3 is above replicas_max, which is 1"),
+        (["denoise.temperature_max=0.1"], "denoise.temperature_min: 0.4 is above temperature_max, which is 0.1"),
+        (["segment.min_speech_ms=120000"], "segment.min_speech_ms: must be 10000 or less (given: '120000')"),
+        (["compute.gpus_per_replica=.inf"], "compute.gpus_per_replica: must be a number (given: '.inf')"),
+        (["plan.unit_seconds=inf"], "plan.unit_seconds: must be a finite number (given: 'inf')"),
+        (["plan.unit_seconds=0"], "plan.unit_seconds: must be above 0 (given: '0')"),
+        (["denoise.seed=2147483648"], "denoise.seed: must be below 2147483648 (given: '2147483648')"),
+        (["denoise.max_steps=1.5"], "denoise.max_steps: must be a whole number (given: '1.5')"),
+        (["model.verify=perhaps"], "model.verify: must be true or false (given: 'perhaps')"),
+        (["model.device=tpu"], "model.device: must be 'auto', 'cpu' or 'cuda' (given: 'tpu')"),
+        (["source.track=-1"], "source.track: must be 'default' or 'all' or must be 0 or more (given: '-1')"),
+        (["source.uri="], "source.uri: must not be empty (given: '')"),
+        (["plan=null"], "plan: must be a section of keys with values (given: None)"),
+        (["source.include=[a]"], "source.include: must be text (given: ['a'])"),
+    ],
+)
+def test_a_value_out_of_bounds_is_one_line_in_plain_words(overrides: list[str], line: str) -> None:
+    assert complaint(*overrides) == line
+
+
+@pytest.mark.parametrize("schema", [RunConfig, DoctorConfig, EvaluateConfig, AdapterConfig, ImportConfig])
+def test_every_number_has_both_bounds(schema: type[Section]) -> None:
+    without = [key for key, field in keys(schema) if not bounded(field.annotation, field.metadata)]
+    assert without == []
+
+
+def bounded(annotation: Any, metadata: Any) -> bool:
+    """Whether every int and float in an annotation has a lower and an upper bound."""
+    if annotation in (int, float):
+        has = {name for limit in metadata for name in ("ge", "gt", "le", "lt") if hasattr(limit, name)}
+        return bool(has & {"ge", "gt"} and has & {"le", "lt"})
+    parts = get_args(annotation)
+    if hasattr(annotation, "__metadata__"):
+        return bounded(parts[0], [*metadata, *flat(annotation.__metadata__)])
+    return all(bounded(part, metadata) for part in parts if isinstance(part, type) or get_args(part))
+
+
+def flat(metadata: Any) -> list[Any]:
+    """The limits of an Annotated type; a FieldInfo has its own in a list."""
+    return [limit for one in metadata for limit in getattr(one, "metadata", [one])]
+
+
+@pytest.mark.parametrize("key", ["model.name", "model.compile_cache", "source.include", "storage.region"])
+def test_no_setting_takes_a_secret(key: str) -> None:
+    line = complaint(f"{key}=s3://KEY:SECRET@bucket/x")
+    assert line.startswith(f"{key}: an address must not contain a password")
+    assert "SECRET" not in line
+
+
+@pytest.mark.parametrize("word", ["s3://KEY:SECRET@bucket", "plan={a: s3://KEY:SECRET@bucket"])
+def test_a_word_that_is_no_override_is_shown_without_secrets(word: str) -> None:
+    assert "SECRET" not in complaint(word)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("GET 'https://h/a.wav?x=1&X-Amz-Signature=abc&y=2' failed", "GET 'https://h/a.wav' failed"),
+        ("https://h/a.wav?sig=abc#t", "https://h/a.wav#t"),
+        ("s3://K:S@b/x and s3://K:S@b/y", "s3://b/x and s3://b/y"),
+        ("https://h/a.wav?page=2", "https://h/a.wav?page=2"),
+        ("https://h:9000/a@b", "https://h:9000/a@b"),
+    ],
+)
+def test_what_is_shown_of_an_address_has_no_secret(text: str, shown: str) -> None:
+    assert public(text) == shown

@@ -13,7 +13,9 @@ import pytest
 from jobs import cli
 from jobs.__main__ import JOBS, main
 from pipeline.config import ConfigError, RunConfig, keys
+from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.storage.base import OutputError
+from pipeline.training.adapter_config import AdapterConfig
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ["source.uri=/in", "output.uri=/out"]
@@ -80,7 +82,36 @@ def test_help_lists_every_key_with_its_default() -> None:
         assert key in lines
         assert field.description is None or field.description.split("`")[0] in lines[key]
     assert "(required)" in lines["source.uri"]
-    assert "16" in lines["denoise.max_steps"]
+    assert lines["denoise.max_steps"].split()[:5] == ["denoise.max_steps", "16", "1", "to", "256;"]
+    assert "Undefined" not in text
+
+
+def test_help_shows_choices_bounds_and_groups() -> None:
+    lines = cli.parser("evaluate", EvaluateConfig, "A job").format_help().splitlines()
+    line = {words[0]: " ".join(words[1:]) for words in map(str.split, lines) if words}
+    assert line["gate.ceilings"].startswith("{} 0 to 100; {en: 0.05")
+    assert line["denoise.entropy_bound"].startswith("0.1 above 0, to 1,000; ")
+    assert line["denoise.canvas_length"].startswith("null auto; 8 to 1,024; ")
+    assert line["denoise.seed"].startswith("0 0 to below 2,147,483,648; ")
+    assert line["model.device"].startswith("auto auto|cpu|cuda; ")
+    place = lines.index("gate: When the gate closes (alpha, ceilings, min_coverage) and when it warns (margin).")
+    assert lines[place - 1] == ""
+    assert lines[place + 1].startswith("  gate.alpha ")
+
+
+def test_help_shows_the_choices_of_a_list() -> None:
+    (line,) = (
+        line for line in cli.parser("train", AdapterConfig, "A job").format_help().splitlines() if "lora.t" in line
+    )
+    assert "q_proj|k_proj|v_proj|o_proj; " in line
+
+
+def test_a_config_that_is_given_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_with(0, ["--config", "a.yaml", *NEEDED, "--config", "b.yaml"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("--config twice: a.yaml and b.yaml; one file, and overrides")
 
 
 @pytest.mark.parametrize("job", ["transcribe", "plan", "train", "import_model"])

@@ -19,9 +19,9 @@ ROOT = Path(__file__).parents[2]
     [
         ([], "source: required, but not given\nevaluation: required, but not given\noutput: required"),
         (["train.stepz=3"], "train.stepz: no such key; did you mean train.steps?"),
-        (["train.batch=0"], "train.batch: Input should be greater than or equal to 1 (given: '0')"),
-        (["train.precision=half"], "train.precision: Input should be 'bfloat16' or 'float32' (given: 'half')"),
-        (["augment.snr_db_min=50"], "augment: snr_db_min is above snr_db_max"),
+        (["train.batch=0"], "train.batch: must be 1 or more (given: '0')"),
+        (["train.precision=half"], "train.precision: must be 'bfloat16' or 'float32' (given: 'half')"),
+        (["augment.snr_db_min=50"], "augment.snr_db_min: 50.0 is above snr_db_max, which is 40.0"),
         (["--config", "none.yaml"], "none.yaml: No such file or directory"),
         (["adapter"], "'adapter': an override must look like section.key=value"),
     ],

@@ -17,7 +17,7 @@ class ImportConfig(Section):
     )
     encoder: str | None = Field(None, description="Whisper encoder: of transformers (.safetensors) or OpenAI (.pt)")
     encoder_heads: int | None = Field(
-        None, ge=1, description="attention heads of that encoder; null: one per 64 of its width"
+        None, ge=1, le=1_024, description="attention heads of that encoder; null: one per 64 of its width"
     )
     backbone: str | None = Field(
         None,

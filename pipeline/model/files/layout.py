@@ -16,7 +16,7 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig, mistakes, validate
 from pipeline.model.files import hub, whisper_layout
 from pipeline.model.files.hub import HubSpec
 from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
@@ -72,9 +72,11 @@ class TokensSpec(Section):
 class LoraSpec(Section):
     """Low-rank adapters on the backbone's attention: one set for the prompt pass, one for denoising (lora.py)."""
 
-    rank: int = Field(ge=1)
-    alpha: float = Field(gt=0, description="the product of the two matrices is scaled by alpha / rank")
-    targets: list[Literal["q_proj", "k_proj", "v_proj", "o_proj"]] = Field(min_length=1)
+    rank: int = Field(ge=1, le=65_536, description="inner dimension of the two matrices")
+    alpha: float = Field(gt=0, le=1_000_000, description="the product of the two matrices is scaled by alpha / rank")
+    targets: list[Literal["q_proj", "k_proj", "v_proj", "o_proj"]] = Field(
+        min_length=1, description="which matrices of the attention"
+    )
 
 
 class Defaults(Section):
@@ -85,8 +87,14 @@ class Defaults(Section):
 
     @pydantic.model_validator(mode="after")
     def _known(self) -> Defaults:
-        DenoiseConfig.model_validate(self.denoise)
-        SegmentConfig.model_validate(self.segment)
+        for name, section, given in (
+            ("denoise", DenoiseConfig, self.denoise),
+            ("segment", SegmentConfig, self.segment),
+        ):
+            try:
+                validate(section, given)
+            except ConfigError as err:
+                raise ValueError(f"{name}.{str(err).splitlines()[0]}") from None
         return self
 
 
@@ -192,8 +200,7 @@ def read_config(folder: Path) -> AsrConfig:
     try:
         return AsrConfig.model_validate(tree)
     except pydantic.ValidationError as err:
-        first = err.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise ConfigError(f"{path}: {mistakes(err, AsrConfig)[0]}") from None
 
 
 def describe(name: str, revision: str | None = None) -> ModelInfo:
