@@ -14,7 +14,7 @@ import pyarrow as pa
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.flow.cluster import ray_cluster
+from pipeline.flow.cluster import check_device, ray_cluster
 from pipeline.model.files import layout
 from pipeline.output.accounting import close_books
 from pipeline.output.attempts import forget_all
@@ -25,6 +25,7 @@ from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
+from pipeline.planning.overlap import check_apart
 from pipeline.planning.plan import ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
@@ -41,6 +42,8 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     """
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
+    check_device(config.model)
+    check_apart(config.source.uri, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
@@ -55,6 +58,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
 
 def prepare(config: RunConfig) -> Storage:
     """Write the plan, or compare the fingerprint with that of the plan. Returns the output. For `jobs.plan`."""
+    check_apart(config.source.uri, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     _make_plan(storage, config, info.weights_hash)
@@ -68,6 +72,7 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
     Yields the folder with the plans, as storage, and the ids of the units that are committed in the output.
     Raises ConfigError if the output exists and cannot be read.
     """
+    check_apart(config.source.uri, config.output.uri)
     output = open_existing(config.output.uri, config=config.storage)
     config, info = layout.resolve(config)
     with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import ComputeConfig
+from pipeline.config import ComputeConfig, ConfigError, ModelConfig, public
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,36 @@ class Node:
 
 def has_cluster() -> bool:
     """Whether `ray_cluster` would use a running cluster instead of starting one."""
-    return "RAY_ADDRESS" in os.environ or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    return cluster_address() is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+
+
+def cluster_address() -> str | None:
+    """The address of a running cluster that RAY_ADDRESS gives; None if it is empty or not set.
+
+    Raises ConfigError for the address of a dashboard: jobs are submitted there, but no driver connects to it.
+    """
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    if address.lower().startswith(("http://", "https://")):
+        raise ConfigError(
+            f"RAY_ADDRESS: {public(address)}: an address to submit jobs to (ray job submit --address ...); "
+            "a run takes HOST:6379, or nothing for this machine alone"
+        )
+    return address or None
+
+
+def check_device(model: ModelConfig) -> None:
+    """Raise ConfigError if the model needs CUDA, and the run would be on this machine, which has none.
+
+    It is also raised if RAY_ADDRESS is no address of a cluster. Nodes of a cluster may have GPUs that this machine
+    lacks: there each replica looks for itself.
+    """
+    cluster_address()  # that of a dashboard is an error
+    if model.device != "cuda" or has_cluster():
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError("model.device: cuda: torch finds no CUDA device on this machine; use auto or cpu")
 
 
 def alive_nodes() -> list[Node]:
@@ -110,9 +139,10 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Otherwise warnings of native code appear in the middle of the progress.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if "RAY_ADDRESS" in os.environ:
-        _init(address=os.environ["RAY_ADDRESS"])
+    if address := cluster_address():
+        _init(address=address)
     else:
+        os.environ.pop("RAY_ADDRESS", None)  # it is empty, and Ray would not take that for none
         pin_authentication()
         _start_local(compute)
     import ray

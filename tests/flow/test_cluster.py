@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.config import ComputeConfig
-from pipeline.flow.cluster import local_cpus, pin_authentication
+from pipeline.config import ComputeConfig, ConfigError, ModelConfig
+from pipeline.flow.cluster import check_device, cluster_address, has_cluster, local_cpus, pin_authentication
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -55,6 +56,39 @@ def test_the_local_cluster_has_a_cpu_for_every_actor() -> None:
     compute = ComputeConfig(decode_actors=40, replicas_max=7, cpus_per_replica=2)
     assert local_cpus(compute) >= 40 + 14
     assert local_cpus(ComputeConfig(replicas_max=50, cpus_per_replica=0)) >= 51
+
+
+@pytest.mark.parametrize("address", ["", " "])
+def test_an_empty_address_is_none(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert not has_cluster()
+    assert cluster_address() is None
+
+
+@pytest.mark.parametrize("address", ["http://head:8265", "HTTPS://user:SECRET@head"])
+def test_the_address_of_a_dashboard_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: .*: an address to submit jobs to") as caught:
+        check_device(ModelConfig())
+    assert "SECRET" not in str(caught.value)
+
+
+def test_cuda_that_this_machine_lacks_is_one_line_before_ray_starts(tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has CUDA")
+    words = [f"source.uri={tmp_path}/in", f"output.uri={tmp_path}/out", "model.device=cuda"]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(
+        [sys.executable, "-m", "jobs.transcribe", *words], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "model.device: cuda: torch finds no CUDA device on this machine; use auto or cpu\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_cuda_of_a_cluster_is_not_looked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    check_device(ModelConfig(device="cuda"))
 
 
 def test_an_authentication_mode_of_the_user_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:

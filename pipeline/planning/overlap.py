@@ -1,0 +1,50 @@
+"""Source and output must lie apart: a run must not read what it writes."""
+
+from __future__ import annotations
+
+from pipeline.config import ConfigError, place
+from pipeline.sources.access import names
+
+# One name of each kind that an output has.
+WRITTEN = (
+    "_run/plan.parquet",
+    "_run/summary.json",
+    "_run/config.yaml",
+    "commits/00/unit.json",
+    "data/unit-attempt.parquet",
+    "transcripts/part-00000.parquet",
+    "dead_letters/part-00000.parquet",
+    "report.html",
+)
+
+
+def check_apart(source: str, output: str) -> None:
+    """Raise ConfigError if the output lies inside the source, or the source inside the output.
+
+    A glob contains the output only if it matches files that a run writes: /data/*.wav does not contain /data/out.
+    """
+    written = place(output)
+    literal = names.literal_prefix(source)
+    has_magic = literal != source
+    folder = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".") if has_magic else source
+    root = place(folder)
+    if _is_below(written, root) and (not has_magic or _matches(source, literal, root, written)):
+        raise ConfigError(f"output.uri: {output}: inside the source {source}; the next run would read what this writes")
+    if written != root and _is_below(root, written):
+        raise ConfigError(
+            f"output.uri: {output}: the source {source} is inside it; write to a folder beside the source"
+        )
+
+
+def _is_below(inner: str, outer: str) -> bool:
+    return inner == outer or inner.startswith(f"{outer.rstrip('/')}/")
+
+
+def _matches(source: str, literal: str, root: str, written: str) -> bool:
+    """Whether the glob matches any file that a run writes to `written`. root: the folder of its literal part."""
+    pattern = f"{root.rstrip('/')}/{source[len(literal.rpartition('/')[0]) :].lstrip('/')}"
+    try:
+        matches = names.glob_regex(pattern).fullmatch
+    except ValueError:  # not a valid pattern: listing the source says so
+        return False
+    return any(matches(f"{written}/{name}") for name in WRITTEN)

@@ -1,0 +1,87 @@
+"""An output inside the source, or a source inside the output, is refused before anything is written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import ConfigError, RunConfig, load
+from pipeline.planning.overlap import check_apart
+from pipeline.run import prepare, transcribe
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("/data/archive", "/data/archive/out"),
+        ("/data/archive", "/data/archive"),
+        ("/data/archive/", "/data/archive/"),
+        ("/data/archive", "file:///data/archive/out"),
+        ("/data/other/../archive", "/data/archive/out"),
+        ("/data/**", "/data/out"),
+        ("/data/*/*/*/*.parquet", "/data/deep/out"),
+        ("/data/{a,out}/**", "/data/out"),
+        ("archive", "archive/out"),
+        ("**/*.parquet", "out"),
+        ("s3://bucket/raw", "s3://bucket/raw/out"),
+        ("s3://bucket/**.json", "s3://bucket/out"),
+        ("simplecache::s3://bucket/raw", "s3://bucket/raw/out"),
+        ("s3a://bucket/raw", "s3://bucket/raw/out"),
+        ("s3://bucket", "s3://bucket/out"),
+    ],
+)
+def test_an_output_inside_the_source_is_refused(source: str, output: str) -> None:
+    with pytest.raises(ConfigError, match=r"^output.uri: .*: inside the source ") as caught:
+        check_apart(source, output)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("/data/out/transcripts", "/data/out"),
+        ("/data/out/raw/*.wav", "/data/out"),
+        ("/data/out/list.jsonl", "/data/out"),
+        ("s3://bucket/raw/**.tar", "s3://bucket"),
+    ],
+)
+def test_a_source_inside_the_output_is_refused(source: str, output: str) -> None:
+    with pytest.raises(ConfigError, match=r"^output.uri: .*: the source .* is inside it"):
+        check_apart(source, output)
+
+
+@pytest.mark.parametrize(
+    ("source", "output"),
+    [
+        ("/data/archive", "/data/archive-out"),
+        ("/data/archive", "/data/out"),
+        ("/data/*.wav", "/data/out"),
+        ("/data/**.tar", "/data/out"),
+        ("/data/a*/**", "/data/out"),
+        ("*.wav", "out"),
+        ("/data/list.jsonl", "/data/out"),
+        ("s3://bucket/raw/**.tar", "s3://bucket/out"),
+        ("s3://one/raw", "s3://other/raw/out"),
+        ("s3://bucket/raw", "/bucket/raw/out"),
+        ("/data/[z-a]*", "/data/out"),
+    ],
+)
+def test_places_beside_each_other_are_fine(source: str, output: str) -> None:
+    check_apart(source, output)
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "archive")
+    with pytest.raises(ConfigError, match="inside the source"):
+        check_apart(str(tmp_path / "link"), str(tmp_path / "archive/out"))
+
+
+@pytest.mark.parametrize("job", [prepare, transcribe])
+def test_nothing_is_written_into_the_source(job: object, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    config = load(RunConfig, None, [f"source.uri={tmp_path}/archive", f"output.uri={tmp_path}/archive/out"])
+    with pytest.raises(ConfigError, match="inside the source"):
+        job(config)  # type: ignore[operator]
+    assert list((tmp_path / "archive").iterdir()) == []
