@@ -94,7 +94,7 @@ def test_the_hash_changes_with_the_prompt_and_does_not_with_the_card(folder: Pat
     before = weights_hash(folder)
     (folder / "MODEL_CARD.md").write_text("a card")
     assert weights_hash(folder) == before
-    edit(folder, lambda tree: tree["prompt"].update(after="<audio|>"))
+    edit(folder, lambda tree: tree["prompt"].update(after="<audio|><turn|>"))
     assert weights_hash(folder) != before
 
 

@@ -114,9 +114,10 @@ def test_a_table_of_units_comes_back_with_their_results(replica: Replica) -> Non
             assert result["text"] is not None
             assert result["error"] is None
             assert 0 <= result["confidence"] <= 1
-            assert [set(word) for word in result["words"]] == [{"text", "confidence"}] * len(result["words"])
+            columns = {"text", "confidence", "start_ms", "end_ms"}
+            assert [set(word) for word in result["words"]] == [columns] * len(result["words"])
             assert (result["canvas_length"], 1 <= result["steps"] <= 6) == (8, True)
-            assert result["signals"]["ctc_score"] is None
+            assert 0 <= result["signals"]["ctc_disagreement"] <= 1
             assert result["signals"]["token_probability_mean"] > 0
 
 

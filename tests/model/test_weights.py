@@ -94,7 +94,10 @@ def test_encoder_decoder_and_head_share_their_storage(saved: Path) -> None:
 
 @pytest.mark.parametrize(("stored", "fp8"), [("plain", []), ("plain", ["fp8"]), ("fp8", []), ("fp8", ["fp8"])])
 def test_loading_takes_no_second_copy(tmp_path: Path, stored: str, fp8: list[str]) -> None:
-    """At most 1.1 times the weights: one copy, and the pages of the shard that is being read."""
+    """At most 1.1 times the weights: one copy, and the pages of the shard that is being read.
+
+    Weights that become FP8 on the way take the tensor that is being converted, too: 1.25 times.
+    """
     from pipeline.model.new_model import SizeSection, asr_config
     from tests.support.small_model import small_tokenizer
 
@@ -115,7 +118,7 @@ def test_loading_takes_no_second_copy(tmp_path: Path, stored: str, fp8: list[str
     done = subprocess.run(run, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     taken, peak = map(int, done.stdout.split())
     assert 60e6 < taken < 200e6
-    assert peak <= 1.1 * taken
+    assert peak <= (1.25 if fp8 and stored == "plain" else 1.1) * taken
 
 
 def test_a_tied_weight_that_is_stored_twice_must_be_equal(saved: Path) -> None:

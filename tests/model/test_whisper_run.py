@@ -107,7 +107,7 @@ def test_a_run_with_other_weights_is_another_run(done: RunConfig, folder: Path, 
     other = save_whisper(tmp_path / "whisper-small", seed=7)
     prepare(done)  # the same again is accepted
     changed = done.model_copy(update={"model": done.model.model_copy(update={"name": str(other)})})
-    with pytest.raises(ConfigError, match=r"model\.weights was"):
+    with pytest.raises(ConfigError, match=r"model\.weights_hash was"):
         prepare(changed)
     stored = read_fingerprint(open_storage(done.output.uri))
     assert stored["denoise.seed"] == 0  # it is kept, though it decides nothing here

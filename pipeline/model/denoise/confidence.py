@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.denoise.repeats import is_han, kept_words
-from pipeline.model.denoise.word_times import word_times
+from pipeline.model.denoise.timing import word_times
 from pipeline.schemas import SegmentResult, Word
 
 Span = tuple[int, int]  # the first and the last of some tokens

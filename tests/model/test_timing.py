@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.denoise.word_times import word_times
+from pipeline.model.denoise.timing import word_times
 
 SLOT_MS = 160
 
