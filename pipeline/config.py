@@ -26,17 +26,23 @@ class ConfigError(Exception):
 
 # scheme://user:password@host, also where the password contains a slash
 _PASSWORD = re.compile(r"://[^/@\s]*:(?!\d*(?:[/:]|$))[^@\s]*@")
-# a query with a signature or a key among its parameters
-_SIGNED = re.compile(
-    r"\?(?:[^\s'\"?#]*&)?(?:X-(?:Amz|Goog)-(?:Signature|Credential|Security-Token)|Signature|sig|token|access_key|"
-    r"secret_key)=[^\s'\"#]*",
-    re.IGNORECASE,
+_QUERY = re.compile(r"\?[^\s'\"?#]*")
+_SECRET_PARAMETER = re.compile(
+    r"(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|Signature|sig|token|access_key|secret_key)=", re.IGNORECASE
 )
 
 
 def public(text: str) -> str:
-    """The same text without secrets: its addresses lose passwords, and queries with a signature or a key."""
-    return _SIGNED.sub("", _PASSWORD.sub("://", text))
+    """The same text without secrets: its addresses lose passwords, and parameters that sign them or are keys."""
+    return _QUERY.sub(_without_signature, _PASSWORD.sub("://", text))
+
+
+def _without_signature(query: re.Match[str]) -> str:
+    parameters = query[0][1:].split("&")
+    kept = [parameter for parameter in parameters if not _SECRET_PARAMETER.match(parameter)]
+    if len(kept) == len(parameters):
+        return query[0]
+    return f"?{'&'.join(kept)}" if kept else ""
 
 
 def place(uri: str) -> str:

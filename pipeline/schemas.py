@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, TypedDict
 
 import pyarrow as pa
 
+from pipeline.config import public
+
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
@@ -39,7 +41,7 @@ REASONS = {  # why a recording is a dead letter, and what that means
 
 
 class BadRecording(Exception):
-    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for people.
+    """One recording cannot be transcribed. `reason` is a key of REASONS; `detail` is for people, without secrets.
 
     described: reference and metadata, by these names, where the source could still say them.
     """
@@ -47,6 +49,7 @@ class BadRecording(Exception):
     def __init__(self, reason: str, detail: str) -> None:
         if reason not in REASONS:
             raise ValueError(f"unknown reason {reason!r}")
+        detail = public(detail)
         super().__init__(f"{reason}: {detail}")
         self.reason, self.detail = reason, detail
         self.described: dict[str, Any] = {}

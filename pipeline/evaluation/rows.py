@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, public
 from pipeline.output.tables import joined, published_rows
 from pipeline.planning.plan import plan_names, read_plan
 from pipeline.schemas import RecordingRef
@@ -78,7 +78,7 @@ def outcomes(storage: Storage) -> list[Outcome]:
 def _outcome(ref: RecordingRef, published: _Published) -> Outcome:
     if ref.problem == "duplicate_id":
         letter = next((row for row in published.letters if row["reason"] == "duplicate_id"), {})
-        name = f"{ref.recording_id} ({ref.source_uri}{'!' + ref.source_member if ref.source_member else ''})"
+        name = f"{ref.recording_id} ({public(ref.source_uri)}{'!' + ref.source_member if ref.source_member else ''})"
         return _known(ref, letter, name, "dead_letter", reason="duplicate_id")
     if published.segments:
         return _transcribed(ref, published.segments)
@@ -112,7 +112,7 @@ def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, re
         speaker=speaker_of(metadata),
         snr_db=snr_of(metadata),
         seconds=ref.seconds if ref.seconds is not None else row.get("seconds"),
-        audio=f"{ref.source_uri}!{ref.source_member}" if ref.source_member else ref.source_uri,
+        audio=public(ref.source_uri) + (f"!{ref.source_member}" if ref.source_member else ""),
         model=row.get("model"),
         fingerprint=row.get("fingerprint"),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, public
 from pipeline.output.attempts import Attempts
 from pipeline.output.commit import LEFT_OUT, SAMPLES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
@@ -144,7 +144,7 @@ class CommitStage:
         """The columns that transcripts and dead letters have in common."""
         return {
             "recording_id": ref.recording_id,
-            "source_uri": ref.source_uri,
+            "source_uri": public(ref.source_uri),
             "source_member": ref.source_member,
             "language": recording.language,
             "reference": recording.reference,
@@ -195,7 +195,7 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
     return {
         "reason": problem.reason,
         "stage": problem.stage,
-        "error": problem.error,
+        "error": public(problem.error),
         "seconds": None if samples is None else samples / SAMPLE_RATE,
     }
 

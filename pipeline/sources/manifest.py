@@ -9,7 +9,7 @@ from typing import Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
-from pipeline.config import COLUMN, ConfigError, SourceConfig
+from pipeline.config import COLUMN, ConfigError, SourceConfig, public
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import lhotse
 from pipeline.sources.access import fields, remote
@@ -96,7 +96,7 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
     text = source.text_column or ("target" if audio == "source" else None)  # source and target are FunASR's
     described = fields.describe(columns, language=source.language, text=text, drop=drop)
     return RecordingRef(
-        recording_id=_id(source, columns) or f"{path.strip()}{section}",
+        recording_id=_id(source, columns) or f"{public(path.strip())}{section}",
         format="manifest",
         source_uri=uri,
         size=size,

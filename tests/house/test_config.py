@@ -253,7 +253,9 @@ def test_a_word_that_is_no_override_is_shown_without_secrets(word: str) -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("GET 'https://h/a.wav?x=1&X-Amz-Signature=abc&y=2' failed", "GET 'https://h/a.wav' failed"),
+        ("GET 'https://h/a.wav?x=1&X-Amz-Signature=abc&y=2' failed", "GET 'https://h/a.wav?x=1&y=2' failed"),
+        ("https://h/a?X-Amz-Date=1&X-Amz-Signature=abc&X-Amz-Expires=60", "https://h/a"),
+        ("https://h/get?id=7&token=abc", "https://h/get?id=7"),
         ("https://h/a.wav?sig=abc#t", "https://h/a.wav#t"),
         ("s3://K:S@b/x and s3://K:S@b/y", "s3://b/x and s3://b/y"),
         ("https://h/a.wav?page=2", "https://h/a.wav?page=2"),

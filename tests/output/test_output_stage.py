@@ -207,3 +207,13 @@ def test_chars_per_second_counts_no_spaces(text: str, end_ms: int, rate: float |
 @pytest.mark.parametrize(("samples", "expected"), [(0, 0), (15, 0), (16, 1), (16_000, 1000), (10**12, 62_500_000_000)])
 def test_milliseconds_are_whole_and_rounded_down(samples: int, expected: int) -> None:
     assert milliseconds(samples) == expected
+
+
+def test_the_signature_of_an_address_is_in_no_row(tmp_path: Path) -> None:
+    signed, shown = "https://host/a.wav?take=2&X-Amz-Signature=SECRET", "https://host/a.wav?take=2"
+    refs = tuple(replace(one, source_uri=signed) for one in UNIT.refs)
+    dead = DecodedRecording(problem=Problem("crashed", "decode", f"{signed}: the process died"))
+    finish(tmp_path / "out", [*RECORDINGS[:2], dead, RECORDINGS[3]], RESULTS, refs=refs)
+    transcripts, letters, _ = committed(tmp_path / "out")
+    assert set(transcripts["source_uri"].to_pylist()) == set(letters["source_uri"].to_pylist()) == {shown}
+    assert f"{shown}: the process died" in letters["error"].to_pylist()

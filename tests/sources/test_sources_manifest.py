@@ -355,3 +355,15 @@ def test_a_manifest_in_a_store_may_name_files_of_other_folders() -> None:
     memory.pipe_file("/lists/wavs/a.wav", b"A")
     memory.pipe_file("/lists/m/m.jsonl", b'{"audio": "../wavs/a.wav"}\n{"audio": "./../wavs/./a.wav"}\n')
     assert [read_recording(ref).audio for ref in listed("memory://lists/m/m.jsonl")] == [b"A", b"A"]
+
+
+def test_the_signature_of_an_address_is_read_with_but_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signed = "http://127.0.0.1:1/get?take=2&X-Amz-Date=1&X-Amz-Signature=SECRET"
+    (one,) = listed(write_lines(tmp_path / "m.jsonl", {"audio_filepath": signed}))
+    assert (one.recording_id, one.source_uri) == ("http://127.0.0.1:1/get?take=2", signed)
+    monkeypatch.setattr("pipeline.storage.patience.FIRST_SECONDS", 0.001)
+    with pytest.raises(BadRecording, match=r"missing_file: http://127\.0\.0\.1:1/get") as caught:
+        read_recording(one)
+    assert "SECRET" not in f"{caught.value} {caught.value.detail}"

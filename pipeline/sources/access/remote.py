@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar, cast
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, public
 from pipeline.schemas import BadRecording, UnreachableError
 from pipeline.storage.patience import Failure, patiently
 from pipeline.storage.ranges import Ranges, Slice, buffered
@@ -44,7 +44,7 @@ def open_fs(uri: str) -> tuple[Any, str]:
     try:
         fs, path = url_to_fs(uri)
     except Exception as err:  # noqa: BLE001 any file system raises its own; a chain of URLs opens archives here
-        raise ConfigError(f"source.uri: {uri}: {one_line(err)}") from None
+        raise ConfigError(f"source.uri: {public(uri)}: {one_line(err)}") from None
     return fs, path
 
 
@@ -156,7 +156,7 @@ def _judge(error: Exception, uri: str) -> Failure | None:
         return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
     if uri.startswith(("http://", "https://")):  # a manifest may name many hosts, and the others may answer
         return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), name)
-    return Failure(UnreachableError(f"{uri}: {line}"), None if name in _CREDENTIALS else name)
+    return Failure(UnreachableError(f"{public(uri)}: {line}"), None if name in _CREDENTIALS else name)
 
 
 def network_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
@@ -174,9 +174,9 @@ def is_missing(err: BaseException) -> bool:
 
 
 def one_line(err: BaseException) -> str:
-    """Return what an error says in one line of at most 300 characters."""
+    """Return what an error says in one line of at most 300 characters, without secrets."""
     text = (isinstance(err, OSError) and err.strerror) or str(err) or type(err).__name__
-    return " ".join(text.split())[:300]
+    return public(" ".join(text.split()))[:300]
 
 
 def _open(uri: str) -> tuple[Any, str]:
