@@ -26,7 +26,7 @@ class ConfigError(Exception):
 
 # scheme://user:password@host, also where the password contains a slash
 _PASSWORD = re.compile(r"://[^/@\s]*:(?!\d*(?:[/:]|$))[^@\s]*@")
-_QUERY = re.compile(r"\?[^\s'\"?#]*")
+_QUERY = re.compile(r"\?[^\s'\"?#]*[^\s'\"?#:,;.)]")  # without the punctuation of a sentence behind it
 _SECRET_PARAMETER = re.compile(
     r"(?:X-(?:Amz|Goog)-[\w-]+|AWSAccessKeyId|Signature|sig|token|access_key|secret_key)=", re.IGNORECASE
 )
