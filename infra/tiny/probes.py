@@ -25,7 +25,7 @@ from infra.tiny.make_new_words import new_words
 from infra.tiny.measure import as_spoken
 from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
 from infra.tiny.unknown import unknown_word
-from infra.tiny.voices import EngineError, Voice, pick_voice, speak
+from infra.tiny.voices import ENGINES, EngineError, Voice, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, DenoiseConfig
 from pipeline.evaluation.result import Counts
@@ -103,22 +103,22 @@ SETS: dict[str, Maker] = {
 }
 
 
-def make(folder: Path) -> None:
+def make(folder: Path, *, per_language: int = PER_LANGUAGE, engines: tuple[str, ...] = ENGINES) -> None:
     """Write FOLDER/0.parquet and so on, one file for each of SETS. Existing files stay."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, maker) in enumerate(SETS.items()):
         path = folder / f"{number}.parquet"
         if not path.exists():
-            rows = [row for language in LANGUAGES for row in _rows(name, maker, language)]
+            rows = [row for language in LANGUAGES for row in _rows(name, maker, language, per_language, engines)]
             pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
 
 
-def _rows(name: str, maker: Maker, language: str) -> Iterator[dict[str, Any]]:
+def _rows(name: str, maker: Maker, language: str, count: int, engines: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     rng = random.Random(f"{name} {language}")
     made = 0
-    while made < PER_LANGUAGE:
+    while made < count:
         try:
-            text, samples = maker(language, pick_voice(language, rng, held_out=True), rng)
+            text, samples = maker(language, pick_voice(language, rng, held_out=True, engines=engines), rng)
         except EngineError:
             continue
         if len(samples) <= MAX_SECONDS * SAMPLE_RATE:
