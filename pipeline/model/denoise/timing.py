@@ -17,6 +17,7 @@ from pipeline.schemas import SAMPLE_RATE
 FRAME_MS = 10
 SMOOTHED = 3  # frames
 QUIET = 10**0.6  # 6 dB above the quietest frame belong to a pause
+CORE = 0.25  # of a slot, before and after the middle of each slot that has a token: it belongs to the word
 FLOOR = 1e-4  # 40 dB below the loudest frame is as quiet as anything
 
 Times = list[tuple[int, int]]
@@ -36,8 +37,8 @@ def word_times(slots: list[tuple[int, int]], pcm: bytes | memoryview, slot_ms: f
     total = len(pcm) // 2 * 1000 // SAMPLE_RATE
     borders: list[float] = []  # end of a word, start of the next, and so on
     for number in range(len(groups) + 1):
-        low = groups[number - 1][0][1] * slot_ms if number else 0.0
-        high = groups[number][0][0] * slot_ms if number < len(groups) else float(total)
+        low = (groups[number - 1][0][1] + CORE) * slot_ms if number else 0.0
+        high = (groups[number][0][0] - CORE) * slot_ms if number < len(groups) else float(total)
         borders += _quiet(power, low, high)
     ordered = np.maximum.accumulate(np.clip(borders, 0, total))[1:-1]
     times: Times = []
