@@ -10,6 +10,7 @@ from pipeline.output.commit import committed_units, dead_samples, read_commit, r
 from pipeline.planning.pack import PlannedUnit, pack_units
 from pipeline.planning.plan import plan_names, read_plan, retry_round, write_plan
 from pipeline.schemas import RecordingRef
+from pipeline.sources.formats import as_it_is_now
 from pipeline.storage.base import Storage
 
 Failure = tuple[RecordingRef, str, int]  # a recording, and the reason and samples (at 16 kHz) of its dead letter
@@ -75,7 +76,7 @@ def _retry_units(failures: Iterable[Failure], config: PlanConfig, number: int) -
     def refs() -> Iterator[RecordingRef]:
         for ref, reason, samples in failures:
             waiting[ref.recording_id] = (reason, samples)
-            yield ref
+            yield as_it_is_now(ref)  # somebody may have repaired it
 
     for unit in pack_units(refs(), config, retry=number):
         yield PlannedUnit(unit, retried=tuple(waiting.pop(ref.recording_id) for ref in unit.refs))

@@ -15,7 +15,7 @@ from pipeline.sources import files, huggingface, manifest, parquet, webdataset
 from pipeline.sources.access import metadata_tables, names, streams
 from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
-from pipeline.sources.access.listing import File, check_version, list_files
+from pipeline.sources.access.listing import File, check_version, find_file, list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 
@@ -45,6 +45,7 @@ _FORMATS = {
     "voxpopuli": _Format(voxpopuli.list_recordings, voxpopuli.read_recording, "rows in the table"),
     "mls": _Format(mls.list_recordings, mls.read_recording, "lines in transcripts.txt"),
 }
+_BY_PLACE = ("parquet", "huggingface")  # a row's number says which recording it is
 _CORPORA = {
     "fleurs": fleurs.LAYOUT,
     "commonvoice": commonvoice.LAYOUT,
@@ -105,6 +106,21 @@ def check_versions(ref: RecordingRef) -> None:
     """Raise BadRecording("source_changed") if a file of the recording was written again after it was planned."""
     for uri, version in zip(_FORMATS[ref.format].files(ref), ref.version.split("\n"), strict=False):
         check_version(uri, version)
+
+
+def as_it_is_now(ref: RecordingRef) -> RecordingRef:
+    """The recording with versions and size of its files as they are now, where its name says which recording it is.
+
+    In archives and tables a place says that. A file of them that was written again may have another recording there, so
+    the version stays the planned one.
+    """
+    if not ref.version or ref.source_member is not None or ref.offset is not None or ref.format in _BY_PLACE:
+        return ref
+    planned = ref.version.split("\n")
+    now = [find_file(uri) for uri, _ in zip(_FORMATS[ref.format].files(ref), planned, strict=False)]
+    versions = [file.version if file else old for file, old in zip(now, planned, strict=False)]
+    size = now[0].size if now[0] else ref.size
+    return replace(ref, version="\n".join(versions), size=size)
 
 
 def detect_format(uri: str) -> str:

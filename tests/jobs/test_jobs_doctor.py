@@ -53,7 +53,7 @@ def test_a_store_that_never_answers_hides_nothing_and_the_process_ends(tmp_path:
         environment = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "RAY_"))}
         environment |= {"AWS_ACCESS_KEY_ID": "AKIAKEY0", "AWS_SECRET_ACCESS_KEY": SECRET, "HF_HUB_OFFLINE": "1"}
         words = ["output.uri=s3://b/out", f"storage.endpoint=http://127.0.0.1:{silent.getsockname()[1]}"]
-        words += ["compute.gpus_per_replica=1", "compute.replicas_min=99"]
+        words += ["compute.gpus_per_replica=1", "compute.replicas_min=99", "compute.replicas_max=99"]
         command = [sys.executable, "-X", "importtime", "-m", "jobs.doctor", *words, "--limit", "10"]
         started = time.monotonic()
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)

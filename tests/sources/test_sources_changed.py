@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import shutil
+import tarfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ import pytest
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
-from pipeline.sources.formats import list_recordings, read_recording
+from pipeline.sources.formats import as_it_is_now, list_recordings, read_recording
 from tests.support.corpora import archive
 
 Pairs = list[tuple[str, str]]  # id and text; the audio is the text as bytes
@@ -163,3 +164,22 @@ def test_a_shorter_or_damaged_rewrite_is_a_change_and_no_damage_of_the_source(tm
         assert reason(ref) == "source_changed"
         (tmp_path / place).unlink()
         assert reason(ref) == "missing_file"
+
+
+def test_a_file_that_was_repaired_has_its_version_of_now_and_an_archive_keeps_the_planned_one(tmp_path: Path) -> None:
+    """A file's name says which recording it is. In an archive a place says it, and another may be there now."""
+    alone, packed = tmp_path / "files", tmp_path / "tars"
+    alone.mkdir()
+    packed.mkdir()
+    (alone / "a.wav").write_bytes(b"before")
+    with tarfile.open(packed / "a.tar", "w") as packing:
+        packing.add(alone / "a.wav", "a.wav")
+    refs = [next(list_recordings(SourceConfig(uri=str(folder)))) for folder in (alone, packed)]
+    for path in (alone / "a.wav", packed / "a.tar"):
+        path.write_bytes(path.read_bytes() + b"after")
+    repaired, same = (as_it_is_now(ref) for ref in refs)
+    assert same == refs[1]
+    assert repaired.version != refs[0].version
+    assert read_recording(repaired).audio == b"beforeafter"
+    with pytest.raises(BadRecording, match="written again"):
+        read_recording(refs[0])

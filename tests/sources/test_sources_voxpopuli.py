@@ -61,7 +61,7 @@ def test_audio_is_joined_by_its_name_in_any_folder_below(tmp_path: Path) -> None
 def test_archives_of_other_splits_are_not_opened(tmp_path: Path) -> None:
     tree = voxpopuli(hub=True) | voxpopuli(hub=True, split="dev")
     parts = [name for name in tree if "/dev/" in name]
-    write(tmp_path, tree | dict.fromkeys(parts, b"damaged"))
+    write(tmp_path, tree | dict.fromkeys(parts, b"damaged" * 200))
     with pytest.raises(ConfigError, match=r"has several; set it to one of dev, test$"):
         listed(tmp_path)
     assert {ref.problem for ref in listed(tmp_path, split="test").values()} == {None}
