@@ -13,7 +13,7 @@ from pipeline.storage.base import Storage
 SAMPLE = 100  # recordings and dead letters shown
 _SECONDS = (  # label and what accounting.json calls it
     *(("in", "in"), ("transcribed", "transcribed"), ("silence", "silence")),
-    *(("damaged", "lost"), ("lost", "dead_lettered")),
+    *(("damaged", "lost"), ("dead-lettered", "dead_lettered")),
 )
 
 

@@ -248,7 +248,7 @@ def test_the_ctc_clock_counts_both_parts_of_the_head_and_nothing_afterwards(smal
         best, mass = scheduler.score_slots(torch.randn(400, 64), weight)
         scored = clock.seconds
         assert scored > 0
-        ctc.hypothesis(ctc.SlotScores(torch.randn(400, 64), best, mass), weight, [5, 6, 7] * 20, blank=0)
+        ctc.hypothesis(ctc.SlotScores(torch.randn(400, 64), best, mass), weight, [5, 6, 7] * 20, "", blank=0)
         both = clock.seconds
         assert both > scored
     scheduler.score_slots(torch.randn(400, 64), weight)

@@ -144,7 +144,7 @@ def test_characters_of_one_run_of_bytes_share_its_time() -> None:
 
 def test_ctc_tells_how_far_its_own_text_is_away() -> None:
     tokens = [*ids("yes hello"), EOS]
-    heard = Hypothesis(ids("yes morgen"), -0.5, [(i, i) for i in range(len(tokens) - 1)])
+    heard = Hypothesis("yes morgen", -0.5, [(i, i) for i in range(len(tokens) - 1)])
     answer = result(canvas(tokens, [0.9] * len(tokens)), heard, TOKENIZER, eos={EOS}, vocab_size=VOCAB)
     assert answer.signals is not None
     assert answer.signals["ctc_score"] == -0.5

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.model.denoise.ctc import SlotScores, align, hypothesis, score_slots
+from pipeline.model.denoise.ctc import SlotScores, align, greedy, hypothesis, score_slots
 
 
 def scores(slots: int, classes: int, seed: int) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_the_score_is_the_sum_of_all_paths_per_token(targets: list[int]) -> None
     generator = torch.Generator().manual_seed(3)
     vectors, weight = torch.randn(5, 8, generator=generator), torch.randn(6, 8, generator=generator)
     best, mass = score_slots(vectors, weight)
-    heard = hypothesis(SlotScores(vectors, best, mass), weight, targets, blank=0)
+    heard = hypothesis(SlotScores(vectors, best, mass), weight, targets, "", blank=0)
     dense = (vectors @ weight.T).log_softmax(-1).numpy()
     expected = float(np.logaddexp.reduce([score for score, _ in paths(dense, targets)])) / len(targets)
     assert heard.score == pytest.approx(expected, abs=1e-4)
@@ -74,8 +74,10 @@ def test_tiles_give_what_dense_logits_give(vocabulary: int) -> None:
 
 def test_greedy_text_has_no_blanks_and_no_immediate_repetitions() -> None:
     best = torch.tensor([0, 7, 7, 0, 7, 9, 9, 0])
-    heard = hypothesis(SlotScores(torch.zeros(8, 4), best, torch.zeros(8)), torch.zeros(10, 4), [], blank=0)
-    assert heard.tokens == [7, 7, 9]
+    slots = SlotScores(torch.zeros(8, 4), best, torch.zeros(8))
+    assert greedy(slots, blank=0) == [7, 7, 9]
+    heard = hypothesis(slots, torch.zeros(10, 4), [], "own", blank=0)
+    assert heard.text == "own"
     assert (heard.score, heard.spans) == (None, None)
 
 
@@ -83,5 +85,5 @@ def test_a_text_with_more_tokens_than_slots_has_no_times_and_no_score() -> None:
     vectors, weight = torch.randn(2, 4), torch.randn(6, 4)
     slots = SlotScores(vectors, *score_slots(vectors, weight))
     for tokens in ([1, 2, 3], [1, 1]):  # the second needs a blank between
-        heard = hypothesis(slots, weight, tokens, blank=0)
+        heard = hypothesis(slots, weight, tokens, "", blank=0)
         assert (heard.score, heard.spans) == (None, None)

@@ -112,7 +112,7 @@ def result(
         signals=_signals(canvas, positions or [0], vocab_size)
         | {
             "ctc_score": heard.score if heard else None,
-            "ctc_disagreement": _disagreement(text, heard, tokenizer) if heard else None,
+            "ctc_disagreement": Levenshtein.normalized_distance(text, heard.text) if heard else None,
             "repeats_removed": float(kept.removed) if kept else None,
         },
         steps=canvas.steps,
@@ -134,12 +134,6 @@ def _signals(canvas: FinalCanvas, counted: list[int], vocab_size: int) -> dict[s
         "first_stable_step_mean": _mean([canvas.stable_since[position] for position in counted]),
         "revisions": float(sum(canvas.revisions[position] for position in counted)),
     }
-
-
-def _disagreement(text: str, heard: Hypothesis, tokenizer: Tokenizer) -> float:
-    """The edit distance from a text to CTC's own, in characters, as a share of the longer one."""
-    spelled = str(tokenizer.decode(heard.tokens, skip_special_tokens=True)).strip()
-    return float(Levenshtein.normalized_distance(text, spelled))
 
 
 def words_of(

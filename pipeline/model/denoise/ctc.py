@@ -31,7 +31,7 @@ class SlotScores:
 class Hypothesis:
     """What CTC says of one segment and of the text that denoising found."""
 
-    tokens: list[int]  # of `greedy`
+    text: str  # its own, of the tokens of `greedy`
     score: float | None  # log-probability of the text per token, nats; None: no text, or more tokens than slots
     spans: list[tuple[int, int]] | None  # for each token of the text its first and its last slot; None as for `score`
 
@@ -60,23 +60,22 @@ def greedy(slots: SlotScores, *, blank: int) -> list[int]:
 
 
 @torch.inference_mode()
-def hypothesis(slots: SlotScores, weight_VH: Tensor, tokens: list[int], *, blank: int) -> Hypothesis:
-    """Compare a text with the slots. tokens: of the text, without end tokens."""
-    best = greedy(slots, blank=blank)
+def hypothesis(slots: SlotScores, weight_VH: Tensor, tokens: list[int], own: str, *, blank: int) -> Hypothesis:
+    """Compare a text with the slots. tokens: of the text, without end tokens. own: CTC's own text."""
     if not tokens or blank in tokens:
-        return Hypothesis(best, None, None)
+        return Hypothesis(own, None, None)
     classes = {token: index for index, token in enumerate(dict.fromkeys([blank, *tokens]))}
     rows = weight_VH[torch.tensor(list(classes), device=weight_VH.device)]
     log_probs = ((slots.vectors @ rows.T).float() - slots.mass[:, None]).cpu()
     targets = [classes[token] for token in tokens]
     spans = align(log_probs.numpy(), targets)
     if spans is None:
-        return Hypothesis(best, None, None)
+        return Hypothesis(own, None, None)
     loss = F.ctc_loss(
         log_probs[:, None], torch.tensor([targets]), torch.tensor([len(log_probs)]), torch.tensor([len(targets)]),
         reduction="sum",
     )  # fmt: skip
-    return Hypothesis(best, -float(loss) / len(tokens), spans)
+    return Hypothesis(own, -float(loss) / len(tokens), spans)
 
 
 def align(log_probs: np.ndarray, targets: list[int]) -> list[tuple[int, int]] | None:

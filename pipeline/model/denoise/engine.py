@@ -87,13 +87,13 @@ class Engine(Worker):
         config = self.model.config
         tokens = confidence.spoken_tokens(canvas, self._eos)
         weight, blank = self.model.backbone.lm_head.weight, config.tokens.ctc_blank
-        kept = None
-        if job.slots and self.scheduler.denoise.remove_repeats:
-            best = ctc.greedy(job.slots, blank=blank)
-            text = str(self.model.tokenizer.decode(best, skip_special_tokens=True))
-            kept = confidence.without_repeats(tokens, text, self.model.tokenizer)
-            tokens = [tokens[position] for position in kept.positions]
-        heard = ctc.hypothesis(job.slots, weight, tokens, blank=blank) if job.slots else None
+        kept = heard = None
+        if job.slots:
+            own = str(self.model.tokenizer.decode(ctc.greedy(job.slots, blank=blank), skip_special_tokens=True)).strip()
+            if self.scheduler.denoise.remove_repeats:
+                kept = confidence.without_repeats(tokens, own, self.model.tokenizer)
+                tokens = [tokens[position] for position in kept.positions]
+            heard = ctc.hypothesis(job.slots, weight, tokens, own, blank=blank)
         result = confidence.result(
             canvas,
             heard,

@@ -17,6 +17,7 @@ from pipeline.schemas import SAMPLE_RATE
 FRAME_MS = 10
 SMOOTHED = 3  # frames
 QUIET = 10**0.6  # 6 dB above the quietest frame belong to a pause
+PAUSE = 1e-2  # a quietest frame less than 20 dB below the loudest one of the segment is no pause, but speech goes on
 CORE = 0.25  # of a slot, before and after the middle of each slot that has a token: it belongs to the word
 FLOOR = 1e-4  # 40 dB below the loudest frame is as quiet as anything
 
@@ -59,13 +60,19 @@ def _power(pcm: bytes | memoryview) -> np.ndarray:
 
 
 def _quiet(power: np.ndarray, low: float, high: float) -> tuple[float, float]:
-    """The ms in which the sound between two times in ms becomes quiet and loud again; their middle if they are one."""
+    """The ms at which the sound between two times in ms becomes quiet and loud again.
+
+    Both are the quietest place where there is no pause, and the middle where the times are one.
+    """
     first, last = round(low / FRAME_MS), min(round(high / FRAME_MS), len(power))
     if last - first < 2:
         middle = (low + high) / 2
         return middle, middle
     here = power[first:last]
     quietest = int(here.argmin())
+    if here[quietest] > PAUSE * power.max():
+        border = float((first + quietest) * FRAME_MS)
+        return border, border
     loud = np.flatnonzero(here > QUIET * here[quietest])
     before, after = loud[loud < quietest], loud[loud > quietest]
     start = int(before[-1]) + 1 if len(before) else 0
