@@ -329,8 +329,8 @@ class RunConfig(Section):
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
     publish: bool = Field(False, description="only publish what is committed; transcribe nothing")
-    retry: Literal["none", "dead_letters"] = Field(
-        "none", description="dead_letters: try the recordings that failed once more"
+    retry: Literal["none", "dead_letters", "damaged"] = Field(
+        "none", description="try once more: the recordings that failed, or those that are transcribed with a problem"
     )
 
 

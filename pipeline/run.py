@@ -86,8 +86,11 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
 
 
 def dead_fraction(summary: dict[str, Any]) -> float:
-    """Dead letters divided by all recordings that have a result; 0 if none has."""
-    dead = summary["recordings_dead_lettered"]
+    """Dead letters divided by all recordings that have a result; 0 if none has.
+
+    An archive that cannot be read counts as the recordings that its bytes may hold.
+    """
+    dead = summary["recordings_dead_lettered"] + summary.get("recordings_unread", 0)
     answered = summary["recordings_transcribed"] + dead
     return dead / answered if answered else 0.0
 
@@ -102,8 +105,8 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
         storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
-    if config.retry == "dead_letters":
-        plan_retry(results or storage, config.plan, write_to=storage)
+    if config.retry != "none":
+        plan_retry(results or storage, config.plan, config.retry, write_to=storage)
     return fingerprint
 
 

@@ -15,6 +15,7 @@ SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
 SCHEMA_VERSION = 3
+ARCHIVE = "!archive"  # ends the id of a RecordingRef that stands for all that cannot be read of an archive
 
 REASONS = {  # why a recording is a dead letter, and what that means
     "empty_file": "the file has zero bytes",
@@ -300,8 +301,8 @@ PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs t
     [
         ("unit_id", pa.string()),
         ("part", pa.int32()),  # number of its part-*.parquet; fixed in the plan, so that one part can be replaced alone
-        ("retried_reason", pa.string()),  # in a round of retries: reason and samples of the dead letter
-        ("retried_samples", pa.int64()),
+        ("retried_unit", pa.string()),  # in a round of retries: the unit with the result that is tried again,
+        ("retried_index", pa.int32()),  # and the index of the recording in it
         ("recording_id", pa.string()),
         ("format", pa.string()),
         ("source_uri", pa.string()),

@@ -32,7 +32,7 @@ import pyarrow as pa
 
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
-from pipeline.output.commit import COMMITS, SAMPLES, commit_key, commit_record, committed_units
+from pipeline.output.commit import COMMITS, FIGURES, commit_key, commit_record, committed_units
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
@@ -95,15 +95,13 @@ def made_up_commit(unit_id: str, recordings: int = 1) -> bytes:
 def _commit_template(recordings: int) -> bytes:
     unit, rows = UNIT.decode(), ROWS if recordings == 1 else recordings
     data = {"key": f"data/{unit}-{'0' * 16}.parquet", "rows": rows, "bytes": 20_000, "sha256": "0" * 64}
-    samples = dict.fromkeys(SAMPLES, 0) | {"in": SAMPLES_EACH, "transcribed": SAMPLES_EACH}
+    figures = dict.fromkeys(FIGURES, 0) | {"in": SAMPLES_EACH, "transcribed": SAMPLES_EACH}
+    lists: dict[str, list[Any]] = {name: [value] * recordings for name, value in figures.items()}
+    lists |= {"rows": [rows // recordings] * recordings, "reason": [None] * recordings, "problem": [None] * recordings}
     record = commit_record(
         unit,
         "0" * 16,
-        recordings=recordings,
-        transcribed=recordings,
-        rows=rows,
-        dead={},
-        samples=samples,
+        by_recording=lists,
         data={"transcripts": data},
         fingerprint="0" * 16,
     )

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.output.commit import LEFT_OUT, SAMPLES, read_commits
-from pipeline.planning.plan import BASE, plan_names, plan_size, read_plan, unit_ids
+from pipeline.output.commit import LEFT_OUT, SAMPLES, committed_units, one_of, read_commit, read_commits
+from pipeline.output.retry import current_results
+from pipeline.planning.plan import plan_names, plan_size, unit_ids
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage
 
 
 @dataclass(slots=True)
 class Tally:
-    """Sums over commits, in integers. A retried recording counts with its new result, no longer as a dead letter."""
+    """Sums over commits, in integers. Of a recording that was tried again, one result counts."""
 
     units_planned: int
     recordings_planned: int
@@ -23,25 +24,30 @@ class Tally:
     transcribed: int = 0  # recordings
     rows: int = 0  # of transcripts
     unplanned: int = 0  # commits of units that are in no plan
+    archives_unread: int = 0
     dead: Counter[str] = field(default_factory=Counter)  # recordings by reason
+    damaged: Counter[str] = field(default_factory=Counter)  # recordings among the transcribed ones, by reason
     samples: Counter[str] = field(default_factory=Counter)  # at 16 kHz, by the names of commit.SAMPLES
     left_out: Counter[str] = field(default_factory=Counter)  # by the names of commit.LEFT_OUT
+    bytes: Counter[str] = field(default_factory=Counter)  # of the source: in, dead, unread
 
-    def add(self, commit: Mapping[str, Any], retried: Iterable[tuple[str, int]] = ()) -> None:
-        """Count one commit. retried: reason and samples of each dead letter that it replaces."""
+    def add(self, commit: Mapping[str, Any]) -> None:
+        """Count one commit."""
         self.units_committed += 1
-        self.transcribed += commit["transcribed"]
-        self.rows += commit["rows"]
-        for reason, count in commit["dead"].items():
-            self.dead[reason] += count
-        for name, count in commit["samples"].items():
-            self.samples[name] += count
-        for name, count in commit.get("left_out", {}).items():
-            self.left_out[name] += count
-        for reason, samples in retried:
-            self.dead[reason] -= 1
-            self.samples["in"] -= samples
-            self.samples["dead"] -= samples
+        self._count(commit, 1)
+
+    def supersede(self, commit: Mapping[str, Any], index: int) -> None:
+        """Count the result of one recording of a commit no longer: another result of it counts."""
+        self._count(one_of(commit, index), -1)
+
+    def _count(self, commit: Mapping[str, Any], sign: int) -> None:
+        self.transcribed += sign * commit["transcribed"]
+        self.rows += sign * commit["rows"]
+        self.archives_unread += sign * commit["archives_unread"]
+        for name in ("dead", "damaged", "samples", "left_out", "bytes"):
+            counter = getattr(self, name)
+            for key, count in commit[name].items():
+                counter[key] += sign * count
 
     @property
     def complete(self) -> bool:
@@ -56,7 +62,7 @@ class Tally:
             complaints.append(f"{self.unplanned} commits belong to no plan")
         if samples["in"] != sum(samples[name] for name in SAMPLES[1:]):
             complaints.append(f"samples do not close: {dict(samples)}")
-        if min([*self.dead.values(), *samples.values()], default=0) < 0:
+        if min([*self.dead.values(), *self.damaged.values(), *samples.values(), *self.bytes.values()], default=0) < 0:
             complaints.append(f"a count is negative: {dict(self.dead)}, {dict(samples)}")
         answered = self.transcribed + dead
         if answered > self.recordings_planned or (self.complete and answered != self.recordings_planned):
@@ -64,6 +70,16 @@ class Tally:
                 f"{self.recordings_planned} recordings planned, {self.transcribed} transcribed, {dead} dead"
             )
         return complaints
+
+    @property
+    def recordings_unread(self) -> int:
+        """About how many recordings are in archives that cannot be read, besides the one that each counts as.
+
+        By the bytes of these archives, and the mean bytes of the recordings that are known.
+        """
+        known = self.transcribed + self.dead.total() - self.archives_unread
+        size = self.bytes["in"] - self.bytes["unread"]
+        return max(0, round(self.bytes["unread"] * known / size) - self.archives_unread) if size else 0
 
     def report(self) -> dict[str, Any]:
         """The content of _run/accounting.json. closed: nothing is missing and nothing is counted twice."""
@@ -85,10 +101,16 @@ class Tally:
             "recordings_planned": self.recordings_planned,
             "recordings_transcribed": self.transcribed,
             "recordings_dead_lettered": dead,
+            "recordings_damaged": self.damaged.total(),
+            "recordings_unread": self.recordings_unread,
             "recordings_pending": pending,
             "dead_letters": {reason: count for reason, count in sorted(self.dead.items()) if count},
+            "damaged": {reason: count for reason, count in sorted(self.damaged.items()) if count},
             "segments": self.rows,
             "left_out": {name: self.left_out[name] for name in LEFT_OUT},
+            "bytes_in": self.bytes["in"],
+            "bytes_dead_lettered": self.bytes["dead"],
+            "bytes_unread": self.bytes["unread"],
             **{f"samples_{name}": count for name, count in counts.items()},
             **{f"seconds_{name}": count / SAMPLE_RATE for name, count in counts.items()},
         }
@@ -106,12 +128,13 @@ def close_books(storage: Storage) -> dict[str, Any]:
     No data file is read. Memory: about 250 MB for a million units.
     """
     names = plan_names(storage)
-    planned = unit_ids(storage, BASE) if names else set()
-    retried = {entry.unit.unit_id: entry.retried for name in names[1:] for entry in read_plan(storage, name)}
+    planned = set().union(*(unit_ids(storage, name) for name in names))
     tally = new_tally(storage, names)
     for commit in read_commits(storage):
-        if commit["unit_id"] in planned or commit["unit_id"] in retried:
-            tally.add(commit, retried.get(commit["unit_id"], ()))
+        if commit["unit_id"] in planned:
+            tally.add(commit)
         else:
             tally.unplanned += 1
+    for unit_id, index in current_results(storage, names, committed_units(storage)).superseded:
+        tally.supersede(read_commit(storage, unit_id), index)
     return tally.report()

@@ -9,7 +9,7 @@ import platform
 import re
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -17,7 +17,6 @@ from itertools import chain, groupby, islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.planning.pack import UNIT_DIGITS
@@ -26,8 +25,12 @@ from pipeline.storage.base import OutputError, Storage, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
-SAMPLES = ("in", "transcribed", "silence", "lost", "dead")  # the counts of a commit; "in" is the sum of the others
+SAMPLES = ("in", "transcribed", "silence", "lost", "dead")  # at 16 kHz; "in" is the sum of the others
 LEFT_OUT = ("audio_tracks", "bytes")  # what transcribed recordings have besides what was recognised; bytes: behind it
+# What a commit counts of each recording. source_bytes: of its audio, as it was listed. unread_bytes: of an archive that
+# cannot be read.
+FIGURES = (*SAMPLES, *(f"left_out_{name}" for name in LEFT_OUT), "source_bytes", "unread_bytes")
+DUPLICATE = "duplicate_id"  # the reason of a recording whose id an earlier one has
 ATTEMPT_DIGITS = 16  # hex digits of an attempt's name
 HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids
 SEQUENTIAL_KEYS = 2_000  # a longer listing is split into the 256 prefixes, which are listed in parallel
@@ -57,38 +60,27 @@ def commit_unit(
     attempt: str,
     transcripts: pa.Table,
     dead_letters: pa.Table,
-    samples: Mapping[str, int],
+    figures: Sequence[Mapping[str, int]],
     fingerprint: str,
-    left_out: Mapping[str, int] | None = None,
 ) -> Receipt:
     """Commit the results of all recordings of `unit`, exactly once.
 
     If several attempts commit the same unit, the first one wins; the others delete their own data.
 
     transcripts, dead_letters: tables with exactly the schemas TRANSCRIPT and DEAD_LETTER. Every recording of the unit
-    is in one of them. attempt: from `new_attempt`. samples: at 16 kHz, by the names in SAMPLES; "in" is the sum of the
-    others, "dead" is the sum of `dead_samples` over the dead letters. left_out: what the transcribed recordings have
-    and nobody recognised, by the names in LEFT_OUT.
+    is in one of them. attempt: from `new_attempt`. figures: of each recording in the order of the unit, by the names in
+    FIGURES; "dead" is `dead_samples` of its dead letter.
     Raises ValueError if the results do not agree with the unit, so that a bug in an earlier stage is never committed.
     """
     tables = {"transcripts": transcripts, "dead_letters": dead_letters}
-    _check(unit, attempt, tables, samples, fingerprint)
+    _check(unit, attempt, tables, figures, fingerprint)
     data = {
         name: _put_table(storage, f"{DATA}{unit.unit_id}-{attempt}{suffix}.parquet", tables[name])
         for name, suffix in (("transcripts", ""), ("dead_letters", ".dead"))
         if tables[name].num_rows
     }
     commit = commit_record(
-        unit.unit_id,
-        attempt,
-        recordings=len(unit.refs),
-        transcribed=pc.count_distinct(transcripts["recording_id"]).as_py(),
-        rows=transcripts.num_rows,
-        dead=dict(sorted(Counter(dead_letters["reason"].to_pylist()).items())),
-        samples=samples,
-        data=data,
-        fingerprint=fingerprint,
-        left_out=left_out,
+        unit.unit_id, attempt, by_recording=_by_recording(unit, tables, figures), data=data, fingerprint=fingerprint
     )
     if storage.put_if_absent(commit_key(unit.unit_id), json.dumps(commit).encode()):
         return _receipt(commit, won=True)
@@ -104,30 +96,35 @@ def commit_record(
     unit_id: str,
     attempt: str,
     *,
-    recordings: int,
-    transcribed: int,
-    rows: int,
-    dead: Mapping[str, int],
-    samples: Mapping[str, int],
+    by_recording: Mapping[str, Sequence[Any]],
     data: Mapping[str, Mapping[str, Any]],
     fingerprint: str,
-    left_out: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """The content of commits/<2 hex>/<unit>.json, with the time and the host of this call.
 
-    recordings: of the unit. transcribed: those of them that are no dead letters. rows: of transcripts. dead: recordings
-    by reason. samples: at 16 kHz, by the names in SAMPLES. data: for each table its key, rows, bytes and sha256.
-    left_out: as in `commit_unit`.
+    by_recording: lists with a value for each recording of the unit, in its order. "rows": of transcripts. "reason": of
+    its dead letter, else None. "problem": of a damaged recording, else None. Then FIGURES. data: for each table its
+    key, rows, bytes and sha256. The other entries are sums of by_recording.
     """
+    sums = {name: sum(by_recording[name]) for name in FIGURES}
+    reasons, sizes = by_recording["reason"], by_recording["source_bytes"]
     return {
         "unit_id": unit_id,
         "attempt": attempt,
-        "recordings": recordings,
-        "transcribed": transcribed,
-        "rows": rows,
-        "dead": dict(dead),
-        "samples": {name: samples[name] for name in SAMPLES},
-        "left_out": {name: (left_out or {}).get(name, 0) for name in LEFT_OUT},
+        "recordings": len(reasons),
+        "transcribed": reasons.count(None),
+        "rows": sum(by_recording["rows"]),
+        "dead": _counted(reasons),
+        "damaged": _counted(by_recording["problem"]),
+        "samples": {name: sums[name] for name in SAMPLES},
+        "left_out": {name: sums[f"left_out_{name}"] for name in LEFT_OUT},
+        "bytes": {
+            "in": sums["source_bytes"] + sums["unread_bytes"],
+            "dead": sum(size for size, reason in zip(sizes, reasons, strict=True) if reason),
+            "unread": sums["unread_bytes"],
+        },
+        "archives_unread": sum(size > 0 for size in by_recording["unread_bytes"]),
+        "by_recording": dict(by_recording),
         "data": dict(data),
         "fingerprint": fingerprint,
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -138,6 +135,12 @@ def commit_record(
 def commit_key(unit_id: str) -> str:
     """The object that contains the commit of a unit."""
     return f"{COMMITS}{unit_id[:2]}/{unit_id}.json"
+
+
+def one_of(commit: Mapping[str, Any], index: int) -> dict[str, Any]:
+    """The entries of a commit that are sums, for the recording at `index` of its unit alone."""
+    lists = {name: [values[index]] for name, values in commit["by_recording"].items()}
+    return commit_record(commit["unit_id"], "", by_recording=lists, data={}, fingerprint="")
 
 
 def committed_units(storage: Storage) -> set[str]:
@@ -190,8 +193,38 @@ def dead_samples(seconds: float | None) -> int:
     return 0 if seconds is None else round(seconds * SAMPLE_RATE)
 
 
+def _by_recording(
+    unit: WorkUnit, tables: Mapping[str, pa.Table], figures: Sequence[Mapping[str, int]]
+) -> dict[str, list[Any]]:
+    """The lists of `commit_record`. Where an id occurs twice, a listed duplicate has the dead letter duplicate_id."""
+    rows = Counter(tables["transcripts"]["recording_id"].to_pylist())
+    problems = dict(
+        zip(*(tables["transcripts"][name].to_pylist() for name in ("recording_id", "problem")), strict=True)
+    )
+    letters = tables["dead_letters"].select(["recording_id", "reason"]).to_pylist()
+    reasons = {row["recording_id"]: row["reason"] for row in letters if row["reason"] != DUPLICATE}
+    lists: dict[str, list[Any]] = {name: [each[name] for each in figures] for name in FIGURES}
+    is_copy = [ref.problem == DUPLICATE for ref in unit.refs]
+    ids = [ref.recording_id for ref in unit.refs]
+    return {
+        "rows": [0 if copy else rows[name] for name, copy in zip(ids, is_copy, strict=True)],
+        "reason": [DUPLICATE if copy else reasons.get(name) for name, copy in zip(ids, is_copy, strict=True)],
+        "problem": [None if copy else problems.get(name) for name, copy in zip(ids, is_copy, strict=True)],
+        **lists,
+    }
+
+
+def _counted(reasons: Sequence[str | None]) -> dict[str, int]:
+    """How often each reason occurs, in the order of reasons."""
+    return dict(sorted(Counter(reason for reason in reasons if reason is not None).items()))
+
+
 def _check(
-    unit: WorkUnit, attempt: str, tables: Mapping[str, pa.Table], samples: Mapping[str, int], fingerprint: str
+    unit: WorkUnit,
+    attempt: str,
+    tables: Mapping[str, pa.Table],
+    figures: Sequence[Mapping[str, int]],
+    fingerprint: str,
 ) -> None:
     """Raises ValueError if the arguments of `commit_unit` do not agree with each other."""
 
@@ -215,11 +248,16 @@ def _check(
         f"results are missing for {list(planned - answered)[:3]}, not planned are {list(answered - planned)[:3]}",
     )
     demand(set(dead["reason"].to_pylist()) <= set(REASONS), "a dead letter has an unknown reason")
-    demand(set(samples) == set(SAMPLES), f"samples are {sorted(samples)}")
-    demand(all(isinstance(count, int) and count >= 0 for count in samples.values()), f"samples are {dict(samples)}")
-    demand(samples["in"] == sum(samples[name] for name in SAMPLES[1:]), f"samples do not close: {dict(samples)}")
-    in_letters = sum(dead_samples(seconds) for seconds in dead["seconds"].to_pylist())
-    demand(samples["dead"] == in_letters, f"{samples['dead']} dead samples, but {in_letters} in the dead letters")
+    demand(len(figures) == len(unit.refs), f"figures of {len(figures)} recordings, not of {len(unit.refs)}")
+    for each in figures:
+        demand(set(each) == set(FIGURES), f"figures are {sorted(each)}")
+        demand(all(isinstance(count, int) and count >= 0 for count in each.values()), f"figures are {dict(each)}")
+        demand(each["in"] == sum(each[name] for name in SAMPLES[1:]), f"samples do not close: {dict(each)}")
+    counted, in_letters = (
+        sum(each["dead"] for each in figures),
+        sum(dead_samples(seconds) for seconds in dead["seconds"].to_pylist()),
+    )
+    demand(counted == in_letters, f"{counted} dead samples, but {in_letters} in the dead letters")
 
 
 def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -29,8 +29,8 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
 from pipeline.output.accounting import Tally, new_tally
-from pipeline.output.commit import collect_garbage, committed_units, read_commit, read_unit
-from pipeline.output.retry import latest_units
+from pipeline.output.commit import DUPLICATE, collect_garbage, committed_units, read_commit, read_unit
+from pipeline.output.retry import Pointer, current_results
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
@@ -140,10 +140,12 @@ def _publish_once(
     fingerprint = fingerprint_id(read_fingerprint(storage))
     committed = committed_units(storage)
     tally = new_tally(storage, names)
-    latest = latest_units(storage, names, committed)
+    results = current_results(storage, names, committed)
     for planned in chain.from_iterable(read_plan(storage, name) for name in names[1:]):
         if planned.unit.unit_id in committed:
-            tally.add(read_commit(storage, planned.unit.unit_id), planned.retried)
+            tally.add(read_commit(storage, planned.unit.unit_id))
+    for unit_id, index in results.superseded:
+        tally.supersede(read_commit(storage, unit_id), index)
 
     def overtaken() -> bool:
         """Whether another driver has published meanwhile, and more units than this publication contains."""
@@ -156,7 +158,7 @@ def _publish_once(
             "transcripts": _TableWriter(transcripts, TRANSCRIPT, overtaken),
             "dead_letters": _TableWriter(dead_letters, DEAD_LETTER, overtaken),
         }
-        _write_tables(storage, committed, latest, fingerprint, tally, writers, progress)
+        _write_tables(storage, committed, results.current, fingerprint, tally, writers, progress)
         _check_books(storage, tally, writers)
     if overtaken():
         raise _Overtaken
@@ -177,7 +179,7 @@ def _versions(storage: Storage) -> dict[str, str]:
 def _write_tables(
     storage: Storage,
     committed: set[str],
-    latest: Mapping[str, str],
+    current: Mapping[str, Pointer],
     fingerprint: str,
     tally: Tally,
     writers: Mapping[str, _TableWriter],
@@ -185,8 +187,8 @@ def _write_tables(
 ) -> None:
     """Write both tables in the order of the plan, and count every commit in `tally`.
 
-    committed: ids of units. latest: the unit with the latest result of each retried recording. fingerprint: id that all
-    commits must have. Raises OutputError if a unit is damaged or does not agree with the plan.
+    committed: ids of units. current: the result that counts of each retried recording. fingerprint: id that all commits
+    must have. Raises OutputError if a unit is damaged or does not agree with the plan.
     """
 
     def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
@@ -210,10 +212,14 @@ def _write_tables(
             _check_unit(storage, commit, fingerprint)
             ids = [ref.recording_id for ref in planned.unit.refs]
             _check_recordings(storage, commit, ids, own)
-            retried = {ref.recording_id for ref in planned.unit.refs if ref.recording_id in latest and not ref.problem}
-            if retried:
-                rounds = {unit_id: load_retried(unit_id) for unit_id in {latest[name] for name in retried}}
-                own = _with_retries(own, rounds, retried, latest)
+            elsewhere = {
+                ref.recording_id: current[ref.recording_id][0]
+                for ref in planned.unit.refs
+                if ref.recording_id in current and ref.problem != DUPLICATE
+            }
+            elsewhere = {name: unit_id for name, unit_id in elsewhere.items() if unit_id != planned.unit.unit_id}
+            if elsewhere:
+                own = _with_retries(own, {one: load_retried(one) for one in set(elsewhere.values())}, elsewhere)
                 _check_recordings(storage, commit, ids, own)
             for name, table in own.items():
                 writers[name].write(_ordered(table, ids))
@@ -223,25 +229,23 @@ def _write_tables(
         writer.finish()
 
 
-def _with_retries(own: Tables, rounds: Mapping[str, Tables], retried: set[str], latest: Mapping[str, str]) -> Tables:
-    """The tables of a unit, in which the latest results replace the dead letters of the `retried` recordings.
+def _with_retries(own: Tables, rounds: Mapping[str, Tables], elsewhere: Mapping[str, str]) -> Tables:
+    """The tables of a unit, in which results of other units replace those of some recordings.
 
-    rounds: tables of the units that retried them, by unit id. latest: the unit with the latest result, by recording.
+    rounds: tables of the other units, by unit id. elsewhere: the unit whose result counts, by recording id.
     """
 
-    def is_of(table: pa.Table, ids: set[str]) -> pa.Array:
-        return pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
+    def of(table: pa.Table, ids: Iterable[str], *, keep: bool) -> pa.Table:
+        is_of = pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
+        if "reason" in table.schema.names:  # another recording with the same id stays
+            is_of = pc.and_(is_of, pc.not_equal(table["reason"], DUPLICATE))
+        return table.filter(is_of if keep else pc.invert(is_of))
 
-    letters = own["dead_letters"]
-    duplicate = pc.equal(letters["reason"], "duplicate_id")  # another recording with the same id: it stays
-    merged = {
-        "transcripts": [own["transcripts"]],
-        "dead_letters": [letters.filter(pc.or_(duplicate, pc.invert(is_of(letters, retried))))],
-    }
+    merged = {name: [of(table, elsewhere, keep=False)] for name, table in own.items()}
     for unit_id, tables in sorted(rounds.items()):
-        ids = {recording for recording in retried if latest[recording] == unit_id}
+        ids = [recording for recording, unit in elsewhere.items() if unit == unit_id]
         for name, sources in merged.items():
-            sources.append(tables[name].filter(is_of(tables[name], ids)))
+            sources.append(of(tables[name], ids, keep=True))
     return {name: pa.concat_tables(sources) for name, sources in merged.items()}
 
 
@@ -281,7 +285,10 @@ def _check_books(storage: Storage, tally: Tally, writers: Mapping[str, _TableWri
 
 def _summary(tally: Tally) -> dict[str, Any]:
     report = tally.report()
-    same_names = ("closed", "complete", "units_planned", "units_committed", "dead_letters", "segments", "left_out")
+    same_names = (
+        *("closed", "complete", "units_planned", "units_committed", "dead_letters", "damaged", "segments", "left_out"),
+        *("recordings_damaged", "recordings_unread", "bytes_unread"),
+    )
     return {
         **{name: report[name] for name in same_names},
         "recordings": report["recordings_planned"],

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig, public
 from pipeline.output.attempts import Attempts
-from pipeline.output.commit import LEFT_OUT, SAMPLES, Receipt, commit_unit, new_attempt
+from pipeline.output.commit import FIGURES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
 from pipeline.output.stitch import stitch_segments
 from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
+    ARCHIVE,
     DEAD_LETTER,
     SAMPLE_RATE,
     SAMPLES_PER_MS,
@@ -104,8 +105,7 @@ class CommitStage:
         """Commit a unit. recordings: one for each reference, in order. results: rows of schemas.RESULT in any order."""
         transcripts: list[dict[str, Any]] = []
         letters: list[dict[str, Any]] = []
-        samples = dict.fromkeys(SAMPLES, 0)
-        left_out = dict.fromkeys(LEFT_OUT, 0)
+        figures: list[dict[str, int]] = []
         by_recording: list[list[dict[str, Any]]] = [[] for _ in unit.refs]
         for result in results:
             by_recording[result["recording_index"]].append(result)
@@ -114,18 +114,17 @@ class CommitStage:
             source = self._source(ref, recording, unit)
             problem = recording.problem or _unanswered(answers)
             length = recording.samples or 0
-            samples["in"] += length
+            counts = dict.fromkeys(FIGURES, 0) | {"in": length}
+            counts["unread_bytes" if ref.recording_id.endswith(ARCHIVE) and ref.problem else "source_bytes"] = ref.size
+            figures.append(counts)
             if problem:
                 letters.append(source | _letter(problem, recording.samples))
-                samples["dead"] += length
+                counts["dead"] = length
                 continue
             speech = covered(answers)
-            left_out["audio_tracks"] += recording.tracks_left_out
-            left_out["bytes"] += recording.bytes_left_out
-            samples["transcribed"] += speech
             lost = min(recording.lost_samples, length - speech)
-            samples["lost"] += lost
-            samples["silence"] += length - speech - lost
+            counts |= {"transcribed": speech, "lost": lost, "silence": length - speech - lost}
+            counts |= {"left_out_audio_tracks": recording.tracks_left_out, "left_out_bytes": recording.bytes_left_out}
             rows = _rows(answers, length, ref.start_ms or 0)
             same = source | {"model": self.about.model, "problem": recording.damage and recording.damage.reason}
             transcripts.extend(same | row for row in rows)
@@ -135,9 +134,8 @@ class CommitStage:
             new_attempt(),
             to_table(transcripts, TRANSCRIPT),
             to_table(letters, DEAD_LETTER),
-            samples,
+            figures,
             self.about.fingerprint,
-            left_out,
         )
 
     def _source(self, ref: RecordingRef, recording: DecodedRecording, unit: WorkUnit) -> dict[str, Any]:

@@ -25,7 +25,7 @@ class PlannedUnit:
     """A unit and its place in the published tables.
 
     part: number of the transcripts/part-*.parquet with its rows. retried: only in a round of retries; for each
-    recording the reason and the samples (at 16 kHz) of its dead letter.
+    recording the unit with the result that is tried again, and its index there.
     """
 
     unit: WorkUnit

@@ -195,8 +195,8 @@ def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, A
 
 def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
     """The row of PLAN for one recording of a unit."""
-    reason, samples = planned.retried[index] if planned.retried else (None, None)
-    return planned.unit.unit_id, planned.part, reason, samples, *content_of(planned.unit.refs[index])
+    unit_id, place = planned.retried[index] if planned.retried else (None, None)
+    return planned.unit.unit_id, planned.part, unit_id, place, *content_of(planned.unit.refs[index])
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
@@ -213,10 +213,10 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
     """The units in some rows of a plan."""
     columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
     for unit_id, group in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        rows = list(group)  # tuples in the order of PLAN: unit_id, part, retried_reason, retried_samples, *fields
+        rows = list(group)  # tuples in the order of PLAN: unit_id, part, retried_unit, retried_index, *fields
         refs = tuple(RecordingRef(*row[4:]) for row in rows)
-        _, part, first_reason, *_ = rows[0]
-        retried = tuple((row[2], row[3]) for row in rows) if first_reason is not None else ()
+        _, part, first_retried, *_ = rows[0]
+        retried = tuple((row[2], row[3]) for row in rows) if first_retried is not None else ()
         yield PlannedUnit(WorkUnit(unit_id, refs), part, retried)
 
 

@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
+from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
 from pipeline.sources.access import metadata_tables, names, streams
 from pipeline.sources.access.languages import language_of_path
@@ -123,6 +123,11 @@ def as_it_is_now(ref: RecordingRef) -> RecordingRef:
     return replace(ref, version="\n".join(versions), size=size)
 
 
+def is_there(ref: RecordingRef) -> bool:
+    """Return whether a recording whose file was missing when it was listed has its file now."""
+    return ref.problem == "missing_file" and ref.source_member is None and find_file(ref.source_uri) is not None
+
+
 def detect_format(uri: str) -> str:
     """Return the format of what is at `uri`, by the names of its first thousand files. The log says which it is.
 
@@ -227,7 +232,7 @@ def _with_languages(source: SourceConfig, refs: Iterator[RecordingRef]) -> Itera
 def _has_unknown_ids(ref: RecordingRef) -> bool:
     """Return whether the ref is a damaged archive or a bad line. Its ids are unknown, so `include` must not drop it."""
     line = (ref.source_member or "").removeprefix("line ")
-    return ref.problem is not None and ref.recording_id.endswith(("!archive", f":{line}") if line else "!archive")
+    return ref.problem is not None and ref.recording_id.endswith((ARCHIVE, f":{line}") if line else ARCHIVE)
 
 
 def _matcher(key: str, pattern: str | None) -> Callable[[str], object] | None:

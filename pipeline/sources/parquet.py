@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef, UnreachableError
+from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources.access import columns, remote
 from pipeline.sources.access.listing import File, list_files
 
@@ -66,7 +66,7 @@ def _list_file(source: SourceConfig, file: File, rows: columns.Rows) -> Iterator
     try:
         opened = _open(file.uri)
     except BadRecording as err:
-        ref = RecordingRef(f"{name}!archive", "parquet", file.uri, version=file.version)
+        ref = RecordingRef(f"{name}{ARCHIVE}", "parquet", file.uri, size=file.size, version=file.version)
         yield replace(ref, problem=err.reason, problem_detail=err.detail)
         return
     with opened:

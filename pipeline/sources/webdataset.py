@@ -14,7 +14,7 @@ from functools import partial
 from typing import BinaryIO
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote, tar
 from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
 from pipeline.sources.access.languages import fixed_language
@@ -38,6 +38,7 @@ class _Shard:
     audio: list[Member] = field(default_factory=list)
     sidecars: dict[str, dict[str, Member]] = field(default_factory=dict)  # by key, then by extension
     damage: tuple[str, str] | None = None  # reason and detail
+    unread: int = 0  # bytes of the file behind the damage
     ignored: Counter[str] = field(default_factory=Counter)  # members by extension
 
 
@@ -120,7 +121,7 @@ def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[Rec
         refs.append(_ref(source, name, file, {k: v for key in keys for k, v in shard.sidecars[key].items()}, member))
     if shard.damage:
         reason, detail = shard.damage
-        archive = RecordingRef(f"{name}!archive", "webdataset", file.uri, version=file.version)
+        archive = RecordingRef(f"{name}{ARCHIVE}", "webdataset", file.uri, size=shard.unread, version=file.version)
         refs.append(
             replace(archive, problem=reason, problem_detail=detail if file.uri in detail else f"{file.uri}: {detail}")
         )
@@ -181,8 +182,9 @@ def _read_headers(file: File) -> _Shard:
         with contextlib.closing(open_archive(file.uri, file.size, file.version)) as data:
             for member in walk(data, keep):
                 _add(shard, member)
+            shard.unread = max(0, file.size - data.consumed)
     except BadRecording as err:
-        shard.damage = (err.reason, err.detail)
+        shard.damage, shard.unread = (err.reason, err.detail), file.size
     return shard
 
 

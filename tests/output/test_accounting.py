@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
 from pipeline.output.accounting import Tally, close_books
-from pipeline.output.commit import commit_key
+from pipeline.output.commit import FIGURES, commit_key, commit_record
 from pipeline.output.retry import plan_retry
+from pipeline.run import dead_fraction
 from pipeline.schemas import REASONS, SAMPLE_RATE
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import left, plan, ref, run
@@ -32,19 +33,18 @@ UNITS = st.lists(st.lists(RECORDINGS, min_size=1, max_size=5), max_size=20)
 
 
 def _commit(recordings: Sequence[tuple[int, int, str | None]]) -> dict[str, Any]:
-    dead = [reason for _, _, reason in recordings if reason]
-    return {
-        "transcribed": len(recordings) - len(dead),
-        "rows": 2 * (len(recordings) - len(dead)),
-        "dead": {reason: dead.count(reason) for reason in dead},
-        "samples": {
-            "in": sum(total for total, _, _ in recordings),
-            "transcribed": sum(total - silence for total, silence, reason in recordings if not reason),
-            "silence": sum(silence // 2 for _, silence, reason in recordings if not reason),
-            "lost": sum(silence - silence // 2 for _, silence, reason in recordings if not reason),
-            "dead": sum(total for total, _, reason in recordings if reason),
-        },
+    lists: dict[str, list[Any]] = {name: [0] * len(recordings) for name in FIGURES}
+    lists |= {
+        "rows": [0 if reason else 2 for *_, reason in recordings],
+        "reason": [reason for *_, reason in recordings],
+        "problem": [None for _ in recordings],
+        "in": [total for total, *_ in recordings],
+        "transcribed": [0 if reason else total - silence for total, silence, reason in recordings],
+        "silence": [0 if reason else silence // 2 for _, silence, reason in recordings],
+        "lost": [0 if reason else silence - silence // 2 for _, silence, reason in recordings],
+        "dead": [total if reason else 0 for total, _, reason in recordings],
     }
+    return commit_record("0" * 16, "", by_recording=lists, data={}, fingerprint="")
 
 
 @settings(deadline=None, max_examples=50)
@@ -52,8 +52,11 @@ def _commit(recordings: Sequence[tuple[int, int, str | None]]) -> dict[str, Any]
 def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, int, str | None]]], data: Any) -> None:
     count = sum(len(unit) for unit in units)
     tally = Tally(len(units), count)
+    places = []  # of the result of each recording: the commit, and the index in it
     for unit in units:
-        tally.add(_commit(unit))
+        commit = _commit(unit)
+        tally.add(commit)
+        places += [(commit, index) for index in range(len(unit))]
     final = [recording for unit in units for recording in unit]
     for _ in range(data.draw(st.integers(0, 3))):
         failed = [index for index, recording in enumerate(final) if recording[2]]
@@ -62,9 +65,11 @@ def test_the_books_close_exactly_with_any_retries(units: list[list[tuple[int, in
         chosen = data.draw(st.lists(st.sampled_from(failed), unique=True, min_size=1))
         again = [(final[index][0], 0, data.draw(st.none() | st.just("timeout"))) for index in chosen]
         tally.units_planned += 1
-        tally.add(_commit(again), [(final[index][2] or "", final[index][0]) for index in chosen])
-        for index, recording in zip(chosen, again, strict=True):
-            final[index] = recording
+        commit = _commit(again)
+        tally.add(commit)
+        for place, (index, recording) in enumerate(zip(chosen, again, strict=True)):
+            tally.supersede(*places[index])
+            final[index], places[index] = recording, (commit, place)
     report = tally.report()
     assert report["complaints"] == []
     assert report["closed"]
@@ -137,6 +142,18 @@ def test_a_retried_recording_is_counted_once(storage: Storage) -> None:
     assert report["dead_letters"] == {"model_error": 1}
     assert report["seconds_in"] == before["seconds_in"] == 36
     assert report["seconds_dead_lettered"] == 4
+
+
+def test_an_archive_that_cannot_be_read_weighs_by_its_bytes() -> None:
+    lists: dict[str, list[Any]] = {name: [0] * 5 for name in FIGURES}
+    lists |= {"rows": [1] * 4 + [0], "reason": [None] * 4 + ["corrupt_archive"], "problem": [None] * 5}
+    lists |= {"source_bytes": [1000] * 4 + [0], "unread_bytes": [0] * 4 + [36_000]}
+    tally = Tally(1, 5)
+    tally.add(commit_record("0" * 16, "", by_recording=lists, data={}, fingerprint=""))
+    report = tally.report()
+    assert report["closed"]
+    assert (report["bytes_in"], report["bytes_unread"], report["recordings_unread"]) == (40_000, 36_000, 35)
+    assert dead_fraction(report) == 36 / 40
 
 
 def test_commits_that_belong_to_no_plan_are_a_complaint(storage: Storage) -> None:

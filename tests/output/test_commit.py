@@ -178,10 +178,11 @@ def _with_column(table: pa.Table, name: str, value: object) -> pa.Table:
         (lambda t, d, s: (t.drop(["steps"]), d, s), "another schema"),
         (lambda t, d, s: (t, _with_column(d, "reason", "tired"), s), "unknown reason"),
         (lambda t, d, s: (t, _with_column(d, "seconds", 1.0), s), "0 dead samples, but 16000 in"),
-        (lambda t, d, s: (t, d, s | {"silence": s["silence"] + 1}), "do not close"),
-        (lambda t, d, s: (t, d, s | {"silence": -1, "in": s["in"] - s["silence"] - 1}), "samples are"),
-        (lambda t, d, s: (t, d, s | {"other": 0}), "samples are"),
-        (lambda t, d, s: (t, d, s | {"in": float(s["in"])}), "samples are"),
+        (lambda t, d, s: (t, d, [s[0] | {"silence": s[0]["silence"] + 1}, *s[1:]]), "do not close"),
+        (lambda t, d, s: (t, d, [s[0] | {"silence": -1, "in": 47_999}, *s[1:]]), "figures are"),
+        (lambda t, d, s: (t, d, [s[0] | {"other": 0}, *s[1:]]), "figures are"),
+        (lambda t, d, s: (t, d, [s[0] | {"in": 64_000.0}, *s[1:]]), "figures are"),
+        (lambda t, d, s: (t, d, s[1:]), "figures of 2 recordings, not of 3"),
     ],
 )
 def test_results_that_do_not_add_up_are_never_committed(

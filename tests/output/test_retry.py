@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipeline.config import PlanConfig
+from pipeline.output.accounting import close_books
 from pipeline.output.commit import committed_units
-from pipeline.output.retry import latest_units, plan_retry
+from pipeline.output.publish import publish_tables
+from pipeline.output.retry import current_results, plan_retry
+from pipeline.output.tables import published_rows
 from pipeline.planning.plan import plan_names, read_plan
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import commit, left, plan, ref, run
@@ -33,13 +38,14 @@ def test_without_a_plan_or_a_dead_letter_there_is_nothing_to_retry(storage: Stor
     assert plan_names(storage) == ["plan"]
 
 
-def test_dead_letters_are_retried_with_their_reference_reason_and_samples(storage: Storage) -> None:
+def test_dead_letters_are_retried_with_their_reference_and_a_pointer_to_their_result(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(9)])
     run(storage, fingerprint, dead=["r1", "r4", "r7"])
     assert plan_retry(storage, PAIRS) == "retry-1"
     planned = list(read_plan(storage, "retry-1"))
     assert [entry.unit.refs for entry in planned] == [(ref(1), ref(4)), (ref(7),)]
-    assert [entry.retried for entry in planned] == [(("model_error", 64_000),) * 2, (("model_error", 64_000),)]
+    first, second, third = (entry.unit.unit_id for entry in read_plan(storage))
+    assert [entry.retried for entry in planned] == [((first, 1), (second, 1)), ((third, 1),)]
     assert not {entry.unit.unit_id for entry in planned} & {entry.unit.unit_id for entry in read_plan(storage)}
     assert _ids_left(storage) == ["r1", "r4", "r7"]
 
@@ -85,8 +91,67 @@ def test_the_latest_committed_round_counts(storage: Storage) -> None:
     plan_retry(storage, PlanConfig(unit_recordings=1))
     second = left(storage)
     commit(storage, second[0], fingerprint)
-    latest = latest_units(storage, plan_names(storage), committed_units(storage))
-    assert latest == {"r1": second[0].unit_id, "r4": first[1].unit_id}
+    results = current_results(storage, plan_names(storage), committed_units(storage))
+    assert results.current == {"r1": (second[0].unit_id, 0), "r4": (first[1].unit_id, 0)}
+    assert len(results.superseded) == 3
+
+
+@pytest.mark.parametrize(
+    ("first", "again", "seconds", "counts"),
+    [
+        ({"damaged": {"r1": 2}}, {}, (4, 4, 0, 0), {}),  # repaired
+        ({"damaged": {"r1": 2}}, {"damaged": {"r1": 1}}, (4, 3, 1, 0), {"truncated_audio": 1}),
+        ({"damaged": {"r1": 1}}, {"damaged": {"r1": 2}}, (4, 3, 1, 0), {"truncated_audio": 1}),  # the first is better
+        ({"damaged": {"r1": 1}}, {"dead": ["r1"]}, (4, 3, 1, 0), {"truncated_audio": 1}),
+    ],
+)
+def test_of_a_damaged_recording_the_better_result_counts_in_the_tables_and_in_the_books(
+    storage: Storage,
+    first: dict[str, Any],
+    again: dict[str, Any],
+    seconds: tuple[int, ...],
+    counts: dict[str, int],
+) -> None:
+    fingerprint = plan(storage, [ref(number) for number in range(6)])
+    run(storage, fingerprint, **first)
+    assert plan_retry(storage, PAIRS) is None  # no dead letter
+    assert plan_retry(storage, PAIRS, "damaged") == "retry-1"
+    assert _ids_left(storage) == ["r1"]
+    run(storage, fingerprint, text="noch einmal", **again)
+    publish_tables(storage)
+    rows = list(published_rows(storage, "transcripts", ["recording_id", "problem"]))
+    assert [row["recording_id"] for row in rows] == [f"r{number // 2}" for number in range(12)]
+    assert [row["problem"] for row in rows if row["problem"]] == 2 * list(counts)
+    assert not list(published_rows(storage, "dead_letters", ["recording_id"]))
+    books = close_books(storage)
+    assert books == json.loads(storage.get("_run/accounting.json"))
+    assert books["closed"]
+    assert books["damaged"] == counts
+    assert books["seconds_in"] == 24
+    heard = books["seconds_transcribed"] + books["seconds_silence"] - 20
+    assert (books["seconds_in"] - 20, heard, books["seconds_lost"], books["seconds_dead_lettered"]) == seconds
+    assert books["segments"] == 12
+
+
+def test_a_file_that_was_missing_when_it_was_listed_is_retried_once_it_is_there(
+    storage: Storage, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    late = tmp_path / "late.wav"
+    missing = [
+        ref(name, source_uri=str(uri), source_member=None, offset=None, problem="missing_file")
+        for name, uri in (("late", late), ("gone", tmp_path / "gone.wav"))
+    ]
+    fingerprint = plan(storage, missing)
+    run(storage, fingerprint)
+    assert plan_retry(storage, PAIRS) is None
+    late.write_bytes(b"RIFF")
+    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert _ids_left(storage) == ["rlate"]
+    assert "1 dead letters come from the listing" in caplog.text
+    run(storage, fingerprint)
+    publish_tables(storage)
+    assert {row["recording_id"] for row in published_rows(storage, "transcripts", ["recording_id"])} == {"rlate"}
+    assert close_books(storage)["dead_letters"] == {"missing_file": 1}
 
 
 def test_of_two_drivers_that_plan_a_round_one_plan_stands(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

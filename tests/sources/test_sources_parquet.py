@@ -160,6 +160,7 @@ def test_a_file_that_is_cut_is_one_problem(tmp_path: Path, keep: int) -> None:
     write(tmp_path / "good.parquet", table(1))
     first, second = listed(tmp_path)
     assert (first.recording_id, first.problem) == ("bad!archive", "corrupt_archive")
+    assert first.size == bad.stat().st_size  # what is lost with it
     assert read_recording(second).audio == b"audio 0"
 
 

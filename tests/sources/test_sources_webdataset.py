@@ -241,7 +241,18 @@ def test_garbage_is_one_ref_for_the_shard(tmp_path: Path, name: str, data: bytes
     bad, good = listed(tmp_path)
     assert (bad.recording_id, bad.problem) == ("s!archive", reason)
     assert str(tmp_path / name) in (bad.problem_detail or "")
+    assert bad.size == len(data)
     assert outcome(good) == "read"
+
+
+def test_the_bytes_behind_damage_are_those_that_cannot_be_read(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [(f"{i}.flac", bytes(100_000)) for i in range(4)])
+    whole = path.read_bytes()
+    second = whole.index(b"1.flac")
+    path.write_bytes(whole[:second] + bytes(range(256)) * 2 + whole[second + 512 :])
+    *good, bad = listed(tmp_path)
+    assert [ref.recording_id for ref in good] == ["s/0"]
+    assert (bad.problem, bad.size) == ("corrupt_archive", len(whole) - second)
 
 
 def test_a_cut_gzip_keeps_the_members_before_the_cut(tmp_path: Path) -> None:

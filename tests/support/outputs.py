@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import PlanConfig
-from pipeline.output.commit import Receipt, commit_unit, committed_units, new_attempt
+from pipeline.output.commit import FIGURES, Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, todo_units, write_plan
@@ -74,15 +74,23 @@ def left(storage: Storage) -> list[WorkUnit]:
 
 
 def results(
-    unit: WorkUnit, fingerprint: str, *, dead: Collection[str] = (), segments: int = 2, text: str = "hallo"
-) -> tuple[pa.Table, pa.Table, dict[str, int]]:
-    """Transcripts, dead letters and samples of a unit, as the pipeline would commit them.
+    unit: WorkUnit,
+    fingerprint: str,
+    *,
+    dead: Collection[str] = (),
+    damaged: Mapping[str, int] | None = None,
+    segments: int = 2,
+    text: str = "hallo",
+) -> tuple[pa.Table, pa.Table, list[dict[str, int]]]:
+    """Transcripts, dead letters and figures of a unit, as the pipeline would commit them.
 
     dead: ids of recordings that fail with model_error. Recordings with a problem fail as well. All others have one
-    second of silence.
+    second of silence. damaged: ids of recordings that are cut, with the seconds that are lost.
     """
-    rows, letters = [], []
+    rows, letters, figures = [], [], []
     for item in unit.refs:
+        counts = dict.fromkeys(FIGURES, 0) | {"source_bytes": item.size}
+        figures.append(counts)
         common = {
             "recording_id": item.recording_id,
             "source_uri": item.source_uri,
@@ -102,34 +110,29 @@ def results(
                 "seconds": seconds,
             }
             letters.append(common | letter)
+            counts["in"] = counts["dead"] = 0 if item.problem else SECONDS * SAMPLE_RATE
             continue
+        lost = (damaged or {}).get(item.recording_id, 0)
+        counts |= {"in": SECONDS * SAMPLE_RATE, "transcribed": (SECONDS - 1 - lost) * SAMPLE_RATE}
+        counts |= {"silence": SAMPLE_RATE, "lost": lost * SAMPLE_RATE}
         for index in reversed(range(segments)):
             segment = dict.fromkeys(TRANSCRIPT.names) | common
             segment |= {"segment_index": index, "start_ms": index * 1000, "end_ms": index * 1000 + 900, "text": text}
             segment |= {"confidence": 0.5, "confidence_source": "raw", "words": [{"text": text, "confidence": 0.5}]}
             segment |= {"steps": 3, "canvas_length": 32, "canvas_fill": 0.5, "overflow": False, "model": "tiny"}
+            segment["problem"] = "truncated_audio" if lost else None
             rows.append(segment)
-    transcribed = len(unit.refs) - len(letters)
-    failed = sum(letter["seconds"] is not None for letter in letters)
-    samples = {
-        "in": (transcribed + failed) * SECONDS * SAMPLE_RATE,
-        "transcribed": transcribed * (SECONDS - 1) * SAMPLE_RATE,
-        "silence": transcribed * SAMPLE_RATE,
-        "lost": 0,
-        "dead": failed * SECONDS * SAMPLE_RATE,
-    }
-    return to_table(rows, TRANSCRIPT), to_table(letters, DEAD_LETTER), samples
+    return to_table(rows, TRANSCRIPT), to_table(letters, DEAD_LETTER), figures
 
 
 def commit(storage: Storage, unit: WorkUnit, fingerprint: str, **options: Any) -> Receipt:
     """Commit made-up results of a unit."""
-    transcripts, letters, samples = results(unit, fingerprint, **options)
-    return commit_unit(storage, unit, new_attempt(), transcripts, letters, samples, fingerprint)
+    return commit_unit(storage, unit, new_attempt(), *results(unit, fingerprint, **options), fingerprint)
 
 
 def run(
-    storage: Storage, fingerprint: str, *, dead: Collection[str] = (), only: Callable[[int], bool] = lambda _: True
+    storage: Storage, fingerprint: str, *, only: Callable[[int], bool] = lambda _: True, **options: Any
 ) -> list[Receipt]:
-    """Commit every unit that is left to do and whose number `only` accepts."""
+    """Commit every unit that is left to do and whose number `only` accepts. options: of `results`."""
     units = list(enumerate(left(storage)))
-    return [commit(storage, unit, fingerprint, dead=dead) for number, unit in units if only(number)]
+    return [commit(storage, unit, fingerprint, **options) for number, unit in units if only(number)]

@@ -25,12 +25,14 @@ class PlainArchive:
 
     def __init__(self, uri: str, size: int) -> None:
         self.uri, self.size = uri, size
+        self.consumed = 0  # bytes of the file before the place that was read last
         fs, _ = remote.open_fs(uri)
         self._file: BinaryIO | None = remote.open_stream(uri) if remote.is_local(fs) else None
         self._start, self._block = 0, b""
 
     def read(self, start: int, length: int) -> bytes:
         """Return `length` bytes from byte `start` on, fewer only at the end. Raises as `remote.read_range`."""
+        self.consumed = start
         if self._file is not None:
             self._file.seek(start)
             return self._file.read(length)
@@ -86,6 +88,11 @@ class GzipArchive:
     def reaches(self, end: int) -> bool:
         """Return whether the stream has at least `end` unpacked bytes. The next read must start there or later."""
         return end <= self.at or len(self.read(end - 1, 1)) == 1
+
+    @property
+    def consumed(self) -> int:
+        """How many packed bytes were read and unpacked."""
+        return self._packed.tell() - len(self._input)
 
     def close(self) -> None:
         """Close the packed file."""
