@@ -201,7 +201,7 @@ class DenoiseConfig(Section):
         16, ge=1, le=256, description="upper limit of denoising steps for one canvas; a model may have its own default"
     )
     canvas_length: Annotated[int, Field(ge=8, le=1024)] | Literal["auto"] | None = Field(
-        None, description="tokens of one canvas; null: the model's own length; auto: by the seconds of speech"
+        None, description="tokens of one canvas; null: the model's own length; auto: by the tokens that CTC hears"
     )
     entropy_bound: float = Field(
         0.1,
@@ -229,7 +229,7 @@ class DenoiseConfig(Section):
         False,
         description="remove repetitions of up to 8 words that CTC has not heard; a model may have its own default",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same segment and seed, same text")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same sound and seed, same text")
 
 
 class SegmentConfig(Section):

@@ -198,7 +198,7 @@ class About:
 class Segment:
     """One window of speech on its way to the model. pcm: int16 little endian, mono, 16 kHz."""
 
-    key: str  # "<recording id>#<segment index>#<start sample>": seeds the segment's random generator
+    key: str  # "<recording id>#<segment index>#<start sample>": its name in messages
     language: str | None
     pcm: bytes | memoryview
 

@@ -19,9 +19,10 @@ from pipeline.benchmark.merging import measure_merging
 from pipeline.benchmark.sizes import Size, build, trained
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
-from pipeline.model.denoise.compiled import compilations
+from pipeline.model.denoise.compiled import Calls, compilations
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.denoise.lane import Lane, Prepared
+from pipeline.model.denoise.scheduler import Embed, audio_prompts
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 Figures = dict[str, Any]
 SAME_NOISE = 4  # windows whose tokens are compared
 ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the published model's settings, for random weights too
+TOKENS_PER_SECOND = (2.3, 4.6)  # of speech, that CTC hears in the prompts: 13 s are 30 to 60 tokens (arXiv 2607.13013)
 GUIDANCE = 1.5  # denoise.guidance of the row that shows what it costs; any weight but 1 costs the same
 
 
@@ -63,6 +65,23 @@ GUIDED = Way(guidance=GUIDANCE)
 AT_EQUAL_STEPS = (ALL_SLOTS, AUTO_ALL_SLOTS, ENCODER, AUTO_ENCODER, GUIDED)
 
 
+def random_prompts(model: AsrModel, windows: int) -> Tensor:
+    """Prompts of random tokens, int64 [windows, prompt length].
+
+    The tokens of audio slots are what CTC hears: blanks, and TOKENS_PER_SECOND others, a rate for each window.
+    """
+    generator = torch.Generator().manual_seed(0)
+    config = model.config
+    prompts = torch.randint(20, config.vocab_size, (windows, model.prompt_length), generator=generator)
+    low, high = TOKENS_PER_SECOND
+    rates = low + (high - low) * torch.rand(windows, 1, generator=generator)
+    heard = rates * config.window_seconds / config.audio_slots  # of the slots
+    blank = torch.rand(windows, config.audio_slots, generator=generator) >= heard
+    audio = prompts[:, model.audio_start : model.audio_start + config.audio_slots]
+    audio[blank] = config.tokens.ctc_blank
+    return prompts
+
+
 class EverySlot(AsrConfig):
     """A model's config by which no audio slot is hidden, however short the segment is."""
 
@@ -74,7 +93,8 @@ class EverySlot(AsrConfig):
 class Bench:
     """One model on one device.
 
-    Both sides get text prompts as long as an audio prompt, so that no audio encoder runs, except in rows that say so.
+    Both sides get text prompts as long as an audio prompt. The audio encoder runs in rows that say so, for its time: the
+    prompts are the same ones.
     """
 
     def __init__(
@@ -106,9 +126,7 @@ class Bench:
         self.windows = windows or size.windows
         self.matmul = matmul_rate(device, dtype)
         self.model: AsrModel = build(size, device=device, dtype=dtype, fp8=fp8)
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.windows, self.model.prompt_length)
-        self.prompts = torch.randint(20, self.model.config.vocab_size, shape, generator=generator).to(device)
+        self.prompts = random_prompts(self.model, self.windows).to(device)
         self.segments = list(spread_segments(self.windows, *size.seconds))
         self.audio_seconds_mean = sum(len(s.pcm) for s in self.segments) / 2 / SAMPLE_RATE / self.windows
 
@@ -226,7 +244,7 @@ class Bench:
             prefill_batch=None if way.refill else slots,
             compile=self.compile,
             head=self.head,
-            embed=None if way.audio else self._embed,
+            embed=self._embed_and_encode() if way.audio else self._embed,
         )
         graphs = compilations() - before
         engine.transcribe([Segment("warm", None, b"")])
@@ -320,6 +338,15 @@ class Bench:
     def _embed(self, segments: Sequence[Segment]) -> Tensor:
         rows = [int(segment.key) if segment.key.isdigit() else 0 for segment in segments]
         return backbone.embed(self.model.backbone, self.prompts[rows])
+
+    def _embed_and_encode(self) -> Embed:
+        calls = Calls.make(compile=self.compile)
+
+        def embed(segments: list[Segment]) -> Tensor:
+            audio_prompts(self.model, calls, segments)  # of random weights: for its time alone
+            return self._embed(segments)
+
+        return embed
 
     def _summary(self, rows: list[Figures]) -> dict[str, Any]:
         found = {(row["what"], row["steps"]): row for row in rows}

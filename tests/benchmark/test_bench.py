@@ -289,3 +289,16 @@ def test_meter_counts_processor_time_and_memory_of_the_block() -> None:
     with measure.Meter("cpu") as idle:
         pass
     assert idle.seconds < meter.seconds
+
+
+def test_ctc_hears_in_the_prompts_as_many_tokens_as_in_speech(small: sizes.Size) -> None:
+    """2.3 to 4.6 a second, so that canvases of `auto` are as long as with speech."""
+    model = sizes.build(small, device="cpu", dtype=torch.float32)
+    prompts = compare.random_prompts(model, 400)
+    vectors = backbone.embed(model.backbone, prompts)[
+        :, model.audio_start : model.audio_start + model.config.audio_slots
+    ]
+    best, mass = ctc.score_slots(vectors.flatten(0, 1), model.backbone.lm_head.weight)
+    slots = [ctc.SlotScores(vectors[0], row, mass) for row in best.view(400, -1)]
+    heard = [len(ctc.greedy(one, blank=model.config.tokens.ctc_blank)) for one in slots]
+    assert 2.8 <= sum(heard) / 400 / model.config.window_seconds <= 4.2

@@ -43,11 +43,11 @@ def test_prompt_and_canvas_of_a_step_are_a_multiple_of_8_together(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),  # 192 tokens per 30 s, margin 1.25: 8 tokens per second, and 2
-    [(0.1, 64), (7.75, 64), (7.8, 128), (15.75, 128), (15.8, 192), (30.0, 192)],
+    ("tokens", "expected"),  # margin 1.25, and 2 end tokens
+    [(0, 64), (49, 64), (50, 128), (100, 128), (101, 192), (500, 192)],
 )
-def test_choice_takes_the_shortest_canvas_that_should_do(seconds: float, expected: int) -> None:
-    assert canvas_policy.choose((64, 128, 192), seconds=seconds, window_seconds=30.0) == expected
+def test_choice_takes_the_shortest_canvas_that_should_do(tokens: int, expected: int) -> None:
+    assert canvas_policy.choose((64, 128, 192), tokens=tokens) == expected
 
 
 def never_ends(model: AsrModel) -> AsrModel:

@@ -29,11 +29,12 @@ from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
 from tests.support.small_model import noise_segment, random_model
 
-QUIET = b"\0\0" * 1600
+QUIET = b"\0\0" * 1599
 
 
 def segments(count: int) -> list[Segment]:
-    return [Segment(f"segment {number}", None, QUIET) for number in range(count)]
+    """Quiet sounds that differ in one sample, and so in their noise."""
+    return [Segment(f"segment {number}", None, number.to_bytes(2, "little") + QUIET) for number in range(count)]
 
 
 @pytest.fixture(scope="module")

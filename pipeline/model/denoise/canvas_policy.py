@@ -1,11 +1,11 @@
-"""Chooses the canvas length of a segment: the model's own, a fixed one, or (`auto`) one of a few by its seconds."""
+"""Chooses the canvas length of a segment: the model's own, a fixed one, or (`auto`) one of a few by what CTC has heard."""
 
 from __future__ import annotations
 
 import math
 from typing import Literal
 
-MARGIN = 1.25  # more tokens per second than the model's own canvas has per second of its window
+MARGIN = 1.25  # tokens of the text, at most, for each token that CTC has heard
 END_TOKENS = 2  # room for them: a canvas that is not full has at least one
 THIRDS = (1, 2, 3)
 MULTIPLE = 8
@@ -28,12 +28,13 @@ def lengths(setting: int | Literal["auto"] | None, *, own: int) -> tuple[int, ..
     return (*sorted(shorter), own)
 
 
-def choose(available: tuple[int, ...], *, seconds: float, window_seconds: float) -> int:
-    """The shortest of `available` lengths that should be enough for `seconds` of speech; else the full canvas.
+def choose(available: tuple[int, ...], *, tokens: int) -> int:
+    """The shortest of `available` lengths that should be enough; else the full canvas.
 
     A wrong guess costs time and no text: a row that fills a short canvas without an end token runs again on the full
     one.
+
+    tokens: of the greedy CTC text.
     """
-    full = available[-1]
-    needed = seconds * full / window_seconds * MARGIN + END_TOKENS
-    return next((length for length in available if length >= needed), full)
+    needed = tokens * MARGIN + END_TOKENS
+    return next((length for length in available if length >= needed), available[-1])

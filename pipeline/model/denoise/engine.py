@@ -72,7 +72,7 @@ class Engine(Worker):
         return self.scheduler.idle
 
     def add(self, segment: Segment, future: Future[SegmentResult]) -> None:
-        self.scheduler.add(Job(segment, future, self.scheduler.length_for(segment)))
+        self.scheduler.add(Job(segment, future))
 
     def turn(self) -> None:
         """Prefill prompts, fill free slots, do one denoising step."""
@@ -104,7 +104,7 @@ class Engine(Worker):
             kept=kept,
         )
         full = self.scheduler.full_length
-        if result.overflow and job.length < full:
+        if result.overflow and result.canvas_length < full:
             self.reruns += 1
             self.scheduler.add(replace(job, length=full), first=True)
             return

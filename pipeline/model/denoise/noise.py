@@ -1,10 +1,11 @@
-"""Random numbers from counters: a draw depends on segment, seed, step, position and token, never on other rows."""
+"""Random numbers from counters: a draw depends on sound, seed, step, position and token, never on other rows."""
 
 from __future__ import annotations
 
 import hashlib
 
 import torch
+import xxhash
 from torch import Tensor
 
 CANVAS, SAMPLE, RENOISE = 1, 2, 3  # streams: first canvas, sampled tokens, noise for rejected positions
@@ -12,9 +13,14 @@ BLOCK = 64  # vocabulary entries that share one Gumbel draw in the first level o
 WITHIN = 2**24  # counters of the second level start here, above every block number
 
 
-def row_keys(segment_key: str, seed: int) -> tuple[int, int]:
-    """Two int32 keys of a segment, for a job's seed."""
-    digest = hashlib.blake2b(f"{seed}\x1f{segment_key}".encode(), digest_size=8).digest()
+def sound_key(pcm: bytes | memoryview) -> str:
+    """A name for these samples, whatever file they are from: the same sound gets the same noise everywhere."""
+    return str(xxhash.xxh3_128_hexdigest(pcm))
+
+
+def row_keys(sound_key: str, seed: int) -> tuple[int, int]:
+    """Two int32 keys of a segment, for a job's seed. sound_key: of `sound_key`, or any other name for the segment."""
+    digest = hashlib.blake2b(f"{seed}\x1f{sound_key}".encode(), digest_size=8).digest()
     return (
         int.from_bytes(digest[:4], "little", signed=True),
         int.from_bytes(digest[4:], "little", signed=True),

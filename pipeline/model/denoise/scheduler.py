@@ -7,6 +7,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,13 @@ from pipeline.audio.pcm import from_pcm
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import canvas_policy, noise
 from pipeline.model.denoise.compiled import STATIC_EIGHTHS, Calls, compilations, prefill_buckets, prompt_widths
-from pipeline.model.denoise.ctc import SlotScores, score_slots
+from pipeline.model.denoise.ctc import SlotScores, greedy, score_slots
 from pipeline.model.denoise.head import tile_step_for
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
 from pipeline.model.exhaustion import memory_exhausted
 from pipeline.model.network.backbone import PromptKV, at
 from pipeline.model.recogniser import AsrModel
-from pipeline.schemas import SAMPLE_RATE, Segment
+from pipeline.schemas import Segment
 
 log = logging.getLogger(__name__)
 
@@ -48,16 +49,17 @@ class Job:
 
     segment: Segment
     future: Any
-    length: int  # of its canvas, in tokens
+    length: int | None = None  # of its canvas, in tokens; None: chosen when CTC has counted its tokens
     slots: SlotScores | None = None  # what CTC says of its audio; None: not prefilled yet
 
 
 class Scheduler:
-    """One lane of `slots` canvases per canvas length. Segments wait in order, for each lane by itself.
+    """One lane of `slots` canvases per canvas length. Segments wait in order until their prompts are prefilled.
 
-    The lane with the most rows takes the next step, unless another one has waited PATIENCE turns. So each of L lanes
-    steps at least every PATIENCE + L - 1 turns. Before the step, prompts are prefilled until the lane's free slots are
-    full or nothing waits.
+    Then CTC has counted their tokens, and each is ready for the lane of its canvas length. The lane with the most rows
+    takes the next step, unless another one has waited PATIENCE turns. So each of L lanes that have rows steps at least
+    every PATIENCE + L - 1 turns. Before the step, prompts are prefilled for the lane's free slots; those that CTC sends
+    to other lanes take free slots there, or wait: at most two batches.
 
     When all slots are busy, the features and the prompt KV of one more batch are computed ahead, so that a slot that
     becomes free is filled at once. On CUDA that runs in a stream of its own, between the start of the step and the
@@ -86,13 +88,13 @@ class Scheduler:
         self.prefill_batch = prefill_batch or -(-slots // 4)
         self.calls = calls
         self.head = head
-        self.prompt_embeds = embed or self._audio_embeds
+        self.prompt_embeds = embed or partial(audio_prompts, model, calls)
         own = model.config.canvas_length
         self.lengths = canvas_policy.lengths(denoise.canvas_length, own=own)
         self.lanes: dict[int, Lane] = {}
         self._row_steps = (0, 0)  # computed and needed, of the lanes before the last halving
         self._warm_compilations = 0
-        self.pending: dict[int, deque[Job]] = {length: deque() for length in self.lengths}
+        self.pending: deque[Job] = deque()
         self.ready: dict[int, deque[Prepared]] = {length: deque() for length in self.lengths}
         self._prefilling: list[Job] = []
         self._passed_over = dict.fromkeys(self.lengths, 0)
@@ -108,8 +110,12 @@ class Scheduler:
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing is in flight."""
-        waiting = [*self.pending.values(), *self.ready.values()]
-        return not (any(waiting) or any(lane.active for lane in self.lanes.values()))
+        return not (self.pending or self.prefilled or any(lane.active for lane in self.lanes.values()))
+
+    @property
+    def prefilled(self) -> int:
+        """Prompts that wait for a slot, of all lanes."""
+        return sum(len(ready) for ready in self.ready.values())
 
     @property
     def row_steps(self) -> tuple[int, int]:
@@ -124,17 +130,12 @@ class Scheduler:
         """Graphs that this process has compiled since the lanes were warm; 0 in steady state."""
         return compilations() - self._warm_compilations
 
-    def length_for(self, segment: Segment) -> int:
-        """The canvas length for a segment, by `denoise.canvas_length`."""
-        seconds = len(segment.pcm) / 2 / SAMPLE_RATE
-        return canvas_policy.choose(self.lengths, seconds=seconds, window_seconds=self.model.config.window_seconds)
-
     def add(self, job: Job, *, first: bool = False) -> None:
-        """Put a job into its lane's queue, at the end or (first) at the beginning."""
+        """Put a job into the queue, at the end or (first) at the beginning."""
         if first:
-            self.pending[job.length].appendleft(job)
+            self.pending.appendleft(job)
         else:
-            self.pending[job.length].append(job)
+            self.pending.append(job)
 
     def turn(self) -> list[Finished]:
         """Fill the free slots of one lane and do one step of it. Returns the rows that ended."""
@@ -148,21 +149,28 @@ class Scheduler:
 
     def _work(self) -> list[Finished]:
         """A turn. It may run out of memory."""
-        length = self._next_lane()
-        lane, ready = self.lanes[length], self.ready[length]
-        while self.pending[length] and len(ready) < lane.free:
-            self._prefill(length)
-        while ready and lane.free:
-            lane.admit(ready[0])
-            ready.popleft()
-        return lane.denoise_once(meanwhile=lambda: self._prefill_ahead(length))
+        self._admit()
+        done = 0
+        if self.pending and not any(lane.active for lane in self.lanes.values()):
+            done = self._prefill()
+            self._admit()
+        lane = self.lanes[self._next_lane()]
+        while self.pending and lane.free and done < self.slots and self.prefilled <= self.prefill_batch:
+            done += self._prefill()
+            self._admit()
+        return lane.denoise_once(meanwhile=self._prefill_ahead)
+
+    def _admit(self) -> None:
+        """Fill the free slots of all lanes with what is ready for them."""
+        for length, lane in self.lanes.items():
+            ready = self.ready[length]
+            while ready and lane.free:
+                lane.admit(ready[0])
+                ready.popleft()
 
     def _next_lane(self) -> int:
         """The canvas length of the lane that steps next: one that has waited too long, else the fullest."""
-        rows = {
-            n: min(self.slots, lane.active + len(self.ready[n]) + len(self.pending[n]))
-            for n, lane in self.lanes.items()
-        }
+        rows = {n: min(self.slots, lane.active + len(self.ready[n])) for n, lane in self.lanes.items()}
         passed = self._passed_over
         chosen = max(rows, key=lambda n: (passed[n] if passed[n] >= PATIENCE else 0, rows[n], passed[n]))
         for n in rows:
@@ -190,8 +198,7 @@ class Scheduler:
             started += [prepared.job for prepared in self.ready[length]]
             self.ready[length].clear()
         started += self._prefilling
-        for job in reversed(started):
-            self.pending[job.length].appendleft(job)
+        self.pending.extendleft(reversed(started))
         self._prefilling = []
         self._row_steps = self.row_steps
         self.lanes.clear()
@@ -216,14 +223,14 @@ class Scheduler:
                     self.prompts([Segment("", None, silence)] * size)
         self._warm_compilations = compilations()
 
-    def _prefill_ahead(self, length: int) -> None:
-        """Prefill one more batch for a lane, unless half a batch is ready."""
-        if self.pending[length] and len(self.ready[length]) <= self.prefill_batch // 2:
-            self._prefill(length)
+    def _prefill_ahead(self) -> None:
+        """Prefill one more batch, unless half a batch is ready."""
+        if self.pending and self.prefilled <= self.prefill_batch // 2:
+            self._prefill()
 
-    def _prefill(self, length: int) -> None:
-        """Compute the prompt KV of the next segments of a lane, at most `prefill_batch`."""
-        pending = self.pending[length]
+    def _prefill(self) -> int:
+        """Compute the prompt KV of the next segments, at most `prefill_batch`, and choose their lanes. Returns how many."""
+        pending = self.pending
         jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
         segments = [job.segment for job in jobs]
         if self.calls.static:  # few shapes: repeat the last segment
@@ -231,10 +238,20 @@ class Scheduler:
             segments += segments[-1:] * (size - len(jobs))
         prompts = self.prompts(segments)
         for row, job in enumerate(jobs):
-            keys = noise.row_keys(job.segment.key, self.denoise.seed)
-            heard = replace(job, slots=prompts.slots[row])
-            self.ready[length].append(Prepared(heard, keys, prompts.kv, row, prompts.made, prompts.kept[row]))
+            slots = prompts.slots[row]
+            length = job.length or self._length(slots)
+            prepared = replace(job, slots=slots, length=length)
+            keys = noise.row_keys(noise.sound_key(job.segment.pcm), self.denoise.seed)
+            self.ready[length].append(Prepared(prepared, keys, prompts.kv, row, prompts.made, prompts.kept[row]))
         self._prefilling = []
+        return len(jobs)
+
+    def _length(self, slots: SlotScores) -> int:
+        """The canvas length for a prefilled segment, by `denoise.canvas_length`."""
+        if len(self.lengths) == 1:
+            return self.full_length
+        tokens = len(greedy(slots, blank=self.model.config.tokens.ctc_blank))
+        return canvas_policy.choose(self.lengths, tokens=tokens)
 
     @torch.inference_mode()
     def prompts(self, segments: list[Segment]) -> Prompts:
@@ -264,10 +281,10 @@ class Scheduler:
             tensor.record_stream(stream)
         return Prompts(kv, kept, scores, self._side.record_event())
 
-    def _audio_embeds(self, segments: list[Segment]) -> Tensor:
-        """Prompt embeddings [segments, prompt length, hidden]: features, encoder, projector, text of the prompt."""
-        model = self.model
-        windows = np.stack([from_pcm(segment.pcm, model.config.window_samples) for segment in segments])
-        mel = model.encoder.log_mel(torch.from_numpy(windows).to(self._device))
-        audio = self.calls.audio_vectors(model, mel.to(model.projector.input.weight.dtype))
-        return model.prompt_embeds(audio, [segment.language for segment in segments])
+
+def audio_prompts(model: AsrModel, calls: Calls, segments: list[Segment]) -> Tensor:
+    """Prompt embeddings [segments, prompt length, hidden]: features, encoder, projector, text of the prompt."""
+    windows = np.stack([from_pcm(segment.pcm, model.config.window_samples) for segment in segments])
+    mel = model.encoder.log_mel(torch.from_numpy(windows).to(model.backbone.lm_head.weight.device))
+    audio = calls.audio_vectors(model, mel.to(model.projector.input.weight.dtype))
+    return model.prompt_embeds(audio, [segment.language for segment in segments])
