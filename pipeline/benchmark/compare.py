@@ -93,8 +93,7 @@ class EverySlot(AsrConfig):
 class Bench:
     """One model on one device.
 
-    Both sides get text prompts as long as an audio prompt. The audio encoder runs in rows that say so, for its time: the
-    prompts are the same ones.
+    Both sides get text prompts as long as an audio prompt. The audio encoder runs in rows that say so, for its time alone.
     """
 
     def __init__(

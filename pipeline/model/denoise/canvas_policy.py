@@ -1,4 +1,4 @@
-"""Chooses the canvas length of a segment: the model's own, a fixed one, or (`auto`) one of a few by what CTC has heard."""
+"""Chooses the canvas length of a segment: the model's own, a fixed one, or (`auto`) one of a few by what CTC hears."""
 
 from __future__ import annotations
 

@@ -229,7 +229,7 @@ class Scheduler:
             self._prefill()
 
     def _prefill(self) -> int:
-        """Compute the prompt KV of the next segments, at most `prefill_batch`, and choose their lanes. Returns how many."""
+        """Prefill the next segments, at most `prefill_batch`, and choose their lanes. Returns how many they are."""
         pending = self.pending
         jobs = self._prefilling = [pending.popleft() for _ in range(min(self.prefill_batch, len(pending)))]
         segments = [job.segment for job in jobs]
