@@ -93,7 +93,7 @@ class EverySlot(AsrConfig):
 class Bench:
     """One model on one device.
 
-    Both sides get text prompts as long as an audio prompt. The audio encoder runs in rows that say so, for its time alone.
+    Both sides get text prompts as long as an audio prompt. The audio encoder runs in rows that say so, for its time.
     """
 
     def __init__(
