@@ -106,7 +106,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     if config.retry != "none":
-        plan_retry(results or storage, config.plan, config.retry, write_to=storage)
+        plan_retry(storage, config.plan, config.retry, results=results)
     return fingerprint
 
 

@@ -129,7 +129,7 @@ class Place:
     plan. So the driver's memory does not grow with the number of recordings.
     """
 
-    plan: str  # "plan", "retry-1", ...
+    plan: str  # "plan", "round-1", ...
     row_group: int
     first_row: int  # within the row group
     rows: int  # one row is one recording
@@ -300,9 +300,11 @@ SIDECAR = pa.struct([("extension", pa.string()), ("offset", pa.int64()), ("size"
 PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs to, then the fields of RecordingRef
     [
         ("unit_id", pa.string()),
-        ("part", pa.int32()),  # number of its part-*.parquet; fixed in the plan, so that one part can be replaced alone
-        ("retried_unit", pa.string()),  # in a round of retries: the unit with the result that is tried again,
-        ("retried_index", pa.int32()),  # and the index of the recording in it
+        # Number of its part-*.parquet, fixed in the plan, so that one part can be replaced alone. Null: an earlier plan
+        # has this recording, and the result stands at its place there.
+        ("part", pa.int32()),
+        ("earlier_unit", pa.string()),  # where part is null: the unit with the result before this one,
+        ("earlier_index", pa.int32()),  # and the index of the recording in it
         ("recording_id", pa.string()),
         ("format", pa.string()),
         ("source_uri", pa.string()),

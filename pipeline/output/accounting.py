@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.output.commit import LEFT_OUT, SAMPLES, committed_units, one_of, read_commit, read_commits
 from pipeline.output.retry import current_results
-from pipeline.planning.plan import plan_names, plan_size, unit_ids
+from pipeline.planning.plan import plan_names, planned_now, unit_ids
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage
 
@@ -116,12 +116,6 @@ class Tally:
         }
 
 
-def new_tally(storage: Storage, names: list[str]) -> Tally:
-    """A tally of the plans `names` of an output, before any commit is counted."""
-    sizes = [plan_size(storage, name) for name in names]
-    return Tally(sum(size.units for size in sizes), sizes[0].recordings if sizes else 0)
-
-
 def close_books(storage: Storage) -> dict[str, Any]:
     """Compare all commits with the plans. Returns the content of _run/accounting.json as it would be now.
 
@@ -129,12 +123,13 @@ def close_books(storage: Storage) -> dict[str, Any]:
     """
     names = plan_names(storage)
     planned = set().union(*(unit_ids(storage, name) for name in names))
-    tally = new_tally(storage, names)
+    committed = committed_units(storage)
+    tally = Tally(*planned_now(storage, names, committed))
     for commit in read_commits(storage):
-        if commit["unit_id"] in planned:
-            tally.add(commit)
-        else:
+        if commit["unit_id"] not in planned:
             tally.unplanned += 1
-    for unit_id, index in current_results(storage, names, committed_units(storage)).superseded:
+        elif commit["unit_id"] in committed:  # another driver may commit one at this moment
+            tally.add(commit)
+    for unit_id, index in current_results(storage, names, committed).superseded:
         tally.supersede(read_commit(storage, unit_id), index)
     return tally.report()

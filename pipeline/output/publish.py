@@ -28,13 +28,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
-from pipeline.output.accounting import Tally, new_tally
-from pipeline.output.commit import DUPLICATE, collect_garbage, committed_units, read_commit, read_unit
-from pipeline.output.retry import Pointer, current_results
+from pipeline.output.accounting import Tally
+from pipeline.output.commit import DUPLICATE, SCHEMAS, collect_garbage, committed_units, read_commit, read_unit
+from pipeline.output.retry import current_results
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.pack import PlannedUnit
-from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.planning.pack import PlannedUnit, Pointer
+from pipeline.planning.plan import plan_names, planned_now, read_fingerprint, read_plan
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, WorkUnit
 from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
 from pipeline.storage.patience import retries
 
@@ -139,9 +139,9 @@ def _publish_once(
     before = _published_units(storage)
     fingerprint = fingerprint_id(read_fingerprint(storage))
     committed = committed_units(storage)
-    tally = new_tally(storage, names)
+    tally = Tally(*planned_now(storage, names, committed))
     results = current_results(storage, names, committed)
-    for planned in chain.from_iterable(read_plan(storage, name) for name in names[1:]):
+    for planned in chain.from_iterable(read_plan(storage, name, placed=False) for name in names[1:]):
         if planned.unit.unit_id in committed:
             tally.add(read_commit(storage, planned.unit.unit_id))
     for unit_id, index in results.superseded:
@@ -158,7 +158,7 @@ def _publish_once(
             "transcripts": _TableWriter(transcripts, TRANSCRIPT, overtaken),
             "dead_letters": _TableWriter(dead_letters, DEAD_LETTER, overtaken),
         }
-        _write_tables(storage, committed, results.current, fingerprint, tally, writers, progress)
+        _write_tables(storage, names, committed, results.current, fingerprint, tally, writers, progress)
         _check_books(storage, tally, writers)
     if overtaken():
         raise _Overtaken
@@ -178,6 +178,7 @@ def _versions(storage: Storage) -> dict[str, str]:
 
 def _write_tables(
     storage: Storage,
+    names: list[str],
     committed: set[str],
     current: Mapping[str, Pointer],
     fingerprint: str,
@@ -185,44 +186,46 @@ def _write_tables(
     writers: Mapping[str, _TableWriter],
     progress: Callable[[int], None] | None,
 ) -> None:
-    """Write both tables in the order of the plan, and count every commit in `tally`.
+    """Write both tables in the order of the plans `names`, and count every commit of a unit with a part in `tally`.
 
-    committed: ids of units. current: the result that counts of each retried recording. fingerprint: id that all commits
-    must have. Raises OutputError if a unit is damaged or does not agree with the plan.
+    committed: ids of units. current: the result that counts of each recording of a round. fingerprint: id that all
+    commits must have. Raises OutputError if a unit is damaged or does not agree with the plan.
     """
 
     def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
         if planned.unit.unit_id not in committed:
-            return planned, None, {}
+            return planned, None, {name: schema.empty_table() for name, schema in SCHEMAS.items()}
         commit = read_commit(storage, planned.unit.unit_id)
         return planned, commit, read_unit(storage, commit)
 
     @lru_cache(maxsize=4)  # a round of retries has the order of the plan, so neighbours are in the same unit
-    def load_retried(unit_id: str) -> Tables:
+    def load_later(unit_id: str) -> Tables:
         commit = read_commit(storage, unit_id)
         _check_unit(storage, commit, fingerprint)
         return read_unit(storage, commit)
 
     writers["dead_letters"].start(0)  # few rows: a single part
     writers["transcripts"].start(0)
-    for done, (planned, commit, own) in enumerate(in_order(load, read_plan(storage), storage.parallel), start=1):
-        writers["transcripts"].start(planned.part)
+    units = chain.from_iterable(read_plan(storage, name, placed=True) for name in names)
+    for done, (planned, commit, own) in enumerate(in_order(load, units, storage.parallel), start=1):
+        unit = planned.unit
+        writers["transcripts"].start(planned.part or 0)
+        ids = [ref.recording_id for ref in unit.refs]
         if commit:
             tally.add(commit)
             _check_unit(storage, commit, fingerprint)
-            ids = [ref.recording_id for ref in planned.unit.refs]
-            _check_recordings(storage, commit, ids, own)
-            elsewhere = {
-                ref.recording_id: current[ref.recording_id][0]
-                for ref in planned.unit.refs
-                if ref.recording_id in current and ref.problem != DUPLICATE
-            }
-            elsewhere = {name: unit_id for name, unit_id in elsewhere.items() if unit_id != planned.unit.unit_id}
-            if elsewhere:
-                own = _with_retries(own, {one: load_retried(one) for one in set(elsewhere.values())}, elsewhere)
-                _check_recordings(storage, commit, ids, own)
-            for name, table in own.items():
-                writers[name].write(_ordered(table, ids))
+            _check_recordings(storage, unit, ids, own)
+        elsewhere = {
+            ref.recording_id: current[ref.recording_id][0]
+            for ref in unit.refs
+            if ref.recording_id in current and ref.problem != DUPLICATE
+        }
+        elsewhere = {name: unit_id for name, unit_id in elsewhere.items() if unit_id != unit.unit_id}
+        if elsewhere:
+            own = _with_retries(own, {one: load_later(one) for one in set(elsewhere.values())}, elsewhere)
+            _check_recordings(storage, unit, ids if commit else elsewhere, own)
+        for name, table in own.items():
+            writers[name].write(_ordered(table, ids))
         if progress:
             progress(done)
     for writer in writers.values():
@@ -264,12 +267,12 @@ def _check_unit(storage: Storage, commit: Mapping[str, Any], fingerprint: str) -
         raise OutputError(f"{unit} was committed under fingerprint {commit['fingerprint']}, not {fingerprint}")
 
 
-def _check_recordings(storage: Storage, commit: Mapping[str, Any], ids: list[str], own: Tables) -> None:
+def _check_recordings(storage: Storage, unit: WorkUnit, ids: Iterable[str], own: Tables) -> None:
     """Raises OutputError unless each of `ids` has transcripts or a dead letter, exactly once."""
     answered = Counter(own["transcripts"]["recording_id"].unique().to_pylist())
     answered.update(own["dead_letters"]["recording_id"].to_pylist())
     if answered != Counter(ids):
-        raise OutputError(f"{storage.uri}: unit {commit['unit_id']} does not contain the recordings of its plan")
+        raise OutputError(f"{storage.uri}: unit {unit.unit_id} does not contain the recordings of its plan")
 
 
 def _check_books(storage: Storage, tally: Tally, writers: Mapping[str, _TableWriter]) -> None:

@@ -17,6 +17,7 @@ from pipeline.sources.access.ids import IdSet
 SECONDS_PER_ROW = 15  # seconds of audio in one row of transcripts: about half of a 30 s window
 BYTES_PER_SECOND = 16_000  # for an undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
 UNIT_DIGITS = 16  # hex digits of a unit id
+Pointer = tuple[str, int]  # a result: the unit, and the index of the recording in it
 _json = json.JSONEncoder(check_circular=False).encode  # same text as json.dumps, in 4/5 of the time
 
 
@@ -24,13 +25,13 @@ _json = json.JSONEncoder(check_circular=False).encode  # same text as json.dumps
 class PlannedUnit:
     """A unit and its place in the published tables.
 
-    part: number of the transcripts/part-*.parquet with its rows. retried: only in a round of retries; for each
-    recording the unit with the result that is tried again, and its index there.
+    part: number of the transcripts/part-*.parquet with its rows. None: earlier plans have its recordings, and its
+    results replace theirs at their places. earlier: only then; for each recording the result before this one.
     """
 
     unit: WorkUnit
-    part: int = 0
-    retried: tuple[tuple[str, int], ...] = ()
+    part: int | None = 0
+    earlier: tuple[Pointer, ...] = ()
 
 
 def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
@@ -46,11 +47,11 @@ def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
         yield ref
 
 
-def pack_units(refs: Iterable[RecordingRef], config: PlanConfig, *, retry: int = 0) -> Iterator[WorkUnit]:
+def pack_units(refs: Iterable[RecordingRef], config: PlanConfig, *, number: int = 0) -> Iterator[WorkUnit]:
     """Join neighbouring recordings to units that stay within the three limits of `config`.
 
     A recording that exceeds a limit by itself is a unit of its own. A recording with a problem will not be read, so it
-    counts zero seconds and bytes. retry: number of the round of retries; 0 for the plan itself.
+    counts zero seconds and bytes. number: of the round; 0 for the plan itself.
     """
     limit_bytes = config.unit_megabytes * 1_000_000
     waiting: list[RecordingRef] = []  # recordings of the next unit
@@ -63,28 +64,31 @@ def pack_units(refs: Iterable[RecordingRef], config: PlanConfig, *, retry: int =
             or seconds + more_seconds > config.unit_seconds
             or size + more_size > limit_bytes
         ):
-            yield _unit(waiting, retry, copies)
+            yield _unit(waiting, number, copies)
             waiting, seconds, size = [], 0.0, 0
         waiting.append(ref)
         seconds, size = seconds + more_seconds, size + more_size
     if waiting:
-        yield _unit(waiting, retry, copies)
+        yield _unit(waiting, number, copies)
 
 
-def with_parts(units: Iterable[WorkUnit], part_rows: int) -> Iterator[PlannedUnit]:
-    """Assign units to published parts, in order. A part is full when about `part_rows` rows are expected in it."""
+def with_parts(units: Iterable[WorkUnit], part_rows: int, *, first: int = 0) -> Iterator[PlannedUnit]:
+    """Assign units to published parts, in order. A part is full when about `part_rows` rows are expected in it.
+
+    first: number of the first part.
+    """
     expected = 0  # rows of all units so far
     for unit in units:
-        yield PlannedUnit(unit, part=expected // part_rows)
+        yield PlannedUnit(unit, part=first + expected // part_rows)
         expected += sum(_expected_rows(ref) for ref in unit.refs)
 
 
-def unit_id(refs: Iterable[RecordingRef], *, retry: int = 0, copy: int = 0) -> str:
+def unit_id(refs: Iterable[RecordingRef], *, number: int = 0, copy: int = 0) -> str:
     """First UNIT_DIGITS hex digits of a SHA-256 of all fields of the refs and two numbers.
 
-    retry: number of the round of retries. copy: how many units with the same content come before this one.
+    number: of the round. copy: how many units with the same content come before this one.
     """
-    digest = hashlib.sha256(f"{retry} {copy}".encode())
+    digest = hashlib.sha256(f"{number} {copy}".encode())
     for ref in refs:
         digest.update(b"\n" + _json(content_of(ref)).encode())
     return digest.hexdigest()[:UNIT_DIGITS]
@@ -97,14 +101,14 @@ def declared_seconds(ref: RecordingRef) -> float | None:
     return ref.seconds
 
 
-def _unit(refs: list[RecordingRef], retry: int, copies: Counter[str]) -> WorkUnit:
+def _unit(refs: list[RecordingRef], number: int, copies: Counter[str]) -> WorkUnit:
     """A unit of `refs`. copies: units of duplicates so far, by their id as a first copy."""
-    first_id = unit_id(refs, retry=retry)
+    first_id = unit_id(refs, number=number)
     if not all(ref.problem == "duplicate_id" for ref in refs):
         return WorkUnit(first_id, tuple(refs))
     # Only a unit of duplicates can appear several times with the same content.
     copies[first_id] += 1
-    return WorkUnit(unit_id(refs, retry=retry, copy=copies[first_id] - 1), tuple(refs))
+    return WorkUnit(unit_id(refs, number=number, copy=copies[first_id] - 1), tuple(refs))
 
 
 def _expected_rows(ref: RecordingRef) -> int:

@@ -6,11 +6,12 @@ import contextlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,22 +23,41 @@ from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_
 from pipeline.planning.pack import PlannedUnit, declared_seconds, mark_duplicates, pack_units, with_parts
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
 from pipeline.sources.formats import list_recordings
-from pipeline.storage.base import OutputError, Storage
+from pipeline.storage.base import OutputError, Storage, in_order
 
-BASE = "plan"  # in _run/plan.parquet; rounds of retries are in _run/retry-1.parquet, ...
-FOOTER = b"fullcanvas"  # key in the file's metadata; its value is JSON with the size and the fingerprint
+BASE = "plan"  # in _run/plan.parquet; further rounds are in _run/round-1.parquet, ...
+FOOTER = b"fullcanvas"  # key in the file's metadata; its value is JSON: size, fingerprint, and what a round is about
 ROW_GROUP = 16_384  # rows or a few more: a row group ends where a unit ends
 CACHED_ROW_GROUPS = 4  # in a PlanReader; one is enough for units in order, but a few units run at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class PlanSize:
-    """Sums over a plan. `seconds` and `bytes` contain only recordings whose length or size the source declares."""
+    """Sums over a plan. `seconds` and `bytes` contain only recordings whose length or size the source declares.
+
+    added: recordings that no earlier plan has. end_part: one more than the highest number of its published parts.
+    """
 
     units: int
     recordings: int
     seconds: float
     bytes: int
+    added: int
+    end_part: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a plan is about, besides its units.
+
+    kind: "plan" for the first one, then "retry" or "update". withdrawn: units of earlier plans that nobody shall start
+    any more; a driver that has started one may still commit it. gone: the recordings that the source has lost, by id,
+    with all units that have it.
+    """
+
+    kind: Literal["plan", "retry", "update"]
+    withdrawn: tuple[str, ...] = ()
+    gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def make_plan(source: SourceConfig, config: PlanConfig) -> Iterator[WorkUnit]:
@@ -63,45 +83,109 @@ def ensure_plan(
 
 
 def write_plan(
-    storage: Storage, name: str, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any] | None = None
+    storage: Storage,
+    name: str,
+    units: Iterable[PlannedUnit],
+    fingerprint: Mapping[str, Any] | None = None,
+    *,
+    about: Round | None = None,
 ) -> bool:
-    """Write `_run/<name>.parquet`, as a stream. Returns False if that plan exists; it does not change then."""
+    """Write `_run/<name>.parquet`, as a stream. Returns False if that plan exists; it does not change then.
+
+    fingerprint: of the first plan. about: of every further round.
+    """
     with storage.scratch() as directory:
         path = directory / f"{name}.parquet"
-        _write(path, units, fingerprint or {})
+        _write(path, units, {"fingerprint": fingerprint or {}, "round": asdict(about or Round("plan"))})
         return storage.put_if_absent(plan_key(name), path)
 
 
-def read_plan(storage: Storage, name: str = BASE, *, skip: Set[str] = frozenset()) -> Iterator[PlannedUnit]:
-    """The units of a plan in order, except those whose id is in `skip`. One row group is in memory at a time."""
+def read_plan(
+    storage: Storage, name: str = BASE, *, skip: Set[str] = frozenset(), placed: bool | None = None
+) -> Iterator[PlannedUnit]:
+    """The units of a plan in order, except those whose id is in `skip`. One row group is in memory at a time.
+
+    placed: only units with a number of their part (True) or without one (False).
+    """
     with _opened(storage, name) as file:
         for index in range(file.num_row_groups):
             table = file.read_row_group(index, use_threads=False)
             if skip:
                 table = table.filter(pa.array([unit not in skip for unit in table["unit_id"].to_pylist()], pa.bool_()))
+            if placed is not None:
+                table = table.filter(pc.is_valid(table["part"]) if placed else pc.is_null(table["part"]))
             yield from _planned(table)
+
+
+def read_columns(storage: Storage, name: str, columns: list[str]) -> Iterator[pa.Table]:
+    """These columns of a plan, one row group after the other."""
+    with _opened(storage, name) as file:
+        for index in range(file.num_row_groups):
+            yield file.read_row_group(index, columns=columns, use_threads=False)
 
 
 def unit_ids(storage: Storage, name: str = BASE) -> set[str]:
     """The ids of all units of a plan. Memory: about 110 MB for a million."""
-    with _opened(storage, name) as file:
-        groups = (
-            file.read_row_group(index, columns=["unit_id"], use_threads=False) for index in range(file.num_row_groups)
-        )
-        return {unit for table in groups for unit in table["unit_id"].unique().to_pylist()}
+    groups = read_columns(storage, name, ["unit_id"])
+    return {unit for table in groups for unit in table["unit_id"].unique().to_pylist()}
 
 
 def plan_names(storage: Storage) -> list[str]:
-    """The plans of this output in order: "plan", then the rounds of retries. Empty if nothing is planned."""
-    names = [key.removeprefix("_run/").removesuffix(".parquet") for key in storage.list("_run/retry-")]
-    rounds = sorted((name for name in names if retry_round(name)), key=retry_round)
+    """The plans of this output in order: "plan", then the rounds. Empty if nothing is planned."""
+    names = [key.removeprefix("_run/").removesuffix(".parquet") for key in storage.list("_run/round-")]
+    rounds = sorted((name for name in names if round_number(name)), key=round_number)
     return [BASE, *rounds] if storage.exists(plan_key(BASE)) else []
 
 
-def retry_round(name: str) -> int:
-    """The number of a round of retries: 3 for "retry-3", 0 for any other name."""
+def round_number(name: str) -> int:
+    """The number of a round: 3 for "round-3", 0 for any other name."""
     head, _, number = name.partition("-")
-    return int(number) if head == "retry" and number.isdecimal() else 0
+    return int(number) if head == "round" and number.isdecimal() else 0
+
+
+def round_name(number: int) -> str:
+    """The name of the round with this number, from 1. Retries and updates are counted together."""
+    return f"round-{number}"
+
+
+def read_round(storage: Storage, name: str) -> Round:
+    """What a round is about, from the footer of its file. Raises OutputError if the file is damaged."""
+    about = _footer(storage, name)["round"]
+    gone = {recording: tuple(units) for recording, units in about["gone"].items()}
+    return Round(about["kind"], tuple(about["withdrawn"]), gone)
+
+
+def withdrawn_units(storage: Storage, names: Iterable[str]) -> set[str]:
+    """The ids of all units that the rounds among `names` have withdrawn."""
+    rounds = [name for name in names if round_number(name)]
+    abouts = in_order(partial(read_round, storage), rounds, storage.parallel)
+    return {unit for about in abouts for unit in about.withdrawn}
+
+
+def gone_recordings(storage: Storage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """The recordings that an update has found gone and that no later round has again: by id, all units that have it."""
+    gone: dict[str, tuple[str, ...]] = {}
+    for name in names:
+        if not round_number(name):
+            continue
+        if gone:
+            ids = pa.array(gone, pa.string())
+            for table in read_columns(storage, name, ["recording_id"]):
+                for recording in table.filter(pc.is_in(table["recording_id"], ids))["recording_id"].to_pylist():
+                    gone.pop(recording, None)
+        gone.update(read_round(storage, name).gone)
+    return gone
+
+
+def planned_now(storage: Storage, names: list[str], committed: Set[str]) -> tuple[int, int]:
+    """How many units and recordings all plans have together, if the units `committed` have results.
+
+    Withdrawn units without a result do not count, nor do recordings that were gone before they had any.
+    """
+    sizes = list(in_order(partial(plan_size, storage), names, storage.parallel))
+    taken_back = sum(committed.isdisjoint(units) for units in gone_recordings(storage, names).values())
+    units = sum(size.units for size in sizes) - len(withdrawn_units(storage, names) - committed)
+    return units, sum(size.added for size in sizes) - taken_back
 
 
 def plan_key(name: str) -> str:
@@ -121,28 +205,32 @@ def read_fingerprint(storage: Storage) -> dict[str, Any]:
 
 
 def todo(storage: Storage, committed: Set[str]) -> pa.Table:
-    """The units of all plans that are not in `committed`, as rows of schemas.TODO in plan order.
+    """The units of all plans that are neither in `committed` nor withdrawn, as rows of schemas.TODO in plan order.
 
     Only the column of ids is read. A row takes about 60 bytes of memory, independent of the recordings in its unit.
     """
     tables = [TODO.empty_table()]
-    for name in plan_names(storage):
+    names = plan_names(storage)
+    done = committed | withdrawn_units(storage, names)
+    for name in names:
         with _opened(storage, name) as file:
             for index in range(file.num_row_groups):
                 ids = file.read_row_group(index, columns=["unit_id"], use_threads=False)["unit_id"].combine_chunks()
                 places = (
                     {"unit_id": unit_id, "place": {"plan": name, "row_group": index, "first_row": first, "rows": rows}}
                     for unit_id, first, rows in _runs(ids)
-                    if unit_id not in committed
+                    if unit_id not in done
                 )
                 tables.append(to_table(places, TODO))
     return pa.concat_tables(tables).combine_chunks()
 
 
 def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
-    """The units of all plans that are not in `committed`, with their references: a stream in plan order."""
-    for name in plan_names(storage):
-        for planned in read_plan(storage, name, skip=committed):
+    """The units that `todo` gives, with their references: a stream in plan order."""
+    names = plan_names(storage)
+    done = committed | withdrawn_units(storage, names)
+    for name in names:
+        for planned in read_plan(storage, name, skip=done):
             yield planned.unit
 
 
@@ -174,8 +262,8 @@ class PlanReader:
         return table
 
 
-def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, Any]) -> None:
-    count, recordings, seconds, size = 0, 0, 0.0, 0  # of the plan so far
+def _write(path: Path, units: Iterable[PlannedUnit], footer: Mapping[str, Any]) -> None:
+    count, recordings, seconds, size, added, end_part = 0, 0, 0.0, 0, 0, 0  # of the plan so far
     rows: list[tuple[object, ...]] = []
     with pq.ParquetWriter(path, PLAN, compression="zstd") as writer:
         for planned in units:
@@ -184,18 +272,20 @@ def _write(path: Path, units: Iterable[PlannedUnit], fingerprint: Mapping[str, A
             count, recordings = count + 1, recordings + len(refs)
             seconds += math.fsum([declared_seconds(ref) or 0.0 for ref in refs])
             size += sum(ref.size for ref in refs)
+            if planned.part is not None:
+                added, end_part = added + len(refs), planned.part + 1
             if len(rows) >= ROW_GROUP:
                 writer.write_table(_table(rows))
                 rows = []
         if rows:
             writer.write_table(_table(rows))
-        footer = {"size": asdict(PlanSize(count, recordings, seconds, size)), "fingerprint": fingerprint}
-        writer.add_key_value_metadata({FOOTER.decode(): json.dumps(footer)})
+        sums = asdict(PlanSize(count, recordings, seconds, size, added, end_part))
+        writer.add_key_value_metadata({FOOTER.decode(): json.dumps({"size": sums, **footer})})
 
 
 def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
     """The row of PLAN for one recording of a unit."""
-    unit_id, place = planned.retried[index] if planned.retried else (None, None)
+    unit_id, place = planned.earlier[index] if planned.earlier else (None, None)
     return planned.unit.unit_id, planned.part, unit_id, place, *content_of(planned.unit.refs[index])
 
 
@@ -213,11 +303,11 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
     """The units in some rows of a plan."""
     columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
     for unit_id, group in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        rows = list(group)  # tuples in the order of PLAN: unit_id, part, retried_unit, retried_index, *fields
+        rows = list(group)  # tuples in the order of PLAN: unit_id, part, earlier_unit, earlier_index, *fields
         refs = tuple(RecordingRef(*row[4:]) for row in rows)
-        _, part, first_retried, *_ = rows[0]
-        retried = tuple((row[2], row[3]) for row in rows) if first_retried is not None else ()
-        yield PlannedUnit(WorkUnit(unit_id, refs), part, retried)
+        _, part, first_earlier, *_ = rows[0]
+        earlier = tuple((row[2], row[3]) for row in rows) if first_earlier is not None else ()
+        yield PlannedUnit(WorkUnit(unit_id, refs), part, earlier)
 
 
 def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
@@ -244,7 +334,7 @@ def _sidecars(column: pa.ChunkedArray) -> list[tuple[tuple[str, int, int], ...]]
 
 
 def _footer(storage: Storage, name: str) -> dict[str, Any]:
-    """Size and fingerprint, as `_write` has stored them."""
+    """Size, fingerprint and what a round is about, as `_write` has stored them."""
     with _opened(storage, name) as file:
         footer: dict[str, Any] = json.loads(file.metadata.metadata[FOOTER])
         return footer

@@ -97,7 +97,7 @@ def test_a_retry_is_planned_aside(
     before = contents(tmp_path / "out")
     assert dry([*words, "retry=dead_letters"]) == 0
     table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:3]]
-    assert table == [["plan", "2", "6"], ["retry-1", "1", "1"]]
+    assert table == [["plan", "2", "6"], ["round-1", "1", "1"]]
     assert contents(tmp_path / "out") == before
 
 
@@ -114,7 +114,7 @@ def test_a_round_of_retries_that_is_half_done_is_shown_as_it_is(
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.unit_recordings=1"]
     assert dry([*words, "retry=dead_letters"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[:3] for line in lines[1:3]] == [["plan", "6", "6"], ["retry-1", "2", "2"]]
+    assert [line.split()[:3] for line in lines[1:3]] == [["plan", "6", "6"], ["round-1", "2", "2"]]
     assert lines[3] == "7 units are committed"
     assert "left: 1 units" in "\n".join(lines)
     assert contents(tmp_path / "out") == before

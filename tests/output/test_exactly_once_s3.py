@@ -122,7 +122,7 @@ def test_retries_and_the_books_work_in_a_bucket(storage: Storage) -> None:
     fingerprint = plan(storage, [*(ref(number) for number in range(30)), ref(3)])
     run(storage, fingerprint, dead=["r4", "r9", "r20"])
     assert publish_tables(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 3}
-    assert plan_retry(storage, PlanConfig(unit_recordings=2)) == "retry-1"
+    assert plan_retry(storage, PlanConfig(unit_recordings=2)) == "round-1"
     run(storage, fingerprint, dead=["r9"])
     assert publish_tables(storage)["dead_letters"] == {"duplicate_id": 1, "model_error": 1}
     assert close_books(storage)["closed"]

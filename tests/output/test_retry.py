@@ -41,11 +41,11 @@ def test_without_a_plan_or_a_dead_letter_there_is_nothing_to_retry(storage: Stor
 def test_dead_letters_are_retried_with_their_reference_and_a_pointer_to_their_result(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(9)])
     run(storage, fingerprint, dead=["r1", "r4", "r7"])
-    assert plan_retry(storage, PAIRS) == "retry-1"
-    planned = list(read_plan(storage, "retry-1"))
+    assert plan_retry(storage, PAIRS) == "round-1"
+    planned = list(read_plan(storage, "round-1"))
     assert [entry.unit.refs for entry in planned] == [(ref(1), ref(4)), (ref(7),)]
     first, second, third = (entry.unit.unit_id for entry in read_plan(storage))
-    assert [entry.retried for entry in planned] == [((first, 1), (second, 1)), ((third, 1),)]
+    assert [entry.earlier for entry in planned] == [((first, 1), (second, 1)), ((third, 1),)]
     assert not {entry.unit.unit_id for entry in planned} & {entry.unit.unit_id for entry in read_plan(storage)}
     assert _ids_left(storage) == ["r1", "r4", "r7"]
 
@@ -54,7 +54,7 @@ def test_problems_of_the_listing_are_not_retried(storage: Storage) -> None:
     refs = [ref(1), ref(2), ref(1), ref(3, problem="corrupt_archive")]
     fingerprint = plan(storage, refs)
     run(storage, fingerprint, dead=["r1"])
-    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert plan_retry(storage, PAIRS) == "round-1"
     assert _ids_left(storage) == ["r1"]
     run(storage, fingerprint)
     assert plan_retry(storage, PAIRS) is None
@@ -63,12 +63,12 @@ def test_problems_of_the_listing_are_not_retried(storage: Storage) -> None:
 def test_a_round_that_was_killed_goes_on_without_a_new_round(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(9)])
     run(storage, fingerprint, dead=["r1", "r4", "r7"])
-    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert plan_retry(storage, PAIRS) == "round-1"
     run(storage, fingerprint, only=lambda number: number == 0, dead=["r4"])
-    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert plan_retry(storage, PAIRS) == "round-1"
     assert _ids_left(storage) == ["r7"]
     run(storage, fingerprint)
-    assert plan_retry(storage, PAIRS) == "retry-2"
+    assert plan_retry(storage, PAIRS) == "round-2"
     assert _ids_left(storage) == ["r4"]
 
 
@@ -76,7 +76,7 @@ def test_every_round_has_units_of_its_own(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(3)])
     for number in range(1, 5):
         run(storage, fingerprint, dead=["r1"])
-        assert plan_retry(storage, PAIRS) == f"retry-{number}"
+        assert plan_retry(storage, PAIRS) == f"round-{number}"
     assert len(committed_units(storage)) == 4
     assert _ids_left(storage) == ["r1"]
 
@@ -115,7 +115,7 @@ def test_of_a_damaged_recording_the_better_result_counts_in_the_tables_and_in_th
     fingerprint = plan(storage, [ref(number) for number in range(6)])
     run(storage, fingerprint, **first)
     assert plan_retry(storage, PAIRS) is None  # no dead letter
-    assert plan_retry(storage, PAIRS, "damaged") == "retry-1"
+    assert plan_retry(storage, PAIRS, "damaged") == "round-1"
     assert _ids_left(storage) == ["r1"]
     run(storage, fingerprint, text="noch einmal", **again)
     publish_tables(storage)
@@ -145,7 +145,7 @@ def test_a_file_that_was_missing_when_it_was_listed_is_retried_once_it_is_there(
     run(storage, fingerprint)
     assert plan_retry(storage, PAIRS) is None
     late.write_bytes(b"RIFF")
-    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert plan_retry(storage, PAIRS) == "round-1"
     assert _ids_left(storage) == ["rlate"]
     assert "1 dead letters come from the listing" in caplog.text
     run(storage, fingerprint)
@@ -158,9 +158,10 @@ def test_of_two_drivers_that_plan_a_round_one_plan_stands(storage: Storage, monk
     fingerprint = plan(storage, [ref(number) for number in range(9)])
     run(storage, fingerprint, dead=["r1", "r4"])
     names = plan_names(storage)
-    assert plan_retry(storage, PAIRS) == "retry-1"
+    assert plan_retry(storage, PAIRS) == "round-1"
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.output.retry.plan_names", lambda _: names)  # a driver that listed the plans before
-        assert plan_retry(storage, PlanConfig(unit_recordings=1)) == "retry-1"
-    assert plan_names(storage) == ["plan", "retry-1"]
+        seen = iter([names])  # a driver that listed the plans before the other one wrote the round
+        patch.setattr("pipeline.output.retry.plan_names", lambda storage: next(seen, None) or plan_names(storage))
+        assert plan_retry(storage, PlanConfig(unit_recordings=1)) == "round-1"
+    assert plan_names(storage) == ["plan", "round-1"]
     assert len(left(storage)) == 1

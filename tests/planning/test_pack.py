@@ -80,7 +80,7 @@ def test_a_unit_id_follows_the_content_of_its_refs(change: dict[str, object]) ->
     assert unit_id([ref(1), ref(2)]) == unit_id([ref(1), ref(2)])
     assert unit_id([ref(1), ref(2)]) != unit_id([ref(1), ref(2, **change)])
     assert unit_id([ref(1), ref(2)]) != unit_id([ref(2), ref(1)])
-    assert unit_id([ref(1)]) != unit_id([ref(1)], retry=1)
+    assert unit_id([ref(1)]) != unit_id([ref(1)], number=1)
     assert len(unit_id([ref(1)])) == 16
 
 

@@ -30,7 +30,7 @@ from pipeline.planning.plan import (
     plan_size,
     read_fingerprint,
     read_plan,
-    retry_round,
+    round_number,
     todo,
     todo_units,
     unit_ids,
@@ -179,8 +179,8 @@ def test_every_unit_is_read_back_from_its_place(
     storage = open_storage(str(tmp_path_factory.mktemp("plan")))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(planning, "ROW_GROUP", group)
-        for number, name in enumerate((BASE, "retry-1")):
-            write_plan(storage, name, with_parts(pack_units(mark_duplicates(refs), config, retry=number), 10))
+        for number, name in enumerate((BASE, "round-1")):
+            write_plan(storage, name, with_parts(pack_units(mark_duplicates(refs), config, number=number), 10))
     units = list(todo_units(storage, frozenset()))
     places = [(row["unit_id"], Place(**row["place"])) for row in todo(storage, frozenset()).to_pylist()]
     assert [unit_id for unit_id, _ in places] == [unit.unit_id for unit in units]
@@ -202,13 +202,13 @@ def test_a_unit_that_is_not_at_its_place_is_an_error_that_names_the_plan(storage
         PlanReader(storage).unit(left(storage)[0].unit_id, place)
 
 
-def test_rounds_of_retries_are_ordered_by_number(storage: Storage) -> None:
+def test_rounds_are_ordered_by_number(storage: Storage) -> None:
     assert plan_names(storage) == []
-    for name in (BASE, *(f"retry-{number}" for number in (10, 2, 1))):
+    for name in (BASE, *(f"round-{number}" for number in (10, 2, 1))):
         write_plan(storage, name, [])
-    storage.put("_run/retry-notes.parquet", b"")
-    assert plan_names(storage) == ["plan", "retry-1", "retry-2", "retry-10"]
-    assert [retry_round(name) for name in ("plan", "retry-7", "retry-x")] == [0, 7, 0]
+    storage.put("_run/round-notes.parquet", b"")
+    assert plan_names(storage) == ["plan", "round-1", "round-2", "round-10"]
+    assert [round_number(name) for name in ("plan", "round-7", "round-x")] == [0, 7, 0]
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not parquet", b"x" * 10_000])
