@@ -139,11 +139,11 @@ class CtcClock:
 
     @property
     def seconds(self) -> float:
-        """Processor seconds of this process; on CUDA see above."""
+        """Processor seconds of the threads that do it; on CUDA see above."""
         return self._host + sum(before.elapsed_time(after) for before, after in self._events) / 1000
 
     def _on_host(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        clock = time.perf_counter if self.cuda else time.process_time
+        clock = time.perf_counter if self.cuda else time.thread_time
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             before = clock()

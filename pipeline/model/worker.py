@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import queue
 import threading
@@ -11,7 +12,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 
 from pipeline.schemas import Segment, SegmentResult
 
@@ -133,15 +134,30 @@ class Worker(ABC):
         future.set_result(SegmentResult(text=None, error="logits are not finite"))
         return False
 
+    def fail(self, error: BaseException) -> None:
+        """End the worker on an error, from any thread: all waiting futures and all later calls fail with EngineDead."""
+        log.error("engine stopped", exc_info=error)
+        with self._lock:
+            self._error = error
+            unresolved = list(self._unresolved)
+        for future in unresolved:
+            with contextlib.suppress(InvalidStateError):  # another thread has just resolved it
+                future.set_exception(EngineDead(f"engine stopped: {error}"))
+
+    @staticmethod
+    def resolve(future: Future[SegmentResult], result: SegmentResult) -> None:
+        """Give a future its result. One that has failed in the meantime stays failed."""
+        with contextlib.suppress(InvalidStateError):
+            future.set_result(result)
+
     def _main(self) -> None:
         try:
             self.warm_up()
             self._started.set_result(None)
-            while self._next():
+            while self._error is None and self._next():
                 pass
-        except BaseException as err:  # any error ends the engine and is reported
-            log.exception("engine stopped")
-            self._fail_all(err)
+        except BaseException as err:  # noqa: BLE001  any error ends the engine and is reported
+            self.fail(err)
             if not self._started.done():
                 self._started.set_exception(err)
 
@@ -166,13 +182,6 @@ class Worker(ABC):
             for segment, future in arrived or ():
                 self.add(segment, future)
             block = False
-
-    def _fail_all(self, error: BaseException) -> None:
-        with self._lock:
-            self._error = error
-            unresolved = list(self._unresolved)
-        for future in unresolved:
-            future.set_exception(EngineDead(f"engine stopped: {error}"))
 
 
 def _close(worker: weakref.ref[Worker]) -> None:

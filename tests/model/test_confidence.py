@@ -127,6 +127,38 @@ def test_broken_bytes_do_not_lower_the_words_around_them() -> None:
     assert found == [("yes��", 0.1), ("yes", 0.8)]
 
 
+class Decoder:
+    """A tokenizer that counts the tokens it turns into text. whole: it calls every token a byte, so no run ends."""
+
+    def __init__(self, whole: bool) -> None:
+        self.whole, self.decoded = whole, 0
+
+    def decode(self, tokens: list[int], *, skip_special_tokens: bool) -> str:
+        self.decoded += len(tokens)
+        return str(TOKENIZER.decode(tokens, skip_special_tokens=skip_special_tokens))
+
+    def id_to_token(self, token: int) -> str | None:
+        return "<0x00>" if self.whole else TOKENIZER.id_to_token(token)
+
+
+TOKENS = st.one_of(st.integers(0, VOCAB - 1), st.sampled_from(spelled("你好é\xff") + ids("yes hello")))
+
+
+@given(tokens=st.lists(TOKENS, max_size=30), data=st.data())
+@settings(max_examples=300, deadline=None)
+def test_words_in_parts_are_those_of_all_tokens_at_once(tokens: list[int], data: st.DataObject) -> None:
+    probability = [data.draw(st.floats(0, 1)) for _ in tokens]
+    parts, whole = (words_of(tokens, probability, None, Decoder(whole)) for whole in (False, True))  # type: ignore[arg-type]
+    assert parts == whole
+
+
+def test_the_words_of_a_long_text_take_work_by_its_length() -> None:
+    tokens = ids("guten morgen hello yes ") * 60
+    decoder = Decoder(whole=False)
+    words_of(tokens, [0.5] * len(tokens), None, decoder)  # type: ignore[arg-type]
+    assert decoder.decoded <= 8 * len(tokens)
+
+
 def test_words_have_times_where_ctc_can_align_them() -> None:
     yes, hello = ids("yes"), ids("hell")
     spans = [(2 * i, 2 * i + 1) for i in range(len(yes + hello))]

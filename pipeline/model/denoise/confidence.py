@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,6 +15,8 @@ from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.denoise.repeats import is_han, kept_words
 from pipeline.model.denoise.timing import word_times
 from pipeline.schemas import SegmentResult, Word
+
+_BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that spells one byte: the decoder reads a run of them as a whole
 
 Span = tuple[int, int]  # the first and the last of some tokens
 
@@ -183,28 +186,39 @@ def _union(*spans: Span) -> Span:
 def _per_character(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
     """For each character of the text, the first and the last token that spell it.
 
-    It finds them by turning longer and longer prefixes of the tokens into text. Characters that a run of byte tokens
-    spells share the tokens of the run. Bytes that are no whole character yet stand at the end of a prefix's text as
-    U+FFFD.
+    It finds them by turning longer and longer runs of the tokens into text. Characters that a run of byte tokens spells
+    share the tokens of the run. Bytes that are no whole character yet stand at the end of a text as U+FFFD.
+
+    A run begins anew behind each token that is no byte and spells whole characters by itself, with that token for the
+    decoder's sake. So the work grows with the number of tokens, not with its square.
     """
+
+    def text(first: int, end: int) -> str:
+        return str(tokenizer.decode(tokens[first:end], skip_special_tokens=True))
+
     spans: list[Span] = []
     run: list[Span] = []  # the tokens since the last whole character
+    start = base = cut = 0  # a text from token `start`, without its first `cut` characters, follows `base` characters
     decoded = ""
     for number in range(len(tokens)):
         own = (number, number)
-        decoded = str(tokenizer.decode(tokens[: number + 1], skip_special_tokens=True))
-        settled = len(decoded.rstrip("\ufffd"))
+        decoded = text(start, number + 1)[cut:]
+        settled = base + len(decoded.rstrip("\ufffd"))
         run += spans[settled:]
-        new = decoded[len(spans) : settled]
+        new = decoded[len(spans) - base : settled - base]
         bytes_before = len(new) - len(new.lstrip("\ufffd"))
         before = _union(*run) if run else own
         whole = own if bytes_before else _union(before, own)
         spans = spans[:settled] + [before] * bytes_before + [whole] * (len(new) - bytes_before)
-        if settled < len(decoded):
+        if settled < base + len(decoded):
             run.append(own)
         elif new:
             run = []
-    return spans + [_union(*run)] * (len(decoded) - len(spans)) if run else spans
+        alone = text(number, number + 1)
+        piece = tokenizer.id_to_token(tokens[number]) or ""
+        if not run and alone and "\ufffd" not in alone and not _BYTE.fullmatch(piece):
+            start, base, cut, decoded = number, len(spans), len(alone), ""
+    return spans + [_union(*run)] * (base + len(decoded) - len(spans)) if run else spans
 
 
 def _mean(values: list[float] | list[int]) -> float:

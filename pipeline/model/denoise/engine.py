@@ -1,21 +1,26 @@
-"""The denoising engine: segments go in, results come out, and all slots stay full. One thread owns the model."""
+"""The denoising engine: segments go in, results come out, all slots stay full. Two threads: model, and texts."""
 
 from __future__ import annotations
 
 from concurrent.futures import Future
 from dataclasses import replace
+from queue import SimpleQueue
+from threading import Thread
 
 import torch
 
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import confidence, ctc
 from pipeline.model.denoise.compiled import Calls
+from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Finished
 from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
 from pipeline.model.positions import POSITIONS_PER_SECOND
 from pipeline.model.recogniser import AsrModel
 from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
 from pipeline.schemas import Segment, SegmentResult
+
+Ended = tuple[Job, FinalCanvas, list[int]]  # a row, its last step, the tokens of its text
 
 __all__ = ["REPEATED_NAN", "Engine", "EngineDead"]
 
@@ -51,6 +56,9 @@ class Engine(Worker):
         )
         self.reruns = 0  # rows that ran again on the full canvas
         self._eos = set(model.config.tokens.eos)
+        self._ended: SimpleQueue[Ended | None] = SimpleQueue()  # the next step does not wait for their texts
+        self._texts = Thread(target=self._make_texts, name="texts", daemon=True)
+        self._texts.start()
         self.start()
 
     def check(self, segment: Segment) -> None:
@@ -79,13 +87,34 @@ class Engine(Worker):
         for finished in self.scheduler.turn():
             self._deliver(finished)
 
+    def close(self) -> None:
+        super().close()
+        self._ended.put(None)
+        self._texts.join()
+
     def _deliver(self, finished: Finished) -> None:
+        """Run a row again where it has overflowed a short canvas; else let the other thread make its result."""
         job: Job = finished.job
         canvas = finished.canvas
         if not self.is_finite(canvas is not None, job.future) or canvas is None:
             return
-        config = self.model.config
         tokens = confidence.spoken_tokens(canvas, self._eos)
+        if len(tokens) == len(canvas.tokens) < self.scheduler.full_length:
+            self.reruns += 1
+            self.scheduler.add(replace(job, length=self.scheduler.full_length), first=True)
+            return
+        self._ended.put((job, canvas, tokens))
+
+    def _make_texts(self) -> None:
+        """Resolve the futures of ended rows, beside the next steps. An error is a fault of the model as well."""
+        while ended := self._ended.get():
+            try:
+                self.resolve(ended[0].future, self._result(*ended))
+            except Exception as err:  # noqa: BLE001  any error ends the engine and is reported
+                self.fail(err)
+
+    def _result(self, job: Job, canvas: FinalCanvas, tokens: list[int]) -> SegmentResult:
+        config = self.model.config
         weight, blank = self.model.backbone.lm_head.weight, config.tokens.ctc_blank
         kept = heard = None
         if job.slots:
@@ -94,7 +123,7 @@ class Engine(Worker):
                 kept = confidence.without_repeats(tokens, own, self.model.tokenizer)
                 tokens = [tokens[position] for position in kept.positions]
             heard = ctc.hypothesis(job.slots, weight, tokens, own, blank=blank)
-        result = confidence.result(
+        return confidence.result(
             canvas,
             heard,
             self.model.tokenizer,
@@ -103,9 +132,3 @@ class Engine(Worker):
             sound=confidence.Sound(job.segment.pcm, 1000 * config.projector.subsample / POSITIONS_PER_SECOND),
             kept=kept,
         )
-        full = self.scheduler.full_length
-        if result.overflow and result.canvas_length < full:
-            self.reruns += 1
-            self.scheduler.add(replace(job, length=full), first=True)
-            return
-        job.future.set_result(result)
