@@ -68,17 +68,21 @@ AT_EQUAL_STEPS = (ALL_SLOTS, AUTO_ALL_SLOTS, ENCODER, AUTO_ENCODER, GUIDED)
 def random_prompts(model: AsrModel, windows: int) -> Tensor:
     """Prompts of random tokens, int64 [windows, prompt length].
 
-    The tokens of audio slots are what CTC hears: blanks, and TOKENS_PER_SECOND others, a rate for each window.
+    The tokens of audio slots are what CTC hears: TOKENS_PER_SECOND, a rate for each window, and their repetitions.
     """
     generator = torch.Generator().manual_seed(0)
     config = model.config
     prompts = torch.randint(20, config.vocab_size, (windows, model.prompt_length), generator=generator)
     low, high = TOKENS_PER_SECOND
     rates = low + (high - low) * torch.rand(windows, 1, generator=generator)
-    heard = rates * config.window_seconds / config.audio_slots  # of the slots
-    blank = torch.rand(windows, config.audio_slots, generator=generator) >= heard
+    new = (
+        torch.rand(windows, config.audio_slots, generator=generator)
+        < rates * config.window_seconds / config.audio_slots
+    )
+    new[:, 0] = True
+    since = torch.where(new, torch.arange(config.audio_slots), 0).cummax(1).values  # where the slot's token began
     audio = prompts[:, model.audio_start : model.audio_start + config.audio_slots]
-    audio[blank] = config.tokens.ctc_blank
+    audio.copy_(audio.gather(1, since))
     return prompts
 
 
