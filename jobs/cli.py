@@ -3,16 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import functools
 import logging
-import multiprocessing
-import os
 import shlex
-import signal
 import sys
-import threading
-import time
 import types
 import typing
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from jobs.stopping import stoppable
 from pipeline.config import ConfigError, Section, load, section_of
 from pipeline.storage.base import BROKEN, OutputError, reason
 
@@ -29,16 +23,6 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_BROKEN, EXIT_USAGE = 1, 2
 KEY_WIDTH = 30  # of a key in the help
-STOPS = (signal.SIGINT, signal.SIGTERM)
-STOP_SECONDS = 2.0  # time for a clean end after a signal; `ray job stop` kills the process after 3 s
-
-
-class Stopped(BaseException):
-    """SIGINT or SIGTERM has arrived. A BaseException, so that no code on the way treats it as an error."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
-        self.signum = signum
 
 
 def main(
@@ -72,7 +56,7 @@ def main(
     options = made.parse_intermixed_args(words)
     chosen = dry_run if dry_run and options.dry_run else run
     try:
-        with _stoppable(command(job, words)):
+        with stoppable(command(job, words)):
             return chosen(load(schema, options.config, options.overrides))
     except (ConfigError, OutputError) as err:
         print(err, file=sys.stderr)
@@ -197,63 +181,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(str, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-@contextlib.contextmanager
-def _stoppable(command: str) -> Iterator[None]:
-    """Within the block SIGINT and SIGTERM print how to go on, raise Stopped, and then end the process."""
-    previous = {number: signal.getsignal(number) for number in STOPS}
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    handled = threading.Event()
-    threading.Thread(target=_watch, args=(reader, handled), daemon=True, name="stop").start()
-    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-    try:
-        for number in STOPS:
-            signal.signal(number, functools.partial(_stop, command, handled))
-        yield
-    except Stopped as stop:
-        sys.stdout.flush()
-        _leave(128 + stop.signum)  # native libraries may take longer to end than a stopped job may
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(writer)
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _leave(code: int) -> NoReturn:
-    """End this process and those of its pools at once. Processes of pools would wait for work for ever."""
-    for child in multiprocessing.active_children():
-        child.kill()
-    os._exit(code)
-
-
-def _stop(command: str, handled: threading.Event, signum: int, _frame: types.FrameType | None) -> None:
-    """Say how to go on, then leave through the stack. Where that takes too long, `_watch` ends the process."""
-    handled.set()
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
-    note = f"\nstopped; everything committed stays. To go on, run the same command again:\n  {command}\n"
-    os.write(sys.stderr.fileno(), note.encode())
-    raise Stopped(signum)
-
-
-# A forked child shares the pipe: without this, a signal to the child alone would end its parent.
-os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
-
-
-def _watch(reader: int, handled: threading.Event) -> None:
-    """End the process `STOP_SECONDS` after the first signal, whatever the main thread does.
-
-    Python runs signal handlers between two instructions of the main thread. A signal that arrives just before a wait
-    for a lock would be handled after the wait, perhaps never. So this thread sends it once more, which ends the wait.
-    After `_stop` it sends none: Ray's shutdown takes all handlers away, and a second signal would end the process.
-    """
-    while byte := os.read(reader, 1):
-        if byte[0] in STOPS:
-            if not handled.wait(0.1):
-                signal.pthread_kill(threading.main_thread().ident or 0, byte[0])
-            time.sleep(STOP_SECONDS)
-            _leave(128 + byte[0])
-    os.close(reader)

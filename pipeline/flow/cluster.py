@@ -151,7 +151,8 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
         _configure_data()
         yield
     finally:
-        ray.shutdown()
+        with _handlers_stay():
+            ray.shutdown()
 
 
 def pin_authentication() -> None:
@@ -187,13 +188,19 @@ def _start_local(compute: ComputeConfig) -> None:
 
 
 def _init(**options: Any) -> None:
-    """ray.init without the output of native code. The signal handlers that it replaces are restored afterwards."""
+    """ray.init without the output of native code."""
     import ray
 
+    with _handlers_stay(), _silent_stderr():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+
+
+@contextlib.contextmanager
+def _handlers_stay() -> Iterator[None]:
+    """Restore the signal handlers that Ray replaces when it starts, and removes when it ends."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with _silent_stderr():
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+        yield
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():

@@ -213,7 +213,12 @@ def test_a_mistyped_option_is_one_line(words: list[str], capsys: pytest.CaptureF
 
 
 SCRIPT = """
-import multiprocessing, signal, sys, threading, time
+from jobs import stopping
+
+if __name__ == "__main__":
+    stopping.listen()
+
+import multiprocessing, os, signal, sys, threading, time
 from concurrent.futures import ProcessPoolExecutor
 from jobs import cli
 from pipeline.config import RunConfig
@@ -262,7 +267,7 @@ def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
 UNHEARD = """
 def signal_itself():
     time.sleep(0.5)
-    signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 def job(config):
     threading.Thread(target=signal_itself, daemon=True).start()
@@ -276,7 +281,7 @@ def job(config):
 
 
 def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
-    """The wait does not end by itself: the signal came just before it, or, as here, to another thread."""
+    """The wait does not end by itself."""
     job = started(tmp_path, UNHEARD)
     out, err = job.communicate(timeout=60)
     assert job.returncode == 143
