@@ -14,7 +14,8 @@ import pyarrow as pa
 import yaml
 
 from pipeline.config import RunConfig
-from pipeline.flow.cluster import check_device, ray_cluster
+from pipeline.flow.cluster import check_machine, ray_cluster
+from pipeline.flow.placement import Placement, watched
 from pipeline.model.files import layout
 from pipeline.output.accounting import close_books
 from pipeline.output.attempts import forget_all
@@ -42,7 +43,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     """
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
-    check_device(config.model)
+    check_machine(config.model, config.compute)
     check_apart(config.source.uri, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
@@ -119,10 +120,12 @@ def _transcribe_units(
     with ray_cluster(config.compute):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
+        placement = Placement(config.compute)
+        placement.before()
         about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", fingerprint)
         log.info("transcribing with %s", about.model)
-        started = time.monotonic()
-        samples = _show_progress(run_units(config, about, units), RunProgress(total, committed))
+        started, progress = time.monotonic(), RunProgress(total, committed)
+        samples = _show_progress(watched(run_units(config, about, units), placement.during), progress)
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))

@@ -13,6 +13,7 @@ from pipeline.config import ComputeConfig, RunConfig
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Result, without_secrets
 from pipeline.flow.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
+from pipeline.flow.placement import replicas_that_fit
 
 NODE_SECONDS = 300.0
 SKEW = 5.0  # seconds between the clocks of two nodes; with more, logs and the times of commits are hard to read
@@ -58,24 +59,6 @@ def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, devi
     if fit < most:
         return Result("placement", "warn", finding, "the job runs with as many as fit")
     return Result("placement", "ok", finding)
-
-
-def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> int:
-    """How many replicas run on nodes of (CPUs, GPUs) at once. A replica never uses two nodes."""
-    if compute.gpus_per_replica:
-        per_gpu = math.floor(1 / compute.gpus_per_replica + 1e-9)
-        if per_gpu >= 1:  # a part of a GPU is a part of one GPU
-            return sum(math.floor(gpus) * per_gpu for _, gpus in nodes)
-        return sum(math.floor(gpus / compute.gpus_per_replica) for _, gpus in nodes)
-    if not compute.cpus_per_replica:
-        return max(compute.replicas_min, compute.replicas_max)
-    spread = sorted((cpus for cpus, _ in nodes), reverse=True)
-    left = float(compute.decode_actors)
-    for index, cpus in enumerate(spread):  # decoders take CPUs that no replica can use, on the largest nodes first
-        taken = min(left, cpus % compute.cpus_per_replica)
-        spread[index], left = cpus - taken, left - taken
-    whole = sum(math.floor(cpus / compute.cpus_per_replica) for cpus in spread)
-    return max(0, whole - math.ceil(left / compute.cpus_per_replica))
 
 
 def on_nodes(

@@ -28,7 +28,7 @@ from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
 from pipeline.evaluation.rows import outcomes
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
-from pipeline.flow.cluster import check_device, ray_cluster
+from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.model.files import layout
 from pipeline.output.publish import SUMMARY
 from pipeline.planning.fingerprint import fingerprint_id, make_fingerprint
@@ -57,7 +57,7 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
     Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
     """
     if any(one.source for one in config.sets.values()):
-        check_device(config.model)
+        check_machine(config.model, config.compute)
     swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work
     storage = open_storage(config.output.uri, config=config.storage)
     about = _about(config)

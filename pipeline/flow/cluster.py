@@ -7,17 +7,24 @@ import logging
 import os
 import secrets
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig, public
+from pipeline.flow.session import ray_folder
+from pipeline.storage.base import FULL
 
 log = logging.getLogger(__name__)
 
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # "0": every port of Ray is open on 127.0.0.1 only
+CONNECT_TRIES = "RAY_NUM_REDIS_GET_RETRIES"  # how often Ray asks an address for its cluster, about 40 s each time
+CONNECT_SECONDS = 15.0  # time for the port of RAY_ADDRESS to open
 REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reads the statistics of all processes of the node
 REPORTER_MS = 60_000  # Ray's default of 5,000 costs a tenth of a core
 START_ATTEMPTS = 3  # on a busy machine a raylet may need more than 30 s; then ray.init fails
@@ -39,7 +46,7 @@ def has_cluster() -> bool:
 
 
 def cluster_address() -> str | None:
-    """The address of a running cluster that RAY_ADDRESS gives; None if it is empty or not set.
+    """The address of a running cluster that RAY_ADDRESS gives; None if it is empty, "local" or not set.
 
     Raises ConfigError for the address of a dashboard: jobs are submitted there, but no driver connects to it.
     """
@@ -49,21 +56,28 @@ def cluster_address() -> str | None:
             f"RAY_ADDRESS: {public(address)}: an address to submit jobs to (ray job submit --address ...); "
             "a run takes HOST:6379, or nothing for this machine alone"
         )
-    return address or None
+    return address if address not in ("", "local") else None
 
 
-def check_device(model: ModelConfig) -> None:
-    """Raise ConfigError if the model needs CUDA, and the run would be on this machine, which has none.
+def check_machine(model: ModelConfig, compute: ComputeConfig) -> None:
+    """Raise ConfigError if the run would be on this machine, and it lacks CUDA, or the GPUs or CPUs of a replica.
 
-    It is also raised if RAY_ADDRESS is no address of a cluster. Nodes of a cluster may have GPUs that this machine
-    lacks: there each replica looks for itself.
+    It is also raised if no cluster answers at RAY_ADDRESS. Nodes of a cluster may have what this machine lacks.
     """
-    cluster_address()  # that of a dashboard is an error
-    if model.device != "cuda" or has_cluster():
+    if has_cluster():
+        _knock(cluster_address() or "")
+        return
+    cpus = os.cpu_count() or 1
+    if not compute.gpus_per_replica and compute.cpus_per_replica > cpus:
+        raise ConfigError(f"compute.cpus_per_replica: {compute.cpus_per_replica:g}: this machine has {cpus} CPUs")
+    if model.device != "cuda" and not compute.gpus_per_replica:
         return
     import torch
 
-    if not torch.cuda.is_available():
+    gpus = torch.cuda.device_count()
+    if compute.gpus_per_replica > gpus:
+        raise ConfigError(f"compute.gpus_per_replica: {compute.gpus_per_replica:g}: this machine has {gpus} GPUs")
+    if model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("model.device: cuda: torch finds no CUDA device on this machine; use auto or cpu")
 
 
@@ -139,20 +153,55 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Otherwise warnings of native code appear in the middle of the progress.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    if address := cluster_address():
-        _init(address=address)
-    else:
-        os.environ.pop("RAY_ADDRESS", None)  # it is empty, and Ray would not take that for none
-        pin_authentication()
-        _start_local(compute)
-    import ray
-
-    try:
+    with contextlib.ExitStack() as stack:
+        if address := cluster_address():
+            _connect(address)
+        else:
+            os.environ.pop("RAY_ADDRESS", None)  # it is empty, and Ray would not take that for none
+            pin_authentication()
+            _start_local(compute, stack.enter_context(ray_folder()))
+        stack.callback(_shut_down)
         _configure_data()
         yield
-    finally:
-        with _handlers_stay():
-            ray.shutdown()
+
+
+def _shut_down() -> None:
+    import ray
+
+    with _handlers_stay():
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
+    """Connect to a running cluster. Raises ConfigError within a minute if none answers, or if it refuses."""
+    _knock(address)
+    os.environ.setdefault(CONNECT_TRIES, "1")
+    try:
+        _init(address=address)
+    except Exception as err:  # noqa: BLE001 Ray raises what it likes: ConnectionError, RuntimeError, its own
+        _shut_down()
+        line = " ".join(str(err).split())[:300]
+        raise ConfigError(f"RAY_ADDRESS: {public(address)}: no connection to this cluster: {line}") from None
+
+
+def _knock(address: str) -> None:
+    """Raise ConfigError if nobody listens at HOST:PORT. Other forms of an address are Ray's to understand."""
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+            return
+        except (OSError, OverflowError) as err:
+            if isinstance(err, socket.gaierror | OverflowError) or time.monotonic() > deadline:
+                why = getattr(err, "strerror", None) or err
+                raise ConfigError(
+                    f"RAY_ADDRESS: {public(address)}: no cluster answers there: {why}; without RAY_ADDRESS a run "
+                    "starts Ray on this machine"
+                ) from None
+            time.sleep(1)
 
 
 def pin_authentication() -> None:
@@ -172,17 +221,22 @@ def local_cpus(compute: ComputeConfig) -> int:
     return max(os.cpu_count() or 1, round(wanted))
 
 
-def _start_local(compute: ComputeConfig) -> None:
+def _start_local(compute: ComputeConfig, folder: Path) -> None:
     os.environ.setdefault(REPORTER, str(REPORTER_MS))  # without a dashboard nobody reads these statistics
-    import ray
-
+    os.environ.setdefault(LOOPBACK, "0")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
-            _init(address="local", num_cpus=local_cpus(compute), include_dashboard=False, _node_ip_address="127.0.0.1")
+            _init(
+                address="local",
+                num_cpus=local_cpus(compute),
+                include_dashboard=False,
+                _node_ip_address="127.0.0.1",
+                _temp_dir=str(folder),
+            )
             return
         except Exception as err:  # Ray raises a plain Exception if one of its processes is late
-            ray.shutdown()
-            if attempt == START_ATTEMPTS:
+            _shut_down()
+            if attempt == START_ATTEMPTS or getattr(err, "errno", None) in FULL:
                 raise
             log.warning("Ray did not start (%s); trying again", str(err).splitlines()[0])
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig
-from pipeline.flow.cluster import check_device, cluster_address, has_cluster, local_cpus, pin_authentication
+from pipeline.flow.cluster import check_machine, cluster_address, has_cluster, local_cpus, pin_authentication
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
-import os, signal, subprocess, sys
+import os, psutil, signal, subprocess, sys
 signal.signal(signal.SIGTERM, lambda *_: print("ours", flush=True))
 from pipeline.flow.cluster import ray_cluster
 from pipeline.config import ComputeConfig
@@ -23,33 +23,41 @@ with ray_cluster(ComputeConfig(decode_actors=3)):
     import ray
     assert ray.cluster_resources()["CPU"] >= 5
     os.kill(os.getpid(), signal.SIGTERM)
+    family = [psutil.Process(), *psutil.Process().children(recursive=True)]
+    ports = [one.laddr.ip for process in family for one in process.net_connections("inet") if one.status == "LISTEN"]
+    print("loopback" if ports and all(ip.removeprefix("::ffff:") == "127.0.0.1" for ip in ports) else ports, flush=True)
     other = "import ray; ray.init(address=sys.argv[1]); print('inside')"
     code = "import sys; " + other
     command = [sys.executable, "-c", code, ray.get_runtime_context().gcs_address]
-    stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
+    stranger = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")}
+    stranger |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     done = subprocess.run(command, env=stranger, capture_output=True, text=True)
     print("refused" if "inside" not in done.stdout and "InvalidAuthToken" in done.stderr else done, flush=True)
     with ray_cluster(ComputeConfig()):
         pass
     print("still there" if ray.is_initialized() else "gone", flush=True)
 print("gone" if not ray.is_initialized() else "still there", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
 @pytest.mark.timeout(240)
 def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    long = tmp_path / ("long" * 20)
+    long.mkdir()
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=ROOT,
-        env=clean | {"HOME": str(tmp_path)},
+        env=clean | {"HOME": str(tmp_path), "TMPDIR": str(long)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.stdout.split("\n")[:-1] == ["ours", "refused", "still there", "gone"], done.stderr
+    assert done.stdout.split("\n")[:-1] == ["ours", "loopback", "refused", "still there", "gone", "ours"], done.stderr
     assert [line for line in done.stderr.splitlines() if "did not start" not in line] == []
     assert not (tmp_path / ".ray").exists()
+    assert list(long.iterdir()) == []  # too long for the addresses of Ray's sockets
 
 
 def test_the_local_cluster_has_a_cpu_for_every_actor() -> None:
@@ -69,7 +77,7 @@ def test_an_empty_address_is_none(address: str, monkeypatch: pytest.MonkeyPatch)
 def test_the_address_of_a_dashboard_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: .*: an address to submit jobs to") as caught:
-        check_device(ModelConfig())
+        check_machine(ModelConfig())
     assert "SECRET" not in str(caught.value)
 
 
@@ -88,7 +96,7 @@ def test_cuda_that_this_machine_lacks_is_one_line_before_ray_starts(tmp_path: Pa
 
 def test_cuda_of_a_cluster_is_not_looked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    check_device(ModelConfig(device="cuda"))
+    check_machine(ModelConfig(device="cuda"))
 
 
 def test_an_authentication_mode_of_the_user_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,170 @@
+"""Whether the actors of a run find a place on the nodes of a cluster: before it starts, and while it waits."""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from pipeline.config import ComputeConfig, ConfigError
+from pipeline.flow.cluster import alive_nodes
+
+SECONDS = 30.0  # between two looks at a cluster from which nothing comes
+LOST_SECONDS = 300.0  # a cluster without autoscaler may lack for so long what it had before: nodes start again
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Lack:
+    """What a run needs and no node has, as "1 GPU" and "the cluster has 0". key: the setting that asks for it."""
+
+    key: str
+    wanted: str
+    there: str
+
+
+def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, where: str = "the cluster") -> Lack | None:
+    """What nodes of (CPUs, GPUs) lack for one replica beside all decoders; None if these fit."""
+    cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
+    if compute.gpus_per_replica and replicas_that_fit(nodes, compute) < 1:
+        wanted = _counted(compute.gpus_per_replica, "GPU")
+        return Lack("compute.gpus_per_replica", *_short(wanted, gpus, compute.gpus_per_replica, where))
+    largest = max((cpus for cpus, _ in nodes), default=0.0)
+    if not compute.gpus_per_replica and largest < compute.cpus_per_replica:
+        return Lack(
+            "compute.cpus_per_replica",
+            f"{_counted(compute.cpus_per_replica, 'CPU')} on one node",
+            f"the largest node of {where} has {largest:g}" if len(nodes) > 1 else f"{where} has {largest:g}",
+        )
+    if cpus < compute.decode_actors or replicas_that_fit(nodes, compute) < 1:
+        needed = compute.decode_actors + (0 if compute.gpus_per_replica else compute.cpus_per_replica)
+        return Lack("compute.decode_actors", _counted(needed, "CPU"), f"{where} has {cpus:g}")
+    return None
+
+
+def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> int:
+    """How many replicas run on nodes of (CPUs, GPUs) at once. A replica never uses two nodes."""
+    if compute.gpus_per_replica:
+        per_gpu = math.floor(1 / compute.gpus_per_replica + 1e-9)
+        if per_gpu >= 1:  # a part of a GPU is a part of one GPU
+            return sum(math.floor(gpus) * per_gpu for _, gpus in nodes)
+        return sum(math.floor(gpus / compute.gpus_per_replica) for _, gpus in nodes)
+    if not compute.cpus_per_replica:
+        return max(compute.replicas_min, compute.replicas_max)
+    spread = sorted((cpus for cpus, _ in nodes), reverse=True)
+    left = float(compute.decode_actors)
+    for index, cpus in enumerate(spread):  # decoders take CPUs that no replica can use, on the largest nodes first
+        taken = min(left, cpus % compute.cpus_per_replica)
+        spread[index], left = cpus - taken, left - taken
+    whole = sum(math.floor(cpus / compute.cpus_per_replica) for cpus in spread)
+    return max(0, whole - math.ceil(left / compute.cpus_per_replica))
+
+
+class Placement:
+    """Looks whether the cluster to which this process is connected has a place for the actors of a run."""
+
+    def __init__(self, compute: ComputeConfig) -> None:
+        self._compute = compute
+        self._lacking_since: float | None = None
+
+    def before(self) -> None:
+        """Raise ConfigError if no node has what a replica needs, and no autoscaler may bring one."""
+        found = self._lack()
+        if found is None:
+            return
+        if not may_grow():
+            raise ConfigError(f"{found.key}: a run needs {found.wanted}; {found.there}, and no autoscaler brings more")
+        log.warning("waiting for %s; %s", found.wanted, found.there)
+
+    def during(self, has_begun: bool) -> None:
+        """Say what the run waits for, if a node is missing or other jobs have it. has_begun: some unit came back.
+
+        Raises ConfigError if a cluster without autoscaler has lacked it for LOST_SECONDS.
+        """
+        found = self._lack()
+        if found is None:
+            self._lacking_since = None
+            if not has_begun and (pending := _pending()):
+                log.warning("waiting for %s; all that the cluster has of it is in use", pending)
+            return
+        log.warning("waiting for %s; %s", found.wanted, found.there)
+        self._lacking_since = self._lacking_since or time.monotonic()
+        if time.monotonic() - self._lacking_since > LOST_SECONDS and not may_grow():
+            raise ConfigError(f"{found.key}: a run needs {found.wanted}; {found.there} since {LOST_SECONDS:g} s")
+
+    def _lack(self) -> Lack | None:
+        return lack([(node.cpus, node.gpus) for node in alive_nodes()], self._compute)
+
+
+def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = SECONDS) -> Iterator[T]:
+    """Yield the same items. While none comes, call `look(whether one came before)` every `seconds`; it may raise."""
+    arrived: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+
+    def fetch() -> None:
+        try:
+            for item in items:
+                arrived.put(("item", item))
+            arrived.put(("end", None))
+        except BaseException as err:  # noqa: BLE001 it is raised where the items are used
+            arrived.put(("error", err))
+
+    threading.Thread(target=fetch, daemon=True, name="results").start()
+    has_begun = False
+    while True:
+        try:
+            kind, value = arrived.get(timeout=seconds)
+        except queue.Empty:
+            look(has_begun)
+            continue
+        if kind == "error":
+            raise value
+        if kind == "end":
+            return
+        has_begun = True
+        yield value
+
+
+def may_grow() -> bool:
+    """Whether an autoscaler may bring nodes: it names the types of its nodes. Without one the type is the node's id."""
+    status = _status()
+    nodes = (*status.active_nodes, *status.idle_nodes)
+    kinds = {node.ray_node_type_name for node in nodes if node.ray_node_type_name != f"node_{node.node_id}"}
+    return bool(status.pending_launches or status.pending_nodes or kinds - {""})
+
+
+def _pending() -> str:
+    """What the actors need that have no place yet: "1 GPU"; "" if all have one."""
+    demands = _status().resource_demands.ray_task_actor_demand
+    bundles = [by_count.bundle for demand in demands for by_count in demand.bundles_by_count]
+    needed: dict[str, float] = max(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)), default={})
+    kind = "GPU" if needed.get("GPU") else "CPU"
+    return _counted(needed[kind], kind) if needed.get(kind) else ""
+
+
+def _status() -> Any:
+    import ray
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    return get_cluster_status(ray.get_runtime_context().gcs_address)
+
+
+def _counted(number: float, kind: str) -> str:
+    return f"{number:g} {kind}{'' if number <= 1 else 's'}"
+
+
+def _short(wanted: str, total: float, each: float, where: str) -> tuple[str, str]:
+    """What is wanted and what is there, if no single node has enough."""
+    return (
+        (f"{wanted} on one node", f"no node of {where} has so many")
+        if total >= each
+        else (
+            wanted,
+            f"{where} has {total:g}",
+        )
+    )
