@@ -260,7 +260,7 @@ TRANSCRIPT = pa.schema(
         ("channel", pa.int32()),  # number of the channel or track; null: the mean of all channels of the only track
         ("language", pa.string()),
         ("text", pa.string()),
-        ("confidence", pa.float32()),
+        ("confidence", pa.float32()),  # of diffusion models: the words' mean, times the share on which CTC agrees
         ("confidence_source", pa.string()),
         ("words", pa.list_(WORD)),
         ("signals", SIGNALS),

@@ -181,6 +181,19 @@ def test_ctc_tells_how_far_its_own_text_is_away() -> None:
     assert answer.signals is not None
     assert answer.signals["ctc_score"] == -0.5
     assert answer.signals["ctc_disagreement"] == pytest.approx(6 / 10)  # hello -> morgen: all six letters
+    assert answer.confidence == pytest.approx(0.9 * (1 - 6 / 10))  # CTC agrees with four letters of ten
+    assert [word["confidence"] for word in answer.words] == [0.9, 0.9]
+
+
+def test_a_text_of_which_ctc_has_heard_nothing_has_no_confidence() -> None:
+    """Whether it is invented, or speech has been taken for silence."""
+    spoken = [*ids("yes"), EOS]
+    invented = result(
+        canvas(spoken, [0.9] * len(spoken)), Hypothesis("", None, None), TOKENIZER, eos={EOS}, vocab_size=VOCAB
+    )
+    missed = result(canvas([EOS], [0.9]), Hypothesis("yes", None, None), TOKENIZER, eos={EOS}, vocab_size=VOCAB)
+    silence = result(canvas([EOS], [0.9]), Hypothesis("", None, None), TOKENIZER, eos={EOS}, vocab_size=VOCAB)
+    assert [invented.confidence, missed.confidence, silence.confidence] == [0.0, 0.0, 0.9]
 
 
 def test_special_tokens_in_the_text_are_not_read() -> None:

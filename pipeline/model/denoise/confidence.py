@@ -84,8 +84,9 @@ def result(
     """Text up to the first end token. Confidences and signals count the tokens of that text only.
 
     A word's confidence is the lowest T = 1 probability of its tokens. The segment's confidence is the mean of its
-    words', or the probability of the end token where the text is empty. Entropies are divided by log(vocabulary), so
-    they are in [0, 1]. Words get times from the segment's beginning where CTC can align the text.
+    words', or the probability of the end token where the text is empty, times the share of the text on which CTC agrees
+    (1 - ctc_disagreement). Denoising is sure of whatever it has written; CTC has not read it. Entropies are divided by
+    log(vocabulary), so they are in [0, 1]. Words get times from the segment's beginning where CTC can align the text.
 
     Args:
         canvas: of the last step.
@@ -108,14 +109,15 @@ def result(
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
         confidence = canvas.probability[min(end, length - 1)]
+    disagreement = Levenshtein.normalized_distance(text, heard.text) if heard else None
     return SegmentResult(
         text=text,
-        confidence=min(1.0, max(0.0, confidence)),
+        confidence=min(1.0, max(0.0, confidence * (1 - (disagreement or 0)))),
         words=words,
         signals=_signals(canvas, positions or [0], vocab_size)
         | {
             "ctc_score": heard.score if heard else None,
-            "ctc_disagreement": Levenshtein.normalized_distance(text, heard.text) if heard else None,
+            "ctc_disagreement": disagreement,
             "repeats_removed": float(kept.removed) if kept else None,
         },
         steps=canvas.steps,
