@@ -32,10 +32,11 @@ def dry_run(config: RunConfig) -> int:
 
 
 def show(config: RunConfig, storage: Storage, committed: Set[str]) -> int:
-    """Print the plans of `storage` and the forecast of what the `committed` units leave; returns the exit code, 0."""
+    """Print the plans of `storage` and the forecast of what the `committed` units leave; return the exit code."""
     from pipeline.forecast.probe import make_forecast
     from pipeline.forecast.summary import forecast_lines
     from pipeline.planning.plan import plan_names, plan_size
+    from pipeline.planning.update import last_changes
 
     print(f"{'plan':<12}{'units':>10}{'recordings':>12}{'declared hours':>16}{'gigabytes':>11}")
     for name in plan_names(storage):
@@ -44,8 +45,11 @@ def show(config: RunConfig, storage: Storage, committed: Set[str]) -> int:
     print(f"{len(committed)} units are committed\n", flush=True)
     for line in forecast_lines(make_forecast(config, storage, committed), config):
         print(line)
+    found = last_changes(storage)
+    if found:
+        print(f"source: {found}")
     print(config.output.uri)
-    return 0
+    return int(config.plan.strict and bool(found) and not found.taken_up)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,9 +10,9 @@ from pipeline.config import RunConfig
 
 
 def run(config: RunConfig) -> int:
-    """Transcribe, publish, show a sample. Returns 1 if units are left or more recordings failed than is allowed."""
+    """Transcribe, publish, show a sample. Returns 1 if units are left, or more failed than is allowed."""
     from pipeline.output.tables import sample_lines
-    from pipeline.output.terminal import TABLE_ROWS, print_table, summary_line
+    from pipeline.output.terminal import TABLE_ROWS, print_table, source_line, summary_line
     from pipeline.run import dead_fraction, transcribe
     from pipeline.storage.base import open_storage
 
@@ -20,6 +20,9 @@ def run(config: RunConfig) -> int:
     storage = open_storage(config.output.uri, create=False, config=config.storage)
     print_table(sample_lines(storage, TABLE_ROWS), summary["recordings_transcribed"])
     print(f"\n{summary_line(summary)}\n{config.output.uri}")
+    changed = source_line(summary)
+    if changed:
+        print(changed)
     if not (summary["complete"] or config.publish):
         left = summary["units_planned"] - summary["units_committed"]
         print(
@@ -33,7 +36,7 @@ def run(config: RunConfig) -> int:
             file=sys.stderr,
         )
         return 1
-    return 0
+    return int(config.plan.strict and bool(changed) and not summary["source_changes"]["taken_up"])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -290,13 +290,19 @@ class ComputeConfig(Section):
 
 
 class PlanConfig(Section):
-    """Upper limits of one unit, which is committed together, and the forecast of `jobs.plan`."""
+    """Upper limits of one unit, which is committed together; sources that grow; the forecast of `jobs.plan`."""
 
     unit_seconds: float = Field(
         600, gt=0, le=31_536_000, description="seconds of audio in one unit, where the source declares them"
     )
     unit_megabytes: float = Field(64, gt=0, le=1_000_000, description="megabytes of encoded audio in one unit")
     unit_recordings: int = Field(256, ge=1, le=1_000_000, description="recordings in one unit")
+    update: bool = Field(
+        False, description="plan what the source has gained or changed since it was planned, as a further round"
+    )
+    strict: bool = Field(
+        False, description="exit with 1 if the source has gained, changed or lost recordings and plan.update is not set"
+    )
     probe_recordings: int = Field(
         16, ge=0, le=1_000_000, description="recordings sampled at random for the forecast; 0: no timing"
     )

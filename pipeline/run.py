@@ -7,6 +7,7 @@ import logging
 import tempfile
 import time
 from collections.abc import Iterator, Set
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from pipeline.flow.placement import Placement, watched
 from pipeline.model.files import layout
 from pipeline.output.accounting import close_books
 from pipeline.output.attempts import forget_all
-from pipeline.output.commit import committed_units
+from pipeline.output.commit import committed_units, read_commit
 from pipeline.output.pieces import forget_committed
-from pipeline.output.publish import SUMMARY, is_published, publish_tables
+from pipeline.output.publish import SUMMARY, is_published, publish_tables, refreshed_summary
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.overlap import check_apart
-from pipeline.planning.plan import ensure_plan, plan_key, plan_names, plan_size, todo
+from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, plan_size, todo
+from pipeline.planning.update import note_changes
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
 from pipeline.storage.local import LocalStorage
@@ -52,7 +54,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     committed = committed_units(storage)
     units = todo(storage, committed)
     if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
-        return read_json(storage, SUMMARY)
+        return refreshed_summary(storage)
     notes = _transcribe_units(config, storage, info, fingerprint, units, len(committed)) if len(units) else {}
     return _publish(storage, notes)
 
@@ -97,15 +99,27 @@ def dead_fraction(summary: dict[str, Any]) -> float:
 
 
 def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: Storage | None = None) -> str:
-    """Write the plan with its fingerprint, the resolved config and, if wanted, a round of retries to `storage`.
+    """Write the plan with its fingerprint and the resolved config to `storage`, and the rounds that are wanted.
 
     results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
     wanted = make_fingerprint(config, weights=weights_hash)
+    is_planned = storage.exists(plan_key(BASE))
     fingerprint = ensure_plan(
         storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    if is_planned:
+        commits = results or storage
+        reasons = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id)["by_recording"]["reason"])
+        note_changes(
+            storage,
+            config.source,
+            config.plan,
+            part_rows=config.output.part_rows,
+            committed=committed_units(commits),
+            is_recognised=lambda place: reasons(place[0])[place[1]] is None,
+        )
     if config.retry != "none":
         plan_retry(storage, config.plan, config.retry, results=results)
     return fingerprint

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.output.commit import LEFT_OUT, SAMPLES, committed_units, one_of, read_commit, read_commits
-from pipeline.output.retry import current_results
-from pipeline.planning.plan import plan_names, planned_now, unit_ids
+from pipeline.output.rounds import current_results, planned_now
+from pipeline.planning.plan import plan_names, unit_ids
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage
 
@@ -124,12 +124,13 @@ def close_books(storage: Storage) -> dict[str, Any]:
     names = plan_names(storage)
     planned = set().union(*(unit_ids(storage, name) for name in names))
     committed = committed_units(storage)
-    tally = Tally(*planned_now(storage, names, committed))
+    results = current_results(storage, names, committed)
+    tally = Tally(*planned_now(storage, names, committed, results))
     for commit in read_commits(storage):
         if commit["unit_id"] not in planned:
             tally.unplanned += 1
         elif commit["unit_id"] in committed:  # another driver may commit one at this moment
             tally.add(commit)
-    for unit_id, index in current_results(storage, names, committed).superseded:
+    for unit_id, index in results.superseded:
         tally.supersede(read_commit(storage, unit_id), index)
     return tally.report()

@@ -18,6 +18,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -30,10 +31,11 @@ import pyarrow.parquet as pq
 from pipeline.config import ConfigError
 from pipeline.output.accounting import Tally
 from pipeline.output.commit import DUPLICATE, SCHEMAS, collect_garbage, committed_units, read_commit, read_unit
-from pipeline.output.retry import current_results
+from pipeline.output.rounds import Results, current_results, planned_now
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.pack import PlannedUnit, Pointer
-from pipeline.planning.plan import plan_names, planned_now, read_fingerprint, read_plan
+from pipeline.planning.pack import PlannedUnit
+from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
+from pipeline.planning.update import last_changes
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, WorkUnit
 from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
 from pipeline.storage.patience import retries
@@ -127,9 +129,19 @@ def publish_tables(
 
 
 def is_published(storage: Storage, committed: int) -> bool:
-    """Whether the tables contain exactly `committed` units, and all parts are from the same publication."""
-    written = read_json(storage, PUBLISHED)
-    return bool(written) and _published_units(storage) == committed and written == _versions(storage)
+    """Whether the tables contain exactly `committed` units of all plans, and all parts are from one publication."""
+    written, summary = read_json(storage, PUBLISHED), read_json(storage, SUMMARY)
+    is_all = _published_units(storage) == committed and summary.get("plans") == len(plan_names(storage))
+    return bool(written) and is_all and written == _versions(storage)
+
+
+def refreshed_summary(storage: Storage) -> dict[str, Any]:
+    """The summary of the last publication, with what the last comparison of the source has found. It is kept so."""
+    summary = read_json(storage, SUMMARY)
+    if summary.get("source_changes") != (found := asdict(last_changes(storage))):
+        summary["source_changes"] = found
+        storage.put(SUMMARY, _as_json(summary))
+    return summary
 
 
 def _publish_once(
@@ -139,8 +151,8 @@ def _publish_once(
     before = _published_units(storage)
     fingerprint = fingerprint_id(read_fingerprint(storage))
     committed = committed_units(storage)
-    tally = Tally(*planned_now(storage, names, committed))
     results = current_results(storage, names, committed)
+    tally = Tally(*planned_now(storage, names, committed, results))
     for planned in chain.from_iterable(read_plan(storage, name, placed=False) for name in names[1:]):
         if planned.unit.unit_id in committed:
             tally.add(read_commit(storage, planned.unit.unit_id))
@@ -158,12 +170,12 @@ def _publish_once(
             "transcripts": _TableWriter(transcripts, TRANSCRIPT, overtaken),
             "dead_letters": _TableWriter(dead_letters, DEAD_LETTER, overtaken),
         }
-        _write_tables(storage, names, committed, results.current, fingerprint, tally, writers, progress)
+        _write_tables(storage, names, committed, results, fingerprint, tally, writers, progress)
         _check_books(storage, tally, writers)
     if overtaken():
         raise _Overtaken
     written = dead_letters.versions | transcripts.versions
-    summary = _summary(tally) | notes
+    summary = _summary(tally) | {"plans": len(names), "source_changes": asdict(last_changes(storage))} | notes
     storage.put(SUMMARY, _as_json(summary))
     storage.put(PUBLISHED, _as_json(written))
     if _versions(storage) != written:
@@ -180,7 +192,7 @@ def _write_tables(
     storage: Storage,
     names: list[str],
     committed: set[str],
-    current: Mapping[str, Pointer],
+    results: Results,
     fingerprint: str,
     tally: Tally,
     writers: Mapping[str, _TableWriter],
@@ -188,8 +200,8 @@ def _write_tables(
 ) -> None:
     """Write both tables in the order of the plans `names`, and count every commit of a unit with a part in `tally`.
 
-    committed: ids of units. current: the result that counts of each recording of a round. fingerprint: id that all
-    commits must have. Raises OutputError if a unit is damaged or does not agree with the plan.
+    committed: ids of units. fingerprint: id that all commits must have. Raises OutputError if a unit is damaged or does
+    not agree with the plan.
     """
 
     def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
@@ -216,14 +228,15 @@ def _write_tables(
             _check_unit(storage, commit, fingerprint)
             _check_recordings(storage, unit, ids, own)
         elsewhere = {
-            ref.recording_id: current[ref.recording_id][0]
+            ref.recording_id: results.current[ref.recording_id][0]
             for ref in unit.refs
-            if ref.recording_id in current and ref.problem != DUPLICATE
+            if ref.recording_id in results.current and ref.problem != DUPLICATE
         }
         elsewhere = {name: unit_id for name, unit_id in elsewhere.items() if unit_id != unit.unit_id}
         if elsewhere:
             own = _with_retries(own, {one: load_later(one) for one in set(elsewhere.values())}, elsewhere)
-            _check_recordings(storage, unit, ids if commit else elsewhere, own)
+            _check_recordings(storage, unit, ids if commit else list(elsewhere), own)
+        own = _without(own, results.dropped.intersection(ids))
         for name, table in own.items():
             writers[name].write(_ordered(table, ids))
         if progress:
@@ -237,19 +250,23 @@ def _with_retries(own: Tables, rounds: Mapping[str, Tables], elsewhere: Mapping[
 
     rounds: tables of the other units, by unit id. elsewhere: the unit whose result counts, by recording id.
     """
-
-    def of(table: pa.Table, ids: Iterable[str], *, keep: bool) -> pa.Table:
-        is_of = pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
-        if "reason" in table.schema.names:  # another recording with the same id stays
-            is_of = pc.and_(is_of, pc.not_equal(table["reason"], DUPLICATE))
-        return table.filter(is_of if keep else pc.invert(is_of))
-
-    merged = {name: [of(table, elsewhere, keep=False)] for name, table in own.items()}
+    merged = {name: [table] for name, table in _without(own, elsewhere).items()}
     for unit_id, tables in sorted(rounds.items()):
         ids = [recording for recording, unit in elsewhere.items() if unit == unit_id]
         for name, sources in merged.items():
-            sources.append(of(tables[name], ids, keep=True))
+            sources.append(tables[name].filter(_is_of(tables[name], ids)))
     return {name: pa.concat_tables(sources) for name, sources in merged.items()}
+
+
+def _without(own: Tables, ids: Iterable[str]) -> Tables:
+    """The tables of a unit without the results of these recordings."""
+    return {name: table.filter(pc.invert(_is_of(table, ids))) for name, table in own.items()} if ids else own
+
+
+def _is_of(table: pa.Table, ids: Iterable[str]) -> pa.Array:
+    """Which rows are results of these recordings. Those of another recording with the same id are not."""
+    is_of = pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
+    return pc.and_(is_of, pc.not_equal(table["reason"], DUPLICATE)) if "reason" in table.schema.names else is_of
 
 
 def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from pipeline.output.tables import Line
+from pipeline.planning.update import Changes
 from pipeline.schemas import SAMPLE_RATE
 
 LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
@@ -139,6 +140,14 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         "" if summary["complete"] else f"{summary['units_committed']} of {summary['units_planned']} units so far",
     ]
     return ", ".join(part for part in parts if part)
+
+
+def source_line(summary: Mapping[str, Any]) -> str | None:
+    """What the source has gained, changed or lost since it was planned, in one line; None: nothing."""
+    found = Changes(**summary.get("source_changes", {}))
+    if not found:
+        return None
+    return f"source: {found}" if found.taken_up else f"WARN the source has changed since it was planned: {found}"
 
 
 def plain(text: str) -> str:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from pipeline.config import PlanConfig
+from pipeline.config import PlanConfig, public
 from pipeline.schemas import RecordingRef, WorkUnit, content_of
 from pipeline.sources.access.ids import IdSet
 
@@ -92,6 +92,32 @@ def unit_id(refs: Iterable[RecordingRef], *, number: int = 0, copy: int = 0) -> 
     for ref in refs:
         digest.update(b"\n" + _json(content_of(ref)).encode())
     return digest.hexdigest()[:UNIT_DIGITS]
+
+
+def content_hash(ref: RecordingRef) -> int:
+    """64 bits of a hash of what the source says about a recording: all fields except the detail of its problem.
+
+    The signature of an address does not count: a manifest has another one every day.
+    """
+    fields = content_of(ref)[:-1]
+    uri = public(ref.source_uri)
+    text = _json(fields if uri == ref.source_uri else content_of(replace(ref, source_uri=uri))[:-1])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), signed=True)
+
+
+def replacing_units(
+    chosen: Iterable[tuple[RecordingRef, Pointer]], config: PlanConfig, number: int
+) -> Iterator[PlannedUnit]:
+    """Pack recordings that earlier plans have too into units of round `number`. Each comes with the result before."""
+    waiting: dict[str, Pointer] = {}  # recordings that `pack_units` has taken, but not yet put into a unit
+
+    def refs() -> Iterator[RecordingRef]:
+        for ref, earlier in chosen:
+            waiting[ref.recording_id] = earlier
+            yield ref
+
+    for unit in pack_units(refs(), config, number=number):
+        yield PlannedUnit(unit, None, tuple(waiting.pop(ref.recording_id) for ref in unit.refs))
 
 
 def declared_seconds(ref: RecordingRef) -> float | None:

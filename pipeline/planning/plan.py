@@ -20,7 +20,15 @@ import pyarrow.parquet as pq
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.planning.fingerprint import KEY as FINGERPRINT
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_json
-from pipeline.planning.pack import PlannedUnit, declared_seconds, mark_duplicates, pack_units, with_parts
+from pipeline.planning.pack import (
+    PlannedUnit,
+    Pointer,
+    content_hash,
+    declared_seconds,
+    mark_duplicates,
+    pack_units,
+    with_parts,
+)
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage, in_order
@@ -51,13 +59,14 @@ class Round:
     """What a plan is about, besides its units.
 
     kind: "plan" for the first one, then "retry" or "update". withdrawn: units of earlier plans that nobody shall start
-    any more; a driver that has started one may still commit it. gone: the recordings that the source has lost, by id,
-    with all units that have it.
+    any more; a driver that has started one may still commit it. gone: recordings that the source has lost and of which
+    nothing was recognised: by id, all places in plans. kept: ids of those that are lost, but were recognised before.
     """
 
     kind: Literal["plan", "retry", "update"]
     withdrawn: tuple[str, ...] = ()
-    gone: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gone: Mapping[str, tuple[Pointer, ...]] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
 
 def make_plan(source: SourceConfig, config: PlanConfig) -> Iterator[WorkUnit]:
@@ -151,8 +160,8 @@ def round_name(number: int) -> str:
 def read_round(storage: Storage, name: str) -> Round:
     """What a round is about, from the footer of its file. Raises OutputError if the file is damaged."""
     about = _footer(storage, name)["round"]
-    gone = {recording: tuple(units) for recording, units in about["gone"].items()}
-    return Round(about["kind"], tuple(about["withdrawn"]), gone)
+    gone = {name: tuple((unit, index) for unit, index in places) for name, places in about["gone"].items()}
+    return Round(about["kind"], tuple(about["withdrawn"]), gone, tuple(about["kept"]))
 
 
 def withdrawn_units(storage: Storage, names: Iterable[str]) -> set[str]:
@@ -162,9 +171,12 @@ def withdrawn_units(storage: Storage, names: Iterable[str]) -> set[str]:
     return {unit for about in abouts for unit in about.withdrawn}
 
 
-def gone_recordings(storage: Storage, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """The recordings that an update has found gone and that no later round has again: by id, all units that have it."""
-    gone: dict[str, tuple[str, ...]] = {}
+def gone_recordings(storage: Storage, names: Iterable[str]) -> dict[str, tuple[Pointer, ...]]:
+    """The recordings that an update has found gone and that no later round has again, by id, as in Round.gone.
+
+    Those that were recognised before have no place here.
+    """
+    gone: dict[str, tuple[Pointer, ...]] = {}
     for name in names:
         if not round_number(name):
             continue
@@ -173,19 +185,9 @@ def gone_recordings(storage: Storage, names: Iterable[str]) -> dict[str, tuple[s
             for table in read_columns(storage, name, ["recording_id"]):
                 for recording in table.filter(pc.is_in(table["recording_id"], ids))["recording_id"].to_pylist():
                     gone.pop(recording, None)
-        gone.update(read_round(storage, name).gone)
+        about = read_round(storage, name)
+        gone |= {**about.gone, **dict.fromkeys(about.kept, ())}
     return gone
-
-
-def planned_now(storage: Storage, names: list[str], committed: Set[str]) -> tuple[int, int]:
-    """How many units and recordings all plans have together, if the units `committed` have results.
-
-    Withdrawn units without a result do not count, nor do recordings that were gone before they had any.
-    """
-    sizes = list(in_order(partial(plan_size, storage), names, storage.parallel))
-    taken_back = sum(committed.isdisjoint(units) for units in gone_recordings(storage, names).values())
-    units = sum(size.units for size in sizes) - len(withdrawn_units(storage, names) - committed)
-    return units, sum(size.added for size in sizes) - taken_back
 
 
 def plan_key(name: str) -> str:
@@ -286,7 +288,8 @@ def _write(path: Path, units: Iterable[PlannedUnit], footer: Mapping[str, Any]) 
 def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
     """The row of PLAN for one recording of a unit."""
     unit_id, place = planned.earlier[index] if planned.earlier else (None, None)
-    return planned.unit.unit_id, planned.part, unit_id, place, *content_of(planned.unit.refs[index])
+    ref = planned.unit.refs[index]
+    return planned.unit.unit_id, planned.part, unit_id, place, content_hash(ref), *content_of(ref)
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
@@ -303,8 +306,8 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
     """The units in some rows of a plan."""
     columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
     for unit_id, group in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        rows = list(group)  # tuples in the order of PLAN: unit_id, part, earlier_unit, earlier_index, *fields
-        refs = tuple(RecordingRef(*row[4:]) for row in rows)
+        rows = list(group)  # tuples in the order of PLAN: unit_id, part, earlier_unit, earlier_index, content, *fields
+        refs = tuple(RecordingRef(*row[5:]) for row in rows)
         _, part, first_earlier, *_ = rows[0]
         earlier = tuple((row[2], row[3]) for row in rows) if first_earlier is not None else ()
         yield PlannedUnit(WorkUnit(unit_id, refs), part, earlier)

@@ -15,7 +15,7 @@ from pipeline.sources import files, huggingface, manifest, parquet, webdataset
 from pipeline.sources.access import metadata_tables, names, streams
 from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
-from pipeline.sources.access.listing import File, check_version, find_file, list_files
+from pipeline.sources.access.listing import File, Planned, check_version, find_file, list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 
@@ -25,17 +25,20 @@ log = logging.getLogger(__name__)
 
 
 class _Format(NamedTuple):
-    list_recordings: Callable[[SourceConfig], Iterator[RecordingRef]]
+    list_recordings: Callable[..., Iterator[RecordingRef]]  # of the source; where `skips`, of what is planned too
     read_recording: Callable[[RecordingRef], Recording]
     content: str  # what it lists, for the message that there is none
     files: Callable[[RecordingRef], list[str]] = lambda ref: [
         ref.source_uri
     ]  # whose versions are ref.version, a line each
+    skips: bool = False  # listing opens each object, and need not open those that an earlier plan has
 
 
 _FORMATS = {
-    "webdataset": _Format(webdataset.list_recordings, webdataset.read_recording, "audio in .tar, .tar.gz, .tgz files"),
-    "parquet": _Format(parquet.list_recordings, parquet.read_recording, "rows in .parquet files"),
+    "webdataset": _Format(
+        webdataset.list_recordings, webdataset.read_recording, "audio in .tar, .tar.gz, .tgz files", skips=True
+    ),
+    "parquet": _Format(parquet.list_recordings, parquet.read_recording, "rows in .parquet files", skips=True),
     "files": _Format(files.list_recordings, files.read_recording, "audio files", files.files_of),
     "manifest": _Format(manifest.list_recordings, manifest.read_recording, "lines in .jsonl, .csv or .tsv files"),
     "librispeech": _Format(librispeech.list_recordings, librispeech.read_recording, "audio files"),
@@ -45,6 +48,14 @@ _FORMATS = {
     "voxpopuli": _Format(voxpopuli.list_recordings, voxpopuli.read_recording, "rows in the table"),
     "mls": _Format(mls.list_recordings, mls.read_recording, "lines in transcripts.txt"),
 }
+SKIPPING = tuple(name for name, kind in _FORMATS.items() if kind.skips)  # one object has many recordings
+RELEASES = (
+    "fleurs",
+    "commonvoice",
+    "voxpopuli",
+    "mls",
+    "huggingface",
+)  # listing unpacks or loads all; they do not grow
 _BY_PLACE = ("parquet", "huggingface")  # a row's number says which recording it is
 _CORPORA = {
     "fleurs": fleurs.LAYOUT,
@@ -54,20 +65,22 @@ _CORPORA = {
 }
 
 
-def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
+def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
     """Yield the recordings of a source, lazily and in a stable order. A recording that cannot be read has a `problem`.
 
     Ids are those of the source, and a manifest may have one twice. Languages are known here, except those in sidecars,
     which are read together with the audio. Raises ConfigError, when it is called, if there is no recording.
+    planned: of an earlier plan of this source. Recordings in archives and tables that it has are left out, and these
+    objects are not opened; then there may be no recording.
     """
     include, exclude = (_matcher(key, getattr(source, key)) for key in ("include", "exclude"))
     name = detect_format(source.uri) if source.format == "auto" else source.format
     if source.split is not None and name not in (*_CORPORA, "huggingface"):
         raise ConfigError(f"source.split: format {name} has no splits; source.uri says what is read")
-    listed = _first_now(
-        _with_languages(source, _one_line(_FORMATS[name].list_recordings(source))),
-        f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})",
-    )
+    more = (planned,) if _FORMATS[name].skips else ()
+    listed = _with_languages(source, _one_line(_FORMATS[name].list_recordings(source, *more)))
+    if planned is None:
+        listed = _first_now(listed, f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})")
     if include is None and exclude is None:
         return listed
     chosen = (
@@ -76,6 +89,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         if (include is None or include(ref.recording_id) or _has_unknown_ids(ref))
         and not (exclude and exclude(ref.recording_id))
     )
+    if planned is not None:
+        return chosen
     return _first_now(chosen, f"source.{'include' if include else 'exclude'}: no recording of {source.uri} is left")
 
 

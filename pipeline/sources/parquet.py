@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pipeline.config import SourceConfig
 from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef, UnreachableError
 from pipeline.sources.access import columns, remote
-from pipeline.sources.access.listing import File, list_files
+from pipeline.sources.access.listing import File, Planned, list_files
 
 LIST_ROWS = 4096  # rows whose small columns are read at once
 READ_ROWS, READ_BYTES = 8, 32 << 20  # audio that is read at once: so many rows, or fewer if they exceed these bytes
@@ -35,17 +35,19 @@ class _Reader:
     first: int = 0  # row of its first cell within the row group
 
 
-def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
+def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
     """Yield one ref per row. Ids are as in `columns.Rows`, else "<file without .parquet>/<row>".
+
+    Files that `planned` has are left out, and not opened.
 
     Reference, language and metadata come from the other columns of text and numbers; the path in a cell of audio is
     metadata too. source_member is "rg<row group>:<row in it>:<audio column>", size the mean bytes of the row group's
     cells. A file that cannot be read is one ref "<file>!archive"; a row that cannot be read is a ref with a problem.
     Raises ConfigError if there is no file, or if a file lacks the audio or a column that the settings name.
     """
-    rows = columns.Rows(source)
+    rows = columns.Rows(source, planned)
     for file in list_files(source.uri):
-        if file.named or file.name.lower().endswith((".parquet", ".pq")):
+        if (file.named or file.name.lower().endswith((".parquet", ".pq"))) and not (planned and planned.has(file)):
             yield from _list_file(source, file, rows)
     rows.say_repeated()
 

@@ -18,7 +18,7 @@ from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
 from pipeline.sources.access import fields, names, remote, tar
 from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
 from pipeline.sources.access.languages import fixed_language
-from pipeline.sources.access.listing import File, list_files
+from pipeline.sources.access.listing import File, Planned, list_files
 from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_gzip, open_archive
 from pipeline.sources.access.tar import BLOCK, Member, walk
 from pipeline.storage.base import in_order
@@ -42,15 +42,17 @@ class _Shard:
     ignored: Counter[str] = field(default_factory=Counter)  # members by extension
 
 
-def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
+def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
     """Yield one ref per audio member, shard by shard. Ids are "<shard without .tar>/<member without extension>".
+
+    Shards that `planned` has are left out, and not opened.
 
     A member that is cut off has the problem "truncated_archive". If the rest of an archive cannot be read, one more ref
     "<shard>!archive" says why. Memory: the headers of one shard, of 16 remote ones. Raises ConfigError if there is no
     shard.
     """
     fs, _ = remote.open_fs(source.uri)
-    shards = _named_shards(source.uri)
+    shards = (named for named in _named_shards(source.uri) if not (planned and planned.has(named[1])))
     unattached = Unattached(source.uri)
     for refs, alone in in_order(partial(_list_shard, source), shards, 1 if remote.is_local(fs) else REMOTE_WALKS):
         unattached.add(alone)

@@ -12,7 +12,8 @@ from pipeline.config import PlanConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import committed_units
 from pipeline.output.publish import publish_tables
-from pipeline.output.retry import current_results, plan_retry
+from pipeline.output.retry import plan_retry
+from pipeline.output.rounds import current_results
 from pipeline.output.tables import published_rows
 from pipeline.planning.plan import plan_names, read_plan
 from pipeline.storage.base import Storage, open_storage

@@ -63,7 +63,7 @@ def test_a_plan_reads_back_as_it_was_written(
 
 
 def test_the_plan_schema_carries_every_field_of_a_ref() -> None:
-    assert tuple(PLAN.names[4:]) == tuple(field.name for field in dataclasses.fields(RecordingRef))
+    assert tuple(PLAN.names[5:]) == tuple(field.name for field in dataclasses.fields(RecordingRef))
 
 
 def test_planning_streams(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:

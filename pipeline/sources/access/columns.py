@@ -17,6 +17,7 @@ from pipeline.config import COLUMN, ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.ids import IdSet
+from pipeline.sources.access.listing import Planned
 
 AUDIO_NAMES = ("audio", "speech", "wav", "flac", "mp3", "bytes", "content", "array")
 SAMPLES_NAMES = ("array", "audio", "speech", "waveform", "samples", "wav", "audio_array")  # lists of decoded samples
@@ -124,10 +125,12 @@ class Rows:
 
     An id that was found by its name is used once: a later row with the same one keeps the id of its place, and the id
     is metadata. `repeated` counts such rows. Memory: at most 60 bytes for each id that was found.
+    planned: of an earlier plan; an id that it has in another object counts as used.
     """
 
-    def __init__(self, source: SourceConfig) -> None:
+    def __init__(self, source: SourceConfig, planned: Planned | None = None) -> None:
         self.source = source
+        self.planned = planned
         self.repeated = 0
         self._ids = IdSet()
 
@@ -162,7 +165,8 @@ class Rows:
         name = next((name for name in fields.ID_NAMES if isinstance(row.get(name), str) and row[name].strip()), None)
         if name is None:
             return ref, []
-        if not self._ids.add(row[name]):
+        is_used = self.planned is not None and self.planned.has_elsewhere(row[name], ref.source_uri)
+        if is_used or not self._ids.add(row[name]):
             self.repeated += 1
             return ref, []
         return replace(ref, recording_id=fields.storable(row[name], name)), [name]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from stat import S_ISDIR, S_ISREG
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording
@@ -28,6 +28,16 @@ class File:
     size: int
     version: str
     named: bool = False
+
+
+class Planned(Protocol):
+    """What an earlier plan has of a source. Objects of it that did not change need not be opened again."""
+
+    def has(self, file: File) -> bool:
+        """Whether the plan has all recordings of this archive or table, in this version of it."""
+
+    def has_elsewhere(self, recording_id: str, uri: str) -> bool:
+        """Whether the plan has this id for a recording of another object than the one at `uri`."""
 
 
 def list_files(uri: str) -> Iterator[File]:
