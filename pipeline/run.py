@@ -27,7 +27,7 @@ from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
-from pipeline.planning.overlap import check_apart
+from pipeline.planning.overlap import check_places
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.planning.update import note_changes
 from pipeline.schemas import SAMPLE_RATE, About
@@ -46,7 +46,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
     check_machine(config.model, config.compute)
-    check_apart(config.source.uri, config.output.uri)
+    check_places(config.source, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
@@ -61,7 +61,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
 
 def prepare(config: RunConfig) -> Storage:
     """Write the plan, or compare the fingerprint with that of the plan. Returns the output. For `jobs.plan`."""
-    check_apart(config.source.uri, config.output.uri)
+    check_places(config.source, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     _make_plan(storage, config, info.weights_hash)
@@ -75,7 +75,7 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
     Yields the folder with the plans, as storage, and the ids of the units that are committed in the output.
     Raises ConfigError if the output exists and cannot be read.
     """
-    check_apart(config.source.uri, config.output.uri)
+    check_places(config.source, config.output.uri)
     output = open_existing(config.output.uri, config=config.storage)
     config, info = layout.resolve(config)
     with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:

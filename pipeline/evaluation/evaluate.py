@@ -32,6 +32,7 @@ from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.model.files import layout
 from pipeline.output.publish import SUMMARY
 from pipeline.planning.fingerprint import fingerprint_id, make_fingerprint
+from pipeline.planning.overlap import check_absolute
 from pipeline.run import transcribe
 from pipeline.schemas import EVALUATED, to_table
 from pipeline.storage.base import Storage, open_storage
@@ -56,6 +57,10 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
 
     Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
     """
+    check_absolute("output.uri", config.output.uri)
+    for name, one in config.sets.items():
+        if one.source:
+            check_absolute(f"sets.{name}.source.uri", one.source.uri)
     if any(one.source for one in config.sets.values()):
         check_machine(config.model, config.compute)
     swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work

@@ -13,6 +13,7 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from pipeline import missing_package
 from pipeline.audio.stage import describe
 from pipeline.config import ConfigError
 from pipeline.schemas import (
@@ -34,6 +35,7 @@ from pipeline.storage.connect import SCHEMES
 _TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
 log = logging.getLogger(__name__)
 
+MISSING = "ModuleNotFoundError: "
 _OS_ERROR = re.compile(r"\w*Error: \[Errno (\d+)\] (.*?)(?:: '([^']*)')?$")  # the last line of a traceback
 
 
@@ -44,6 +46,8 @@ def users_error(error: Exception) -> Exception | None:
     of the traceback.
     """
     cause = error.cause if isinstance(error, RayTaskError) else None
+    if isinstance(cause, ModuleNotFoundError):
+        return ConfigError(missing_package(str(cause)))
     if isinstance(cause, UnreachableError):
         return ConfigError(f"source.uri: {cause}")
     if isinstance(cause, ConfigError | OutputError):
@@ -65,6 +69,8 @@ def _from_traceback(trace: str) -> Exception | None:
             if line.startswith(start):
                 message = line.removeprefix(start)
                 return ConfigError(f"source.uri: {message}") if kind is UnreachableError else kind(message)
+        if line.startswith(MISSING):
+            return ConfigError(missing_package(line.removeprefix(MISSING)))
     return None
 
 

@@ -1,8 +1,11 @@
-"""Source and output must lie apart: a run must not read what it writes."""
+"""Where source and output may lie: apart, so that a run does not read what it writes, and where they stay."""
 
 from __future__ import annotations
 
-from pipeline.config import ConfigError, place
+import os
+from pathlib import Path
+
+from pipeline.config import ConfigError, SourceConfig, place
 from pipeline.sources.access import names
 
 # One name of each kind that an output has.
@@ -16,6 +19,28 @@ WRITTEN = (
     "dead_letters/part-00000.parquet",
     "report.html",
 )
+
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of `ray job submit`, and for nothing else
+
+
+def check_places(source: SourceConfig, output: str) -> None:
+    """Raise ConfigError if source or output is relative in a submitted job, or if one lies inside the other."""
+    if not (source.format == "huggingface" and not Path(source.uri).exists()):  # owner/name is no path
+        check_absolute("source.uri", source.uri)
+    check_absolute("output.uri", output)
+    check_apart(source.uri, output)
+
+
+def check_absolute(key: str, uri: str) -> None:
+    """Raise ConfigError if `uri` is relative and this is a submitted job: its folder is Ray's, which may delete it."""
+    if SUBMITTED not in os.environ or "://" in uri or uri.startswith(("/", "~")):
+        return
+    absolute = Path(uri).absolute() if Path(uri).exists() else Path.home() / uri
+    raise ConfigError(
+        f"{key}: {uri}: relative, but the folder of a submitted job is Ray's own, which deletes it: give the absolute "
+        f"path on the cluster, such as {absolute}, or the address of a store"
+    )
 
 
 def check_apart(source: str, output: str) -> None:

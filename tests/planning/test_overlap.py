@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, load
-from pipeline.planning.overlap import check_apart
+from pipeline.config import ConfigError, RunConfig, SourceConfig, load
+from pipeline.planning.overlap import check_apart, check_places
 from pipeline.run import prepare, transcribe
 
 
@@ -85,3 +85,48 @@ def test_nothing_is_written_into_the_source(job: object, tmp_path: Path) -> None
     with pytest.raises(ConfigError, match="inside the source"):
         job(config)  # type: ignore[operator]
     assert list((tmp_path / "archive").iterdir()) == []
+
+
+SUBMITTED = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # Ray sets it for the command of a submitted job
+
+
+@pytest.mark.parametrize(
+    ("source", "output", "key", "proposed"),
+    [
+        ("archive", "/data/out", "source.uri", "{here}/archive"),  # it came with the job
+        ("/data/archive", "out/mine", "output.uri", "{home}/out/mine"),
+        ("s3://bucket/raw", "./out", "output.uri", "{home}/out"),
+    ],
+)
+def test_a_relative_address_of_a_submitted_job_is_refused_with_an_absolute_one(
+    source: str, output: str, key: str, proposed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "archive").mkdir()
+    monkeypatch.chdir(tmp_path)
+    check_places(SourceConfig(uri=source), output)  # no submitted job
+    monkeypatch.setenv(SUBMITTED, "{}")
+    with pytest.raises(ConfigError) as caught:
+        check_places(SourceConfig(uri=source), output)
+    assert str(caught.value).startswith(f"{key}: {source if key == 'source.uri' else output}: relative, ")
+    assert f"such as {proposed.format(here=tmp_path, home=Path.home())}," in str(caught.value)
+
+
+@pytest.mark.parametrize("source", [{"uri": "s3://b/raw"}, {"uri": "/in"}, {"uri": "me/set", "format": "huggingface"}])
+def test_absolute_addresses_of_a_submitted_job_are_taken(
+    source: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SUBMITTED, "{}")
+    check_places(SourceConfig.model_validate(source), "/out")
+    check_places(SourceConfig.model_validate(source), "s3://bucket/out")
+
+
+def test_a_relative_output_of_a_submitted_job_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(SUBMITTED, "{}")
+    config = load(RunConfig, None, [f"source.uri={tmp_path}/in", "output.uri=out"])
+    for act in (transcribe, prepare):
+        with pytest.raises(ConfigError, match=r"^output\.uri: out: relative"):
+            act(config)
+    assert list(tmp_path.iterdir()) == []
