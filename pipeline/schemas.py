@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any, BinaryIO, TypedDict
 
 import pyarrow as pa
@@ -156,7 +156,7 @@ START = Position()
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a recording has no transcript."""
+    """Why a recording has no transcript, or not all of it."""
 
     reason: str  # a key of REASONS
     stage: str  # list, read, decode, model
@@ -168,9 +168,9 @@ class DecodedRecording:
     """What is known about a recording after decoding, besides its segments.
 
     samples: at 16 kHz. If channels are split, the sum over all channels. None: it could not be decoded.
-    damage: of a recording that is transcribed all the same. lost_samples: at 16 kHz, those of `samples` that are
-    silence because of it. tracks_left_out: audio tracks that are not recognised. bytes_left_out: bytes behind the
-    audio that nobody knows.
+    damage: of a recording that is transcribed all the same. lost_samples: at 16 kHz, those of `samples` that are not
+    heard because of it. Both are known when all pieces are: see `recordings_of`. tracks_left_out: audio tracks that are
+    not recognised. bytes_left_out: bytes behind the audio that nobody knows.
     """
 
     samples: int | None = None
@@ -427,11 +427,13 @@ DECODED_RECORDING = pa.struct(
         ("reference", pa.string()),
         ("metadata", pa.string()),
         ("problem", PROBLEM),
-        ("damage", PROBLEM),
-        ("lost_samples", pa.int64()),
         ("tracks_left_out", pa.int32()),
         ("bytes_left_out", pa.int64()),
     ]
+)
+
+DAMAGE = pa.struct(  # a stretch of a recording that is not heard
+    [("recording_index", pa.int32()), *PROBLEM, ("lost_samples", pa.int64())]
 )
 
 TODO = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row: one unit that is not committed
@@ -442,6 +444,7 @@ _PIECE = [  # one row: a unit, or one bounded piece of a unit with much audio
     ("next", POSITION),  # where the next piece begins; null: this is the last piece
     ("samples", pa.int64()),  # length of this piece at 16 kHz
     ("recordings", pa.list_(DECODED_RECORDING)),  # the recordings that end in this piece
+    ("damages", pa.list_(DAMAGE)),  # within this piece
     ("suspect", pa.bool_()),  # the unit crashed its process before: stages skip it, it runs alone later
     ("saved", pa.bool_()),  # an earlier run saved this piece (output/pieces.py): stages skip it
 ]
@@ -459,6 +462,7 @@ def piece_row(unit_id: str, place: Place, piece: int, start: Position, following
         "next": None if following is None else asdict(following),
         "samples": 0,
         "recordings": [],
+        "damages": [],
         "suspect": False,
         "saved": False,
         "segments": [],
@@ -467,14 +471,23 @@ def piece_row(unit_id: str, place: Place, piece: int, start: Position, following
 
 
 def recordings_of(pieces: Iterable[Mapping[str, Any]]) -> list[DecodedRecording]:
-    """The recordings of a unit in order, from the rows of all its pieces."""
-    rows = {row["recording_index"]: row for piece in pieces for row in piece["recordings"]}
-    names = [field.name for field in fields(DecodedRecording)]
-    ordered = [{name: rows[index][name] for name in names} for index in range(len(rows))]
-    return [
-        DecodedRecording(**row | {name: row[name] and Problem(**row[name]) for name in ("problem", "damage")})
-        for row in ordered
-    ]
+    """The recordings of a unit in order, from the rows of all its pieces. `damage` is the longest of each."""
+    rows: dict[int, dict[str, Any]] = {}
+    damages: dict[int, list[dict[str, Any]]] = {}
+    for piece in pieces:
+        rows |= {row["recording_index"]: dict(row) for row in piece["recordings"]}
+        for damage in piece["damages"]:
+            damages.setdefault(damage["recording_index"], []).append(damage)
+    recordings = []
+    for index in range(len(rows)):
+        known = {name: value for name, value in rows[index].items() if name != "recording_index"}
+        known["problem"] = known["problem"] and Problem(**known["problem"])
+        if index in damages:
+            longest = max(damages[index], key=itemgetter("lost_samples"))
+            known["damage"] = Problem(longest["reason"], longest["stage"], longest["error"])
+            known["lost_samples"] = sum(one["lost_samples"] for one in damages[index])
+        recordings.append(DecodedRecording(**known))
+    return recordings
 
 
 def pcm_of(pcm: memoryview, segment: Mapping[str, Any]) -> memoryview:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Generator, Iterator
+import math
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import soxr
 
-from pipeline.audio.headers import believed, check_header
+from pipeline.audio.headers import Missing, believed, check_header
 from pipeline.audio.pcm import FULL_SCALE
-from pipeline.audio.track import AudioTrack
+from pipeline.audio.track import AudioTrack, Lost
 from pipeline.schemas import SAMPLE_RATE, BadAudio
 
 CANCELLED = 0.1  # amplitude of a mean that has lost what its channels say; a voice in one of 8 channels has 0.125
 LEVEL_STEP = 8  # every eighth frame is enough to know how loud a second is
-LOST_SECONDS = 0.1  # less damage than this in a recording is a click
+INVALID = "NaN or infinite samples"
 LARGEST = {"uint8": 128, "int16": FULL_SCALE, "int32": 1 << 31, "int64": 1 << 63}  # the integer that becomes 1.0
 
 
@@ -30,11 +31,17 @@ def decode_all(
     start_ms: int | None = None,
     end_ms: int | None = None,
 ) -> np.ndarray:
-    """All blocks of `stream` as one array: float32 [samples], mono, 16 kHz, in [-1, 1]. Raises what `stream` raises."""
+    """All blocks of `stream` as one array: float32 [samples], mono, 16 kHz, in [-1, 1].
+
+    Raises what `stream` raises, and BadAudio where anything of it is damaged or missing.
+    """
     joined = bytearray()
     wanted: Any = {"track": track, "channel": channel, "start_ms": start_ms, "end_ms": end_ms}
-    for block in stream(data, name=name, max_seconds=max_seconds, **wanted):
+    lost: list[Lost] = []
+    for block in stream(data, name=name, max_seconds=max_seconds, lost=lost, **wanted):
         joined += block.data.cast("B")
+    for one in within(lost, start_ms, end_ms):
+        raise BadAudio(one.reason, f"{name}: {one.detail}")
     return np.frombuffer(joined, np.float32)
 
 
@@ -47,7 +54,8 @@ def stream(
     channel: int | None = None,
     start_ms: int | None = None,
     end_ms: int | None = None,
-    lost: list[tuple[float, float]] | None = None,
+    and_above: bool = False,
+    lost: list[Lost] | None = None,
 ) -> Generator[np.ndarray, None, None]:
     """Yield blocks of float32 [samples], mono, 16 kHz, in [-1, 1]. Memory does not grow with the recording.
 
@@ -59,15 +67,20 @@ def stream(
         channel: the one to take; None: the mean of all. Where the channels cancel each other, it is the loudest one.
         start_ms: cut here, after resampling: the samples are the same as in the whole recording. None: from the start.
         end_ms: cut before this; None: to the end.
-        lost: a list that gets (start, length) in seconds of each stretch that is silence because it is damaged.
+        and_above: `channel` is the mean of this channel and all above it: more than the header says may begin later.
+        lost: a list that gets each stretch of the track that is not heard, at the latest with the samples behind it.
+            What is lost within the track is silence.
 
     Raises:
-        BadAudio: before any block, with one of schemas.REASONS. An error of the file object itself passes through.
+        BadAudio: nothing can be decoded, or it is longer than max_seconds; with one of schemas.REASONS. An error of the
+            file object before the first sample passes through.
     """
     first, stop = _range(start_ms, end_ms, name)
     limit = int(max_seconds * SAMPLE_RATE)
     yielded = 0
-    for at, block in _resampled(_native(_checked(data, name)[0], name, track, channel, first, lost)):
+    lost = [] if lost is None else lost
+    wanted_channels = _Channels(channel, and_above)
+    for at, block in _resampled(_native(data, name, track, wanted_channels, first, lost)):
         wanted = block[max(0, first - at) : None if stop is None else max(0, stop - at)]
         yielded += len(wanted)
         if yielded > limit:
@@ -76,8 +89,26 @@ def stream(
             yield np.clip(wanted, -1.0, 1.0)
         if stop is not None and at + len(block) >= stop:
             break
+    for one in within(lost, start_ms, end_ms) if not yielded else ():
+        raise BadAudio(one.reason, f"{name}: {one.detail}")
     if not yielded:
         raise BadAudio("no_samples", f"{name}: no samples" + (" in this range" if start_ms or end_ms else ""))
+
+
+def within(lost: Iterable[Lost], start_ms: float | None = None, end_ms: float | None = None) -> Iterator[Lost]:
+    """The stretches that are lost between two times, cut there. None: from the start, or to behind the end."""
+    first, last = (start_ms or 0) / 1000, math.inf if end_ms is None else end_ms / 1000
+    for one in lost:
+        start, end = max(first, one.start), min(last, one.start + one.seconds)
+        if start < end or (not one.seconds and first <= one.start < last):
+            yield one._replace(start=start, seconds=max(0.0, end - start))
+
+
+class _Channels(NamedTuple):
+    """Which channels become one signal: their mean. channel None: all; and_above: also those with higher numbers."""
+
+    channel: int | None
+    and_above: bool = False
 
 
 class Contents(NamedTuple):
@@ -94,8 +125,8 @@ class Contents(NamedTuple):
 
 def contents(data: bytes | BinaryIO, *, name: str) -> Contents:
     """What the headers say. Raises BadAudio as `stream` does if the bytes are not audio."""
-    file, behind = _checked(data, name)
-    with AudioTrack(file, name) as track:
+    file, behind, missing = _checked(data, name)
+    with AudioTrack(file, name, missing=missing) as track:
         counts = {number: track.channels(number) for number in track.tracks}
         channels = {track.number: counts[track.number], **counts}
         return Contents(channels, len(track.container.streams.audio), behind)
@@ -108,16 +139,19 @@ def _range(start_ms: int | None, end_ms: int | None, name: str) -> tuple[int, in
     return start * SAMPLE_RATE // 1000, None if end is None else end * SAMPLE_RATE // 1000
 
 
-def _checked(data: bytes | BinaryIO, name: str) -> tuple[BinaryIO, int]:
-    """What `headers.believed` returns, the file at its start. Raises BadAudio: it is empty or its header impossible."""
+def _checked(data: bytes | BinaryIO, name: str) -> tuple[BinaryIO, int, Missing]:
+    """What `headers.believed` and `headers.check_header` return, the file at its start.
+
+    Raises BadAudio: it is empty or its header impossible.
+    """
     file: BinaryIO = io.BytesIO(data) if isinstance(data, bytes) else data
     size = file.seek(0, io.SEEK_END)
     if size == 0:
         raise BadAudio("empty_file", f"{name}: zero bytes")
-    check_header(file, size, name=name)
+    missing = check_header(file, size, name=name)
     file, behind = believed(file, size, name)
     file.seek(0)
-    return file, behind
+    return file, behind, missing
 
 
 def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
@@ -141,23 +175,38 @@ def _resampled(native: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[
 
 
 def _native(
-    file: BinaryIO,
+    data: bytes | BinaryIO,
     name: str,
     number: int | None,
-    channel: int | None,
+    channels: _Channels,
     first: int,
-    lost: list[tuple[float, float]] | None,
+    lost: list[Lost],
 ) -> Iterator[tuple[int, int, np.ndarray]]:
     """Yield blocks at the native rate: (rate in Hz, index of the first frame, float32 [frames] mono).
 
     They begin at the start of the file, or shortly before the 16 kHz sample `first` if the format can seek exactly.
     """
-    with AudioTrack(file, name, number) as track:
+    file, _, missing = _checked(data, name)
+    is_first = True
+    with AudioTrack(file, name, number, missing) as track:
         wanted = track.seek(first)
-        track.lost = track.lost if lost is None else lost
+        track.lost = lost
         for position, rate, planes in _windows(track.planes()):
+            chosen = _chosen(planes, channels)
+            if not len(chosen):
+                detail = f"channel {channels.channel} of {len(planes)}"
+                if is_first:
+                    raise BadAudio("unsupported_audio", f"{name}: {detail}")
+                lost.append(Lost(position / rate, planes.shape[1] / rate, "unsupported_audio", detail))
+                chosen = np.zeros_like(planes[:1])
+            is_first = False
             if position + planes.shape[1] > wanted:
-                yield rate, max(position, wanted), _mono(planes, channel, name)[max(0, wanted - position) :]
+                mono = _mono(chosen)
+                if not np.isfinite(mono.sum(dtype=np.float64)):
+                    bad = np.flatnonzero(~np.isfinite(mono))
+                    lost.append(Lost((position + int(bad[0])) / rate, len(bad) / rate, "invalid_samples", INVALID))
+                    mono[bad] = 0
+                yield rate, max(position, wanted), mono[max(0, wanted - position) :]
 
 
 def _windows(blocks: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[int, int, np.ndarray]]:
@@ -187,15 +236,19 @@ def _windows(blocks: Iterator[tuple[int, int, np.ndarray]]) -> Iterator[tuple[in
         yield start, before[0], np.concatenate(waiting, axis=1)
 
 
-def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
-    """One channel or the mean of all, as float32 [frames] in [-1, 1]. planes: [channels, frames] of any sample type.
+def _chosen(planes: np.ndarray, channels: _Channels) -> np.ndarray:
+    """The rows of `planes` [channels, frames] that are wanted; none if there is no such channel."""
+    if channels.channel is None:
+        return planes
+    first = max(0, channels.channel) if channels.channel >= 0 else len(planes)
+    return planes[first:] if channels.and_above else planes[first : first + 1]
+
+
+def _mono(planes: np.ndarray) -> np.ndarray:
+    """The mean of all channels, as float32 [frames] in [-1, 1] or not finite. planes: of any sample type.
 
     If the mean is far quieter than the loudest channel, because one channel is the other one inverted, it is that one.
     """
-    if channel is not None:
-        if not 0 <= channel < len(planes):
-            raise BadAudio("unsupported_audio", f"{name}: channel {channel} of {len(planes)}")
-        planes = planes[channel : channel + 1]
     with np.errstate(over="ignore", invalid="ignore"):
         mono = planes[0].astype(np.float32)
         if len(planes) > 1:
@@ -204,8 +257,9 @@ def _mono(planes: np.ndarray, channel: int | None, name: str) -> np.ndarray:
             mono /= len(planes)
             mono = _loudest(planes, mono)
         if planes.dtype.kind == "f":
-            if not np.isfinite(mono.sum(dtype=np.float64)):
-                raise BadAudio("invalid_samples", f"{name}: NaN or infinite samples")
+            infinite = np.isinf(mono)
+            if infinite.any():
+                mono[infinite] = np.nan
             return np.clip(mono, -1.0, 1.0, out=mono)
     if planes.dtype == np.uint8:
         mono -= 128

@@ -23,6 +23,8 @@ WAV_SIZE_UNKNOWN = (0, 0xFFFFFFFF, 0x7FFFF000, 0x7FFFFF00)
 
 ZEROS_BYTES = 1 << 20  # so many bytes behind the audio are looked at: zeros say nothing
 
+ASF_FILE_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")  # a GUID
+
 MP4_TOP = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"mfra", b"udta", b"uuid"}
 MP4_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"moof", b"traf"}
 # FFmpeg allocates 24 bytes or more for each declared sample: 50 million in a file of 50 kB took 1.8 GB and 24 s.
@@ -38,26 +40,49 @@ MPEG_KBITS = {
 MPEG_KBITS[(False, 3)] = MPEG_KBITS[(False, 2)]
 
 
-def check_header(file: BinaryIO, size: int, *, name: str) -> None:
-    """Raise BadAudio if the header declares what cannot be. `size`: bytes of the file; its position changes.
+class Missing(NamedTuple):
+    """What the header of a file declares and the file of `size` bytes does not have. False if that is nothing.
 
-    Reasons: unsupported_audio, the rate or the number of channels is out of range; truncated_audio, declared bytes are
-    missing; corrupt_audio, tables declare more samples than the file can contain. Formats that their decoder checks
-    well enough pass.
+    bytes: 0 if it is not known how many. seconds: of audio; None if the header does not say.
+    """
+
+    bytes: int
+    size: int
+    detail: str  # for people
+    seconds: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(self.detail)
+
+
+COMPLETE = Missing(0, 0, "")
+
+
+def check_header(file: BinaryIO, size: int, *, name: str) -> Missing:
+    """Return what is missing at the end of the file. `size`: bytes of the file; its position changes.
+
+    Raises BadAudio if the header declares what cannot be. unsupported_audio, the rate or the number of channels is out
+    of range; truncated_audio, the file ends in its header; corrupt_audio, tables declare more samples than the file can
+    contain. Formats that their decoder checks well enough pass.
     """
     head = _read(file, 0, 40)
     if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
-        _check_wav(file, size, name)
-    elif head[:4] == b"riff" and len(head) >= 24:  # Sony Wave64: GUID, then the size of everything
-        _check_missing(struct.unpack_from("<Q", head, 16)[0] - size, name)
-    elif head[:4] == b"caff":
-        _check_caf(file, size, name)
-    elif head[:4] == b"OggS":
-        _check_ogg(file, size, name)
-    elif head[:4] == b"\x1aE\xdf\xa3":
-        _check_matroska(file, size, name)
-    elif head[4:8] in MP4_TOP:
-        _check_mp4(file, size, name)
+        return _check_wav(file, size, name)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        return _missing(struct.unpack_from("<I", head, 4)[0] + 8 - size, size)
+    if head[:4] == b"riff" and len(head) >= 24:  # Sony Wave64: GUID, then the size of everything
+        return _missing(struct.unpack_from("<Q", head, 16)[0] - size, size)
+    if head[:4] == b"\x30\x26\xb2\x75":
+        return _check_asf(file, size)
+    if head[:4] == b"caff":
+        return _check_caf(file, size, name)
+    if head[:4] == b"OggS":
+        return _check_ogg(file, size)
+    if head[:4] == b"\x1aE\xdf\xa3":
+        return _check_matroska(file, size)
+    if head[4:8] in MP4_TOP:
+        return _check_mp4(file, size, name)
+    return COMPLETE
 
 
 def check_format(rate: float, channels: int, *, name: str) -> None:
@@ -108,12 +133,15 @@ def _mpeg_frame(head: bytes) -> tuple[int, int, int]:
     return samples // 8 * bits // hertz + (head[2] >> 1 & 1), samples, hertz
 
 
-def _check_wav(file: BinaryIO, size: int, name: str) -> None:
+def _check_wav(file: BinaryIO, size: int, name: str) -> Missing:
     data = _wav_data(file, size, name)
     if data.declared is not None:
-        _check_missing(data.declared - (size - data.start), name, tolerance=max(data.frame_bytes, 1) - 1)
-    elif data.chunk_bytes == 0 and size > data.start and _chunks_end(file, data.start, size) == size:
+        missing = data.declared - (size - data.start)
+        found = _missing(missing, size, tolerance=max(data.frame_bytes, 1) - 1)
+        return found._replace(seconds=missing / data.second_bytes) if found and data.second_bytes else found
+    if data.chunk_bytes == 0 and size > data.start and _chunks_end(file, data.start, size) == size:
         raise BadAudio("no_samples", f"{name}: the audio is empty, only other chunks follow")
+    return COMPLETE
 
 
 class _WavData(NamedTuple):
@@ -212,37 +240,47 @@ class _Patched:
         return got[: begin - start] + self._new[begin - self._at : end - self._at] + got[end - start :]
 
 
-def _check_caf(file: BinaryIO, size: int, name: str) -> None:
+def _check_asf(file: BinaryIO, size: int) -> Missing:
+    """The size of the file stands in the object "file properties" of the header."""
+    head = _read(file, 0, 1 << 16)
+    at = head.find(ASF_FILE_PROPERTIES)
+    if at < 0 or at + 48 > len(head):
+        return COMPLETE
+    return _missing(struct.unpack_from("<Q", head, at + 40)[0] - size, size)
+
+
+def _check_caf(file: BinaryIO, size: int, name: str) -> Missing:
     at = 8
     while at + 12 <= size:
         kind, length = struct.unpack(">4sq", _read(file, at, 12))
         if kind == b"desc" and len(body := _read(file, at + 12, 32)) == 32:
             check_format(struct.unpack_from(">d", body)[0], struct.unpack_from(">I", body, 24)[0], name=name)
         if length < 0:  # unknown: only the last chunk, the data, may say so
-            return
+            return COMPLETE
         at += 12 + length
-    _check_missing(at - size, name)
+    return _missing(at - size, size)
 
 
-def _check_ogg(file: BinaryIO, size: int, name: str) -> None:
+def _check_ogg(file: BinaryIO, size: int) -> Missing:
     """The last page must be complete. A page has at most 27 + 255 + 255 * 255 = 65,307 bytes."""
     tail_start = max(0, size - 65_307)
     tail = _read(file, tail_start, 65_307)
     at = tail.rfind(b"OggS")
     if at < 0:
-        return
+        return COMPLETE
     segments = tail[at + 26] if at + 26 < len(tail) else 0
     table = tail[at + 27 : at + 27 + segments]
-    _check_missing(at + 27 + segments + sum(table) - len(tail), name)
+    return _missing(at + 27 + segments + sum(table) - len(tail), size)
 
 
-def _check_matroska(file: BinaryIO, size: int, name: str) -> None:
+def _check_matroska(file: BinaryIO, size: int) -> Missing:
     """The segment, which is the element after the EBML header, must be complete if it declares a length."""
     length, taken = _ebml_size(_read(file, 4, 8))
     segment = 4 + taken + max(length, 0)
     declared, header = _ebml_size(_read(file, segment + 4, 8))
     if declared >= 0 and _read(file, segment, 4) == b"\x18\x53\x80\x67":
-        _check_missing(segment + 4 + header + declared - size, name)
+        return _missing(segment + 4 + header + declared - size, size)
+    return COMPLETE
 
 
 def _ebml_size(data: bytes) -> tuple[int, int]:
@@ -254,22 +292,33 @@ def _ebml_size(data: bytes) -> tuple[int, int]:
     return (-1 if value == (1 << 7 * length) - 1 else value), length
 
 
-def _check_mp4(file: BinaryIO, size: int, name: str) -> None:
-    samples, seen = 0, set()
+def _check_mp4(file: BinaryIO, size: int, name: str) -> Missing:
+    samples, seen, end, missing = 0, set(), 0, 0
     for kind, at, length in _mp4_boxes(file, 0, size, top=True):
         seen.add(kind)
-        if at + length > size:
-            raise BadAudio(
-                "truncated_audio", f"{name}: {at + length - size} bytes of {kind.decode('latin-1')} are missing"
-            )
+        missing, end = max(missing, at + length - size), max(end, at + length)
         if kind == b"stbl":
-            samples += _mp4_table_samples(file, at, at + length)
+            samples += _mp4_table_samples(file, at, min(at + length, size))
         elif kind == b"trun" and len(body := _read(file, at, 8)) == 8:
             samples += struct.unpack_from(">I", body, 4)[0]
         if samples * MP4_BYTES_PER_SAMPLE > size:
             raise BadAudio("corrupt_audio", f"{name}: {samples} samples declared in {size} bytes")
     if b"moov" not in seen:
         raise BadAudio("truncated_audio", f"{name}: the file ends before its sample tables")
+    if b"moof" in seen and _holds(file, end, size, b"moof"):
+        return Missing(size - end, end, f"{size - end} bytes behind byte {end} cannot be read")
+    return _missing(missing, size)
+
+
+def _holds(file: BinaryIO, at: int, end: int, mark: bytes) -> bool:
+    """Whether the bytes from `at` to `end` contain `mark`."""
+    tail = b""
+    while at < end:
+        tail = tail[-len(mark) :] + _read(file, at, min(1 << 20, end - at))
+        if mark in tail:
+            return True
+        at += 1 << 20
+    return False
 
 
 def _mp4_table_samples(file: BinaryIO, at: int, end: int) -> int:
@@ -300,9 +349,8 @@ def _mp4_boxes(file: BinaryIO, at: int, end: int, *, top: bool = False) -> Itera
         at += length
 
 
-def _check_missing(missing: int, name: str, *, tolerance: int = 0) -> None:
-    if missing > tolerance:
-        raise BadAudio("truncated_audio", f"{name}: {missing} declared bytes are missing")
+def _missing(missing: int, size: int, *, tolerance: int = 0) -> Missing:
+    return Missing(missing, size, f"{missing} declared bytes are missing") if missing > tolerance else COMPLETE
 
 
 def _read(file: BinaryIO, at: int, length: int) -> bytes:

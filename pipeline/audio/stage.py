@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from pipeline.audio import decode
 from pipeline.audio.headers import check_format
 from pipeline.audio.pcm import to_pcm
 from pipeline.audio.segment import Segmenter, Window, piece_end
+from pipeline.audio.track import Lost
 from pipeline.config import RunConfig
 from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
@@ -44,14 +44,16 @@ class Piece:
     """Audio of one unit, beginning at `start`. A unit with little audio is one piece.
 
     next: where the next piece begins; None: this is the last piece. samples: length of the piece at 16 kHz.
-    recordings: those that end in this piece, by their index in the unit. segments: rows of schemas.SEGMENT.
-    pcm: the samples of all segments, int16 little endian; `schemas.pcm_of` returns those of one segment.
+    recordings: those that end in this piece, by their index in the unit. damages: rows of schemas.DAMAGE. segments:
+    rows of schemas.SEGMENT. pcm: the samples of all segments, int16 little endian; `schemas.pcm_of` returns those of
+    one segment.
     """
 
     start: Position
     next: Position | None = None
     samples: int = 0
     recordings: dict[int, DecodedRecording] = field(default_factory=dict)
+    damages: list[dict[str, Any]] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
     pcm: bytearray = field(default_factory=bytearray)
 
@@ -62,6 +64,8 @@ class Piece:
             self.segments.append(segment | {"pcm_offset": len(self.pcm)})
             self.pcm += to_pcm(samples)
         excerpt.segments = []  # they are views that keep the decoded samples in memory
+        if excerpt.damage is not None:
+            self.damages.append({"recording_index": excerpt.recording} | excerpt.damage)
         if excerpt.ended is not None:
             self.recordings[excerpt.recording] = excerpt.ended
 
@@ -71,25 +75,28 @@ class _Excerpt:
     """The audio of one recording, or of one channel of it, that belongs to one piece.
 
     recording: its index in the unit. next: where the audio behind this excerpt begins. samples: length at 16 kHz.
-    segments: rows of schemas.SEGMENT, each with its samples. ended: what is known about the recording if it ends here.
+    segments: rows of schemas.SEGMENT, each with its samples. damage: what is not heard of it, a row of schemas.DAMAGE
+    without recording_index. ended: what is known about the recording if it ends here.
     """
 
     recording: int
     next: Position
     samples: int = 0
     segments: list[tuple[dict[str, Any], np.ndarray]] = field(default_factory=list)
+    damage: dict[str, Any] | None = None
     ended: DecodedRecording | None = None
 
 
 class _Channel(NamedTuple):
     """What is decoded as one signal: a track and a channel of it (None: the mean of all).
 
-    label: `channel` of its segments.
+    label: `channel` of its segments. and_above: it also has the channels that begin later, behind the last known one.
     """
 
     track: int
     channel: int | None
     label: int | None
+    and_above: bool = False
 
 
 class DecodeStage:
@@ -119,9 +126,8 @@ class DecodeStage:
             row = piece_row(unit_id, place, count, piece.start, piece.next)
             yield row | {
                 "samples": piece.samples,
-                "recordings": [
-                    asdict(recording) | {"recording_index": index} for index, recording in piece.recordings.items()
-                ],
+                "recordings": [recording_row(index, known) for index, known in piece.recordings.items()],
+                "damages": piece.damages,
                 "segments": piece.segments,
                 "pcm": piece.pcm,
             }
@@ -198,13 +204,12 @@ class Decoder:
         known = replace(known, tracks_left_out=left_out, bytes_left_out=found.bytes_behind)
         while at.channel < len(channels):
             last = at.channel == len(channels) - 1
-            lost: list[tuple[float, float]] = []
-            for excerpt in self._channel(ref, read, at, channels[at.channel], lost):
+            for excerpt in self._channel(ref, read, at, channels[at.channel]):
                 at = excerpt.next
                 if last and not at.sample:
                     if not isinstance(read.audio, bytes):  # it was read while it was decoded
                         check_versions(ref)
-                    known = replace(known, samples=at.before, **_damage(ref, lost, len(channels)))
+                    known = replace(known, samples=at.before)
                     excerpt.next, excerpt.ended = Position(at.recording + 1), known
                 yield excerpt
 
@@ -225,14 +230,16 @@ class Decoder:
             for channel in (range(found.channels.get(number, 1)) if split else [ref.channel])
         ]
         is_one = len(pairs) == 1 and not split
-        return [_Channel(track, one, one if is_one else label) for label, (track, one) in enumerate(pairs)]
+        return [
+            _Channel(track, one, one if is_one else label, split and one == found.channels.get(track, 1) - 1)
+            for label, (track, one) in enumerate(pairs)
+        ]
 
-    def _channel(
-        self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel, lost: list[tuple[float, float]]
-    ) -> Iterator[_Excerpt]:
-        """The excerpts of one channel from `at` on. `next` of the last one has sample 0. lost: of `decode.stream`."""
+    def _channel(self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel) -> Iterator[_Excerpt]:
+        """The excerpts of one channel from `at` on. `next` of the last one has sample 0."""
         blocks: list[np.ndarray] = []  # decoded, but not in an excerpt yet
         total = 0  # samples in `blocks`
+        lost: list[Lost] = []
         name = ref.source_member or ref.source_uri
         stream = decode.stream(
             read.audio,
@@ -242,6 +249,7 @@ class Decoder:
             channel=wanted.channel,
             start_ms=(ref.start_ms or 0) + at.sample // SAMPLES_PER_MS if ref.start_ms or at.sample else None,
             end_ms=ref.end_ms,
+            and_above=wanted.and_above,
             lost=lost,
         )
         with closing(stream):
@@ -256,22 +264,24 @@ class Decoder:
                     windows = self.segmenter(samples[: self.piece_samples])
                     final, end, overlaps = piece_end(windows, self.piece_samples, self.segmenter.config)
                     segments = _segments(ref, read, at, wanted.label, samples, windows[:final])
+                    damage, _ = _damage(ref, lost, at.sample, end)
                     at = replace(at, sample=at.sample + end, segment=at.segment + final, overlaps=overlaps)
                     blocks, total = [samples[end:].copy()], len(samples) - end
-                    yield _Excerpt(at.recording, at, end, segments)
+                    yield _Excerpt(at.recording, at, end, segments, damage)
                     del samples, segments  # before the next block is decoded
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
         segments = _segments(ref, read, at, wanted.label, samples, windows)
+        damage, behind = _damage(ref, lost, at.sample, total, is_last=True)
         after = replace(
             at,
             channel=at.channel + 1,
             sample=0,
             segment=at.segment + len(windows),
-            before=at.before + at.sample + total,
+            before=at.before + at.sample + total + behind,
             overlaps=False,
         )
-        yield _Excerpt(at.recording, after, total, segments)
+        yield _Excerpt(at.recording, after, total, segments, damage)
 
 
 def describe(ref: RecordingRef) -> DecodedRecording:
@@ -285,22 +295,33 @@ def describe(ref: RecordingRef) -> DecodedRecording:
     return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
 
 
-def _damage(ref: RecordingRef, lost: list[tuple[float, float]], channels: int) -> dict[str, Any]:
-    """`damage` and `lost_samples` of a recording whose last channel has lost these stretches, and the others too.
-
-    A decoder that finds such damage begins at the start of the file, so it knows all of it in each piece.
-    """
-    start, end = (ref.start_ms or 0) / 1000, math.inf if ref.end_ms is None else ref.end_ms / 1000
-    spans = [(max(start, at), min(end, at + length)) for at, length in lost]
-    seconds = sum(max(0.0, until - since) for since, until in spans)
-    if seconds < decode.LOST_SECONDS:
-        return {}
-    first = next(since for since, until in spans if until > since)
-    error = f"{ref.source_member or ref.source_uri}: {seconds:.2f} s are damaged, the first of them at {first:.2f} s"
-    return {
-        "damage": Problem("corrupt_audio", "decode", error),
-        "lost_samples": round(seconds * SAMPLE_RATE) * channels,
+def recording_row(index: int, known: DecodedRecording) -> dict[str, Any]:
+    """A row of schemas.DECODED_RECORDING."""
+    return {"recording_index": index} | {
+        name: value for name, value in asdict(known).items() if name not in ("damage", "lost_samples")
     }
+
+
+def _damage(
+    ref: RecordingRef, lost: list[Lost], first: int, samples: int, *, is_last: bool = False
+) -> tuple[dict[str, Any] | None, int]:
+    """What is not heard of an excerpt of a channel, and how many samples of it are behind the end of what was decoded.
+
+    first: the sample with which the excerpt begins. samples: its length. is_last: what is lost behind it belongs to it.
+    The first value is a row of schemas.DAMAGE without recording_index; None if all is heard.
+    """
+    start_ms = (ref.start_ms or 0) + first / SAMPLES_PER_MS
+    end_ms = start_ms + samples / SAMPLES_PER_MS
+    spans = list(decode.within(lost, start_ms, ref.end_ms if is_last else end_ms))
+    if not spans:
+        return None, 0
+    seconds = sum(span.seconds for span in spans)
+    behind = sum(max(0.0, span.start + span.seconds - max(span.start, end_ms / 1000)) for span in spans)
+    name, how_much = ref.source_member or ref.source_uri, f"{seconds:.2f} s" if seconds else "an unknown part"
+    longest = max(spans, key=lambda span: span.seconds)
+    error = f"{name}: {how_much} not heard, from {spans[0].start:.2f} s on: {longest.detail}"
+    damage = {"reason": longest.reason, "stage": "decode", "error": error}
+    return damage | {"lost_samples": round(seconds * SAMPLE_RATE)}, round(behind * SAMPLE_RATE)
 
 
 def _segments(

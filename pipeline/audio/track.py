@@ -9,16 +9,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NamedTuple, NoReturn
 
 import av
 import numpy as np
 from av.stream import Disposition
 
 from pipeline.audio.frames import Kind, dtype_of, joined, kind_of, planes_of
-from pipeline.audio.headers import check_format, looks_like_audio, mp3_declared_seconds, mpeg_frame_bytes
-from pipeline.schemas import SAMPLE_RATE, BadAudio
+from pipeline.audio.headers import (
+    COMPLETE,
+    Missing,
+    check_format,
+    looks_like_audio,
+    mp3_declared_seconds,
+    mpeg_frame_bytes,
+)
+from pipeline.schemas import SAMPLE_RATE, BadAudio, BadRecording
 
 # Only these demuxers and decoders run. Playlists (hls, dash, concat, sdp ...) do not: they open files and addresses.
 FORMATS = (
@@ -33,20 +41,43 @@ CODECS = (
 )
 OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
 # Containers whose declared duration is that of the audio, and how much of it may be the delay of an encoder.
-TRACK_DURATION = {"flac", "aiff", "au", "ogg", "mov,mp4,m4a,3gp,3g2,mj2", "asf"}
+TRACK_DURATION = {"flac", "aiff", "au", "ogg", "nistsphere", "mov,mp4,m4a,3gp,3g2,mj2", "asf"}
 CODEC_DELAY_SECONDS = 0.25
 # Containers whose time stamps may leave gaps on purpose (a recorder on pause, silence that was not sent). A gap is
-# filled with silence, so that times stay those of the recording. In ogg and flac a gap is damage; in mpegts and flv it
-# means nothing.
+# filled with silence, so that times stay those of the recording. In ogg, flac and asf a gap is damage; in others it
+# means something only where bytes are missing or a packet has failed.
 GAPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+GAP_IS_DAMAGE = {"ogg", "flac", "asf"}
 GAP_SECONDS = 0.1  # less is jitter
-RESYNC = {"mp3", "aac"}  # bare frames: other bytes may stand between them, and every player skips them
+# Bare frames have no time stamps: what is missing is estimated by its bytes. So it is for avi, which counts packets.
+BARE = {"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "avi"}
+RESYNC = {"mp3", "aac"}  # other bytes may stand between the frames, and every player skips them
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # beginnings of such bytes that are no lost audio
-LOST_BYTES = 1000  # between two packets of the only track of Matroska; cluster headers and cues take less
+# Containers that are read from the front to the back, packet after packet. Bytes between two packets that belong to
+# none are damage; indexes and headers take less than LOST_BYTES, and in avi they begin with one of AVI_CHUNKS.
+IN_ORDER = {"matroska,webm", "mpegts", "flv", "avi"}
+LOST_BYTES = 1000
+AVI_CHUNKS = (b"ix", b"idx1", b"LIST", b"JUNK", b"RIFF")
+LOST_SECONDS = 0.1  # less damage than this by an estimate is a click
+MAX_STAMP_ERROR = 10  # a time stamp that jumps so many times further than the missing bytes reach is wrong
+
+SEARCH_BYTES = 1 << 22  # how far a frame of aac is looked for behind damage
 
 IO_BYTES = 1 << 16
 BLOCK_FRAMES = 1 << 16  # at the native rate
 SEEK_WARM_UP_SECONDS = 0.25  # audio that the resampler gets before the first sample that is wanted
+
+
+class Lost(NamedTuple):
+    """A stretch of a track that is not heard, or not known how it was. start: in seconds.
+
+    seconds: its length; 0 if it is not known. Within the track it is silence; behind the end there are no frames of it.
+    """
+
+    start: float
+    seconds: float
+    reason: str  # a key of schemas.REASONS
+    detail: str  # for people
 
 
 class AudioTrack:
@@ -57,14 +88,17 @@ class AudioTrack:
     marked as the default and can be decoded, else the first one that can be decoded. Opening raises BadAudio:
     not_audio, corrupt_audio, or unsupported_audio if there is no track of this number.
 
-    lost: (start, length) in seconds of the stretches so far that are silence because the bytes there are damaged.
+    missing: what the header declares and the file does not have.
+
+    lost: the stretches so far that are not heard because the bytes there are damaged or missing.
     """
 
-    def __init__(self, file: BinaryIO, name: str, number: int | None = None) -> None:
-        self.name = name
-        self.lost: list[tuple[float, float]] = []
-        self._good = self._skipped = 0  # bytes of frames; bytes since the last frame that are none and no tag
-        self._jumped = False  # bytes are missing before this packet
+    def __init__(self, file: BinaryIO, name: str, number: int | None = None, missing: Missing = COMPLETE) -> None:
+        self.name, self._file, self._missing = name, file, missing
+        self.lost: list[Lost] = []
+        self._good = 0  # bytes of decoded packets
+        self._clicks = 0.0  # seconds of damage that was too short to count
+        self._damage = _Damage()
         head = file.read(64)
         self.mp3_seconds = mp3_declared_seconds(file)
         file.seek(0)
@@ -73,10 +107,10 @@ class AudioTrack:
                 file, options=dict(OPTIONS), metadata_errors="replace", buffer_size=IO_BYTES, io_open=self._refuse
             )
         except av.FFmpegError as err:
+            self._refuse_empty()
             reason = "corrupt_audio" if looks_like_audio(head) else "not_audio"
             raise BadAudio(reason, f"{name}: {err.strerror}") from None
-        self.position = 0  # index of the next frame; -1 after a seek: the time stamp of the next frame tells it
-        self.sought = 0  # where a seek went: the next frame may not be behind it
+        self.position = 0  # index of the next frame
         self.origin = 0.0  # time stamp of index 0, in seconds
         self.late = 0.0  # seconds of silence before the first frame
         try:
@@ -149,57 +183,66 @@ class AudioTrack:
         frame = int(first * rate / SAMPLE_RATE - SEEK_WARM_UP_SECONDS * rate) // unit * unit
         if frame <= 0:
             return 0
-        try:
-            self.container.seek(frame + self._shift(rate), stream=self.track)
-        except av.FFmpegError:  # perhaps behind the end: decoding from the start tells
+        landed = self._landing(frame, rate)
+        if landed is None:  # perhaps behind the end, or damage is in the way: decoding from the start tells
             self.container.seek(self._shift(rate), stream=self.track)
             return 0
-        self.position, self.sought, self.late = -1, frame, self._late(_seconds(self.track))
+        self.container.seek(frame + self._shift(rate), stream=self.track)
+        self.position, self.late = landed, self._late(_seconds(self.track))
         return frame
+
+    def _landing(self, frame: int, rate: int) -> int | None:
+        """With which frame decoding begins after a seek to `frame`; None if that is behind it."""
+        try:
+            self.container.seek(frame + self._shift(rate), stream=self.track)
+            first = next(self.container.decode(self.track), None)
+        except av.FFmpegError:
+            return None
+        landed = None if first is None or first.pts is None else first.pts - self._shift(rate)
+        return landed if landed is not None and landed <= frame else None
 
     def planes(self) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield blocks to the end: (index of the first frame, rate in Hz, samples [channels, frames]).
 
         The samples have the type that the decoder gives. A block has one rate, one type and about BLOCK_FRAMES frames.
+        Damaged stretches are silence at their place in time, and stand in `lost`; so does what is missing at the end.
+        If the rate changes, the index is the one that this place has at the new rate.
 
         Raises:
-            BadAudio: corrupt_audio, the stream is damaged; truncated_audio, it ends before its declared end (bare mp2
-                and ac3, avi and mpegts declare none); unsupported_audio, the rate or the number of channels is out of
-                range.
+            BadAudio: nothing can be decoded. corrupt_audio, or truncated_audio if the file ends before its declared
+                end; unsupported_audio, the rate or the number of channels is out of range.
         """
-        block, frame = _Block(), None
+        block, frame, kind = _Block(), None, Kind(0, 0, "")
         for frame in self._frames():
             kind = kind_of(frame)
             if kind != block.kind:
                 yield from block.taken()
-                check_format(kind.rate, kind.channels, name=self.name)
                 self._place(frame, kind, block.kind)
                 block.kind = kind
-            self._check_order(frame, kind.rate)
             missing = self._missing_frames(frame, kind.rate)
-            if missing > GAP_SECONDS * kind.rate or (self._skipped and missing > 0):
+            is_exact = self._damage.failure or (self._damage.bytes and self.container.format.name in BARE)
+            if missing > GAP_SECONDS * kind.rate or (is_exact and missing > 0):
                 yield from block.taken()
-                if not self.position:
-                    self.late = missing / kind.rate
-                elif self._skipped or self._jumped:
-                    self.lost.append((self.position / kind.rate, missing / kind.rate))
+                self._note_gap(missing / kind.rate, kind.rate)
                 yield from self._silence(missing, kind)
-            self._skipped, self._jumped = 0, False
+            elif self._damage.failure:
+                self._lose(self.position / kind.rate, 0.0, "corrupt_audio", self._damage.failure)
+            self._damage = _Damage()
             block.add(frame, self.position)
             self.position += frame.samples
             if block.count >= BLOCK_FRAMES:
                 yield from block.taken()
         yield from block.taken()
-        if frame is not None:
-            self._check_complete(self.position / kind.rate, (frame.time or 0.0) + frame.samples / kind.rate)
+        if frame is None:
+            self._refuse_empty()
+        else:
+            self._note_end(self.position / kind.rate, (frame.time or 0.0) + frame.samples / kind.rate)
 
     def _place(self, frame: Any, kind: Kind, before: Kind) -> None:
-        """Find out where a frame of a new kind is: after a seek its index, and which time stamp index 0 has."""
-        if self.position < 0:
-            self.position = (frame.pts or 0) - self._shift(kind.rate)
-            if self.position > self.sought:
-                self._refuse_order(self.sought / kind.rate)
-        elif frame.time is not None and (kind.rate, kind.channels) != (before.rate, before.channels):
+        """Find out where a frame of a new kind is: its index at the new rate, and which time stamp index 0 has."""
+        if before.rate and kind.rate != before.rate:
+            self.position = round(self.position * kind.rate / before.rate)
+        if frame.time is not None and (kind.rate, kind.channels) != (before.rate, before.channels) and not self._damage:
             late = 0.0 if self.position else self._late(frame.time)
             if self.container.format.name != "flac":
                 self.origin = frame.time - self.position / kind.rate - late
@@ -208,26 +251,40 @@ class AudioTrack:
         """By how many frames the time stamps of a track that can seek are ahead of the indices."""
         return round(self.origin * rate)
 
-    def _check_order(self, frame: Any, rate: int) -> None:
-        if self.track.codec_context.name != "flac" or frame.pts is None:
-            return
-        is_start = not self.position and self.container.format.name != "flac"
-        if frame.pts - self._shift(rate) != self.position and not is_start:
-            self._refuse_order(self.position / rate)
-
-    def _refuse_order(self, seconds: float) -> NoReturn:
-        raise BadAudio("corrupt_audio", f"{self.name}: frames are missing at {seconds:.2f} s")
-
     def _missing_frames(self, frame: Any, rate: int) -> int:
-        """By how many frames the time stamp is ahead of the frames so far, in a container where gaps mean silence.
+        """How many frames are missing before this one, by its time stamp or by the bytes that are no frames.
 
-        Bare frames have no time stamps that mean something: there it is what the skipped bytes would have been.
+        0 where a time stamp means nothing, or where it goes back: other audio follows, which begins to count anew.
         """
-        if self._skipped and self.position and self._good:
-            return round(self._skipped * self.position / self._good)
-        if frame.time is None or (self.container.format.name not in GAPS and self.position):
-            return 0  # where time stamps mean little, only the start of the track may be late
-        return round((frame.time - self.origin) * rate) - self.position
+        kind = self.container.format.name
+        by_bytes = round(self._damage.bytes * self.position / self._good) if self._good else 0
+        if kind in BARE and self.position:
+            return by_bytes
+        if frame.time is None:
+            return by_bytes
+        by_stamp = round((frame.time - self.origin) * rate) - self.position
+        if kind in GAPS or not self.position:
+            return by_stamp  # the start of a track may be late in any container
+        if by_stamp < 0 and kind in GAP_IS_DAMAGE:
+            self.origin = frame.time - self.position / rate
+        if self._damage.bytes and by_stamp > MAX_STAMP_ERROR * (by_bytes + rate):
+            return by_bytes
+        return by_stamp if self._damage or kind in GAP_IS_DAMAGE else 0
+
+    def _note_gap(self, seconds: float, rate: int) -> None:
+        """Write down why there are `seconds` of silence from here on: the track begins late, or something is lost."""
+        kind, damage = self.container.format.name, self._damage
+        if not self.position and kind != "flac" and not (damage.failure and kind not in BARE):
+            self.late = seconds
+        elif damage.failure or kind in GAP_IS_DAMAGE:
+            self._lose(self.position / rate, seconds, "corrupt_audio", damage.failure or "frames are missing")
+        elif damage.bytes:
+            self._clicks += seconds
+            if self._clicks >= LOST_SECONDS:
+                self._lose(self.position / rate, seconds, "corrupt_audio", "bytes that are no audio")
+
+    def _lose(self, start: float, seconds: float, reason: str, detail: str) -> None:
+        self.lost.append(Lost(start, seconds, reason, detail))
 
     def _silence(self, frames: int, kind: Kind) -> Iterator[tuple[int, int, np.ndarray]]:
         """Yield blocks of silence with `frames` frames in all. A time stamp far in the future takes no memory."""
@@ -239,67 +296,161 @@ class AudioTrack:
             self.position += block.shape[1]
 
     def _frames(self) -> Iterator[Any]:
-        """Yield decoded frames. A packet that fails is corrupt_audio; if it is the last one, truncated_audio."""
-        failure: BadAudio | None = None
-        last = None
-        resync, in_tag = self.container.format.name in RESYNC, False
-        is_alone = self.container.format.name == "matroska,webm" and len(self.container.streams) == 1
+        """Yield decoded frames. What fails is written to `_damage`, which `planes` takes with the next frame."""
+        last, in_tag, at = None, False, 0
         for packet in self._packets():
-            if failure and packet.size:
-                raise failure
-            if is_alone and last is not None and packet.size and None not in (packet.pos, last.pos):
-                self._jumped |= packet.pos - last.pos - last.size > LOST_BYTES
-            last = packet if packet.size else last
+            if packet.stream != self.track:
+                continue
+            if packet.size:
+                last = packet
+            at = self._found(packet, at) if self.container.format.name == "aac" else 0
             try:
-                frames = packet.decode()
+                frames = [frame for frame in packet.decode() if self._is_possible(frame, packet)]
             except av.FFmpegError as err:
-                if resync and not _is_sync(packet):
-                    skipped = bytes(packet).lstrip(b"\0")  # without padding
-                    in_tag = in_tag or skipped.startswith(TAGS)  # a long one is several packets
-                    self._skipped += 0 if in_tag else len(skipped)
-                else:
-                    failure = BadAudio("corrupt_audio", f"{self.name}: {err.strerror}")
+                in_tag = self._note_failure(packet, err.strerror or str(err), in_tag)
                 continue
             yield from frames
-            self._good, in_tag = self._good + packet.size, False
-        if failure:
-            raise BadAudio("truncated_audio", f"{self.name}: ends inside a packet")
-        if self.container.format.name == "mp3" and last is not None and last.size < mpeg_frame_bytes(bytes(last)[:4]):
-            raise BadAudio("truncated_audio", f"{self.name}: ends inside a frame")
+            if frames:
+                self._good, in_tag = self._good + packet.size, False
+        if self.container.format.name == "mp3" and last is not None:
+            whole = mpeg_frame_bytes(bytes(last)[:4])
+            if last.size < whole and not self._damage.failure:
+                self._damage.failure = "ends inside a frame"
+
+    def _is_possible(self, frame: Any, packet: Any) -> bool:
+        """Whether the format of a frame is one that audio has. A damaged one among others is taken for damage."""
+        try:
+            check_format(frame.sample_rate, frame.layout.nb_channels, name=self.name)
+        except BadAudio as err:
+            if not self.position:
+                raise
+            self._note_failure(packet, err.detail, in_tag=False)
+            return False
+        return True
+
+    def _note_failure(self, packet: Any, why: str, in_tag: bool) -> bool:
+        """Write down that a packet cannot be decoded. in_tag: it follows a tag. Returns whether the next one does."""
+        if self.container.format.name in RESYNC and not _starts_frame(bytes(packet)[:2]):
+            rest = bytes(packet).lstrip(b"\0")
+            in_tag = in_tag or rest.startswith(TAGS)  # a long one is several packets
+            is_padding = not rest or _starts_frame(rest)  # zeros, also with the frame behind them
+            self._damage.bytes += 0 if in_tag or is_padding else packet.size
+            return in_tag
+        self._damage.failure = self._damage.failure or why
+        self._damage.bytes += packet.size
+        self._damage.seconds += float((packet.duration or 0) * packet.time_base)
+        return False
 
     def _packets(self) -> Iterator[Any]:
-        """Yield the packets of the track, then the empty one that flushes the decoder."""
+        """Yield the packets of the track, then the empty one that flushes the decoder. Bytes between them are damage.
+
+        Where the container cannot be read any further, that is a failure before its end.
+        """
+        in_order = self.container.format.name in IN_ORDER
+        wanted = [stream for stream in self.container.streams if stream.type in ("audio", "video")]
+        end: int | None = None  # of the packet before
         try:
-            for packet in self.container.demux(self.track):
+            for packet in self.container.demux(*wanted) if in_order else self.container.demux(self.track):
+                if in_order and packet.size and packet.pos is not None:
+                    self._note_jump(end, packet.pos)
+                    end = packet.pos + packet.size
                 if packet.size or packet.pts is None:  # other empty packets would end the decoder
                     yield packet
         except av.FFmpegError as err:
-            raise BadAudio("corrupt_audio", f"{self.name}: {err.strerror}") from None
+            self._damage.failure = err.strerror or str(err)
         except IndexError:  # raised by PyAV if a new track begins after the header
-            raise BadAudio("corrupt_audio", f"{self.name}: a track that the header does not know") from None
+            self._damage.failure = "a track that the header does not know"
+        except BadRecording as err:  # the file object cannot read on
+            if not self.position or err.reason == "source_changed":
+                raise
+            self._damage.failure, self._damage.reason = err.detail, err.reason
 
-    def _check_complete(self, seconds: float, end_seconds: float) -> None:
-        """Compare the declared length with `seconds`, which were decoded, and `end_seconds`, the end by time stamps.
+    def _found(self, packet: Any, at: int) -> int:
+        """Return where in a file of bare aac frames a packet ends. at: where the one before it ends.
 
-        Raises BadAudio: truncated_audio if the end is missing, corrupt_audio if the end is there and audio before it is
-        missing.
+        FFmpeg leaves out what is no frame and does not say where. So after a failure the packet is looked for; also the
+        first one, because a tag may stand before it.
         """
+        if at and not self._damage.failure:
+            return at + int(packet.size)
+        before = self._file.tell()
+        self._file.seek(max(0, at))
+        place = self._file.read(SEARCH_BYTES).find(bytes(packet)) if packet.size else -1
+        self._file.seek(before)
+        if at and place > 0:
+            self._damage.bytes += place
+        return at + max(0, place) + int(packet.size)
+
+    def _note_jump(self, end: int | None, start: int) -> None:
+        """Write down how many bytes lie between the end of a packet and the start of the next one."""
+        between = 0 if end is None else start - end
+        if between <= LOST_BYTES:
+            return
+        if self.container.format.name == "avi":
+            at = self._file.tell()
+            self._file.seek(end or 0)
+            is_index = self._file.read(4).lstrip(b"\0").startswith(AVI_CHUNKS)
+            self._file.seek(at)
+            if is_index:
+                return
+        self._damage.bytes += between
+
+    def _refuse_empty(self) -> None:
+        """Raise BadAudio if there is a reason why nothing was decoded."""
+        if self._missing:
+            raise BadAudio("truncated_audio", f"{self.name}: {self._missing.detail}")
+        if self._damage.failure:
+            raise BadAudio(self._damage.reason or "corrupt_audio", f"{self.name}: {self._damage.failure}")
+
+    def _note_end(self, seconds: float, end_seconds: float) -> None:
+        """Compare what was decoded with what is declared, and write down what is missing.
+
+        seconds: of all frames. end_seconds: the end by time stamps.
+        """
+        start, declared, tolerance = self._declared()
+        damage, kind = self._damage, self.container.format.name
+        missing = declared - (seconds - self.late if kind in TRACK_DURATION else seconds)
+        if damage.reason:
+            self._lose(seconds, max(missing, damage.seconds), damage.reason, damage.failure)
+        elif self._missing:
+            estimate = self._missing.seconds or seconds * self._missing.bytes / max(1, self._missing.size)
+            detail = self._missing.detail
+            self._lose(seconds, missing if missing > tolerance else estimate, "truncated_audio", detail)
+        elif missing > tolerance and not (self.lost and missing < CODEC_DELAY_SECONDS):
+            hole = end_seconds >= start + declared - tolerance
+            detail = f"{seconds:.2f} s decoded, {declared:.2f} s declared"
+            self._lose(seconds, missing, "corrupt_audio" if hole else "truncated_audio", detail)
+        elif damage.failure:
+            self._lose(seconds, damage.seconds, "truncated_audio", f"ends inside a packet: {damage.failure}")
+        elif damage.bytes and self._good and damage.bytes * seconds / self._good >= 1:
+            self._lose(seconds, damage.bytes * seconds / self._good, "corrupt_audio", "bytes that are no audio")
+
+    def _declared(self) -> tuple[float, float, float]:
+        """Return when the track begins, how long it is as declared (0: unknown), and how exact that is, in seconds."""
         kind, track = self.container.format.name, self.track
         start, declared = 0.0, 0.0
-        if kind in TRACK_DURATION and track.duration:
+        if kind in TRACK_DURATION and track.duration and not (kind == "asf" and self._missing):
             start = _seconds(track)
             declared = float(track.duration * track.time_base) - (start if kind == "ogg" else 0.0)  # ogg: to the end
-            seconds -= self.late
         elif kind == "mp3":
             declared = self.mp3_seconds
-        elif kind == "matroska,webm" and len(self.container.streams) == 1:
+        elif kind in ("matroska,webm", "flv") and len(self.container.streams) == 1:
             declared = (self.container.duration or 0) / av.time_base
         codec = track.codec_context.name
-        tolerance = 1e-3 if codec == "flac" or codec.startswith("pcm_") else CODEC_DELAY_SECONDS
-        if declared - seconds > tolerance:
-            hole = end_seconds >= start + declared - tolerance
-            reason = "corrupt_audio" if hole else "truncated_audio"
-            raise BadAudio(reason, f"{self.name}: {seconds:.2f} s decoded, {declared:.2f} s declared")
+        return start, declared, 1e-3 if codec == "flac" or codec.startswith("pcm_") else CODEC_DELAY_SECONDS
+
+
+@dataclass(slots=True)
+class _Damage:
+    """What went wrong since the last frame that was decoded. True if anything did."""
+
+    bytes: int = 0  # that are no frames and no tag, or that belong to packets that failed
+    seconds: float = 0.0  # of the packets that failed, as they say
+    failure: str = ""  # why a packet failed
+    reason: str = ""  # of schemas.REASONS, if the file cannot be read on
+
+    def __bool__(self) -> bool:
+        return bool(self.bytes or self.failure)
 
 
 class _Block:
@@ -333,6 +484,6 @@ def _is_decodable(track: Any) -> bool:
     return track.codec_context is not None and track.codec_context.name in CODECS.split(",")
 
 
-def _is_sync(packet: Any) -> bool:
-    head = bytes(packet)[:2]
-    return len(head) == 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
+def _starts_frame(head: bytes) -> bool:
+    """Whether these bytes begin as a frame of mp3 or aac does."""
+    return len(head) >= 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0

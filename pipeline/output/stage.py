@@ -112,7 +112,9 @@ class CommitStage:
         for ref, recording, answers in zip(unit.refs, recordings, by_recording, strict=True):
             answers.sort(key=itemgetter("segment_index"))
             source = self._source(ref, recording, unit)
-            problem = recording.problem or _unanswered(answers)
+            damage = recording.damage or _unanswered(answers)
+            answered = [answer for answer in answers if answer["text"] is not None]
+            problem = recording.problem or (damage if not answered else None)
             length = recording.samples or 0
             counts = dict.fromkeys(FIGURES, 0) | {"in": length}
             counts["unread_bytes" if ref.recording_id.endswith(ARCHIVE) and ref.problem else "source_bytes"] = ref.size
@@ -121,12 +123,12 @@ class CommitStage:
                 letters.append(source | _letter(problem, recording.samples))
                 counts["dead"] = length
                 continue
-            speech = covered(answers)
-            lost = min(recording.lost_samples, length - speech)
+            speech = covered(answered)
+            lost = min(recording.lost_samples + covered(answers) - speech, length - speech)
             counts |= {"transcribed": speech, "lost": lost, "silence": length - speech - lost}
             counts |= {"left_out_audio_tracks": recording.tracks_left_out, "left_out_bytes": recording.bytes_left_out}
-            rows = _rows(answers, length, ref.start_ms or 0)
-            same = source | {"model": self.about.model, "problem": recording.damage and recording.damage.reason}
+            rows = _rows(answered, length, ref.start_ms or 0)
+            same = source | {"model": self.about.model, "problem": damage and damage.reason}
             transcripts.extend(same | row for row in rows)
         return commit_unit(
             self.storage,
@@ -183,7 +185,7 @@ def _in_recording(word: dict[str, Any], start_ms: int) -> dict[str, Any]:
 
 
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
-    """The problem of a recording if the model gave no answer for one of its segments; else None."""
+    """The problem of a recording if the model gave no answer for some of its segments; else None."""
     errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
     return Problem("model_error", "model", "; ".join(errors[:3])) if errors else None
 

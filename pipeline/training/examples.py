@@ -136,8 +136,10 @@ def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter
     """Decode some recordings: rows of SCHEMA. Counts the others in `left_out`."""
     recordings: dict[int, DecodedRecording] = {}
     segments: dict[int, list[dict[str, Any]]] = {}
+    damaged: dict[int, str] = {}  # its text says more than its audio
     for piece in decoder.pieces(WorkUnit("examples", refs)):
         recordings |= piece.recordings
+        damaged |= {damage["recording_index"]: damage["reason"] for damage in piece.damages}
         pcm = memoryview(piece.pcm)
         for segment in piece.segments:
             with_audio = segment | {"pcm": bytes(pcm_of(pcm, segment))}
@@ -147,6 +149,8 @@ def _of_unit(decoder: Decoder, refs: tuple[RecordingRef, ...], left_out: Counter
         recording, windows = recordings[index], segments.get(index, [])
         if recording.problem:
             left_out[recording.problem.reason] += 1
+        elif index in damaged:
+            left_out[damaged[index]] += 1
         elif not recording.reference:
             left_out["no_reference"] += 1
         elif len(windows) != 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,12 +16,22 @@ from pipeline.audio.stage import Decoder, DecodeStage
 from pipeline.config import SourceConfig
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, todo, write_plan
-from pipeline.schemas import PIECE_DECODED, About, RecordingRef, WorkUnit, pcm_of
+from pipeline.schemas import (
+    PIECE_DECODED,
+    About,
+    BadRecording,
+    Place,
+    Position,
+    RecordingRef,
+    WorkUnit,
+    pcm_of,
+    recordings_of,
+)
 from pipeline.sources.access import remote
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import open_storage
 from tests.support.archives import settings, wav
-from tests.support.audio_files import encoded, patched, with_tracks
+from tests.support.audio_files import encoded, patched, sndfile, tone, with_tracks
 
 
 @pytest.fixture
@@ -148,26 +159,90 @@ def test_a_track_that_a_recording_does_not_have_is_a_problem(source: Path) -> No
     assert "audio track 1 of 1" in row["recordings"][0]["problem"]["error"]
 
 
+def rows_of(tmp_path: Path, data: bytes, name: str, *overrides: str, **changes: Any) -> list[dict[str, Any]]:
+    """The rows of all pieces of one recording. Each piece is also decoded by itself, as after a restart."""
+    (tmp_path / "in").mkdir(exist_ok=True)
+    (tmp_path / "in" / name).write_bytes(data)
+    config = settings(tmp_path / "in", tmp_path / f"out-{uuid.uuid4().hex}", Path("unused"), *overrides)
+    (ref,) = refs_of(tmp_path / "in")
+    storage = open_storage(config.output.uri)
+    write_plan(storage, BASE, [PlannedUnit(WorkUnit("0" * 16, (replace(ref, **changes),)))])
+    stage = DecodeStage(config, About(1.0, ("en", "de"), "m", "f"))
+    place = Place(**todo(storage, frozenset())["place"][0].as_py())
+    rows = list(stage.pieces("0" * 16, place))
+    for row in rows:
+        assert next(stage.pieces("0" * 16, place, Position(**row["start"]), row["piece"])) == row
+    return rows
+
+
 @pytest.mark.parametrize("piece_seconds", [900, 60])
-def test_damage_in_the_middle_is_a_problem_of_a_transcribed_recording(tmp_path: Path, piece_seconds: int) -> None:
-    data = encoded("mp3_plain", 150.0)
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in/a.mp3").write_bytes(patched(data, len(data) // 5, np.random.default_rng(1).bytes(6000)))
-    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), f"segment.piece_seconds={piece_seconds}")
-    unit = WorkUnit("0" * 16, tuple(refs_of(tmp_path / "in")))
-    decoder = Decoder(config, About(1.0, ("en", "de"), "m", "f"))
-    pieces = list(decoder.pieces(unit))
-    ended = pieces[-1].recordings[0]
-    assert ended.problem is None
-    assert ended.damage is not None
-    assert (ended.damage.reason, ended.damage.stage) == ("corrupt_audio", "decode")
-    assert "the first of them at 30." in ended.damage.error
-    assert 0.5 < ended.lost_samples / 16_000 < 5
-    if len(pieces) > 1:  # another process that begins with the last piece says the same
-        assert next(decoder.pieces(unit, pieces[-1].start)).recordings[0] == ended
-    ref = replace(unit.refs[0], start_ms=60_000, end_ms=70_000)  # the damage is not in this range
-    (piece,) = decoder.pieces(WorkUnit("1" * 16, (ref,)))
-    assert (piece.recordings[0].damage, piece.recordings[0].lost_samples) == (None, 0)
+@pytest.mark.parametrize("kind", ["mp3_plain", "flac", "aac", "opus", "m4a", "webm"])
+def test_damage_in_the_middle_is_a_problem_of_a_transcribed_recording(
+    tmp_path: Path, kind: str, piece_seconds: int
+) -> None:
+    data = encoded(kind, 150.0)
+    bad = patched(data, len(data) // 5, np.random.default_rng(1).bytes(len(data) // 100))
+    rows = rows_of(tmp_path, bad, "a.mp3", f"segment.piece_seconds={piece_seconds}")
+    assert len(rows) == (1 if piece_seconds == 900 else 3)
+    (recording,) = recordings_of(rows)
+    assert recording.problem is None
+    assert recording.damage is not None
+    assert (recording.damage.reason, recording.damage.stage) == ("corrupt_audio", "decode")
+    assert "not heard, from 2" in recording.damage.error or "not heard, from 30." in recording.damage.error
+    assert 1 < recording.lost_samples / 16_000 < 8  # a page of ogg and a cluster of webm are lost as a whole
+    assert recording.samples == pytest.approx(150 * 16_000, abs=4_000)
+    (row,) = rows_of(tmp_path, bad, "a.mp3", start_ms=60_000, end_ms=70_000)  # the damage is not in this range
+    assert row["damages"] == []
+
+
+@pytest.mark.parametrize("piece_seconds", [900, 60])
+@pytest.mark.parametrize("kind", ["wav", "flac", "mp3", "mkv", "rf64", "wma"])
+def test_a_recording_that_is_cut_is_decoded_as_far_as_it_goes(tmp_path: Path, kind: str, piece_seconds: int) -> None:
+    data = encoded(kind, 150.0)
+    rows = rows_of(tmp_path, data[: int(0.98 * len(data))], "a.wav", f"segment.piece_seconds={piece_seconds}")
+    (recording,) = recordings_of(rows)
+    assert recording.problem is None
+    assert recording.damage is not None
+    assert recording.damage.reason == "truncated_audio"
+    assert recording.samples == pytest.approx(150 * 16_000, abs=8_000)  # what the source holds
+    assert recording.lost_samples == pytest.approx(3 * 16_000, abs=16_000)
+    last = max(segment["end_sample"] for row in rows for segment in row["segments"])
+    assert last == pytest.approx(147 * 16_000, abs=16_000)
+
+
+def test_samples_that_are_no_numbers_are_lost_and_the_others_are_heard(tmp_path: Path) -> None:
+    samples = tone(16_000, 10.0)
+    samples[80_000:84_800] = np.nan
+    (row,) = rows_of(tmp_path, sndfile(samples, 16_000, "WAV", "FLOAT"), "a.wav")
+    (damage,) = row["damages"]
+    assert (damage["reason"], damage["lost_samples"]) == ("invalid_samples", 4_800)
+    assert row["recordings"][0]["samples"] == 160_000
+    assert "from 5.00 s on" in damage["error"]
+
+
+def test_a_file_that_cannot_be_read_on_is_heard_up_to_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "WHOLE_BYTES", 1_000_000)  # larger ones are read while they are decoded
+    data = encoded("flac_24", 60.0)
+
+    class Gone(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() > len(data) // 2:
+                raise BadRecording("missing_file", "the disk does not answer")
+            return super().read(size)
+
+    monkeypatch.setattr(remote, "open_stream", lambda *_: Gone(data))
+    (row,) = rows_of(tmp_path, data, "a.flac")
+    (damage,) = row["damages"]
+    assert (damage["reason"], damage["stage"]) == ("missing_file", "decode")
+    assert damage["lost_samples"] == pytest.approx(30 * 16_000, abs=16_000)
+    assert row["recordings"][0]["samples"] == pytest.approx(60 * 16_000, abs=100)
+
+
+def test_a_recording_of_which_nothing_can_be_decoded_is_a_problem(source: Path) -> None:
+    (source / "a.wav").write_bytes(encoded("wav")[:44])
+    (source / "d.wav").write_bytes(encoded("m4a", 10.0)[:50_000])
+    recordings = decoded(source, refs_of(source))["recordings"]
+    assert [recordings[index]["problem"]["reason"] for index in (0, 3)] == ["truncated_audio"] * 2
 
 
 def test_a_long_recording_that_is_written_again_while_it_is_decoded_has_changed(

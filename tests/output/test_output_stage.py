@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.audio.stage import recording_row
 from pipeline.output.accounting import Tally
 from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.stage import RECEIPT, CommitStage, chars_per_second, covered, milliseconds
@@ -70,7 +71,12 @@ def finish(
     write_plan(storage, BASE, [PlannedUnit(WorkUnit(UNIT.unit_id, refs))])
     row = piece_row(UNIT.unit_id, PLACE, 0, START, None) | {
         "samples": sum(recording.samples or 0 for recording in recordings),
-        "recordings": [asdict(item) | {"recording_index": index} for index, item in enumerate(recordings)],
+        "recordings": [recording_row(index, item) for index, item in enumerate(recordings)],
+        "damages": [
+            {"recording_index": index, **asdict(item.damage), "lost_samples": item.lost_samples}
+            for index, item in enumerate(recordings)
+            if item.damage
+        ],
         "suspect": suspect,
         "results": results,
     }
@@ -92,13 +98,13 @@ RECORDINGS = [
     DecodedRecording(samples=48_000, language="de", reference="so", metadata="{}"),
     DecodedRecording(samples=16_000, language="en"),  # silence
     DecodedRecording(language="de", problem=Problem("not_audio", "decode", "text")),
-    DecodedRecording(samples=32_000),  # the model gives no answer for its second segment
+    DecodedRecording(samples=32_000),  # the model gives no answer
 ]
 RESULTS = [
     answer(3, 1, 16_000, 32_000, None),
     answer(0, 1, 20_000, 40_000, "drei vier"),
     answer(0, 0, 1_600, 17_600, "eins zwei"),
-    answer(3, 0, 0, 16_000, "fünf"),
+    answer(3, 0, 0, 16_000, None),
 ]
 
 
@@ -130,6 +136,29 @@ def test_a_damaged_recording_is_transcribed_with_its_problem_and_its_lost_second
     rows = {(row["recording_id"], row["problem"]) for row in transcripts.to_pylist()}
     assert sorted(problem or "" for _, problem in rows) == ["", "corrupt_audio"]
     assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 20_000, "lost": 8_000, "dead": 32_000}
+
+
+def test_a_window_without_an_answer_is_lost_and_the_others_are_kept(tmp_path: Path) -> None:
+    results = [*RESULTS[:-1], answer(3, 0, 0, 16_000, "fünf"), answer(3, 2, 40_000, 60_000, "sechs")]
+    finish(tmp_path / "out", [*RECORDINGS[:3], DecodedRecording(samples=64_000)], results)
+    transcripts, letters, samples = committed(tmp_path / "out")
+    rows = [row for row in transcripts.to_pylist() if row["recording_id"] == "r3"]
+    assert [(row["segment_index"], row["text"], row["problem"]) for row in rows] == [
+        (0, "fünf", "model_error"),
+        (2, "sechs", "model_error"),
+    ]
+    assert letters["recording_id"].to_pylist() == ["r2"]
+    assert samples == {"in": 128_000, "transcribed": 72_000, "silence": 40_000, "lost": 16_000, "dead": 0}
+
+
+def test_damage_without_anything_recognised_is_a_dead_letter(tmp_path: Path) -> None:
+    damage = Problem("truncated_audio", "decode", "x: 1 s not heard")
+    quiet = replace(RECORDINGS[1], damage=damage, lost_samples=8_000)
+    finish(tmp_path / "out", [RECORDINGS[0], quiet, *RECORDINGS[2:]], RESULTS)
+    transcripts, letters, samples = committed(tmp_path / "out")
+    assert set(transcripts["recording_id"].to_pylist()) == {"r0"}
+    assert letters["reason"].to_pylist() == ["truncated_audio", "not_audio", "model_error"]
+    assert samples["dead"] == 48_000
 
 
 def test_what_was_not_heard_of_transcribed_recordings_is_in_the_commit_and_the_books(tmp_path: Path) -> None:
