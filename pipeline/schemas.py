@@ -71,7 +71,8 @@ class UnreachableError(OSError):
 class RecordingRef:
     """Where one recording is. Listing makes it without reading the audio.
 
-    `offset` and `size` are bytes inside `source_uri`; offset None means the whole object. `sidecars` are companion
+    `offset` and `size` are bytes inside `source_uri`; offset None means the whole object. `missing_bytes` are those
+    that an archive declares and, because it is cut, does not have; `size` is then what it has. `sidecars` are companion
     files in the same archive, as (extension, offset, size). A manifest may select a range of the audio with `start_ms`
     and `end_ms`, or one `channel`. `problem` is a reason that listing already knows; such a recording becomes a
     dead letter without being read.
@@ -94,6 +95,7 @@ class RecordingRef:
     channel: int | None = None
     problem: str | None = None
     problem_detail: str | None = None
+    missing_bytes: int = 0
 
 
 _REF_FIELDS = tuple(field.name for field in fields(RecordingRef))
@@ -323,6 +325,7 @@ PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs t
         ("channel", pa.int32()),
         ("problem", pa.string()),
         ("problem_detail", pa.string()),
+        ("missing_bytes", pa.int64()),
     ]
 )
 
@@ -347,7 +350,7 @@ EVALUATED = pa.schema(  # one row per recording of an evaluated set, stored belo
         ("seconds", pa.float64()),  # of audio; null: unknown
         ("snr_db", pa.float32()),  # null: unknown
         ("status", pa.string()),  # transcribed | dead_letter | missing
-        ("reason", pa.string()),  # of a dead letter
+        ("reason", pa.string()),  # of a dead letter, or why some of a transcribed recording was not heard
         ("confidence", pa.float32()),
         ("steps", pa.float32()),  # denoising steps, mean over the segments
         ("reference", pa.string()),  # null: the source has none, so nothing is counted

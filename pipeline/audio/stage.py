@@ -191,7 +191,8 @@ class Decoder:
                     read.audio.close()
         except BadRecording as err:
             stage = "decode" if isinstance(err, BadAudio) else "read"
-            problem = Problem(err.reason, stage, err.detail)
+            reason = "truncated_archive" if ref.missing_bytes and stage == "decode" else err.reason
+            problem = Problem(reason, stage, err.detail)
             yield _Excerpt(at.recording, after, ended=replace(known, problem=problem, **err.described))
 
     def _channels(
@@ -272,6 +273,10 @@ class Decoder:
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
         segments = _segments(ref, read, at, wanted.label, samples, windows)
+        if ref.missing_bytes and not any(one.seconds for one in lost if one.reason == "truncated_audio"):
+            cut = (at.sample + total) / SAMPLE_RATE + (ref.start_ms or 0) / 1000
+            detail = f"{ref.missing_bytes} bytes of it are not in the archive"
+            lost.append(Lost(cut, cut * ref.missing_bytes / ref.size, "truncated_archive", detail))
         damage, behind = _damage(ref, lost, at.sample, total, is_last=True)
         after = replace(
             at,

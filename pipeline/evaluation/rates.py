@@ -96,6 +96,7 @@ def rate(group: Group, key: str, rows: Sequence[Evaluated], *, resamples: int, s
         seconds=sum(row["seconds"] or 0.0 for row in scored),
         unread=len(unread),
         bare=len(rows) - len(given) - len(unread),
+        damaged=sum(row["status"] == "transcribed" and bool(row["reason"]) for row in scored),
         low=low,
         high=high,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
@@ -92,11 +93,16 @@ def _breakdowns(evaluation: Evaluation) -> Iterator[Breakdown]:
 
 
 def _failed(rows: pa.Table) -> list[tuple[tuple[str, ...], int]]:
-    """How many recordings have no transcript, by set, language, status and reason."""
+    """How many recordings have no transcript, or not a whole one, by set, language, status and reason."""
     columns = ["set", "language", "status", "reason"]
     counted = Counter(
         tuple(row[name] or "" for name in columns)
-        for row in rows.select(columns).to_pylist()
+        for row in (_with_status(row) for row in rows.select(columns).to_pylist())
         if row["status"] != "transcribed"
     )
     return sorted(counted.items())
+
+
+def _with_status(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, with the status "damaged" where some of a transcribed recording was not heard."""
+    return row | {"status": "damaged"} if row["status"] == "transcribed" and row["reason"] else row

@@ -72,6 +72,7 @@ class Rates:
     seconds: float
     unread: int = 0  # dead and missing ones whose reference is not known
     bare: int = 0  # transcribed ones without a reference; in no other count
+    damaged: int = 0  # of `transcribed`: some of them was not heard, which counts as deletions
     low: float | None = None  # 95 % interval of `counts.rate`: bootstrap over blocks
     high: float | None = None
 

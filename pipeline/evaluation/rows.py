@@ -16,7 +16,7 @@ from pipeline.storage.base import Storage
 
 SEGMENT_COLUMNS = [
     *("recording_id", "segment_index", "channel", "start_ms", "end_ms", "language", "text", "confidence", "steps"),
-    *("reference", "metadata", "model", "fingerprint"),
+    *("problem", "reference", "metadata", "model", "fingerprint"),
 ]
 LETTER_COLUMNS = ["recording_id", "language", "reason", "seconds", "reference", "metadata", "fingerprint"]
 SPEAKER_NAMES = (
@@ -35,7 +35,7 @@ class Outcome:
     recording_id: str
     language: str
     status: str  # transcribed | dead_letter | missing
-    reason: str | None = None
+    reason: str | None = None  # of a dead letter; of a transcript: why some of the recording was not heard
     reference: str | None = None
     hypothesis: str = ""
     speaker: str | None = None
@@ -90,7 +90,7 @@ def _outcome(ref: RecordingRef, published: _Published) -> Outcome:
 
 def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Outcome:
     segments.sort(key=lambda row: (row["channel"] or 0, row["segment_index"]))
-    row = _known(ref, segments[0], ref.recording_id, "transcribed")
+    row = _known(ref, segments[0], ref.recording_id, "transcribed", reason=segments[0]["problem"])
     row.hypothesis, row.confidence = joined((one["text"], one["confidence"]) for one in segments)
     steps = [one["steps"] for one in segments if one["steps"]]
     row.steps = sum(steps) / len(steps) if steps else None

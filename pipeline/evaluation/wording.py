@@ -114,12 +114,19 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
         )
         for rates in shown
     ]
-    lines = [*_aligned([HEADER, *rows]), *_sweep(evaluation)]
+    lines = [*_aligned([HEADER, *rows]), *_damaged(evaluation), *_sweep(evaluation)]
     lines += [plain(comparison_line(comparison, evaluation.baseline)) for comparison in evaluation.comparisons]
     lines += [f"warning: {plain(warning)}" for warning in evaluation.verdict.warnings]
     if evaluation.verdict.passed:
         return [*lines, "passed"]
     return [*lines, *(f"FAILED: {plain(reason)}" for reason in shortened(list(evaluation.verdict.failures)))]
+
+
+def _damaged(evaluation: Evaluation) -> list[str]:
+    """How many recordings were not heard whole; no line if there are none."""
+    damaged = sum(rates.damaged for rates in evaluation.rates if rates.group == "all")
+    text = f"{damaged} damaged recordings: what was not heard of them counts as deletions"
+    return [text] if damaged else []
 
 
 def _sweep(evaluation: Evaluation) -> list[str]:

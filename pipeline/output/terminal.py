@@ -126,7 +126,11 @@ def print_table(lines: Sequence[Line], recordings: int) -> None:
 
 def summary_line(summary: Mapping[str, Any]) -> str:
     """Recordings, segments, audio hours, dead letters by reason and pipeline_rtfx of an output, in one line."""
-    reasons = ", ".join(f"{reason} {count}" for reason, count in summary["dead_letters"].items())
+    reasons, problems = (
+        ", ".join(f"{reason} {count}" for reason, count in summary.get(name, {}).items())
+        for name in ("dead_letters", "damaged")
+    )
+    damaged, unread = (summary.get(f"recordings_{name}", 0) for name in ("damaged", "unread"))
     rtfx = summary.get("pipeline_rtfx")
     tracks, behind = (summary.get("left_out", {}).get(name, 0) for name in ("audio_tracks", "bytes"))
     parts = [
@@ -134,6 +138,8 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         f"{summary['segments']} segments",
         f"{summary['audio_hours']:.3f} audio hours",
         f"{summary['recordings_dead_lettered']} dead letters" + (f" ({reasons})" if reasons else ""),
+        f"{damaged} damaged ({problems})" if damaged else "",
+        f"about {unread} more recordings in archives that cannot be read" if unread else "",
         f"{tracks} audio tracks are not recognised (source.track=all recognises all)" if tracks else "",
         f"{behind:,} bytes behind the audio are not heard" if behind else "",
         f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "pipeline_rtfx unknown",

@@ -39,6 +39,7 @@ class _Shard:
     sidecars: dict[str, dict[str, Member]] = field(default_factory=dict)  # by key, then by extension
     damage: tuple[str, str] | None = None  # reason and detail
     unread: int = 0  # bytes of the file behind the damage
+    end: int = 0  # bytes of the archive, unpacked
     ignored: Counter[str] = field(default_factory=Counter)  # members by extension
 
 
@@ -47,7 +48,7 @@ def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Ite
 
     Shards that `planned` has are left out, and not opened.
 
-    A member that is cut off has the problem "truncated_archive". If the rest of an archive cannot be read, one more ref
+    A member that is cut off is listed as far as it goes. If the rest of an archive cannot be read, one more ref
     "<shard>!archive" says why. Memory: the headers of one shard, of 16 remote ones. Raises ConfigError if there is no
     shard.
     """
@@ -92,7 +93,9 @@ def _check_header(ref: RecordingRef, block: bytes) -> None:
     """
     planned = ref.source_member or ""
     name, size = tar.name_and_size(block) or ("", -1)
-    is_same = size == ref.size and (name == planned or len(planned) > tar.NAME_BYTES or not planned.isascii())
+    is_same = size == ref.size + ref.missing_bytes and (
+        name == planned or len(planned) > tar.NAME_BYTES or not planned.isascii()
+    )
     if not is_same:
         detail = f"{ref.source_uri}: written again since it was planned, {ref.source_member} is not where it was"
         raise BadRecording("source_changed", detail)
@@ -121,6 +124,8 @@ def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[Rec
         keys = names.companions(_clean(member.name), shard.sidecars, stems)
         used.update(keys)
         refs.append(_ref(source, name, file, {k: v for key in keys for k, v in shard.sidecars[key].items()}, member))
+        if member.problem and refs[-1].problem is None:
+            refs[-1] = _as_far_as_it_goes(refs[-1], member, shard.end)
     if shard.damage:
         reason, detail = shard.damage
         archive = RecordingRef(f"{name}{ARCHIVE}", "webdataset", file.uri, size=shard.unread, version=file.version)
@@ -152,7 +157,7 @@ def _ref(
     try:
         if is_unsafe:
             raise BadRecording("unsafe_name", f"{member.name!r:.300} leads out of the archive")
-        if member.problem:
+        if member.problem and member.problem[0] != "truncated_archive":
             raise BadRecording(member.problem[0], f"{member.name}: {member.problem[1]}")
         if big := [sidecar.name for sidecar in sidecars.values() if sidecar.size > fields.MAX_TEXT_BYTES]:
             raise BadRecording("bad_metadata", f"{big[0]}: more than {fields.MAX_TEXT_BYTES:,} bytes")
@@ -166,6 +171,15 @@ def _ref(
         return replace(ref, sidecars=pointers + settings_of(source, ref.language))
     except BadRecording as err:
         return replace(ref, problem=err.reason, problem_detail=err.detail, **err.described)
+
+
+def _as_far_as_it_goes(ref: RecordingRef, member: Member, end: int) -> RecordingRef:
+    """The ref of a member that the end of its archive, at byte `end`, cuts: its first bytes are read."""
+    has = max(0, end - member.offset)
+    if 0 < has < member.size:
+        return replace(ref, size=has, missing_bytes=member.size - has)
+    reason, detail = member.problem or ("truncated_archive", "")
+    return replace(ref, problem=reason, problem_detail=f"{member.name}: {detail}")
 
 
 def _clean(name: str) -> str:
@@ -184,7 +198,7 @@ def _read_headers(file: File) -> _Shard:
         with contextlib.closing(open_archive(file.uri, file.size, file.version)) as data:
             for member in walk(data, keep):
                 _add(shard, member)
-            shard.unread = max(0, file.size - data.consumed)
+            shard.unread, shard.end = max(0, file.size - data.consumed), data.end
     except BadRecording as err:
         shard.damage, shard.unread = (err.reason, err.detail), file.size
     return shard
@@ -204,6 +218,8 @@ def _add(shard: _Shard, member: Member) -> None:
             shard.damage = member.problem
     elif audio:
         shard.audio.append(member)
+        if member.problem and member.problem[0] == "truncated_archive":  # more may have followed
+            shard.damage = (member.problem[0], f"{member.name}: {member.problem[1]}")
     elif sidecar and member.problem is None:
         shard.sidecars.setdefault(_clean(sidecar[0]), {}).setdefault(sidecar[1], member)
     elif member.problem and member.problem[0] != "unsafe_name":

@@ -30,6 +30,7 @@ from pipeline.schemas import (
 from pipeline.sources.access import remote
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import open_storage
+from tests.sources.test_sources_tar import make_tar
 from tests.support.archives import settings, wav
 from tests.support.audio_files import encoded, patched, sndfile, tone, with_tracks
 
@@ -236,6 +237,25 @@ def test_a_file_that_cannot_be_read_on_is_heard_up_to_there(tmp_path: Path, monk
     assert (damage["reason"], damage["stage"]) == ("missing_file", "decode")
     assert damage["lost_samples"] == pytest.approx(30 * 16_000, abs=16_000)
     assert row["recordings"][0]["samples"] == pytest.approx(60 * 16_000, abs=100)
+
+
+@pytest.mark.parametrize("kind", ["wav", "mp3_plain"])
+def test_a_member_that_the_end_of_its_archive_cuts_is_decoded_as_far_as_it_goes(tmp_path: Path, kind: str) -> None:
+    data = encoded(kind, 20.0)
+    cut = make_tar({"a.wav": data, "b.wav": data})
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/s.tar").write_bytes(cut[: 512 * 2 + -(-len(data) // 512) * 512 + len(data) // 2])
+    refs = list(list_recordings(SourceConfig(uri=str(tmp_path / "in"), format="webdataset")))
+    assert [(ref.recording_id, ref.problem) for ref in refs] == [
+        ("s/a", None),
+        ("s/b", None),
+        ("s!archive", "truncated_archive"),
+    ]
+    row = decoded(tmp_path / "in", refs[:2])
+    (damage,) = row["damages"]
+    assert (damage["recording_index"], damage["reason"][:9]) == (1, "truncated")
+    assert damage["lost_samples"] == pytest.approx(10 * 16_000, abs=1600)
+    assert row["recordings"][1]["samples"] == pytest.approx(20 * 16_000, abs=1600)
 
 
 def test_a_recording_of_which_nothing_can_be_decoded_is_a_problem(source: Path) -> None:

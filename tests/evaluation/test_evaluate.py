@@ -17,11 +17,12 @@ from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.settings import EvaluateConfig
+from pipeline.evaluation.wording import summary_lines
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish_tables
 from pipeline.schemas import DEAD_LETTER, EVALUATED, TRANSCRIPT, to_table
 from pipeline.storage.base import open_storage
-from tests.support.outputs import left, plan, ref, results
+from tests.support.outputs import left, plan, ref, results, run
 
 REFERENCE = "the old cat sat on its mat today"  # eight words
 
@@ -87,8 +88,8 @@ def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
 ) -> None:
     night = {"run=1": "good", "run=2": "good", "run=3": "worse"}
     codes, printed = [], []
-    for run, which in night.items():
-        codes.append(job(config(tmp_path, {"dev": outputs[which]}, run, "baseline=previous")))
+    for number, which in night.items():
+        codes.append(job(config(tmp_path, {"dev": outputs[which]}, number, "baseline=previous")))
         printed.append(capsys.readouterr().out)
     assert codes == [0, 0, 1]
     assert "no earlier evaluation is called nightly: nothing to compare with yet" in printed[0]
@@ -212,6 +213,21 @@ def test_the_help_names_settings_of_sets(capsys: pytest.CaptureFixture[str]) -> 
     with pytest.raises(SystemExit):
         cli.main("evaluate", EvaluateConfig, job, "doc", ["--help"])
     assert "sets.NAME.source.uri" in capsys.readouterr().out
+
+
+def test_what_was_not_heard_of_damaged_and_dead_recordings_counts_as_deletions(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "cut"))
+    refs = [ref(0, reference="hallo hallo"), *(ref(number, reference="hallo hallo hallo hallo") for number in (1, 2))]
+    run(storage, plan(storage, refs), damaged={"r1": 2}, dead=["r2"])
+    publish_tables(storage)
+    evaluation = run_evaluation(config(tmp_path, {"dev": str(tmp_path / "cut")}))
+    (every,) = [rates for rates in evaluation.rates if rates.group == "all"]
+    assert (every.words.hits, every.words.deletions, every.words.errors) == (4, 6, 6)
+    assert (every.recordings, every.transcribed, every.damaged, every.dead) == (3, 2, 1, 1)
+    assert "1 damaged recordings: what was not heard of them counts as deletions" in summary_lines(evaluation)
+    report = (tmp_path / "evaluated/report.html").read_text()
+    assert "damaged" in report
+    assert "truncated_audio" in report
 
 
 def test_coverage_below_the_gate_closes_it(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_a_row_of_rates_has_all_figures() -> None:
         *(f"[{100 * rates.low:.2f}, {100 * rates.high:.2f}]", "95.0 %"),
         *(str(one) for one in (words.substitutions, words.deletions, words.insertions, words.hits)),
         *(f"{100 * (one.rate or 0):.2f} %" for one in (rates.words, rates.chars, rates.merged)),
-        *("240", "8", "4", "2 (5)", f"{rates.seconds / 3600:.2f}"),
+        *("240", "0", "8", "4", "2 (5)", f"{rates.seconds / 3600:.2f}"),
     ]
     assert cells(PAGE, "rates", "set|fleurs zh|CER")[6] == str(
         next(one for one in NIGHT.rates if one.key == "zh").chars.substitutions

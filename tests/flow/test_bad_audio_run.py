@@ -22,7 +22,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.audio.decode import decode_all
+from pipeline.audio.decode import decode_all, stream
 from pipeline.schemas import REASONS, BadAudio
 from pipeline.sources.access.tar import MAX_PADDING_BYTES
 from tests.audio.test_decode import BAD
@@ -43,7 +43,10 @@ PLAYLISTS = {  # all of them point to secret.wav, which lies where the job runs
     "sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=audio 5004 RTP/AVP 0\n",
     "pls": "[playlist]\nFile1=secret.wav\n",
 }
-Expected = dict[str, str | None]  # recording id -> reason of its dead letter, None: transcribed
+# recording id -> reason of its dead letter; None: transcribed; KEPT and a reason: transcribed as far as it goes
+Expected = dict[str, str | None]
+KEPT = "kept: "
+DAMAGES = ("truncated_audio", "corrupt_audio", "invalid_samples")
 
 
 def bad_files() -> dict[str, tuple[bytes, str | None]]:
@@ -67,7 +70,16 @@ def bad_files() -> dict[str, tuple[bytes, str | None]]:
         for _ in range(4):
             data = patched(data, dice.randrange(4, 60), dice.randbytes(4))
         files[f"{kind} fuzzed"] = (data, outcome(data))
-    return files
+    return {name: (data, as_kept(data, reason)) for name, (data, reason) in files.items()}
+
+
+def as_kept(data: bytes, reason: str | None) -> str | None:
+    """The reason, with KEPT if a part of the file can be heard."""
+    if reason not in DAMAGES:
+        return reason
+    with contextlib.suppress(BadAudio):
+        return f"{KEPT}{reason}" if any(map(len, stream(data, name="x", max_seconds=MAX_SECONDS))) else reason
+    return reason
 
 
 def outcome(data: bytes) -> str | None:
@@ -137,7 +149,8 @@ def write_shards(folder: Path, outside: Path) -> Expected:
     write_bomb(folder / "packed-bomb.tar.gz")
     return expected | {
         "cut/good": None,
-        "cut/cut": "truncated_archive",
+        "cut/cut": f"{KEPT}truncated_audio",
+        "cut!archive": "truncated_archive",
         "cut-header/good": None,
         "cut-header!archive": "truncated_archive",
         "flipped/good": None,
@@ -151,7 +164,8 @@ def write_shards(folder: Path, outside: Path) -> Expected:
         "sparse/good": None,
         "packed-garbage!archive": "corrupt_archive",
         "packed-cut/good": None,
-        "packed-cut/cut": "truncated_archive",
+        "packed-cut/cut": f"{KEPT}truncated_audio",
+        "packed-cut!archive": "truncated_archive",
         "packed-bomb/zeros": "not_audio",
         "packed-bomb/more": "too_large",
         "packed-bomb/good": None,
@@ -207,7 +221,7 @@ def write_files(folder: Path, outside: Path) -> Expected:
         "long text.wav": "bad_metadata",
         "2 GB of zeros.wav": "not_audio",
         "2 GB of audio.wav": "too_long",
-        "3 GB declared.wav": "truncated_audio",
+        "3 GB declared.wav": "too_long",
     }
 
 
@@ -276,18 +290,22 @@ def transcribe(sandbox: Path, model: Path, *more: str) -> dict[str, int]:
 def check(sandbox: Path, expected: Expected, twice: list[str]) -> None:
     """The result is what `expected` says. twice: ids that two recordings have; the second is a dead letter."""
     letters = pq.read_table(sandbox / "out/dead_letters").to_pylist()
-    wanted = Counter((name, reason) for name, reason in expected.items() if reason)
+    kept = {name: reason.removeprefix(KEPT) for name, reason in expected.items() if (reason or "").startswith(KEPT)}
+    wanted = Counter((name, reason) for name, reason in expected.items() if reason and name not in kept)
     wanted.update((name, "duplicate_id") for name in twice)
     assert Counter((row["recording_id"], row["reason"]) for row in letters) == wanted
     assert all(row["reason"] in REASONS and row["error"] and row["stage"] for row in letters)
     rows = pq.read_table(sandbox / "out/transcripts").to_pylist()
-    assert {row["recording_id"] for row in rows} == {name for name, reason in expected.items() if reason is None}
+    heard = {name for name, reason in expected.items() if reason is None}
+    assert {row["recording_id"] for row in rows} == heard | set(kept)
+    assert {row["recording_id"]: row["problem"] for row in rows if row["problem"]} == kept
     assert len({(row["recording_id"], row["segment_index"]) for row in rows}) == len(rows)
     assert all(row["text"] is not None for row in rows)
     books = json.loads((sandbox / "out/_run/accounting.json").read_text())
     assert books["closed"], books
     assert books["recordings_planned"] == len(expected) + len(twice)
     assert books["recordings_dead_lettered"] == wanted.total()
+    assert books["recordings_damaged"] == len(kept)
 
 
 def test_bad_members_and_tars_become_dead_letters_and_nothing_else_changes(

@@ -22,7 +22,8 @@ from pipeline.output.stitch import join_words
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "pipeline/assets/sample"
-DEAD = {"empty_file": 1, "not_audio": 1, "truncated_archive": 1, "truncated_audio": 1}
+DEAD = {"empty_file": 1, "not_audio": 1, "truncated_archive": 1}
+DAMAGED = {"truncated_audio": 2}  # as far as they go
 
 
 def demo(output: Path) -> subprocess.CompletedProcess[str]:
@@ -77,9 +78,9 @@ def test_it_ends_with_the_table_the_summary_line_and_the_path(
     assert done.returncode == 0, done.stderr[-3000:]
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["recording", "language", "text", "confidence"]
-    assert lines[-2].startswith("44 recordings, ")
-    reasons = ", ".join(f"{reason} {count}" for reason, count in DEAD.items())
-    assert f", 4 dead letters ({reasons}), pipeline_rtfx " in lines[-2]
+    assert lines[-2].startswith("45 recordings, ")
+    dead, damaged = (", ".join(f"{reason} {count}" for reason, count in some.items()) for some in (DEAD, DAMAGED))
+    assert f", 3 dead letters ({dead}), 2 damaged ({damaged}), pipeline_rtfx " in lines[-2]
     assert lines[-1] == str(output)
     assert "units" in done.stderr
     assert "RTFx" in done.stderr
@@ -89,7 +90,9 @@ def test_it_ends_with_the_table_the_summary_line_and_the_path(
 def test_every_recording_is_there_once(done: subprocess.CompletedProcess[str], output: Path) -> None:
     transcribed = {row["recording_id"] for row in rows(output, "transcripts")}
     letters = rows(output, "dead_letters")
-    assert len(transcribed) == 40
+    assert len(transcribed) == 42
+    damaged = {row["recording_id"]: row["problem"] for row in rows(output, "transcripts") if row["problem"]}
+    assert Counter(damaged.values()) == DAMAGED
     assert Counter(row["reason"] for row in letters) == DEAD
     assert transcribed.isdisjoint(row["recording_id"] for row in letters)
     silent = [row["text"] for row in rows(output, "transcripts") if row["recording_id"].endswith("silence")]

@@ -29,6 +29,12 @@ def test_the_summary_line_has_every_figure() -> None:
     )
 
 
+def test_the_summary_line_says_what_is_damaged_and_what_is_in_unread_archives() -> None:
+    more = {"damaged": {"truncated_audio": 2}, "recordings_damaged": 2, "recordings_unread": 35}
+    line = summary_line(SUMMARY | more)
+    assert ", 2 damaged (truncated_audio 2), about 35 more recordings in archives that cannot be read, " in line
+
+
 def test_the_summary_line_says_what_was_not_heard() -> None:
     line = summary_line(SUMMARY | {"left_out": {"audio_tracks": 2, "bytes": 1234}})
     assert "2 audio tracks are not recognised (source.track=all recognises all), 1,234 bytes behind the audio" in line

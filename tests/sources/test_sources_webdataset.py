@@ -216,8 +216,14 @@ def test_a_shard_cut_anywhere_reads_all_that_is_whole(folder: Path, data: st.Dat
     ends = [
         (ref.recording_id.removeprefix("whole/"), ref.offset or 0, ref.size) for ref in listed(folder / "whole.tar")
     ]
-    assert [key.removeprefix("cut/") for key in recordings] == [key for key, at, size in ends if at + size <= cut]
-    assert all(recording.audio in [body for _, body in bodies] for recording in recordings.values())
+    assert [key.removeprefix("cut/") for key in recordings] == [
+        key for key, at, size in ends if at + min(size, 1) <= cut
+    ]
+    whole_size = {f"cut/{key}": size for key, _, size in ends}
+    for ref in refs:
+        if ref.problem is None:
+            assert ref.size + ref.missing_bytes == whole_size[ref.recording_id]
+            assert any(body.startswith(recordings[ref.recording_id].audio) for _, body in bodies)  # type: ignore[arg-type]
     problems = [(ref.recording_id, ref.problem) for ref in refs if ref.problem]
     end_mark = -(-(max(at + size for ref in listed(folder / "whole.tar") for at, size in spans(ref))) // 512) * 512
     assert len(problems) == (cut < end_mark + 512)
@@ -259,10 +265,12 @@ def test_a_cut_gzip_keeps_the_members_before_the_cut(tmp_path: Path) -> None:
     noise = random.Random(0)
     path = write_tar(tmp_path / "s.tar.gz", [(f"{i}.flac", noise.randbytes(50_000)) for i in range(10)])
     path.write_bytes(path.read_bytes()[:280_000])
-    *whole, cut = listed(tmp_path)
+    *whole, cut, rest = listed(tmp_path)
     assert [ref.recording_id for ref in whole] == ["s/0", "s/1", "s/2", "s/3", "s/4"]
     assert len(read_all(whole)) == 5
-    assert (cut.recording_id, cut.problem) == ("s/5", "truncated_archive")
+    assert (cut.recording_id, cut.problem, cut.size + cut.missing_bytes) == ("s/5", None, 50_000)
+    assert len(read_all([cut])["s/5"].audio) == cut.size < 50_000  # type: ignore[arg-type]
+    assert (rest.recording_id, rest.problem) == ("s!archive", "truncated_archive")
 
 
 def test_a_packed_archive_can_be_read_in_any_order(tmp_path: Path) -> None:

@@ -42,6 +42,11 @@ class PlainArchive:
             self._block, self._start = remote.read_range(self.uri, start, end), start
         return self._block[start - self._start : start - self._start + length]
 
+    @property
+    def end(self) -> int:
+        """How many bytes the archive has."""
+        return self.size
+
     def reaches(self, end: int) -> bool:
         """Return whether the archive has at least `end` bytes."""
         return end <= self.size
@@ -88,6 +93,11 @@ class GzipArchive:
     def reaches(self, end: int) -> bool:
         """Return whether the stream has at least `end` unpacked bytes. The next read must start there or later."""
         return end <= self.at or len(self.read(end - 1, 1)) == 1
+
+    @property
+    def end(self) -> int:
+        """How many unpacked bytes the archive has, once it is read to its end."""
+        return self.at
 
     @property
     def consumed(self) -> int:
