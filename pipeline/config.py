@@ -173,7 +173,7 @@ class ModelConfig(Section):
 
     name: str = Field(
         "tiny",
-        description="tiny, diffusion-gemma-asr-small, a directory in format fullcanvas/1 or a Whisper checkpoint",
+        description="tiny, whisper-base, diffusion-gemma-asr-small, a directory in format fullcanvas/1 or of Whisper",
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")

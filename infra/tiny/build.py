@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from tokenizers import Tokenizer
 
 from infra.tiny import data, measure
@@ -16,7 +15,7 @@ from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
 from pipeline.config import ConfigError, DenoiseConfig
-from pipeline.model.files import checkpoint, layout
+from pipeline.model.files import checkpoint, hub, layout, weights
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network.encoder import AudioEncoder
 from pipeline.model.new_model import EOS, asr_config, train_tokenizer
@@ -157,7 +156,7 @@ def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
 def export(run: Trainer, config: TrainConfig, measurement: measure.Measurement, command: str) -> None:
     """Write the model's folder with its model card."""
     folder = Path(config.export)
-    checkpoint.save(run.model, folder, whisper=_whisper(config))
+    checkpoint.save(run.model, folder, shared_encoder=config.encoder)
     card = measure.card(measurement, config, run.done, resume.changes(run.folder), command)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
 
@@ -192,7 +191,8 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
         temporary.replace(copied)
     model = checkpoint.load(str(copied))
     wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
-    if model.config.model_copy(update={"prompt": wanted.prompt}) != wanted:  # training teaches another prompt
+    # Training teaches another prompt.
+    if model.config.model_copy(update={"prompt": wanted.prompt, "hub": None}) != wanted:
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
     model = _with_config(model, wanted)
     if config.retokenise:
@@ -209,8 +209,7 @@ def _with_config(model: AsrModel, config: AsrConfig) -> AsrModel:
 
 
 def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:
-    try:
-        state = load_file(config.encoder)
-    except (OSError, ValueError) as err:
-        raise ConfigError(f"encoder: {config.encoder}: {err}") from None
-    return {name: tensor.float() for name, tensor in state.items()}
+    """The weights of the frozen encoder, float32. Raises ConfigError."""
+    path = layout.ASSETS / config.encoder / hub.PARTS["encoder"]
+    state = weights.read_state(path)
+    return {name: tensor.float() for key, tensor in state.items() if (name := weights.whisper_name(key)) is not None}

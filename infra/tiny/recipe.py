@@ -50,9 +50,7 @@ class TrainConfig(Section):
     """All settings of `infra.tiny.train`."""
 
     folder: str = Field("work/train-tiny", description="corpus, features, checkpoints and the log")
-    encoder: str = Field(
-        "pipeline/assets/tiny/encoder.safetensors", description="frozen Whisper encoder weights (30 s positions)"
-    )
+    encoder: str = Field("whisper-base", description="the embedded model whose encoder this one has, frozen")
     start: str | None = Field(
         None, description="tiny, or a fullcanvas/1 directory whose weights training starts from; null: random weights"
     )

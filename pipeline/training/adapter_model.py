@@ -44,7 +44,7 @@ def prepare_start(config: AdapterConfig) -> Path:
     if start.adapter == "new" and found.hub is not None:
         found = found.model_copy(update={"hub": found.hub.model_copy(update={"adapter": None})})
     pins = {name: part for name, part in hub.pins(source, found.hub, start.revision).items() if name != "adapter"}
-    wanted = found.model_copy(update={"lora": config.lora, "hub": hub.HubSpec(**pins) if pins else None})
+    wanted = found.model_copy(update={"lora": config.lora, "hub": _hub(found, pins)})
     state = _adapter(config, source, found, wanted)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARK).touch()
@@ -58,6 +58,12 @@ def prepare_start(config: AdapterConfig) -> Path:
     (folder / hub.MANIFEST).write_text(json.dumps({"sha256": hashes}))
     layout.write_config(folder, wanted)
     return folder
+
+
+def _hub(found: AsrConfig, pins: dict[str, hub.HubPart]) -> hub.HubSpec | None:
+    """Where the start's parts come from that are no files of its folder."""
+    shared = found.hub.shared_encoder if found.hub else None
+    return hub.HubSpec(**pins, shared_encoder=shared) if pins or shared else None
 
 
 def is_foreign(folder: Path) -> bool:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.config import ConfigError
 from pipeline.model.denoise.engine import Engine
-from pipeline.model.files import checkpoint
+from pipeline.model.files import checkpoint, layout, weights
 from pipeline.model.recogniser import AsrModel
 from tests.model.test_engine import DENOISE
 from tests.support.allocations import Allocations
@@ -113,13 +113,27 @@ def test_tied_weights_are_stored_once_and_tied_again(saved: Path) -> None:
     )
 
 
-def test_the_30_s_encoder_can_be_kept_whole(model: AsrModel, tmp_path: Path) -> None:
-    whole = model.encoder.whisper.state_dict()
-    table = torch.randn(1500, 32).half()
-    checkpoint.save(model, tmp_path, whisper=whole | {"embed_positions.weight": table})
-    assert load_file(tmp_path / "encoder.safetensors")["embed_positions.weight"].shape == (1500, 32)
+def test_a_model_may_have_the_encoder_of_an_embedded_one(tmp_path: Path) -> None:
+    """Then its folder has none, wherever it lies."""
+    model = checkpoint.load("tiny")
+    checkpoint.save(model, tmp_path, shared_encoder="whisper-base")
+    assert not (tmp_path / "encoder.safetensors").exists()
     loaded = checkpoint.load(str(tmp_path))
-    assert torch.equal(loaded.encoder.whisper.embed_positions.weight, table[:50].float())  # one second
+    for name, weight in model.encoder.state_dict().items():
+        assert torch.equal(weight, loaded.encoder.state_dict()[name])
+    tree = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(tree | {"hub": {"shared_encoder": "nobody"}}))
+    with pytest.raises(ConfigError, match=r"assets/nobody/encoder\.safetensors: No such file"):
+        checkpoint.load(str(tmp_path))
+
+
+def test_the_encoder_of_an_embedded_whisper_is_cut_to_the_window() -> None:
+    model = checkpoint.load("tiny")
+    whole = weights.read_state(layout.ASSETS / "whisper-base" / "encoder.safetensors")
+    table = whole["model.encoder.embed_positions.weight"]
+    frames = model.config.encoder_frames
+    assert table.shape == (1500, 512)
+    assert torch.equal(model.encoder.whisper.embed_positions.weight, table[:frames].float())
 
 
 def test_bfloat16_transcribes_and_keeps_computed_buffers_in_float32(saved: Path) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from torch import Tensor
 
 from pipeline.model.files import compressed, constants, hub, importer, weights
 from pipeline.model.files.allocation import allocate
@@ -113,20 +112,23 @@ def _check_numbers(config: AsrConfig, path: Path) -> None:
 
 
 def save(
-    model: AsrModel, folder: Path, whisper: dict[str, Tensor] | None = None, dtype: torch.dtype = torch.float16
+    model: AsrModel, folder: Path, *, shared_encoder: str | None = None, dtype: torch.dtype = torch.float16
 ) -> None:
     """Write all weights in `dtype` into a folder.
 
-    whisper: the weights of a 30 s encoder, written in place of the model's own, whose position table is cut.
+    shared_encoder: the embedded model that has the same encoder; then none is written.
     Raises ValueError for a model whose LoRA is merged: its base weights are gone.
     """
     if model.config.lora is not None and not lora.state(model.backbone):
         raise ValueError("a model whose LoRA is merged cannot be saved")
     (folder / "backbone").mkdir(parents=True, exist_ok=True)
-    write_config(folder, model.config)
+    config = model.config
+    if shared_encoder:
+        config = config.model_copy(update={"hub": hub.HubSpec(shared_encoder=shared_encoder)})
+    write_config(folder, config)
     model.tokenizer.save(str(folder / "tokenizer.json"))
-    encoder = whisper if whisper is not None else encoder_state(model)
-    weights.write(encoder, folder / hub.PARTS["encoder"], dtype)
+    if not shared_encoder:
+        weights.write(encoder_state(model), folder / hub.PARTS["encoder"], dtype)
     weights.write(adapter_state(model), folder / hub.PARTS["adapter"], dtype)
     weights.write(backbone_state(model.backbone)[0], folder / hub.PARTS["backbone"], dtype)
     model.backbone.config.save_pretrained(folder / "backbone")

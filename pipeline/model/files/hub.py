@@ -1,7 +1,9 @@
 """Parts of a model that are not in its folder but on the Hugging Face hub, each pinned to one commit.
 
 config.json names them: `"hub": {"backbone": {"repo": "google/...", "revision": null}, ...}`. A part that is in the
-folder comes from the folder. A revision is a commit of 40 hex digits. It stands in config.json or, which counts more,
+folder comes from the folder. `"hub": {"shared_encoder": "whisper-base"}` takes the encoder of an embedded model.
+
+A revision is a commit of 40 hex digits. It stands in config.json or, which counts more,
 in `model.revision=backbone@COMMIT,encoder@COMMIT,adapter@COMMIT`. Branches and tags are refused, since a job must find
 the same weights tomorrow. HF_ENDPOINT, HF_HOME, HF_TOKEN and HF_HUB_OFFLINE work as with every tool of the hub.
 Imports no torch.
@@ -21,6 +23,7 @@ from pydantic import Field
 
 from pipeline.config import ConfigError, Section
 
+ASSETS = Path(__file__).parents[2] / "assets"  # the embedded models, among others
 PARTS = {  # where each part lies in a folder
     "encoder": "encoder.safetensors",
     "adapter": "adapter.safetensors",
@@ -46,6 +49,8 @@ class HubPart(Section):
 
 class HubSpec(Section):
     """Where the parts that are not in the folder come from. The tokenizer comes with the backbone."""
+
+    shared_encoder: str | None = Field(None, description="the embedded model whose encoder this one has as well")
 
     encoder: HubPart | None = None
     adapter: HubPart | None = None
@@ -89,7 +94,7 @@ def locate(folder: Path, spec: HubSpec | None, revision: str | None = None) -> F
     located = {}
     for name in PARTS:
         if name not in fetched:
-            located[name] = in_folder(folder, name)
+            located[name] = in_folder(folder, name, spec)
         elif name == "adapter":
             located[name] = adapter_files(fetched[name])
         else:
@@ -190,7 +195,7 @@ def _missing(folder: Path, spec: HubSpec | None) -> dict[str, HubPart]:
     return {
         name: part
         for name, part in parts.items()
-        if part is not None and not all(path.is_file() for path in in_folder(folder, name))
+        if part is not None and not all(path.is_file() for path in in_folder(folder, name, spec))
     }
 
 
@@ -212,9 +217,14 @@ def _is_commit(revision: str | None) -> bool:
     return bool(re.fullmatch(r"[0-9a-f]{40}", revision or ""))
 
 
-def in_folder(folder: Path, part: str) -> tuple[Path, ...]:
-    """The files of a part in a folder in format fullcanvas/1; an adapter may be a torch file. They may be absent."""
+def in_folder(folder: Path, part: str, spec: HubSpec | None) -> tuple[Path, ...]:
+    """The files of a part of a model in format fullcanvas/1 on this machine. They may be absent.
+
+    An adapter may be a torch file. An encoder that is not in the folder may be that of an embedded model.
+    """
     paths = shards(folder / PARTS[part])
+    if part == "encoder" and spec and spec.shared_encoder and not all(path.is_file() for path in paths):
+        return (ASSETS / spec.shared_encoder / PARTS[part],)
     if part == "adapter" and not all(path.is_file() for path in paths):
         return next(((path,) for path in _alike(folder / PARTS[part]) if path.is_file()), paths)
     return paths

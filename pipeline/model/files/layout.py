@@ -23,8 +23,9 @@ from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 from pipeline.schemas import SAMPLE_RATE
 
 FORMAT = "fullcanvas/1"
-ASSETS = Path(__file__).parents[2] / "assets"
+ASSETS = hub.ASSETS
 FULL_SIZE = "diffusion-gemma-asr-small"
+EMBEDDED = ("tiny", "whisper-base", FULL_SIZE)  # folders of ASSETS; the last has no weights
 WEIGHTS = tuple(hub.PARTS.values())
 
 
@@ -172,7 +173,7 @@ def slots_for(frames: int, subsample: int) -> int:
 
 def directory(name: str, revision: str | None = None) -> Path:
     """The folder of a model name. Raises ConfigError."""
-    folder = ASSETS / name if name in ("tiny", FULL_SIZE) else Path(name)
+    folder = ASSETS / name if name in EMBEDDED else Path(name)
     if whisper_layout.is_hub_id(name):
         folder = whisper_layout.snapshot(name, revision)
     if not (folder / "config.json").is_file():
@@ -222,7 +223,7 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
     files = [folder / "config.json", folder / "tokenizer.json"]
     if "backbone" in pinned and not files[1].is_file():
         files.pop()
-    files += [path for part in hub.PARTS if part not in pinned for path in hub.in_folder(folder, part)]
+    files += [path for part in hub.PARTS if part not in pinned for path in hub.in_folder(folder, part, config.hub)]
     digest = _digest(files)
     commits = ",".join(f"{name}@{part.revision}" for name, part in pinned.items())
     return ModelInfo(

@@ -2,8 +2,9 @@
 
 No code of a torch file is run. Where it holds objects beside tensors, each is read as a `StandIn`.
 
-A weight in FP8 has its scales beside it, under its name with `_scale` at the end: in files as compressed-tensors writes
-them (`M.weight`, `M.weight_scale`), and among the targets of a model that keeps FP8 (network/float8.py).
+A weight in FP8 or int8 has its scales beside it, one per row, under its name with `_scale` at the end: in files as
+compressed-tensors writes them (`M.weight`, `M.weight_scale`), in those of the embedded Whisper, and among the targets
+of a model that keeps FP8 (network/float8.py).
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from pipeline.config import ConfigError
 from pipeline.model.files.hub import SAFE
 from pipeline.model.network import float8
 
-SCALE = "_scale"  # ends the name of what belongs to a weight in FP8
+SCALE = "_scale"  # ends the name of what belongs to a weight in FP8 or int8
 STORED_FP8 = "F8_E4M3"  # safetensors' name of float8_e4m3fn
+SCALED = (STORED_FP8, "I8")
 ERRORS = (OSError, SafetensorError, ValueError)
 
 
@@ -87,10 +89,14 @@ def fill(
 def read_state(path: Path) -> dict[str, Tensor]:
     """All tensors of a file of safetensors or torch, by their names. Raises ConfigError.
 
-    Names of nested dicts, lists and objects are joined with dots. What is no tensor is left out.
+    Names of nested dicts, lists and objects are joined with dots. What is no tensor is left out. Weights with scales
+    become float32.
     """
+    scales = _scales([path])
     try:
-        return {name: read() for name, read in _stored(path)}
+        state = {name: read() for name, read in _stored(path) if name not in scales}
+        scaled = {name.removesuffix(SCALE): scale for name, scale in scales.items()}
+        return state | {name: float8.dequantise(state[name], s, torch.float32) for name, s in scaled.items()}
     except ERRORS as err:
         raise ConfigError(f"{path}: no weights: {' '.join(str(err).split())[:200]}") from None
 
@@ -107,16 +113,16 @@ def read_states(paths: Iterable[Path], what: str) -> dict[str, Tensor]:
 
 
 def _scales(paths: Iterable[Path]) -> dict[str, Tensor]:
-    """The scales of all weights in FP8 by their names; they may be in another file than their weight.
+    """The scales of all weights in FP8 or int8 by their names; they may be in another file than their weight.
 
     Raises ConfigError where one is missing.
     """
-    needed = {name + SCALE: path for path in paths for name, dtype in dtypes(path).items() if dtype == STORED_FP8}
+    needed = {name + SCALE: path for path in paths for name, dtype in dtypes(path).items() if dtype in SCALED}
     readers = (pair for path in (paths if needed else ()) for pair in _stored(path))
     scales = {name: read().clone() for name, read in readers if name in needed}  # a view would keep its file mapped
     for name, path in needed.items():
         if name not in scales:
-            raise unusable(path, ValueError(f"{name.removesuffix(SCALE)} is in FP8, and {name} is missing"))
+            raise unusable(path, ValueError(f"{name.removesuffix(SCALE)} has one byte a value, and {name} is missing"))
     return scales
 
 
@@ -166,7 +172,7 @@ def _flat(tree: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
 def _copy(
     given: tuple[Tensor, Tensor | None], target: tuple[Tensor, Tensor | None], stored: str, *, again: bool
 ) -> None:
-    """Copy a stored weight into its target; the second of both pairs are the scales of what is in FP8.
+    """Copy a stored weight into its target; the second of both pairs are the scales of what has some.
 
     Raises ValueError for another shape, and for other values where the target is filled already (again).
     """

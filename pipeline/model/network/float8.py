@@ -61,10 +61,12 @@ def dequantise(stored: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
 def pairs(given: tuple[Tensor, Tensor | None], target: tuple[Tensor, Tensor | None]) -> Iterator[tuple[Tensor, Tensor]]:
     """What to copy into which tensor, so that a weight with or without scales fills one with or without scales.
 
-    The second of `given` and of `target` are scales, or None where the weight is not in FP8. FP8 goes into FP8 as it
-    is. It is dequantised for a target of another dtype, and what is not in FP8 is quantised on the target's device.
+    The second of `given` and of `target` are scales, or None where the weight has none. FP8 goes into FP8 as it is. It
+    is dequantised for a target of another dtype, and what is not in FP8 is quantised on the target's device.
     """
     (tensor, scale), (place, place_scale) = given, target
+    if place_scale is not None and scale is not None and tensor.dtype != FP8:
+        tensor, scale = dequantise(tensor, scale, torch.float32), None
     if place_scale is None:
         yield (tensor if scale is None else dequantise(tensor, scale, place.dtype)), place
     elif scale is not None:
