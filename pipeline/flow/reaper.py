@@ -19,11 +19,15 @@ TRIES = 10  # at most, a second apart: a process may start another one while it 
 
 
 def holders(folder: str) -> list[int]:
-    """Processes of this user that have a file below `folder` open, apart from this one. Empty without /proc."""
+    """Processes of this user that have a file below `folder` open. Empty without /proc.
+
+    Neither this process counts nor its parent: a driver whose Ray has ended has its logs open, and may have more to do.
+    """
     found = []
+    apart = (os.getpid(), os.getppid())
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it has ended, or belongs to somebody else
-            if process.stat().st_uid == os.getuid() and int(process.name) != os.getpid():
+            if process.stat().st_uid == os.getuid() and int(process.name) not in apart:
                 opened = (str(link.readlink()) for link in (process / "fd").iterdir())
                 if any(path.startswith(f"{folder}/") for path in opened):
                     found.append(int(process.name))

@@ -95,3 +95,19 @@ def test_no_process_of_a_session_outlives_a_killed_driver_by_30_seconds(temporar
     while holders(folder) and time.monotonic() < killed + 30:
         time.sleep(0.5)
     assert holders(folder) == []
+
+
+def test_a_driver_that_goes_on_after_its_ray_is_not_killed(temporary: Path) -> None:
+    """Its logs below the folder stay open; another process that has some open is killed."""
+    code = """
+import subprocess, sys, time
+from pipeline.flow.session import ray_folder
+with ray_folder() as folder:
+    log = (folder / "log").open("w")
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=log)
+print(child.wait(30), flush=True)
+time.sleep(2)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.stdout.split(), done.returncode) == (["-9", "alive"], 0), done.stderr
