@@ -16,12 +16,14 @@ from pydantic.fields import FieldInfo
 
 from jobs.stopping import stoppable
 from pipeline.config import ConfigError, Section, load, section_of
-from pipeline.storage.base import BROKEN, OutputError, reason
+from pipeline.output.budget import EXIT_STORAGE, OverBudget
+from pipeline.storage.base import OutputError
+from pipeline.storage.errors import storage_error
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
-EXIT_BROKEN, EXIT_USAGE = 1, 2
+EXIT_USAGE = 2
 KEY_WIDTH = 30  # of a key in the help
 
 
@@ -45,8 +47,8 @@ def main(
         dry_run: where the job has one; its docstring is the help of `--dry-run`.
 
     Returns:
-        0 done; 1 the job's own verdict, or a disk or store failed; 2 usage or config, one line per error on stderr;
-        128 + n after signal n.
+        0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
+        store or disk is out of reach, one line; 128 + n after signal n.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     made = parser(job, schema, doc)
@@ -58,14 +60,21 @@ def main(
     try:
         with stoppable(command(job, words)):
             return chosen(load(schema, options.config, options.overrides))
-    except (ConfigError, OutputError) as err:
+    except ConfigError as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE
+    except OutputError as err:
+        print(err, file=sys.stderr)
+        return EXIT_STORAGE
+    except OverBudget as err:
+        print(err, file=sys.stderr)
+        return err.code
     except OSError as err:
-        if err.errno not in BROKEN:
+        failed = storage_error(err)
+        if failed is None:
             raise
-        print(f"{err.filename or 'here'}: {reason(err)}", file=sys.stderr)
-        return EXIT_BROKEN
+        print(failed, file=sys.stderr)
+        return EXIT_STORAGE
 
 
 def program(job: str) -> str:
@@ -118,8 +127,8 @@ class Once(argparse.Action):
 
 
 _EXIT_CODES = (
-    "exit codes: 0 done; 1 more failed than allowed, or the job failed; 2 usage or config; 130 stopped by SIGINT; "
-    "143 stopped by SIGTERM"
+    "exit codes: 0 done; 1 more failed than allowed, or units are left; 2 usage or config: trying again cannot help; "
+    "3 the output is damaged, or a store, mount or disk is out of reach; 130 stopped by SIGINT; 143 by SIGTERM"
 )
 
 

@@ -10,19 +10,30 @@ from pipeline.config import RunConfig
 
 
 def run(config: RunConfig) -> int:
-    """Transcribe, publish, show a sample. Returns 1 if units are left, or more failed than is allowed."""
+    """Transcribe, publish, show a sample. Returns 1 if units are left, or more failed than is allowed.
+
+    It returns 3 if too many recordings in a row are missing.
+    """
+    from pipeline.output.budget import OverBudget, over_budget
     from pipeline.output.tables import sample_lines
     from pipeline.output.terminal import TABLE_ROWS, print_table, source_line, summary_line
     from pipeline.run import dead_fraction, transcribe
     from pipeline.storage.base import open_storage
 
-    summary = transcribe(config)
+    stopped = None
+    try:
+        summary = transcribe(config)
+    except OverBudget as err:
+        stopped, summary = err, err.summary
     storage = open_storage(config.output.uri, create=False, config=config.storage)
     print_table(sample_lines(storage, TABLE_ROWS), summary["recordings_transcribed"])
     print(f"\n{summary_line(summary)}\n{config.output.uri}")
     changed = source_line(summary)
     if changed:
         print(changed)
+    if stopped:
+        print(stopped, file=sys.stderr)
+        return stopped.code
     if not (summary["complete"] or config.publish):
         left = summary["units_planned"] - summary["units_committed"]
         print(
@@ -30,11 +41,7 @@ def run(config: RunConfig) -> int:
         )
         return 1
     if dead_fraction(summary) > config.budget.max_dead_fraction:
-        print(
-            f"{dead_fraction(summary):.1%} of the recordings are dead letters, "
-            f"budget.max_dead_fraction allows {config.budget.max_dead_fraction:.1%}",
-            file=sys.stderr,
-        )
+        print(over_budget(dead_fraction(summary), config.budget), file=sys.stderr)
         return 1
     return int(config.plan.strict and bool(changed) and not summary["source_changes"]["taken_up"])
 

@@ -320,6 +320,9 @@ class BudgetConfig(Section):
     max_dead_fraction: float = Field(
         0.05, ge=0, le=1, description="fraction of recordings that may be dead letters; above it the job exits with 1"
     )
+    stop_after: int = Field(
+        20, ge=0, le=1_000_000, description="recordings in a row that cannot be read end the run; 0: they never do"
+    )
 
 
 class RunConfig(Section):

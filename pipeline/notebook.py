@@ -37,6 +37,8 @@ def transcribe(source_uri: str, output_uri: str, **settings: Any) -> dict[str, A
     Raises:
         ConfigError: a setting does not exist or has an impossible value; the source or the output cannot be used.
         OutputError: the output is damaged.
+        StorageError: a store, a mount or a disk is out of reach; the same call goes on later.
+        OverBudget: so much has failed that the run stopped; the same call goes on with another `budget`.
     """
     sections: dict[str, Any] = dict(settings)
     sections["source"] = {**settings.get("source", {}), "uri": source_uri}

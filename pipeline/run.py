@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 import time
 from collections.abc import Iterator, Set
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.flow.placement import Placement, watched
 from pipeline.model.files import layout
 from pipeline.output.accounting import close_books
-from pipeline.output.attempts import forget_all
-from pipeline.output.commit import committed_units, read_commit
+from pipeline.output.attempts import end_run, forget_all, forget_innocent
+from pipeline.output.budget import Budget, OverBudget
+from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
 from pipeline.output.pieces import forget_committed
 from pipeline.output.publish import SUMMARY, is_published, publish_tables, refreshed_summary
 from pipeline.output.report import write_report
@@ -31,8 +31,11 @@ from pipeline.planning.overlap import check_places
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.planning.update import note_changes
 from pipeline.schemas import SAMPLE_RATE, About
-from pipeline.storage.base import Storage, copy_object, open_existing, open_storage, race_probe, read_json
+from pipeline.sources.access.listing import absolute, check_root
+from pipeline.storage.base import OutputError, Storage, copy_object, open_existing, open_storage, race_probe, read_json
+from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
@@ -40,8 +43,8 @@ log = logging.getLogger(__name__)
 def transcribe(config: RunConfig) -> dict[str, Any]:
     """Do everything that is left to do, and publish it. Returns the content of _run/summary.json.
 
-    Ray starts only if units are left. Raises ConfigError for a mistake of the user and OutputError for a damaged
-    output; the message is one line.
+    Ray starts only if units are left. Raises ConfigError for a mistake of the user, OutputError for a damaged output,
+    StorageError if a store or disk is out of reach, OverBudget if too much has failed; the message is one line.
     """
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
@@ -53,9 +56,16 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     fingerprint = _make_plan(storage, config, info.weights_hash)
     committed = committed_units(storage)
     units = todo(storage, committed)
+    forget_innocent(storage, committed)
+    forget_committed(storage, committed)
     if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
+        collect_garbage(storage)  # whoever published may have been killed before
         return refreshed_summary(storage)
-    notes = _transcribe_units(config, storage, info, fingerprint, units, len(committed)) if len(units) else {}
+    try:
+        notes = _transcribe_units(config, storage, info, fingerprint, units, committed) if len(units) else {}
+    except OverBudget as stop:
+        stop.summary = _publish(storage, {})  # it shows what has failed
+        raise
     return _publish(storage, notes)
 
 
@@ -78,8 +88,8 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
     check_places(config.source, config.output.uri)
     output = open_existing(config.output.uri, config=config.storage)
     config, info = layout.resolve(config)
-    with tempfile.TemporaryDirectory(prefix="fullcanvas-dry-") as folder:
-        copy = LocalStorage(Path(folder))
+    with scratch_folder("dry-") as folder:
+        copy = LocalStorage(folder)
         copy.uri = config.output.uri  # so that error messages name the output
         if output is not None:
             for name in plan_names(output):
@@ -126,20 +136,38 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
 
 
 def _transcribe_units(
-    config: RunConfig, storage: Storage, info: layout.ModelInfo, fingerprint: str, units: pa.Table, committed: int
+    config: RunConfig,
+    storage: Storage,
+    info: layout.ModelInfo,
+    fingerprint: str,
+    units: pa.Table,
+    committed: Set[str],
 ) -> dict[str, Any]:
-    """Run the chain over `units`, which are rows of schemas.TODO. Returns the summary's notes about this run."""
-    total = sum(plan_size(storage, name).units for name in plan_names(storage))
+    """Run the chain over `units`, which are rows of schemas.TODO. Returns the summary's notes about this run.
+
+    Raises OverBudget as soon as too much has failed. What is committed is published before.
+    """
+    sizes = [plan_size(storage, name) for name in plan_names(storage)]
+    total = sum(size.units for size in sizes)
+    budget = _budget(config, storage, units, sum(size.added for size in sizes), len(committed))
+    budget.check()
+    if config.source.format != "huggingface":  # it may be a name on the hub
+        source = config.source.model_copy(update={"uri": absolute(config.source.uri)})  # actors have other folders
+        config = config.model_copy(update={"source": source})
+        check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
     with ray_cluster(config.compute):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
         placement = Placement(config.compute)
         placement.before()
-        about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", fingerprint)
+        model = f"{info.name}@{info.weights_hash}"
+        about = About(info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt())
         log.info("transcribing with %s", about.model)
-        started, progress = time.monotonic(), RunProgress(total, committed)
-        samples = _show_progress(watched(run_units(config, about, units), placement.during), progress)
+        started, progress = time.monotonic(), RunProgress(total, len(committed))
+        receipts = watched(run_units(config, about, units), placement.during)
+        with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
+            samples = _show_progress(receipts, progress, budget)
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))
@@ -152,11 +180,38 @@ def _transcribe_units(
     }
 
 
-def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress) -> int:
-    """Update `progress` with each receipt. Returns how many samples this run has decoded."""
+def _budget(config: RunConfig, storage: Storage, units: pa.Table, recordings: int, committed: int) -> Budget:
+    """What may still fail. The dead letters so far are those of the last publication that no unit tries again.
+
+    units: what is left to do. recordings: of all plans. committed: how many units.
+    """
+    last = read_json(storage, SUMMARY)
+    known = last.get("recordings_dead_lettered", 0) if last.get("units_committed", 0) <= committed else 0
+    places = units["place"].combine_chunks()
+    is_again = pc.not_equal(pc.struct_field(places, "plan"), BASE)
+    again = pc.sum(pc.struct_field(places, "rows").filter(is_again)).as_py() or 0
+    return Budget(config.budget, recordings, max(0, known - again))
+
+
+@contextlib.contextmanager
+def _ends_by_itself(storage: Storage, run: str) -> Iterator[None]:
+    """If the block ends by a stop or an error that is no crash, say that no recording of the run is to blame."""
+    try:
+        yield
+    except BaseException as err:
+        if not isinstance(err, Exception) or isinstance(err, ConfigError | OutputError | StorageError | OverBudget):
+            with contextlib.suppress(OSError):  # then some of the recordings may run alone the next time
+                end_run(storage, run)
+        raise
+
+
+def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress, budget: Budget) -> int:
+    """Update `progress` and `budget` with each receipt. Returns how many samples this run has decoded."""
     with progress:
         for receipt in receipts:
             progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
+            if progress.done < progress.total:  # else the run ends anyway
+                budget.add(receipt)
     return progress.samples
 
 

@@ -63,10 +63,6 @@ class BadAudio(BadRecording):
     """The bytes could be read, but they are not usable audio."""
 
 
-class UnreachableError(OSError):
-    """A store did not answer repeated requests. One line that names the object; no recording is at fault."""
-
-
 @dataclass(frozen=True, slots=True)
 class RecordingRef:
     """Where one recording is. Listing makes it without reading the audio.
@@ -194,6 +190,7 @@ class About:
     languages: tuple[str, ...]  # the languages that the model knows
     model: str  # name@hash, a column of the transcripts
     fingerprint: str  # id of the settings, a column of the transcripts
+    run: str = "0"  # id of this run of the job, in the names of its markers
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ from pipeline.schemas import (
     piece_row,
     to_table,
 )
+from pipeline.sources.access.listing import check_root
 from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
 
@@ -136,11 +137,13 @@ class DecodeStage:
 class Decoder:
     """Decodes units whose references are known. It needs no output.
 
-    A fault of one recording becomes its `problem`. Any other error is raised and ends the job.
+    A fault of one recording becomes its `problem`. Any other error is raised and ends the job: StorageError, if the
+    source is out of reach.
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
         apply(config.storage)
+        self.root = None if config.source.format == "huggingface" else config.source.uri  # the hub has names
         self.max_seconds = config.compute.max_recording_seconds
         self.max_samples = int(self.max_seconds * SAMPLE_RATE)
         self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
@@ -190,6 +193,8 @@ class Decoder:
                 if not isinstance(read.audio, bytes):
                     read.audio.close()
         except BadRecording as err:
+            if err.reason == "missing_file" and self.root:  # or the whole source is out of reach
+                check_root(self.root)
             stage = "decode" if isinstance(err, BadAudio) else "read"
             reason = "truncated_archive" if ref.missing_bytes and stage == "decode" else err.reason
             problem = Problem(reason, stage, err.detail)

@@ -19,7 +19,6 @@ import functools
 import json
 import multiprocessing
 import re
-import tempfile
 import time
 from bisect import bisect_left
 from collections import deque
@@ -38,6 +37,7 @@ from pipeline.planning.plan import BASE, plan_key, todo, unit_ids, write_plan
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.scratch import scratch_folder
 
 T = TypeVar("T")
 Commits = Literal["memory", "files"]
@@ -121,11 +121,11 @@ def measure_here(units: int, each: int, commits: Commits) -> dict[str, Any]:
     Raises RuntimeError where a unit is lost.
     """
     clock = _Clock()
-    with tempfile.TemporaryDirectory(prefix="fullcanvas-bench-") as folder:
-        manifest = Path(folder) / "manifest.jsonl"
+    with scratch_folder("bench-") as folder:
+        manifest = folder / "manifest.jsonl"
         write_manifest(manifest, units)
         clock.time("list", lambda: deque(list_recordings(SourceConfig(uri=str(manifest), format="manifest")), maxlen=0))
-        made_up = MadeUpCommits(Path(folder) / "out", recordings=each)
+        made_up = MadeUpCommits(folder / "out", recordings=each)
         storage: LocalStorage = made_up
         listed = mark_duplicates(recordings(units, each))
         packed = with_parts(pack_units(listed, PlanConfig(unit_recordings=each)), PART_ROWS)

@@ -11,6 +11,7 @@ from typing import Literal
 
 from pipeline.config import ConfigError
 from pipeline.storage.base import OutputError
+from pipeline.storage.errors import StorageError
 
 State = Literal["ok", "warn", "FAIL"]
 Check = Callable[[], Iterable["Result"]]
@@ -80,7 +81,7 @@ def _into(rows: list[Result], name: str, check: Check) -> None:
     try:
         for row in check():
             rows.append(row)  # one by one: those before an exception stay
-    except (ConfigError, OutputError) as err:
+    except (ConfigError, OutputError, StorageError) as err:
         rows.append(Result(name, "FAIL", str(err)))
     except BaseException as err:  # noqa: BLE001 - no error, of native code either, may hide the other checks
         rows.append(Result(name, "FAIL", f"the check broke: {type(err).__name__}: {err}"))

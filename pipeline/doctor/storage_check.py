@@ -15,7 +15,8 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.rows import Result, size
 from pipeline.schemas import BadAudio, BadRecording
 from pipeline.sources.formats import list_recordings, read_recording
-from pipeline.storage.base import apply, open_storage, race_probe, reason
+from pipeline.storage.base import apply, open_storage, race_probe
+from pipeline.storage.errors import StorageError, reason
 from pipeline.storage.patience import retries
 
 TRIED = 5  # recordings of the source; one bad recording does not stop a run
@@ -33,7 +34,7 @@ def source(config: RunConfig) -> Iterator[Result]:
     started = time.perf_counter()
     try:
         refs = list(islice(list_recordings(config.source), TRIED))
-    except ConfigError as err:
+    except (ConfigError, StorageError) as err:
         yield Result("source", "FAIL", str(err), KEYS)
         return
     listed = time.perf_counter() - started
@@ -72,7 +73,7 @@ def output(config: RunConfig) -> Iterator[Result]:
             listed = key in storage.list("_run/probe-")
             storage.delete(key)
             gone = not storage.exists(key)
-        except ConfigError as err:
+        except (ConfigError, StorageError) as err:
             yield Result("output", "FAIL", str(err), RIGHTS)
             return
         except OSError as err:
@@ -99,7 +100,7 @@ def race(config: RunConfig) -> Iterator[Result]:
     with _left_as_it_was(config.output.uri):
         try:
             race_probe(open_storage(config.output.uri, config=config.storage))
-        except ConfigError as err:
+        except (ConfigError, StorageError) as err:
             yield Result("output race", "FAIL", str(err), "another store, or storage.single_writer=true")
             return
     yield Result("output race", "ok", "of 9 writers of one object one won, three times")

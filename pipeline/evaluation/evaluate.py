@@ -18,7 +18,7 @@ import pyarrow as pa
 import pydantic
 
 from pipeline import __version__
-from pipeline.config import ConfigError, OutputConfig, RunConfig, mistakes
+from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig, mistakes
 from pipeline.evaluation import history
 from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
@@ -132,7 +132,9 @@ def _transcribed(
     assert one.source
     settings = {key: getattr(config, key) for key in ("storage", "model", "denoise", "segment", "compute", "plan")}
     uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
-    wanted, info = layout.resolve(RunConfig(source=one.source, output=OutputConfig(uri=uri), **settings))
+    budget = BudgetConfig(max_dead_fraction=1)  # a dead letter counts as deletions, and the gate decides
+    made = RunConfig(source=one.source, output=OutputConfig(uri=uri), budget=budget, **settings)
+    wanted, info = layout.resolve(made)
     mark = fingerprint_id(make_fingerprint(wanted, weights=info.weights_hash))
     wanted = wanted.model_copy(update={"output": OutputConfig(uri=f"{uri}-{mark[:8]}")})
     output = open_storage(wanted.output.uri, config=config.storage)

@@ -29,8 +29,8 @@ MAX_BLOCKS = 10_000  # of units at the input; with one block for each of a milli
 def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict[str, Any]]:
     """Transcribe and commit units. Yields rows of RECEIPT (output/stage.py) as soon as they come; none is a suspect.
 
-    units: rows of schemas.TODO. Ray must be running. Raises ConfigError, OutputError or OSError if the user can repair
-    the cause; otherwise Ray's error with the traceback of the actor.
+    units: rows of schemas.TODO. Ray must be running. Raises ConfigError, OutputError or StorageError if that is the
+    cause; otherwise Ray's error with the traceback of the actor.
     """
     suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:

@@ -18,7 +18,7 @@ from typing import Any
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig, public
 from pipeline.flow.session import ray_folder
-from pipeline.storage.base import FULL
+from pipeline.storage.errors import FULL
 
 log = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import os
 import threading
@@ -22,13 +23,15 @@ from pipeline.schemas import (
     About,
     Place,
     Position,
-    UnreachableError,
     piece_row,
     to_table,
 )
 from pipeline.storage.base import OutputError, open_storage
+from pipeline.storage.errors import storage_error
 
 log = logging.getLogger(__name__)
+
+MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process ends without one
 
 
 class GuardedDecoder:
@@ -43,7 +46,7 @@ class GuardedDecoder:
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = DecodeStage(config, about)
         self.storage = self.stage.storage
-        self.attempts = Attempts(self.storage, "decode")
+        self.attempts = Attempts(self.storage, "decode", about.run)
         self.timeout_seconds = config.compute.unit_timeout_seconds
         self.metrics = RetryMetrics("decode")
 
@@ -82,22 +85,34 @@ class GuardedDecoder:
         watchdog = threading.Timer(self.timeout_seconds, self._give_up, [name])
         watchdog.daemon = True
         watchdog.start()
+        # Native code that hangs and keeps Python's lock would also stop the timer. This one needs no lock.
+        faulthandler.dump_traceback_later(self.timeout_seconds + 2 * MARKER_SECONDS, exit=True, file=2)
         try:
             return next(pieces)
-        except (ConfigError, OutputError, UnreachableError):
+        except (ConfigError, OutputError):
             raise
-        except Exception:  # its recordings will run alone, which shows the one at fault
+        except Exception as err:  # its recordings will run alone, which shows the one at fault
+            if failed := storage_error(err):
+                raise failed from None
             log.exception("piece %s: the decoder failed", name)
             return None
         finally:
             watchdog.cancel()
+            faulthandler.cancel_dump_traceback_later()
             self.attempts.end(name)
 
     def _give_up(self, name: str) -> None:
-        """End this process: a decoder that hangs in native code cannot be stopped otherwise."""
-        log.error("piece %s: still decoding after %s s", name, self.timeout_seconds)
-        self.attempts.condemn(name)
-        os._exit(1)
+        """End this process: a decoder that hangs in native code cannot be stopped otherwise.
+
+        It ends also if the store takes no marker, or hangs itself.
+        """
+        try:
+            log.error("piece %s: still decoding after %s s", name, self.timeout_seconds)
+            marking = threading.Thread(target=self.attempts.condemn, args=[name], daemon=True)
+            marking.start()
+            marking.join(MARKER_SECONDS)
+        finally:
+            os._exit(1)
 
 
 class GuardedReplica:
@@ -108,7 +123,7 @@ class GuardedReplica:
 
         self.replica = Replica(config, about)
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
-        self.attempts = Attempts(self.storage, "model")
+        self.attempts = Attempts(self.storage, "model", about.run)
         self.timeout_seconds = config.compute.unit_timeout_seconds
         self.metrics = RetryMetrics("model")
 

@@ -7,7 +7,7 @@ import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -102,19 +102,36 @@ class Placement:
         return lack([(node.cpus, node.gpus) for node in alive_nodes()], self._compute)
 
 
-def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = SECONDS) -> Iterator[T]:
-    """Yield the same items. While none comes, call `look(whether one came before)` every `seconds`; it may raise."""
+def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = SECONDS) -> Generator[T, None, None]:
+    """Yield the same items. While none comes, call `look(whether one came before)` every `seconds`; it may raise.
+
+    Where the block that uses them closes this generator, `items` end too, at the next one.
+    """
     arrived: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    closed = threading.Event()
 
     def fetch() -> None:
         try:
             for item in items:
+                if closed.is_set():
+                    break
                 arrived.put(("item", item))
             arrived.put(("end", None))
         except BaseException as err:  # noqa: BLE001 it is raised where the items are used
             arrived.put(("error", err))
+        if isinstance(items, Generator):
+            items.close()
 
     threading.Thread(target=fetch, daemon=True, name="results").start()
+    try:
+        yield from _arriving(arrived, look, seconds)
+    finally:
+        closed.set()
+
+
+def _arriving(
+    arrived: queue.SimpleQueue[tuple[str, Any]], look: Callable[[bool], None], seconds: float
+) -> Iterator[Any]:
     has_begun = False
     while True:
         try:

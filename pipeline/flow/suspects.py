@@ -24,13 +24,12 @@ from pipeline.schemas import (
     Place,
     Problem,
     RecordingRef,
-    UnreachableError,
     WorkUnit,
     recordings_of,
     to_table,
 )
-from pipeline.storage.base import BROKEN, FULL, OutputError
-from pipeline.storage.connect import SCHEMES
+from pipeline.storage.base import OutputError
+from pipeline.storage.errors import StorageError, storage_error
 
 _TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
 log = logging.getLogger(__name__)
@@ -40,7 +39,7 @@ _OS_ERROR = re.compile(r"\w*Error: \[Errno (\d+)\] (.*?)(?:: '([^']*)')?$")  # t
 
 
 def users_error(error: Exception) -> Exception | None:
-    """Why an actor ended, if the user can repair it: ConfigError, OutputError, or OSError of a store or a full disk.
+    """Why an actor ended, if no bug is the reason: ConfigError, OutputError, or StorageError (also of a full disk).
 
     For actors that we start, Ray keeps the exception itself as `cause`. For actors of Ray Data it keeps only the text
     of the traceback.
@@ -48,39 +47,25 @@ def users_error(error: Exception) -> Exception | None:
     cause = error.cause if isinstance(error, RayTaskError) else None
     if isinstance(cause, ModuleNotFoundError):
         return ConfigError(missing_package(str(cause)))
-    if isinstance(cause, UnreachableError):
-        return ConfigError(f"source.uri: {cause}")
     if isinstance(cause, ConfigError | OutputError):
         return cause
     if isinstance(cause, OSError):
-        return _repairable(cause.errno or 0, cause.strerror or str(cause), cause.filename)
+        return storage_error(cause)
     return _from_traceback(str(error))
 
 
 def _from_traceback(trace: str) -> Exception | None:
-    """The last exception in a traceback that a user can repair."""
+    """The last exception in a traceback that `users_error` returns."""
     for line in reversed(trace.splitlines()):
-        if os_error := _OS_ERROR.match(line):
-            repairable = _repairable(int(os_error[1]), os_error[2], os_error[3])
-            if repairable:
-                return repairable
-        for kind in (ConfigError, OutputError, UnreachableError):
+        os_error = _OS_ERROR.match(line)
+        if os_error and (failed := storage_error(OSError(int(os_error[1]), os_error[2], os_error[3]))):
+            return failed
+        for kind in (ConfigError, OutputError, StorageError):
             start = f"{kind.__module__}.{kind.__name__}: "
             if line.startswith(start):
-                message = line.removeprefix(start)
-                return ConfigError(f"source.uri: {message}") if kind is UnreachableError else kind(message)
+                return kind(line.removeprefix(start))
         if line.startswith(MISSING):
             return ConfigError(missing_package(line.removeprefix(MISSING)))
-    return None
-
-
-def _repairable(number: int, message: str, name: str | None) -> OSError | None:
-    """The error, if a disk is full or the store of the output fails. None for any other error.
-
-    Stores of the source raise UnreachableError, and other errors of the source become dead letters.
-    """
-    if number in FULL or (number in BROKEN and (name or "").partition("://")[0] in SCHEMES):
-        return OSError(number, message, name)
     return None
 
 

@@ -1,24 +1,32 @@
-"""Markers of running attempts. A killed process cannot remove its marker, so leftover markers count crashes."""
+"""Markers of running attempts. A killed process cannot remove its marker, so leftover markers count crashes.
+
+A job that is stopped, or ends because a store fails, leaves markers too, and no recording is to blame for those. So
+markers carry the id of their run, and such a run says that it has ended.
+"""
 
 from __future__ import annotations
 
 import uuid
+from collections import deque
+from collections.abc import Set
 
-from pipeline.storage.base import Storage
+from pipeline.storage.base import Storage, in_order
 
 PREFIX = "_run/attempts/"
+ENDED = "_run/ended/"  # one object for each run that has ended, or was stopped, by itself
 MAX_ATTEMPTS = 3  # with so many leftover markers a unit is a suspect
 
 
 class Attempts:
-    """The markers of one stage: `_run/attempts/<piece>/<stage>-<id>`, written before an attempt and deleted after it.
+    """The markers of one stage: `_run/attempts/<piece>/<stage>-<run>-<id>`, from the start of an attempt to its end.
 
     A piece is named "<unit>.<number>". If a unit crashes its process, all units in that process become suspects. The
     innocent ones lose nothing: their recordings run alone and are transcribed.
     """
 
-    def __init__(self, storage: Storage, stage: str) -> None:
-        self._storage, self._stage = storage, stage
+    def __init__(self, storage: Storage, stage: str, run: str = "0") -> None:
+        """run: the id of this run of the job: letters and digits."""
+        self._storage, self._stage, self._run = storage, stage, run
         self._markers: dict[str, list[str]] = {}  # of running attempts, by piece
 
     def begin(self, piece: str) -> bool:
@@ -27,7 +35,7 @@ class Attempts:
         markers = list(self._storage.list(prefix))
         if len(markers) >= MAX_ATTEMPTS:
             return False
-        markers.append(f"{prefix}{uuid.uuid4().hex[:16]}")
+        markers.append(f"{prefix}{self._run}-{uuid.uuid4().hex[:16]}")
         self._storage.put(markers[-1], b"")
         self._markers[piece] = markers
         return True
@@ -38,12 +46,36 @@ class Attempts:
             self._storage.delete(marker)
 
     def condemn(self, piece: str) -> None:
-        """Make the unit of a piece that hangs a suspect at once."""
+        """Make the unit of a piece that hangs a suspect at once, whatever happens to this run."""
         for number in range(MAX_ATTEMPTS):
             self._storage.put(f"{PREFIX}{piece}/{self._stage}-condemned-{number}", b"")
 
 
+def end_run(storage: Storage, run: str) -> None:
+    """Say that no crash has ended this run: attempts that were running are nobody's fault."""
+    storage.put(f"{ENDED}{run}", b"")
+
+
+def forget_innocent(storage: Storage, committed: Set[str]) -> None:
+    """Delete the markers that say nothing against a unit: it is committed, or the marker's run has ended by itself."""
+    notes = list(storage.list(ENDED))
+    ended = {note.removeprefix(ENDED) for note in notes}
+    _delete(storage, [key for key in storage.list(PREFIX) if _unit_of(key) in committed or _run_of(key) in ended])
+    _delete(storage, notes)  # last: whoever is killed before leaves them to the next run
+
+
 def forget_all(storage: Storage) -> None:
     """Delete all markers. After a complete run they say nothing about a unit any more."""
-    for marker in list(storage.list(PREFIX)):
-        storage.delete(marker)
+    _delete(storage, [key for prefix in (PREFIX, ENDED) for key in storage.list(prefix)])
+
+
+def _delete(storage: Storage, keys: list[str]) -> None:
+    deque(in_order(storage.delete, keys, storage.parallel), maxlen=0)
+
+
+def _unit_of(marker: str) -> str:
+    return marker.removeprefix(PREFIX).partition(".")[0]
+
+
+def _run_of(marker: str) -> str:
+    return marker.rpartition("/")[2].split("-")[1]

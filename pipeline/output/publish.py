@@ -37,11 +37,10 @@ from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
 from pipeline.planning.update import last_changes
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, WorkUnit
-from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
+from pipeline.storage.base import OutputError, Replacement, Storage, clear_abandoned, in_order, read_json
 from pipeline.storage.patience import retries
 
 ROW_GROUP = 16_384  # rows: so many are written together
-ABANDONED_SECONDS = 24 * 3600  # nobody writes to a temporary file of this age any more
 MAX_PUBLICATIONS = 10  # how often to publish, if other drivers publish at the same time
 ACCOUNTING, SUMMARY = "_run/accounting.json", "_run/summary.json"
 PUBLISHED = "_run/published.json"  # the version of each part, by key
@@ -121,7 +120,7 @@ def publish_tables(
         with contextlib.suppress(_Overtaken):
             summary = _publish_once(storage, names, dict(notes or {}), progress)
             collect_garbage(storage)
-            storage.sweep(ABANDONED_SECONDS)
+            clear_abandoned(storage)
             return summary
         took = time.monotonic() - started
         time.sleep(random.uniform(0, 2 + number) * took)  # a random time, so that two drivers do not meet again

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -45,8 +46,15 @@ RECEIPT = pa.schema(
         ("segments", pa.int64()),
         ("samples", pa.int64()),  # of audio that this run has decoded, at 16 kHz
         ("dead", pa.int64()),  # recordings
+        ("read", pa.int64()),  # recordings whose bytes could be read
+        ("unread_before", pa.int64()),  # recordings that could not, before the first one that could
+        ("unread_longest", pa.int64()),  # the most of them in a row
+        ("unread_after", pa.int64()),  # behind the last one that could; all of them if there is none
+        ("unread_error", pa.string()),  # reason and error of the last one; null: there is none
     ]
 )
+# Reasons of a recording whose bytes could not be read as they were planned, whatever they are.
+UNREAD = {"missing_file", "source_changed", "truncated_archive", "corrupt_archive"}
 _COPIED = ("confidence", "words", "signals", "steps", "canvas_length", "canvas_fill", "overflow")
 
 
@@ -70,7 +78,7 @@ class CommitStage:
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
         unit_id, place = row["unit_id"], Place(**row["place"])
         blank = {"unit_id": unit_id, "place": row["place"], "suspect": row["suspect"], "samples": row["samples"]}
-        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0}
+        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0} | reading(())
         if row["suspect"] or row["saved"]:
             return blank
         if row["piece"] == 0 and row["next"] is None:
@@ -99,6 +107,7 @@ class CommitStage:
             "segments": receipt.rows,
             "samples": receipt.samples["in"],
             "dead": sum(receipt.dead.values()),
+            **reading(recording.problem for recording in recordings),
         }
 
     def commit(self, unit: WorkUnit, recordings: list[DecodedRecording], results: list[dict[str, Any]]) -> Receipt:
@@ -152,6 +161,32 @@ class CommitStage:
             "unit_id": unit.unit_id,
             "fingerprint": self.about.fingerprint,
         }
+
+
+def reading(problems: Iterable[Problem | None]) -> dict[str, Any]:
+    """The last columns of a receipt, from `read` on. problems: of the recordings of a unit in order.
+
+    What was known to be broken when the source was listed counts neither as read nor as unread.
+    """
+    read = before = longest = row = 0
+    error = None
+    for problem in problems:
+        if problem and problem.stage == "list":
+            continue
+        if problem and problem.reason in UNREAD:
+            row += 1
+            error = f"{problem.reason}: {problem.error}"
+        else:
+            before = before if read else row
+            read, row = read + 1, 0
+        longest = max(longest, row)
+    return {
+        "read": read,
+        "unread_before": before if read else row,
+        "unread_longest": longest,
+        "unread_after": row,
+        "unread_error": error,
+    }
 
 
 def covered(spans: list[dict[str, Any]]) -> int:

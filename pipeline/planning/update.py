@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -40,9 +38,12 @@ from pipeline.planning.plan import (
 )
 from pipeline.planning.planned import KEY_BYTES, PlannedRows, key_of, key_of_ref
 from pipeline.schemas import RecordingRef, WorkUnit
+from pipeline.sources.access.listing import check_root
 from pipeline.sources.formats import RELEASES, list_recordings
 from pipeline.storage.base import Storage, read_json
+from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.scratch import scratch_folder
 
 KEY = "_run/source.json"  # what the last comparison of the source with the plans has found
 LISTED = "listed"  # the plan file with the listed recordings that are new or have changed
@@ -90,8 +91,10 @@ def note_changes(
         found = source_changes(
             storage, source, config, part_rows=part_rows, committed=committed, is_recognised=is_recognised
         )
-    except ConfigError as err:
+    except (ConfigError, StorageError) as err:
         if config.update or config.strict:
+            if source.format != "huggingface":  # it may be a name on the hub
+                check_root(source.uri)  # a mount that is gone is no mistake in the settings
             raise
         log.warning("the source cannot be compared with the plan: %s", err)
         return
@@ -147,8 +150,8 @@ class _Comparison:
         self._end = contextlib.ExitStack()
 
     def __enter__(self) -> _Comparison:
-        folder = self._end.enter_context(tempfile.TemporaryDirectory(prefix="fullcanvas-list-"))
-        self._spool = LocalStorage(Path(folder))
+        folder = self._end.enter_context(scratch_folder("list-"))
+        self._spool = LocalStorage(folder)
         try:
             self._rows = PlannedRows(self.storage, self.names, self.committed)
             write_plan(self._spool, LISTED, self._listed())

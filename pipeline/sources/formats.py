@@ -10,7 +10,7 @@ from itertools import chain, islice
 from typing import NamedTuple
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef, UnreachableError
+from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
 from pipeline.sources.access import metadata_tables, names, streams
 from pipeline.sources.access.languages import language_of_path
@@ -18,6 +18,7 @@ from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import File, Planned, check_version, find_file, list_files
 from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
+from pipeline.storage.errors import failure
 
 DETECTION_FILES = 1000  # files whose names decide what source.format=auto is
 
@@ -78,7 +79,7 @@ def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Ite
     if source.split is not None and name not in (*_CORPORA, "huggingface"):
         raise ConfigError(f"source.split: format {name} has no splits; source.uri says what is read")
     more = (planned,) if _FORMATS[name].skips else ()
-    listed = _with_languages(source, _one_line(_FORMATS[name].list_recordings(source, *more)))
+    listed = _with_languages(source, _FORMATS[name].list_recordings(source, *more))
     if planned is None:
         listed = _first_now(listed, f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})")
     if include is None and exclude is None:
@@ -98,8 +99,8 @@ def read_recording(ref: RecordingRef) -> Recording:
     """Read the encoded audio and what the source says about it.
 
     Afterwards the versions of the files are compared with the plan: what was read belongs to that version, or it is
-    not used. Raises BadRecording with a reason of schemas.REASONS, UnreachableError if the store does not answer any
-    more.
+    not used. Raises BadRecording with a reason of schemas.REASONS, StorageError if the store does not answer any
+    more, refuses the keys or is gone.
     """
     if ref.problem is not None:
         raise BadRecording(ref.problem, ref.problem_detail or "")
@@ -108,6 +109,8 @@ def read_recording(ref: RecordingRef) -> Recording:
     except BadRecording:
         check_versions(ref)  # bytes of another version may look like anything
         raise
+    except ConfigError as err:  # what could be opened when it was planned
+        raise failure(ref.source_uri, str(err).removeprefix("source.uri: "), "gone") from None
     try:
         check_versions(ref)
     except BaseException:
@@ -210,14 +213,6 @@ def _first_now(refs: Iterator[RecordingRef], message: str) -> Iterator[Recording
     if first is None:
         raise ConfigError(message)
     return chain([first], refs)
-
-
-def _one_line(refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:
-    """Yield the same refs. If the store stops answering, raise ConfigError: a plan must not have gaps."""
-    try:
-        yield from refs
-    except UnreachableError as err:
-        raise ConfigError(f"source.uri: {err}") from None
 
 
 def _with_languages(source: SourceConfig, refs: Iterator[RecordingRef]) -> Iterator[RecordingRef]:

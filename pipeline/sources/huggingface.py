@@ -13,6 +13,7 @@ from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources.access import columns, remote
 from pipeline.sources.access.listing import local_size
+from pipeline.storage.errors import storage_error
 
 LIST_ROWS = 1000  # rows whose small columns are read at once
 _SAVED = ("dataset_dict.json", "state.json")
@@ -121,7 +122,7 @@ def _load(uri: str) -> dict[str, Any]:
                 remote.open_fs(uri)  # its error is one line, that of load_from_disk is not
             loaded = datasets.load_from_disk(uri)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as err:
-        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+        raise storage_error(err) or ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
     return dict(loaded) if isinstance(loaded, dict) else {"": loaded}
 
 

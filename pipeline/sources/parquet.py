@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef, UnreachableError
+from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
 from pipeline.sources.access import columns, remote
 from pipeline.sources.access.listing import File, Planned, list_files
+from pipeline.storage.errors import StorageError
 
 LIST_ROWS = 4096  # rows whose small columns are read at once
 READ_ROWS, READ_BYTES = 8, 32 << 20  # audio that is read at once: so many rows, or fewer if they exceed these bytes
@@ -103,7 +104,7 @@ def _rows(opened: pq.ParquetFile, group: int, count: int, plain: list[str]) -> I
             for row in columns.rows_of(batch):
                 done += 1
                 yield row
-    except UnreachableError:
+    except StorageError:
         raise
     except _ERRORS as err:
         problem = BadRecording("corrupt_archive", f"row group {group}: {remote.one_line(err)}")
@@ -127,7 +128,7 @@ def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
             reader.first += len(reader.cells) if reader.cells is not None else 0
             reader.cells = next(reader.batches).column(0)
         cell = reader.cells[row - reader.first].as_py()
-    except UnreachableError:
+    except StorageError:
         raise
     except (*_ERRORS, StopIteration, IndexError) as err:
         reader.file.close()
@@ -140,7 +141,7 @@ def _open(uri: str) -> pq.ParquetFile:
     stream = remote.open_stream(uri, AHEAD_BYTES)
     try:
         return pq.ParquetFile(stream, pre_buffer=False, buffer_size=AHEAD_BYTES)
-    except UnreachableError:
+    except StorageError:
         raise
     except _ERRORS as err:
         stream.close()

@@ -10,29 +10,40 @@ import re
 
 from obstore.exceptions import AlreadyExistsError, BaseError
 
+from pipeline.storage.errors import failure, kind_of
 from pipeline.storage.patience import Failure
 
 TRANSIENT = {409, 429, 500, 502, 503, 504}  # 409: two conditional puts met; the next attempt shows who won
 TRANSIENT_CODES = {"RequestTimeout", "SlowDown", "InternalError"}
-NO_BUCKET = {"NoSuchBucket", "ContainerNotFound"}
 STATUS = re.compile(r"status code: (\d{3})|code: (\d{3})\b")
 HOST = re.compile(r"https?://([^/\s]+)")
 CODE = re.compile(r"<Code>(\w+)</Code>")
 MESSAGE = re.compile(r"<Message>(.*?)</Message>", re.DOTALL)
+CAUSES = (  # in the part of a message that obstore adds for its developers, why nothing answered
+    ("dns error", "the name of the host is unknown"),
+    ("ConnectionRefused", "the connection is refused"),
+    ("InvalidCertificate", "its TLS certificate is not valid"),
+    ("CorruptMessage", "it does not speak TLS"),
+    ("TimedOut", "no answer in time"),
+)
 
 
 def judge(error: Exception, name: str) -> Failure | None:
-    """Return what an error of obstore means, as an OSError about the object `name`. None: it is not from obstore."""
+    """Return what an error of obstore means: FileNotFoundError or StorageError about the object `name`.
+
+    None: it is not from obstore.
+    """
     if not isinstance(error, (BaseError, FileNotFoundError)):
         return None
     text = said_by(error)
     status, code = status_of(text), code_of(text)
     if status is None and "HTTP error" in text:
         host = HOST.search(text)
-        message = f"no answer from {host[1]}" if host else "the answer broke off"
-        return Failure(OSError(errno.EIO, message, name), "ConnectionError")
+        cause = next((f": {words}" for sign, words in CAUSES if sign in str(error)), "")
+        message = f"no answer from {host[1]}{cause}" if host else "the answer broke off"
+        return Failure(failure(name, message, "unreachable"), "ConnectionError")
     if status is None:
-        return Failure(OSError(errno.EINVAL, " ".join(text.split()), name), None)
+        return Failure(failure(name, " ".join(text.split()), "refused"), None)
     transient = status in TRANSIENT or code in TRANSIENT_CODES
     return Failure(_as_oserror(status, code, text, name), (code or str(status)) if transient else None)
 
@@ -61,12 +72,9 @@ def code_of(text: str) -> str:
 
 
 def _as_oserror(status: int, code: str, text: str, name: str) -> OSError:
-    if code in NO_BUCKET:
-        return OSError(errno.ENXIO, f"{code}: the bucket does not exist", name)
     said = MESSAGE.search(text)
     message = f"{code or status}: {' '.join(said[1].split()) if said and said[1].strip() else 'refused'}"
-    if status == 404:
+    kind = kind_of(status, code)
+    if kind is None and status == 404:
         return FileNotFoundError(errno.ENOENT, message, name)
-    if status in (401, 403):
-        return PermissionError(errno.EACCES, message, name)
-    return OSError(errno.EIO, message, name)
+    return failure(name, message, kind or ("unreachable" if status in TRANSIENT else "refused"))

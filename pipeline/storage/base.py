@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import shutil
@@ -17,19 +16,19 @@ from typing import Any, BinaryIO, Protocol, TypeVar
 
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage.connect import SCHEMES
+from pipeline.storage.errors import reason, storage_error
 from pipeline.storage.local import open_local
-from pipeline.storage.objects import open_objects
+from pipeline.storage.objects import PROBES, open_objects
 
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # the disk takes no more
-BROKEN = FULL | {errno.EIO, errno.ESTALE}  # the disk or the store has failed, and not the program
 WAY_ROUND = " (storage.single_writer=true works without it, if only one job at a time writes there)"
+ABANDONED_SECONDS = 24 * 3600  # nobody writes to a temporary file of this age any more
 COPY_BYTES = 4 * 2**20  # of one read while an object is copied
 T = TypeVar("T")
 U = TypeVar("U")
 
 
 class OutputError(Exception):
-    """An object of the output is damaged, missing or of another version. One line, which names it."""
+    """An object of the output is damaged, missing or of another version. One line, which names it. Exit code 3."""
 
 
 class Replacement(Protocol):
@@ -48,7 +47,7 @@ class Storage(Protocol):
     """Objects by key, such as "commits/0a/0a12.json". Threads may share a storage, and it can be pickled.
 
     Data may be bytes, or the path of a file below `scratch()`, which is removed. Raises FileNotFoundError for a missing
-    key, ValueError for a key that leads out of the root, ConfigError or OSError if the output cannot be reached.
+    key, ValueError for a key that leads out of the root, StorageError or OSError if the output cannot be reached.
     """
 
     uri: str
@@ -89,15 +88,22 @@ class Storage(Protocol):
         added, and at the end the old ones are deleted; after an error in the block some objects are replaced.
         """
 
+    def older(self, prefix: str, seconds: float) -> Iterator[str]:
+        """Yield the keys that start with `prefix` whose objects were written more than `seconds` ago."""
+
     def sweep(self, older_than_seconds: float) -> int:
-        """Delete the temporary files of killed processes that nobody changed for so long. Returns how many."""
+        """Delete the temporary files of killed processes that nobody changed for so long. Returns how many.
+
+        They are on this machine, beside the output or in the folder for temporary files.
+        """
 
 
 def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None = None) -> Storage:
     """Open a local directory, `file://` URL, or `s3://`, `gs://` or `az://bucket/prefix`.
 
-    create: make it, and check that it can be written. config: is applied to this process first (`apply`). Raises
-    ConfigError, one line that names output.uri, if it cannot be read or, with `create`, written.
+    create: make it, check that it can be written, and clear what killed processes left there (`clear_abandoned`).
+    config: is applied to this process first (`apply`). Raises ConfigError, one line that names output.uri, if there is
+    nothing that could be read or, with `create`, written; and StorageError if the store or the disk is out of reach.
     """
     config = config or StorageConfig()
     apply(config)
@@ -111,7 +117,16 @@ def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None 
     else:
         opened = open_local(rest if separator else uri, create=create)
     opened.single_writer = config.single_writer
+    if create:
+        clear_abandoned(opened)
     return opened
+
+
+def clear_abandoned(storage: Storage) -> None:
+    """Delete what killed processes left behind more than a day ago: temporary files, scratch folders, probes."""
+    storage.sweep(ABANDONED_SECONDS)
+    for probe in list(storage.older(PROBES, ABANDONED_SECONDS)):
+        storage.delete(probe)
 
 
 def open_existing(uri: str, *, config: StorageConfig) -> Storage | None:
@@ -164,7 +179,7 @@ def race_probe(storage: Storage, *, rounds: int = 3, writers: int = 8) -> None:
     if storage.single_writer:
         return
     for _ in range(rounds):
-        key = f"_run/probe-{uuid.uuid4().hex}"
+        key = f"{PROBES}{uuid.uuid4().hex}"
         bodies = [f"{key} writer {index}".encode() for index in range(writers)]
         try:
             with ThreadPoolExecutor(writers) as pool:
@@ -172,6 +187,9 @@ def race_probe(storage: Storage, *, rounds: int = 3, writers: int = 8) -> None:
             won.append(storage.put_if_absent(key, b"late"))
             stored = storage.get(key)
         except OSError as err:
+            broken = storage_error(err)
+            if broken and broken.kind != "refused":
+                raise broken from None
             raise ConfigError(
                 f"output.uri: {storage.uri}: a conditional put failed: {reason(err)}{WAY_ROUND}"
             ) from None
@@ -192,11 +210,6 @@ def read_json(storage: Storage, key: str) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def reason(error: OSError) -> str:
-    """Return what the operating system or the store said, in one line."""
-    return " ".join((error.strerror or str(error)).split())
 
 
 def in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:

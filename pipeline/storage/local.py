@@ -10,9 +10,11 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from pipeline.config import ConfigError
+from pipeline.storage.errors import failure, storage_error
+from pipeline.storage.scratch import sweep_folder, sweep_scratch
 
 TEMP = ".tmp"  # directory below the root for files that are being written; it is never listed
 RENAME_EXCHANGE = 2  # flag of renameat2(2): swap two paths in one step
@@ -29,11 +31,16 @@ class LocalStorage:
         self.root = root
         self.uri = str(root)
         self.single_writer = False
+        self._device = _device(root)  # number of the file system; None: the directory does not exist yet
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another machine may know the same file system by another number.
+        return type(self), (self.root,), {"uri": self.uri, "single_writer": self.single_writer}
 
     def put(self, key: str, data: bytes | Path) -> None:
         target = self._path(key)
         with self._temporary(data) as temporary:
-            _with_parent(os.replace, temporary, target)
+            self._with_parent(os.replace, temporary, target)
         _fsync(target.parent)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
@@ -47,7 +54,7 @@ class LocalStorage:
         target = self._path(key)
         with self._temporary(data) as temporary:
             try:
-                _with_parent(os.link, temporary, target)
+                self._with_parent(os.link, temporary, target)
             except FileExistsError:
                 # On NFS the answer to a successful link may get lost, and its repetition fails. The inode knows.
                 if temporary.stat().st_nlink < 2:
@@ -56,15 +63,20 @@ class LocalStorage:
         return True
 
     def get(self, key: str) -> bytes:
-        return self._path(key).read_bytes()
+        with self._rooted():
+            return self._path(key).read_bytes()
 
     def open(self, key: str) -> BinaryIO:
-        return self._path(key).open("rb")
+        with self._rooted():
+            return self._path(key).open("rb")
 
     def list(self, prefix: str) -> Iterator[str]:
         folder, _, start = prefix.rpartition("/")
         base = f"{folder}/" if folder else ""
-        yield from self._walk(self._path(folder) if folder else self.root, base, start)
+        top = self._path(folder) if folder else self.root
+        if not top.is_dir():
+            self._check_root()
+        yield from self._walk(top, base, start)
 
     def versions(self, prefix: str) -> dict[str, str]:
         versions = {}
@@ -74,7 +86,10 @@ class LocalStorage:
         return versions
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        is_there = self._path(key).is_file()
+        if not is_there:
+            self._check_root()
+        return is_there
 
     def delete(self, key: str) -> None:
         self._path(key).unlink(missing_ok=True)
@@ -82,6 +97,7 @@ class LocalStorage:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         directory = self.root / TEMP / uuid.uuid4().hex
+        self._check_root()
         directory.mkdir(parents=True)
         try:
             yield directory
@@ -96,17 +112,17 @@ class LocalStorage:
             staged.mkdir()
             yield LocalReplacement(prefix, staged)
             _fsync(staged)
-            _with_parent(_exchange, staged, target)
+            self._with_parent(_exchange, staged, target)
             _fsync(target.parent)
 
+    def older(self, prefix: str, seconds: float) -> Iterator[str]:
+        for key in self.list(prefix):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - self._path(key).stat().st_mtime > seconds:
+                    yield key
+
     def sweep(self, older_than_seconds: float) -> int:
-        swept = 0
-        with contextlib.suppress(FileNotFoundError):
-            for entry in os.scandir(self.root / TEMP):
-                if time.time() - _last_change(Path(entry.path)) > older_than_seconds:
-                    _remove(Path(entry.path))
-                    swept += 1
-        return swept
+        return sweep_folder(self.root / TEMP, older_than_seconds) + sweep_scratch(older_than_seconds)
 
     def _path(self, key: str) -> Path:
         parts = key.split("/")
@@ -119,11 +135,37 @@ class LocalStorage:
         temporary = data if isinstance(data, Path) else self.root / TEMP / uuid.uuid4().hex
         try:
             if isinstance(data, bytes):
-                _with_parent(lambda content, path: path.write_bytes(content), data, temporary)
+                self._with_parent(lambda content, path: path.write_bytes(content), data, temporary)
             _fsync(temporary)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)
+
+    def _with_parent(self, function: Callable[[T, Path], object], source: T, target: Path) -> None:
+        """Call `function`. If the target's directory is missing, make it durably and call again."""
+        try:
+            function(source, target)
+        except FileNotFoundError:
+            self._check_root()
+            missing = [parent for parent in target.parents if not parent.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for directory in missing:
+                _fsync(directory.parent)
+            function(source, target)
+
+    @contextlib.contextmanager
+    def _rooted(self) -> Iterator[None]:
+        """Within the block a missing file is only that if the root is there."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._check_root()
+            raise
+
+    def _check_root(self) -> None:
+        """Raise StorageError if the root is gone, or another file system is there: what is written would be lost."""
+        if self._device is not None and _device(self.root) != self._device:
+            raise failure(self.uri, "the directory, or what was mounted there, is gone", "gone")
 
     def _walk(self, directory: Path, base: str, start: str) -> Iterator[str]:
         try:
@@ -158,28 +200,26 @@ class LocalReplacement:
 
 
 def open_local(path: str, *, create: bool) -> LocalStorage:
-    """Open the directory `path`. create: make it and check that it can be written. Raises ConfigError if that fails."""
-    storage = LocalStorage(Path(path).expanduser().absolute())
+    """Open the directory `path`. create: make it and check that it can be written.
+
+    Raises ConfigError if that is impossible, StorageError if the disk is full or fails.
+    """
+    root = Path(path).expanduser().absolute()
     try:
         if create:
-            with storage.scratch() as directory:
+            with LocalStorage(root).scratch() as directory:
                 (directory / "probe").write_bytes(b"writable")
-        next(storage.root.iterdir(), None)
+        next(root.iterdir(), None)
     except OSError as err:
-        raise ConfigError(f"output.uri: {path}: {err.strerror or err}") from None
-    return storage
+        raise storage_error(err) or ConfigError(f"output.uri: {path}: {err.strerror or err}") from None
+    return LocalStorage(root)
 
 
-def _with_parent(function: Callable[[T, Path], object], source: T, target: Path) -> None:
-    """Call `function`. If the target's directory is missing, make it durably and call again."""
+def _device(path: Path) -> int | None:
     try:
-        function(source, target)
+        return path.stat().st_dev
     except FileNotFoundError:
-        missing = [parent for parent in target.parents if not parent.exists()]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for directory in missing:
-            _fsync(directory.parent)
-        function(source, target)
+        return None
 
 
 def _version(path: Path) -> str:
@@ -209,18 +249,3 @@ def _exchange(staged: Path, target: Path) -> None:
     aside = staged.with_name(f"{staged.name}.old")  # NFS cannot exchange: for a moment the directory is missing
     target.rename(aside)
     staged.rename(target)
-
-
-def _last_change(path: Path) -> float:
-    newest = 0.0
-    for inner in (path, *path.rglob("*")):
-        with contextlib.suppress(FileNotFoundError):
-            newest = max(newest, inner.stat().st_mtime)
-    return newest
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

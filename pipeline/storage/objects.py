@@ -11,10 +11,10 @@ import errno
 import io
 import mmap
 import os
-import tempfile
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypeVar
@@ -26,14 +26,17 @@ from obstore.exceptions import AlreadyExistsError
 from pipeline.config import ConfigError
 from pipeline.storage.answers import exists_already, judge
 from pipeline.storage.connect import CannotConnect, Store, connect_store
+from pipeline.storage.errors import StorageError, failure
 from pipeline.storage.patience import patiently
 from pipeline.storage.ranges import AHEAD_BYTES, Ranges, buffered
+from pipeline.storage.scratch import scratch_folder, sweep_scratch
 
 ATTEMPTS, OPENING_ATTEMPTS = 12, 7  # of one request; with the waits about 80 and 12 seconds
 LARGEST_PUT = 5 * 2**30  # bytes that one request may carry on S3; Ceph ignores conditions on multipart uploads
 LARGE_BYTES = 16 * 2**20  # a request with a longer body may take LARGE_SECONDS, others SMALL_SECONDS
 SMALL_SECONDS, LARGE_SECONDS = 60, 1800  # from the connection to the end of the answer
 PAGE_KEYS = 1000  # of one listing request
+PROBES = "_run/probe-"  # prefix of the objects that only show that a store can be written
 T = TypeVar("T")
 
 _process: int | None = None  # id of the process that started obstore's threads
@@ -109,8 +112,8 @@ class ObjectStorage:
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="fullcanvas-") as directory:
-            yield Path(directory)
+        with scratch_folder() as folder:
+            yield folder
 
     @contextlib.contextmanager
     def replace(self, prefix: str) -> Iterator[ObjectReplacement]:
@@ -121,8 +124,14 @@ class ObjectStorage:
                 if key not in replacement.versions:
                     self.delete(key)
 
-    def sweep(self, older_than_seconds: float) -> int:  # noqa: ARG002
-        return 0  # a put is one request, so there are no temporary files
+    def older(self, prefix: str, seconds: float) -> Iterator[str]:
+        before = datetime.now(UTC) - timedelta(seconds=seconds)
+        for entry in self._entries(prefix):
+            if entry["last_modified"] < before:
+                yield entry["path"].removeprefix(self.prefix)
+
+    def sweep(self, older_than_seconds: float) -> int:
+        return sweep_scratch(older_than_seconds)  # a put is one request, so there are no others
 
     def _create(self, key: str, data: bytes | Path) -> bool:
         """Write the object unless it exists. Returns whether this call wrote it."""
@@ -210,8 +219,12 @@ class ObjectStorage:
         try:
             client = self._client(seconds)
         except CannotConnect as err:
-            raise OSError(errno.EINVAL, str(err), name) from None
+            raise failure(name, str(err), "keys") from None
         return patiently(lambda: request(client), lambda error: judge(error, name), self.attempts)
+
+    def connect(self) -> None:
+        """Make a client, without a request for an object. Raises CannotConnect."""
+        self._client(SMALL_SECONDS)
 
     def _client(self, seconds: int) -> Store:
         global _process
@@ -243,19 +256,28 @@ class ObjectReplacement:
 
 
 def open_objects(uri: str, *, create: bool) -> ObjectStorage:
-    """Open the bucket at `uri`. Raises ConfigError if it cannot be read or, with `create`, written."""
+    """Open the bucket at `uri`, which can be read and, with `create`, written.
+
+    Raises ConfigError for an impossible or unknown bucket and for keys or a profile that are not there, StorageError if
+    the store is out of reach or refuses the keys.
+    """
     storage = ObjectStorage(uri)
     if not storage.bucket:
         raise ConfigError(f"output.uri: {uri}: no bucket; write {storage.scheme}://bucket/prefix")
     storage.attempts = OPENING_ATTEMPTS
     try:
+        storage.connect()
         if create:
-            probe = f"_run/probe-{uuid.uuid4().hex}"
+            probe = f"{PROBES}{uuid.uuid4().hex}"
             storage.put(probe, b"writable")
             storage.delete(probe)
         next(storage.list(""), None)
-    except OSError as err:
-        raise ConfigError(f"output.uri: {uri}: {err.strerror or err}") from None
+    except CannotConnect as err:
+        raise ConfigError(f"output.uri: {uri}: {err}") from None
+    except StorageError as err:
+        if err.kind != "gone":
+            raise
+        raise ConfigError(f"output.uri: {str(err).partition(';')[0]}") from None
     storage.attempts = ATTEMPTS
     return storage
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from pipeline.config import ComputeConfig, ConfigError
 from pipeline.flow.cluster import ray_cluster
-from pipeline.storage.base import FULL, OutputError
+from pipeline.storage.base import OutputError
+from pipeline.storage.errors import storage_error
 from pipeline.training.adapter_config import AdapterConfig, WorkerConfig
 from pipeline.training.adapter_worker import work
 from pipeline.training.parallel import Group
@@ -79,6 +80,8 @@ def _require_gpus(c: WorkerConfig, there: float) -> None:
 def _users_error(failures: Iterable[Exception]) -> Exception | None:
     """Of what the workers raised, the first that a user can mend: a wrong setting or a full disk."""
     for failure in failures:
-        if isinstance(failure, ConfigError | OutputError) or (isinstance(failure, OSError) and failure.errno in FULL):
+        if isinstance(failure, ConfigError | OutputError):
             return failure
+        if broken := storage_error(failure):
+            return broken
     return None

@@ -20,8 +20,9 @@ from pipeline.flow.suspects import users_error
 from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.output.commit import committed_units
 from pipeline.run import prepare, transcribe
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UnreachableError
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, open_storage
+from pipeline.storage.errors import StorageError
 from tests.support.archives import archive, settings, wav
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("local_ray")]
@@ -172,8 +173,8 @@ def test_a_replica_has_several_units_in_flight(source: Path, small_model_dir: Pa
     [
         ("pipeline.config.ConfigError: model.name: a", ConfigError, "model.name: a"),
         ("pipeline.storage.base.OutputError: out: b", OutputError, "out: b"),
-        ("pipeline.schemas.UnreachableError: s3://b/x: slow down", ConfigError, "source.uri: s3://b/x: slow down"),
-        ("OSError: [Errno 28] No space left on device: '/out/data/x'", OSError, "/out/data/x"),
+        ("pipeline.storage.errors.StorageError: s3://b/x: slow down; ...", StorageError, "s3://b/x: slow down; ..."),
+        ("OSError: [Errno 28] No space left on device: '/out/data/x'", StorageError, "/out/data/x: No space left"),
         ("FileNotFoundError: [Errno 2] No such file or directory: 'x'", None, ""),
         ("ValueError: pipeline.config.ConfigError: no", None, ""),
     ],
@@ -189,12 +190,9 @@ def test_the_error_of_an_actor_of_ray_data_is_in_its_traceback(line: str, kind: 
     [
         (ConfigError("model.name: a"), ConfigError, "model.name: a"),
         (OutputError("out: b"), OutputError, "out: b"),
-        (UnreachableError("s3://b/x: slow down"), ConfigError, "source.uri: s3://b/x: slow down"),
-        (OSError(28, "No space left on device", "/out/data/x"), OSError, "/out/data/x"),
-        (OSError(5, "no answer", "s3://b/x"), OSError, "s3://b/x"),
-        (OSError(5, "no answer", "gs://b/x"), OSError, "gs://b/x"),
-        (OSError(5, "no answer", "az://b/x"), OSError, "az://b/x"),
-        (OSError(5, "no answer", "/in/x"), None, ""),
+        (StorageError("s3://b/x: slow down; ..."), StorageError, "s3://b/x: slow down; ..."),
+        (OSError(28, "No space left on device", "/out/data/x"), StorageError, "/out/data/x: No space left on device"),
+        (OSError(107, "Transport endpoint is not connected", "/out/x"), StorageError, "/out/x: Transport endpoint"),
         (FileNotFoundError(2, "No such file", "x"), None, ""),
         (ValueError("pipeline.config.ConfigError: no"), None, ""),
     ],

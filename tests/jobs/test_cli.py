@@ -15,6 +15,7 @@ from jobs.__main__ import JOBS, main
 from pipeline.config import ConfigError, RunConfig, keys
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.storage.base import OutputError
+from pipeline.storage.errors import StorageError
 from pipeline.training.adapter_config import AdapterConfig
 
 ROOT = Path(__file__).parents[2]
@@ -35,9 +36,18 @@ def test_the_exit_code_is_the_jobs(code: int) -> None:
     assert run_with(code, NEEDED) == code
 
 
-@pytest.mark.parametrize("error", [ConfigError("source.uri: nothing there"), OutputError("out/x: damaged")])
-def test_a_users_error_is_its_line_and_exit_code_2(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_with(error, NEEDED) == 2
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ConfigError("source.uri: nothing there"), 2),
+        (OutputError("out/x: damaged"), 3),
+        (StorageError("s3://b/x: ExpiredToken: it has expired; give valid keys, then the same command goes on"), 3),
+    ],
+)
+def test_an_error_that_is_no_bug_is_its_line_and_the_code_of_its_kind(
+    error: Exception, code: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_with(error, NEEDED) == code
     assert capsys.readouterr().err == f"{error}\n"
 
 
@@ -57,8 +67,9 @@ def test_a_programs_error_is_not_hidden(error: Exception) -> None:
 
 
 def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 1
-    assert capsys.readouterr().err == "/out/data/x: No space left on device\n"
+    assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 3
+    line = "/out/data/x: No space left on device; make room or raise the quota, then the same command goes on\n"
+    assert capsys.readouterr().err == line
 
 
 def test_the_file_and_the_overrides_are_read_in_any_order(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts, forget_all
+from pipeline.output.attempts import ENDED, MAX_ATTEMPTS, PREFIX, Attempts, end_run, forget_all, forget_innocent
 from pipeline.storage.base import open_storage
 
 
@@ -50,3 +50,37 @@ def test_all_markers_can_be_deleted(tmp_path: Path) -> None:
     Attempts(storage, "decode").condemn("a" * 16)
     forget_all(storage)
     assert Attempts(storage, "decode").begin("a" * 16)
+
+
+def test_runs_that_were_stopped_make_no_suspect_and_those_that_were_killed_do(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "out"))
+    for number in range(2 * MAX_ATTEMPTS):
+        forget_innocent(storage, frozenset())  # as each run does at its start
+        for unit in ("a", "b"):
+            assert Attempts(storage, "decode", f"stopped{number}").begin(unit * 16 + ".0")
+        end_run(storage, f"stopped{number}")
+    for number in range(MAX_ATTEMPTS):
+        forget_innocent(storage, frozenset())
+        assert Attempts(storage, "decode", f"killed{number}").begin("a" * 16 + ".0")
+    forget_innocent(storage, frozenset())
+    assert not Attempts(storage, "decode", "last").begin("a" * 16 + ".0")
+    assert Attempts(storage, "decode", "last").begin("b" * 16 + ".0")
+    assert list(storage.list(ENDED)) == []
+
+
+def test_a_unit_that_hangs_stays_a_suspect_after_its_run_was_stopped(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path / "out"))
+    Attempts(storage, "decode", "run").condemn("a" * 16 + ".0")
+    end_run(storage, "run")
+    forget_innocent(storage, frozenset())
+    assert not Attempts(storage, "decode", "next").begin("a" * 16 + ".0")
+
+
+def test_markers_of_committed_units_are_deleted(tmp_path: Path) -> None:
+    """Whoever would have deleted them was killed."""
+    storage = open_storage(str(tmp_path / "out"))
+    for unit in ("a", "b"):
+        for piece in range(3):
+            Attempts(storage, "model", "killed").begin(f"{unit * 16}.{piece}")
+    forget_innocent(storage, {"a" * 16})
+    assert {marker.split("/")[2] for marker in storage.list(PREFIX)} == {f"{'b' * 16}.{piece}" for piece in range(3)}

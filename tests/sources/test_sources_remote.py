@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import logging
+import os
 import random
 import tarfile
 import zipfile
@@ -21,12 +22,14 @@ import pytest
 import s3fs
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.schemas import BadRecording, RecordingRef, UnreachableError
+from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources import parquet
 from pipeline.sources.access import remote, streams
-from pipeline.sources.access.listing import list_files
+from pipeline.sources.access.listing import check_root, list_files
 from pipeline.sources.formats import list_recordings, read_recording
 from pipeline.storage import patience, ranges
+from pipeline.storage.errors import StorageError
+from tests.support import small_s3
 from tests.support.corpora import commonvoice, fleurs, mls, voxpopuli, write
 from tests.support.small_s3 import SmallS3, etag_of
 
@@ -183,17 +186,85 @@ def test_an_outage_is_never_mistaken_for_the_end_of_a_file(
     asked = [range_ for method, key, range_ in s3.log if method == "GET" and key == name]
     assert len(asked) > reads_before
     s3.fail_ranges = deque([200] * reads_before + [503] * 100)
-    with pytest.raises(ConfigError, match=rf"^source\.uri: s3://b/{name}: [^\n]+$"):
+    with pytest.raises(
+        StorageError, match=rf"^s3://b/{name}: [^\n]+; once it answers again, the same command goes on$"
+    ):
         refs_of(f"s3://b/{name}")
 
 
-def test_requests_for_forbidden_objects_are_not_repeated(s3: SmallS3) -> None:
-    s3.objects = {"f/a.wav": b"A"}
-    (ref,) = refs_of("s3://b/f")
+def test_an_object_that_is_forbidden_where_another_one_is_not_is_missing(s3: SmallS3) -> None:
+    s3.objects = {"f/a.wav": b"A", "f/b.wav": b"B"}
+    ref, other = refs_of("s3://b/f")
+    read_recording(other)
     s3.fail["f/a.wav"] = deque([403] * 50)
     with pytest.raises(BadRecording, match="missing_file"):
         read_recording(ref)
-    assert len(s3.fail["f/a.wav"]) == 48  # its content once, its version once
+    assert len(s3.fail["f/a.wav"]) == 48  # its content once, its version once: a refusal is not repeated
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_store_that_forbids_everything_is_no_missing_recording(s3: SmallS3, before: bool) -> None:
+    s3.objects = {"f/a.wav": b"A", "f/b.wav": b"B"}
+    ref, other = refs_of("s3://b/f")
+    if before:
+        read_recording(other)
+    for key in s3.objects:
+        s3.fail[key] = deque([403] * 50)
+    with pytest.raises(StorageError, match=r"^s3://b/f/a\.wav: .*; give the keys the right to it, then ") as caught:
+        read_recording(ref)
+    assert "\n" not in str(caught.value)
+    assert len(s3.fail["f/a.wav"]) == 49
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ExpiredToken", "give valid keys"),
+        ("InvalidToken", "give valid keys"),
+        ("InvalidAccessKeyId", "give valid keys"),
+        ("SignatureDoesNotMatch", "give valid keys"),
+        ("NoSuchBucket", "once it is back"),
+    ],
+)
+def test_keys_that_are_not_valid_any_more_concern_the_store_whatever_was_read_before(
+    s3: SmallS3, code: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.objects = {"f/a.wav": b"A", "f/b.wav": b"B"}
+    ref, other = refs_of("s3://b/f")
+    read_recording(other)
+    monkeypatch.setitem(small_s3.CODES, 403, code)
+    s3.fail["f/a.wav"] = deque([403] * 50)
+    with pytest.raises(StorageError, match=rf"^s3://b/f/a\.wav: [^\n]*; {message}"):
+        read_recording(ref)
+    assert len(s3.fail["f/a.wav"]) == 49
+
+
+def test_an_object_in_cold_storage_is_missing_and_the_store_is_not(
+    s3: SmallS3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s3.objects = {"f/a.wav": b"A"}
+    (ref,) = refs_of("s3://b/f")
+    monkeypatch.setitem(small_s3.CODES, 403, "InvalidObjectState")
+    s3.fail["f/a.wav"] = deque([403])
+    with pytest.raises(BadRecording, match="missing_file"):
+        read_recording(ref)
+
+
+def test_a_listing_that_the_store_refuses_is_no_mistake_in_the_settings(s3: SmallS3) -> None:
+    s3.objects = {"f/a.wav": b"A"}
+    s3.fail[""] = deque([403] * 50)
+    with pytest.raises(StorageError, match=r"^s3://b/f.*; give the keys the right to it"):
+        refs_of("s3://b/f/*.wav")
+
+
+@pytest.mark.parametrize("uri", ["s3://b/x.wav", "https://127.0.0.1:9/x.wav", "http://no-such-host.invalid/x.wav"])
+def test_a_source_that_does_not_answer_is_no_mistake_in_the_settings(
+    s3: SmallS3, uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    with pytest.raises(StorageError, match=rf"^{uri}: [^\n]*; once it answers again"):
+        refs_of(uri, format="files")
 
 
 def test_an_object_that_shrank_has_changed(s3: SmallS3) -> None:
@@ -239,7 +310,7 @@ def test_transient_errors_are_retried_and_then_raised(monkeypatch: pytest.Monkey
     assert remote.ask(call, "x") == "done"
     assert patience.retries["ConnectionResetError"] == before + 1
     errors.extend(ConnectionResetError(104, "reset by peer") for _ in range(remote.ATTEMPTS))
-    with pytest.raises(UnreachableError, match=r"^x: reset by peer$"):
+    with pytest.raises(StorageError, match=r"^x: reset by peer; once it answers again, the same command goes on$"):
         remote.ask(call, "x")
 
 
@@ -264,18 +335,60 @@ def test_a_dead_web_server_costs_its_own_recordings_and_does_not_end_the_run(mon
 
     with pytest.raises(BadRecording, match=r"missing_file: https://example\.org/a\.wav: no answer, 7 times"):
         remote.ask(call, "https://example.org/a.wav")
-    with pytest.raises(UnreachableError):
+    with pytest.raises(StorageError):
         remote.ask(call, "s3://bucket/a.wav")
 
 
 def test_a_disk_that_fails_is_not_a_missing_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
+    with (
+        Path("/proc/self/mem").open("rb", buffering=0) as fails,  # its first page is no memory of this process
+        pytest.raises(StorageError, match=r"^/mnt/nfs/a\.wav: Input/output error; once it is back"),
+    ):
+        remote.ask(lambda: fails.read(10), "/mnt/nfs/a.wav")
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.ENOTCONN])
+def test_a_mount_that_fails_is_not_a_missing_file(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.0)
 
     def call() -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        raise OSError(number, os.strerror(number))
 
-    with pytest.raises(UnreachableError, match="Input/output error"):
+    with pytest.raises(StorageError, match=rf"^/mnt/nfs/a\.wav: {os.strerror(number)}; once it is back"):
         remote.ask(call, "/mnt/nfs/a.wav")
+
+
+@pytest.mark.parametrize("ending", ["renamed", "empty", "one file deleted"])
+def test_a_folder_that_was_read_and_is_gone_is_no_missing_file(tmp_path: Path, ending: str) -> None:
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / name).write_bytes(b"1")
+    assert remote.read_file(f"{folder}/a") == b"1"
+    if ending == "renamed":
+        folder.rename(tmp_path / "elsewhere")
+    for name in ("a", "b") if ending == "empty" else ("b",) if ending == "one file deleted" else ():
+        (folder / name).unlink()
+    kind = BadRecording if ending == "one file deleted" else StorageError
+    with pytest.raises(kind, match="missing_file" if kind is BadRecording else rf"^{folder}: .* once it is back"):
+        remote.read_file(f"{folder}/b")
+
+
+@pytest.mark.parametrize("place", ["", "/*.wav", "/**.wav", "/a.wav"])
+@pytest.mark.parametrize("ending", ["there", "renamed", "empty"])
+def test_the_root_of_a_source_tells_whether_its_mount_is_there(tmp_path: Path, place: str, ending: str) -> None:
+    root = tmp_path / "mount"
+    root.mkdir()
+    if ending != "empty":
+        (root / "a.wav").write_bytes(b"1")
+    if ending == "renamed":
+        root.rename(tmp_path / "elsewhere")
+    if ending == "there":
+        check_root(f"{root}{place}")
+    else:
+        with pytest.raises(StorageError, match=rf"^{root}.*: the source is (gone|empty); once it is back"):
+            check_root(f"{root}{place}")
 
 
 @pytest.mark.parametrize("offset", [None, 1000])

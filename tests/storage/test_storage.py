@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import pickle
+import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.config import ConfigError, StorageConfig
-from pipeline.storage.base import Storage, apply, in_order, open_storage, race_probe
+from pipeline.storage.base import ABANDONED_SECONDS, Storage, apply, in_order, open_storage, race_probe
+from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.scratch import scratch_folder
 
 
 def test_plain_paths_and_file_uris_are_local(tmp_path: Path) -> None:
@@ -143,3 +148,62 @@ def test_the_storage_section_takes_precedence_over_the_environment(monkeypatch: 
     assert os.environ["AWS_DEFAULT_REGION"] == os.environ["AWS_REGION"] == "eu-1"
     assert os.environ["AWS_PROFILE"] == "ours"
     assert "AWS_ACCESS_KEY_ID" not in os.environ
+
+
+def test_what_killed_processes_left_is_deleted_by_age_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a put, the folders of a publication, probes, scratch folders; those of running processes stay."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    mine = tmp_path / "temporary/fullcanvas-mine"
+    mine.mkdir()
+    storage = open_storage(str(tmp_path / "out"))
+    places = []
+    for name in ("old", "new"):
+        storage.put(f"_run/probe-{name}", b"")
+        with scratch_folder("dry-") as scratch:
+            places.append(scratch)
+        assert not scratch.exists()
+        scratch.mkdir()  # as a killed process leaves it
+        (scratch / "part").touch()
+        for place in (tmp_path / "out/.tmp" / name, tmp_path / f"out/.tmp/put-{name}", tmp_path / "out/_run" / name):
+            place.mkdir(parents=True)
+            (place / "file").touch()
+    old = [*tmp_path.glob("out/.tmp/*old"), *tmp_path.glob("out/_run/*old"), places[0], mine]
+    for path in [inner for place in old for inner in (place, *place.rglob("*"))]:
+        os.utime(path, (time.time() - ABANDONED_SECONDS - 60,) * 2)
+    open_storage(str(tmp_path / "out"), create=False)
+    assert len(list((tmp_path / "out/.tmp").iterdir())) == 4  # reading deletes nothing
+    open_storage(str(tmp_path / "out"))
+    assert sorted(path.name for path in (tmp_path / "out/.tmp").iterdir()) == ["new", "put-new"]
+    assert list(storage.list("_run/probe-")) == ["_run/probe-new"]
+    assert [place.exists() for place in places] == [False, True]
+    assert mine.exists()
+    assert storage.exists("_run/old/file")
+
+
+def test_an_output_that_disappears_is_not_made_again_elsewhere(tmp_path: Path) -> None:
+    """What would be written below a mount that is gone, or read as missing there, would be lost."""
+    storage = open_storage(str(tmp_path / "out"))
+    storage.put("commits/aa/unit.json", b"{}")
+    again = pickle.loads(pickle.dumps(storage))
+    (tmp_path / "out").rename(tmp_path / "moved")
+    calls: list[Callable[[Storage], object]] = [
+        lambda out: out.put("commits/bb/unit.json", b"{}"),
+        lambda out: out.put_if_absent("commits/bb/unit.json", b"{}"),
+        lambda out: out.get("commits/aa/unit.json"),
+        lambda out: out.open("commits/aa/unit.json"),
+        lambda out: out.exists("commits/aa/unit.json"),
+        lambda out: list(out.list("commits/")),
+        lambda out: list(out.list("")),
+        lambda out: out.scratch().__enter__(),
+    ]
+    for opened in (storage, again):
+        for call in calls:
+            with pytest.raises(StorageError, match=rf"^{tmp_path}/out: the directory.* is gone; once it is back"):
+                call(opened)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "moved").rename(tmp_path / "out")
+    assert storage.put_if_absent("commits/bb/unit.json", b"{}")
+    assert list(storage.list("commits/")) == ["commits/aa/unit.json", "commits/bb/unit.json"]

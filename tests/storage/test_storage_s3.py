@@ -17,6 +17,7 @@ import pytest
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage import objects, patience, ranges
 from pipeline.storage.base import Storage, open_storage, race_probe
+from pipeline.storage.errors import StorageError
 from pipeline.storage.objects import ObjectStorage
 from tests.support.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.support.faults import Faults, faults_before
@@ -273,11 +274,11 @@ def test_a_gateway_that_dies_and_comes_back_loses_nothing(ceph: Ceph, storage: S
 def test_output_errors_are_in_one_line_without_secrets(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
 
-    def message(uri: str) -> str:
-        with pytest.raises(ConfigError) as error:
+    def message(uri: str, kind: type[Exception] = ConfigError) -> str:
+        with pytest.raises(kind) as error:
             open_storage(uri)
         text = str(error.value)
-        assert text.startswith(f"output.uri: {uri}: ")
+        assert text.startswith(f"output.uri: {uri}" if kind is ConfigError else uri)
         assert "\n" not in text
         assert SECRET_KEY not in text
         return text
@@ -287,10 +288,13 @@ def test_output_errors_are_in_one_line_without_secrets(bucket: str, monkeypatch:
     assert "Invalid bucket name" in message("s3://not a bucket/out")
     with monkeypatch.context() as patch:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "wrong" + SECRET_KEY)
-        assert "SignatureDoesNotMatch" in message(bucket)
+        assert "SignatureDoesNotMatch" in message(bucket, StorageError)
     with monkeypatch.context() as patch:
         patch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-        assert "no answer from 127.0.0.1:1" in message(bucket)
+        assert "no answer from 127.0.0.1:1: the connection is refused; " in message(bucket, StorageError)
+    with monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", "http://no-such-host.invalid")
+        assert "no answer from no-such-host.invalid: the name of the host is unknown; " in message(bucket, StorageError)
     with monkeypatch.context() as patch:
         patch.delenv("AWS_ACCESS_KEY_ID")
         patch.delenv("AWS_SECRET_ACCESS_KEY")

@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple, cast
 
 from pipeline.config import ConfigError
-from pipeline.schemas import BadRecording, UnreachableError
+from pipeline.schemas import BadRecording
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.listing import File
+from pipeline.storage.errors import StorageError
 
 MAX_QUOTED_LINES = 64  # lines that one quoted CSV cell may have; beyond them its opening quote is a mistake
 
@@ -167,7 +168,7 @@ def _lines(file: File) -> Iterator[Line]:
                     yield line, _bad(file, line, f"not UTF-8 at byte {err.start}")
     except BadRecording as err:
         yield line + 1, err
-    except UnreachableError:
+    except StorageError:
         raise
     except EOFError:
         yield line + 1, BadRecording("truncated_archive", f"{file.uri}:{line + 1}: the gzip stream ends too early")

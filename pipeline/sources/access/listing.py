@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording
 from pipeline.sources.access import names, remote
+from pipeline.storage.errors import failure, storage_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +45,13 @@ def list_files(uri: str) -> Iterator[File]:
     """Yield the files in a stable order, folder by folder. Hidden files are left out, links are followed.
 
     Memory: one local folder, or one page of an object store. Raises ConfigError if nothing is there, if nothing matches
-    or, perhaps late, if a folder cannot be listed.
+    or, perhaps late, if a folder cannot be listed; StorageError if the store or the mount is out of reach.
     """
     fs, path = remote.open_fs(uri)
     try:
         yield from _list(fs, path, uri)
     except remote.network_errors(ValueError, LookupError) as err:
-        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+        raise remote.listing_failure(err, uri) from None
     except BadRecording as err:
         raise ConfigError(f"source.uri: {err.detail}") from None
 
@@ -67,7 +68,7 @@ def list_folder(uri: str) -> tuple[list[File], list[str]] | None:
             return None
         entries = sorted(entry for entry in _entries(fs, path, uri) if not entry[0].rpartition("/")[2].startswith("."))
     except remote.network_errors(ValueError, LookupError) as err:
-        raise ConfigError(f"source.uri: {uri}: {remote.one_line(err)}") from None
+        raise remote.listing_failure(err, uri) from None
     except BadRecording as err:
         raise ConfigError(f"source.uri: {err.detail}") from None
     files = [
@@ -86,6 +87,34 @@ def find_file(uri: str) -> File | None:
     except BadRecording:
         return None
     return _named(fs, path, info, uri) if info and info["type"] == "file" else None
+
+
+def absolute(uri: str) -> str:
+    """Return source.uri as it is for every process: a local path becomes absolute."""
+    fs, path = remote.open_fs(uri)
+    return remote.uri_of(fs, path, uri) if remote.is_local(fs) else uri
+
+
+def check_root(uri: str) -> None:
+    """Raise StorageError if the root of source.uri, on a local disk, a mount or a web server, is not there any more.
+
+    The stores of other schemes say themselves whether one object or all of them are out of reach.
+    """
+    address = uri.rpartition("::")[2]
+    if "://" in address and not address.startswith(("file://", "http://", "https://")):
+        return
+    fs, path = remote.open_fs(address)
+    root = names.literal_prefix(path).rpartition("/")[0] or "/" if names.has_magic(path) else path
+    address = remote.uri_of(fs, root, address)
+    try:
+        info = remote.ask(lambda: _info(fs, root), address)
+        is_folder = remote.is_local(fs) and info is not None and info["type"] == "directory"
+        empty = is_folder and next(os.scandir(root), None) is None
+    except (BadRecording, OSError) as err:
+        what = err.detail.removeprefix(f"{address}: ") if isinstance(err, BadRecording) else remote.one_line(err)
+        raise storage_error(err) or failure(address, what, "gone" if remote.is_local(fs) else "unreachable") from None
+    if info is None or empty:
+        raise failure(address, "the source is gone" if info is None else "the source is empty", "gone")
 
 
 def check_version(uri: str, planned: str) -> None:
@@ -196,7 +225,7 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
             with os.scandir(folder) as scanned:
                 entries = sorted(scanned, key=lambda entry: entry.name)
         except OSError as err:
-            raise ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(err)}") from None
+            raise _unlisted(folder, err) from None
         folders = []
         for entry in entries:
             if _is_folder(entry):
@@ -208,6 +237,13 @@ def _walk_local(root: str, depth: int | None) -> Iterator[tuple[str, int, str]]:
                 yield _text(entry.path), *_stat(entry)
         if depth is None or level < depth:
             stack.extend(reversed(folders))
+
+
+def _unlisted(folder: str, error: OSError) -> Exception:
+    """The error of a local folder that was there and cannot be listed."""
+    if isinstance(error, FileNotFoundError):
+        return failure(_text(folder), "it is gone while the source is listed", "gone")
+    return storage_error(error) or ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(error)}")
 
 
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
@@ -280,8 +316,10 @@ def _info(fs: Any, path: str) -> dict[str, Any] | None:
             kind = "directory" if S_ISDIR(status.st_mode) else "file" if S_ISREG(status.st_mode) else "other"
             return {"type": kind, "size": status.st_size, "mtime": status.st_mtime_ns}
         return dict(fs.info(path))
-    except (FileNotFoundError, NotADirectoryError):
-        return None
+    except (FileNotFoundError, NotADirectoryError) as err:
+        if remote.is_absent(err):
+            return None
+        raise
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

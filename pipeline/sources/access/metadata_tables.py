@@ -12,6 +12,7 @@ from pipeline.schemas import BadRecording
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.lines import Row, read_manifest, read_table
 from pipeline.sources.access.listing import File, find_file
+from pipeline.storage.errors import StorageError
 
 NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 REMOTE_DEPTH, REMOTE_FOLDERS = 2, 64  # of a store only so many folders are searched: each costs three requests
@@ -107,6 +108,8 @@ def _piped_columns(file: File) -> tuple[str, ...]:
     try:
         with remote.open_stream(file.uri) as stream:
             first = stream.readline(fields.MAX_TEXT_BYTES).decode("utf-8-sig", "replace")
+    except StorageError:
+        raise
     except OSError as err:
         raise ConfigError(f"source.uri: {file.uri}: {remote.one_line(err)}") from None
     cells = first.split("|")

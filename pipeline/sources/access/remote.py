@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import posixpath
 import sys
 from collections.abc import Callable, Mapping
@@ -15,7 +16,9 @@ from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ConfigError, public
-from pipeline.schemas import BadRecording, UnreachableError
+from pipeline.schemas import BadRecording
+from pipeline.sources.access import witness
+from pipeline.storage.errors import StorageError, failure, kind_of, storage_error
 from pipeline.storage.patience import Failure, patiently
 from pipeline.storage.ranges import Ranges, Slice, buffered
 
@@ -96,7 +99,7 @@ def read_file(uri: str, size: int = 0) -> bytes:
             raise BadRecording("too_large", f"{uri}: {expected:,} bytes; the limit is {MAX_RECORDING_BYTES:,}")
         return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
 
-    return ask(fetch, uri)
+    return _read(fetch, uri)
 
 
 def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
@@ -116,13 +119,13 @@ def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | Bi
 def read_range(uri: str, start: int, end: int) -> bytes:
     """Read the bytes from start to end, fewer where the file ends before.
 
-    Raises BadRecording("missing_file") if the file is not there or may not be read. Raises UnreachableError if the
-    store does not answer any more: that is no recording's fault, so it must end the run.
+    Raises BadRecording("missing_file") if the file is not there or may not be read. Raises StorageError if its store
+    does not answer any more or refuses the keys, or if its mount is gone: no recording is at fault.
     """
     if end <= start:
         return b""
     fs, path = _open(uri)
-    data = ask(lambda: fs.cat_file(path, start=start, end=end), uri)
+    data = _read(lambda: fs.cat_file(path, start=start, end=end), uri)
     return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send the whole file
 
 
@@ -133,12 +136,12 @@ def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
     """
     fs, path = _open(uri)
     if is_local(fs):
-        return cast(BinaryIO, ask(lambda: fs.open(path, "rb"), uri))
+        return buffered(_LocalFile(_read(lambda: open(path, "rb", buffering=0), uri), uri), io.DEFAULT_BUFFER_SIZE)  # noqa: PTH123
     info = ask(lambda: fs.info(path), uri)
     if info.get("type") != "file":
         raise BadRecording("missing_file", f"{uri}: not a file")
     if info.get("size") is None:  # a web server that does not say: read all of it
-        return io.BytesIO(ask(lambda: fs.cat_file(path), uri))
+        return io.BytesIO(_read(lambda: fs.cat_file(path), uri))
     return buffered(Ranges(partial(read_range, uri), int(info["size"])), ahead_bytes)
 
 
@@ -147,16 +150,95 @@ def ask(call: Callable[[], T], uri: str) -> T:
     return patiently(call, lambda error: _judge(error, uri), ATTEMPTS)
 
 
-def _judge(error: Exception, uri: str) -> Failure | None:
-    """Say what an error of a file system means for the recording at `uri`, or for its store."""
+def listing_failure(error: BaseException, uri: str) -> Exception:
+    """Return why a listing ends: StorageError if the store or the mount fails, else ConfigError about source.uri."""
+    error, line = _cause(error), one_line(error)
+    judged = _judge(error, uri)
+    broken = judged.error if judged else None
+    if judged and _on_web(uri):
+        forbidden = _answer(error)[0] in (401, 403)
+        if forbidden or not is_missing(error):
+            broken = failure(uri, line, "denied" if forbidden else "unreachable")
+    if not isinstance(broken, StorageError) or type(error).__name__ in _CREDENTIALS:
+        return ConfigError(f"source.uri: {public(uri)}: {line}")
+    if broken.kind == "gone" and "://" in uri:  # there is no such bucket
+        return ConfigError(f"source.uri: {str(broken).partition('; ')[0]}")
+    return broken
+
+
+class _LocalFile(Ranges):
+    """An open local file. Its errors are those of `read_range`, also where a mount disappears below it."""
+
+    def __init__(self, file: io.FileIO, uri: str) -> None:
+        super().__init__(self._range, os.fstat(file.fileno()).st_size)
+        self._file, self._uri = file, uri
+
+    def _range(self, start: int, end: int) -> bytes:
+        return ask(lambda: os.pread(self._file.fileno(), end - start, start), self._uri)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def _read(call: Callable[[], T], uri: str) -> T:
+    """Do what `ask` does, and remember that this file could be read."""
+    got = ask(call, uri)
+    witness.remember(uri)
+    return got
+
+
+def _judge(error: BaseException, uri: str) -> Failure | None:
+    """Say what an error of a file system means: for the recording at `uri`, or for its whole store."""
     if not isinstance(error, network_errors()):
         return None
+    error = _cause(error)
     line, name = one_line(error), type(error).__name__
-    if is_missing(error):
+    if isinstance(error, StorageError):
+        return Failure(error, None)
+    if broken := storage_error(error):
+        return Failure(failure(uri, line, broken.kind), name)
+    kind = None if _on_web(uri) else kind_of(*_answer(error))
+    if kind == "denied" and witness.still_readable(uri, network_errors()):
         return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
-    if uri.startswith(("http://", "https://")):  # a manifest may name many hosts, and the others may answer
+    if kind or name in _CREDENTIALS:
+        return Failure(failure(uri, line, kind or "keys"), None)
+    if is_missing(error):
+        if folder := witness.lost_folder(uri):
+            return Failure(failure(folder, "it has been read before, and is gone or empty now", "gone"), None)
+        return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
+    if _on_web(uri):  # a manifest may name many hosts, and the others may answer
         return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), name)
-    return Failure(UnreachableError(f"{public(uri)}: {line}"), None if name in _CREDENTIALS else name)
+    return Failure(failure(uri, line, "unreachable"), name)
+
+
+def _on_web(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error of the network behind a FileNotFoundError: fsspec says so of a web server that is silent."""
+    cause = error.__cause__
+    is_hidden = isinstance(error, FileNotFoundError) and isinstance(cause, network_errors())
+    return cause if is_hidden and cause and _answer(cause)[0] not in (404, 410) else error
+
+
+def is_absent(error: BaseException) -> bool:
+    """Return whether the store says that nothing is there, and not only that it cannot be asked."""
+    return isinstance(_cause(error), FileNotFoundError | NotADirectoryError)
+
+
+def _answer(error: BaseException) -> tuple[int | None, str]:
+    """Return HTTP status and error code of a store's answer, from the error or its cause; (None, "") without them."""
+    for err in filter(None, (error, error.__cause__)):
+        response = getattr(err, "response", None)
+        if isinstance(response, dict):  # botocore
+            status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            return status, str(response.get("Error", {}).get("Code", ""))
+        for name in ("status", "status_code", "code"):  # aiohttp, azure, gcsfs
+            if isinstance(status := getattr(err, name, None), int):
+                return status, str(getattr(err, "error_code", None) or "")
+    return None, ""
 
 
 def network_errors(*more: type[BaseException]) -> tuple[type[BaseException], ...]:
@@ -170,6 +252,8 @@ def is_missing(err: BaseException) -> bool:
     status = getattr(err, "status", None)  # aiohttp
     if isinstance(status, int):
         return 400 <= status < 500 and status not in (408, 429)
+    if type(err).__name__ == "ParamValidationError":  # botocore: an address that no store can have
+        return True
     return isinstance(err, _MISSING) or (isinstance(err, OSError) and err.errno in _MISSING_ERRNO)
 
 

@@ -1,0 +1,58 @@
+"""Private folders on this machine for files on their way. What a killed process leaves, a later one removes."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "fullcanvas-scratch-"  # of their names, in the system's folder for temporary files
+
+
+@contextlib.contextmanager
+def scratch_folder(purpose: str = "") -> Iterator[Path]:
+    """Make a folder, which is removed at the end of the block. purpose: a part of its name."""
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}") as folder:
+        yield Path(folder)
+
+
+def sweep_scratch(older_than_seconds: float) -> int:
+    """Remove the folders of killed processes in which nothing has changed for so long. Returns how many.
+
+    Those of other users stay.
+    """
+    return sweep_folder(Path(tempfile.gettempdir()), older_than_seconds, prefix=PREFIX)
+
+
+def sweep_folder(folder: Path, older_than_seconds: float, *, prefix: str = "") -> int:
+    """Remove what `folder` contains under names with this prefix, unless something in it changed in that time."""
+    swept = 0
+    with contextlib.suppress(OSError):  # there is no such folder
+        for entry in list(folder.glob(f"{prefix}*")):
+            if not entry.is_symlink() and time.time() - _last_change(entry) > older_than_seconds:
+                _remove(entry)
+                swept += not entry.exists()
+    return swept
+
+
+def _last_change(path: Path) -> float:
+    """Time of the last change of a file, or of anything in a folder; now, if that cannot be read."""
+    newest = 0.0
+    try:
+        for inner in (path, *path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                newest = max(newest, inner.lstat().st_mtime)
+    except OSError:
+        return time.time()
+    return newest or time.time()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
