@@ -19,6 +19,7 @@ settings.load_profile("fullcanvas")
 
 # Whole runs and kills: minutes of waiting. They come first, so that no process of `make test` is left alone with one.
 LONG = (
+    "store_fails",
     *("kill_s3", "two_drivers_s3", "kill", "evaluate_self", "distributed", "cluster_submit", "suspects", "chain"),
     *("jobs", "source_runs", "exactly_once_s3", "engine_steady", "storage_s3", "demo", "throughput_bench", "cluster"),
     *("bad_audio_run", "pieces", "commit"),

@@ -106,6 +106,14 @@ class Ceph:
         self._processes["client.rgw"].kill()
         self._processes.pop("client.rgw").wait()
 
+    def revoke_key(self) -> None:
+        """Take the key of the test user away, as somebody who replaces keys does. `give_key` gives it back."""
+        self._tool("radosgw-admin", "key", "rm", "--uid=test", f"--access-key={ACCESS_KEY}")
+
+    def give_key(self) -> None:
+        keys = (f"--access-key={ACCESS_KEY}", f"--secret-key={SECRET_KEY}")
+        self._tool("radosgw-admin", "key", "create", "--uid=test", "--key-type=s3", *keys)
+
     def stop(self) -> None:
         for process in self._processes.values():
             process.kill()

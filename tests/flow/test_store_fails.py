@@ -1,0 +1,105 @@
+"""A source or a store that fails while a job runs: exit code 3, one line, no dead letter; the same command goes on."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.output.attempts import ENDED, PREFIX
+from pipeline.storage.base import open_storage
+from tests.flow.test_kill import start
+from tests.support.archives import archive, arguments
+from tests.support.bucket_runs import check_exact, committed, upload, words_for
+from tests.support.ceph import Ceph
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+RECORDINGS = 60
+ONE_BY_ONE = ["plan.unit_recordings=1", "compute.canvases=4", "denoise.max_steps=16"]
+
+
+def wait_for(output: str, units: int, driver: subprocess.Popen[bytes], log: Path) -> None:
+    """Until so many units are committed."""
+    deadline = time.monotonic() + 300
+    while committed(output) < units:
+        assert driver.poll() is None, log.read_text()[-3000:]
+        assert time.monotonic() < deadline, log.read_text()[-3000:]
+        time.sleep(0.05)
+
+
+def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:
+    """The exit code of a job, and what it has written."""
+    try:
+        code = driver.wait(timeout=300)
+    finally:
+        driver.kill()
+    return code, log.read_text()
+
+
+def test_a_mount_that_vanishes_and_stops_of_the_job_are_no_recordings_fault(
+    tmp_path: Path, small_model_dir: Path
+) -> None:
+    source, output = archive(tmp_path / "in", RECORDINGS), tmp_path / "out"
+    words = [*arguments(source, output, small_model_dir), *ONE_BY_ONE]
+    output.mkdir()
+    storage = open_storage(str(output))
+
+    driver = start(words, tmp_path / "stopped")
+    wait_for(str(output), 2, driver, tmp_path / "stopped")
+    driver.send_signal(signal.SIGTERM)
+    assert ended(driver, tmp_path / "stopped")[0] == 143
+    (run,) = (key.removeprefix(ENDED) for key in storage.list(ENDED))
+    assert all(f"-{run}-" in marker for marker in storage.list(PREFIX))
+
+    driver = start(words, tmp_path / "vanished")
+    wait_for(str(output), committed(str(output)) + 2, driver, tmp_path / "vanished")
+    source.rename(tmp_path / "elsewhere")
+    code, text = ended(driver, tmp_path / "vanished")
+    assert code == 3, text
+    assert "Traceback" not in text
+    assert text.rstrip().splitlines()[-1].startswith(f"{source}: ")
+    assert text.rstrip().endswith("; once it is back (mounted, restored), the same command goes on")
+    assert 4 <= committed(str(output)) < RECORDINGS
+    again = start(words, tmp_path / "still")  # it says so before Ray starts
+    assert ended(again, tmp_path / "still")[0] == 3
+
+    (tmp_path / "elsewhere").rename(source)
+    code, text = ended(start(words, tmp_path / "whole"), tmp_path / "whole")
+    assert code == 0, text
+    assert "crashed its process" not in text
+    assert pq.read_table(output / "dead_letters").num_rows == 0
+    rows = pq.read_table(output / "transcripts", columns=["recording_id"])["recording_id"].to_pylist()
+    assert set(rows) == {f"r{number:03d}.wav" for number in range(RECORDINGS)}
+    assert json.loads(storage.get("_run/accounting.json"))["closed"]
+    assert [*storage.list(PREFIX), *storage.list(ENDED)] == []
+
+
+def test_a_key_that_is_revoked_while_the_job_runs_costs_nothing(
+    ceph: Ceph, bucket: str, tmp_path: Path, small_model_dir: Path
+) -> None:
+    source = upload(bucket, tmp_path / "in", RECORDINGS)
+    words = [*words_for(source, bucket, small_model_dir), *ONE_BY_ONE[1:]]
+    driver = start(words, tmp_path / "revoked")
+    wait_for(bucket, 3, driver, tmp_path / "revoked")
+    ceph.revoke_key()
+    try:
+        code, text = ended(driver, tmp_path / "revoked")
+        assert code == 3, text
+        assert "Traceback" not in text
+        assert "InvalidAccessKeyId" in text.rstrip().splitlines()[-1]
+        assert text.rstrip().endswith("; give valid keys, then the same command goes on")
+        again, text = ended(start(words, tmp_path / "still"), tmp_path / "still")
+        assert again == 3, text
+        assert "InvalidAccessKeyId" in text
+    finally:
+        ceph.give_key()
+    assert 3 <= committed(bucket) < RECORDINGS
+    code, text = ended(start(words, tmp_path / "whole"), tmp_path / "whole")
+    assert code == 0, text
+    check_exact(bucket, RECORDINGS)
+    assert json.loads(open_storage(bucket, create=False).get("_run/accounting.json"))["recordings_dead_lettered"] == 0
