@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import multiprocessing
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pipeline.planning.plan import BASE, todo, write_plan
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Position, WorkUnit, piece_row
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.errors import StorageError
 from tests.support.archives import archive, settings
 
 UNIT = "5" * 16
@@ -139,3 +142,67 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
     before = MAX_ATTEMPTS if end == "dies" else 1
     assert lives[:before] == [[[0, False]]] * before
     assert lives[before:] == [[[0, False], [1, True]]] * (MAX_ATTEMPTS + 1 - before)
+
+
+def hanging(config: RunConfig, hang: Callable[[], object], mark: Callable[[str], object] | None = None) -> int:
+    """The exit code of a process whose decoder calls `hang`. mark: instead of the writing of its last markers."""
+    table = unit(config)
+    config = config.model_copy(
+        update={"compute": config.compute.model_copy(update={"unit_timeout_seconds": 1.0})},
+    )
+
+    def life() -> None:
+        made = decoder(config)
+
+        def pieces(*_: Any) -> Iterator[dict[str, Any]]:
+            hang()
+            yield {}
+
+        made.stage.pieces = pieces  # type: ignore[method-assign]
+        made.attempts.condemn = mark or made.attempts.condemn  # type: ignore[method-assign]
+        list(made(table))
+
+    process = multiprocessing.get_context("fork").Process(target=life)
+    process.start()
+    process.join(60)
+    is_alive = process.is_alive()
+    process.kill()
+    process.join()
+    assert not is_alive
+    return process.exitcode or 0
+
+
+@pytest.mark.parametrize("store", ["fails", "hangs"])
+def test_a_decoder_that_hangs_is_ended_whatever_its_store_does(
+    config: RunConfig, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.flow.guard.MARKER_SECONDS", 0.5)
+    output = Path(config.output.uri)
+
+    def hang() -> None:
+        if store == "fails":
+            output.rename(output.with_name("gone"))
+        time.sleep(600)
+
+    assert hanging(config, hang, (lambda _: time.sleep(600)) if store == "hangs" else None) == 1
+
+
+def test_native_code_that_hangs_with_pythons_lock_is_ended(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread of Python runs then, so no timer of Python either."""
+    monkeypatch.setattr("pipeline.flow.guard.MARKER_SECONDS", 0.5)
+    assert hanging(config, lambda: re.match(r"(a+)+$", "a" * 64 + "b")) == 1
+
+
+def test_a_store_that_fails_is_not_the_fault_of_a_unit(config: RunConfig, storage: Storage) -> None:
+    """It ends the run, and no later attempt is made with a marker of this one."""
+    made = decoder(config)
+    table = unit(config)
+
+    def pieces(*_: Any) -> Iterator[dict[str, Any]]:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected", "/out/x")
+        yield {}
+
+    made.stage.pieces = pieces  # type: ignore[method-assign]
+    with pytest.raises(StorageError, match=r"^/out/x: Transport endpoint is not connected; once it is back"):
+        list(made(table))
+    assert list(storage.list(PREFIX)) == []
