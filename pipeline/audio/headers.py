@@ -14,6 +14,7 @@ MAX_CHANNELS = 32
 
 MAGIC = (
     *(b"RIFF", b"RF64", b"riff", b"fLaC", b"OggS", b"ID3", b"FORM", b".snd", b"caff", b"#!AMR", b"FLV\x01", b"NIST_1A"),
+    *(b"TTA1", b"wvpk", b"MAC ", b"MPCK", b"MP+", b"\x00\x00\x01\xba"),  # the last one is an MPEG program stream
     b"\x1aE\xdf\xa3",  # Matroska
     b"\x30\x26\xb2\x75",  # ASF
     *(b"\x0b\x77", b"\xff\xf1", b"\xff\xf9"),  # AC-3, AAC in ADTS

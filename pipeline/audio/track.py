@@ -31,17 +31,18 @@ from pipeline.schemas import SAMPLE_RATE, BadAudio, BadRecording
 # Only these demuxers and decoders run. Playlists (hls, dash, concat, sdp ...) do not: they open files and addresses.
 FORMATS = (
     "wav,w64,aiff,au,caf,flac,ogg,mp3,aac,mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,asf,"
-    "amr,amrnb,amrwb,mpegts,mpeg,avi,flv,ac3,eac3,nistsphere"
+    "amr,amrnb,amrwb,mpegts,mpeg,avi,flv,ac3,eac3,dts,nistsphere,ape,wv,tta,voc,gsm,dss,mpc,mpc8"
 )
 CODECS = (
     "pcm_s8,pcm_u8,pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_s64le,pcm_f32le,pcm_f32be,"
     "pcm_f64le,pcm_f64be,pcm_mulaw,pcm_alaw,adpcm_ima_wav,adpcm_ima_qt,adpcm_ms,adpcm_swf,adpcm_yamaha,flac,alac,"
     "mp1float,mp2,mp2float,mp3,mp3float,aac,aac_latm,opus,libopus,vorbis,amrnb,amrwb,libopencore_amrnb,"
-    "libopencore_amrwb,wmav1,wmav2,wmapro,wmavoice,ac3,eac3,gsm,gsm_ms,speex,g722,g726,nellymoser"
+    "libopencore_amrwb,wmav1,wmav2,wmapro,wmavoice,ac3,eac3,dca,gsm,gsm_ms,speex,g722,g726,nellymoser,ape,wavpack,tta,"
+    "dss_sp,mpc7,mpc8"
 )
 OPTIONS = {"format_whitelist": FORMATS, "codec_whitelist": CODECS, "protocol_whitelist": "none"}
 # Containers whose declared duration is that of the audio, and how much of it may be the delay of an encoder.
-TRACK_DURATION = {"flac", "aiff", "au", "ogg", "nistsphere", "mov,mp4,m4a,3gp,3g2,mj2", "asf"}
+TRACK_DURATION = {"flac", "aiff", "au", "ogg", "nistsphere", "mov,mp4,m4a,3gp,3g2,mj2", "asf", "tta", "wv", "ape"}
 CODEC_DELAY_SECONDS = 0.25
 # Containers whose time stamps may leave gaps on purpose (a recorder on pause, silence that was not sent). A gap is
 # filled with silence, so that times stay those of the recording. In ogg, flac and asf a gap is damage; in others it

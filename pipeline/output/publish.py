@@ -34,7 +34,7 @@ from pipeline.output.commit import DUPLICATE, SCHEMAS, collect_garbage, committe
 from pipeline.output.rounds import Results, current_results, planned_now
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import PlannedUnit
-from pipeline.planning.plan import plan_names, read_fingerprint, read_plan
+from pipeline.planning.plan import ignored_files, plan_names, read_fingerprint, read_plan
 from pipeline.planning.update import last_changes
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, WorkUnit
 from pipeline.storage.base import OutputError, Replacement, Storage, clear_abandoned, in_order, read_json
@@ -174,7 +174,12 @@ def _publish_once(
     if overtaken():
         raise _Overtaken
     written = dead_letters.versions | transcripts.versions
-    summary = _summary(tally) | {"plans": len(names), "source_changes": asdict(last_changes(storage))} | notes
+    summary = (
+        _summary(tally)
+        | {"ignored_files": ignored_files(storage)}
+        | {"plans": len(names), "source_changes": asdict(last_changes(storage))}
+        | notes
+    )
     storage.put(SUMMARY, _as_json(summary))
     storage.put(PUBLISHED, _as_json(written))
     if _versions(storage) != written:

@@ -19,6 +19,7 @@ from pipeline.schemas import SAMPLE_RATE
 
 LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
 TABLE_ROWS = 40
+EXTENSIONS = 6  # shown in the summary line
 NAME_WIDTH, TEXT_WIDTH = 32, 62
 
 
@@ -130,6 +131,7 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         ", ".join(f"{reason} {count}" for reason, count in summary.get(name, {}).items())
         for name in ("dead_letters", "damaged")
     )
+    ignored = _by_extension(summary.get("ignored_files", {}))
     damaged, unread = (summary.get(f"recordings_{name}", 0) for name in ("damaged", "unread"))
     rtfx = summary.get("pipeline_rtfx")
     tracks, behind = (summary.get("left_out", {}).get(name, 0) for name in ("audio_tracks", "bytes"))
@@ -140,6 +142,7 @@ def summary_line(summary: Mapping[str, Any]) -> str:
         f"{summary['recordings_dead_lettered']} dead letters" + (f" ({reasons})" if reasons else ""),
         f"{damaged} damaged ({problems})" if damaged else "",
         f"about {unread} more recordings in archives that cannot be read" if unread else "",
+        f"left out by name: {ignored}" if ignored else "",
         f"{tracks} audio tracks are not recognised (source.track=all recognises all)" if tracks else "",
         f"{behind:,} bytes behind the audio are not heard" if behind else "",
         f"pipeline_rtfx {rtfx:.1f}" if rtfx is not None else "pipeline_rtfx unknown",
@@ -154,6 +157,13 @@ def source_line(summary: Mapping[str, Any]) -> str | None:
     if not found:
         return None
     return f"source: {found}" if found.taken_up else f"WARN the source has changed since it was planned: {found}"
+
+
+def _by_extension(counts: Mapping[str, int]) -> str:
+    """The most frequent ones first, as in "12 .txt, 3 .pdf, 5 others". counts: by extension."""
+    shown = [f"{count} {'.' + plain(name) if name else 'without extension'}" for name, count in counts.items()]
+    rest = sum(list(counts.values())[EXTENSIONS:])
+    return ", ".join([*shown[:EXTENSIONS], *([f"{rest} others"] if rest else [])])
 
 
 def plain(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -69,9 +70,12 @@ class Round:
     kept: tuple[str, ...] = ()
 
 
-def make_plan(source: SourceConfig, config: PlanConfig) -> Iterator[WorkUnit]:
-    """List the source and pack its recordings, as a stream. Raises ConfigError if the source is missing or empty."""
-    return pack_units(mark_duplicates(list_recordings(source)), config)
+def make_plan(source: SourceConfig, config: PlanConfig, ignored: Counter[str] | None = None) -> Iterator[WorkUnit]:
+    """List the source and pack its recordings, as a stream. Raises ConfigError if the source is missing or empty.
+
+    ignored: counts the files that are left out because of their names, by extension.
+    """
+    return pack_units(mark_duplicates(list_recordings(source, ignored=ignored)), config)
 
 
 def ensure_plan(
@@ -84,7 +88,9 @@ def ensure_plan(
     from those of the plan.
     """
     if not storage.exists(plan_key(BASE)):
-        write_plan(storage, BASE, with_parts(make_plan(source, config), part_rows), fingerprint)
+        ignored: Counter[str] = Counter()
+        units = with_parts(make_plan(source, config, ignored), part_rows)
+        write_plan(storage, BASE, units, fingerprint, ignored=ignored)
     stored = read_fingerprint(storage)
     check_fingerprint(storage.uri, stored, fingerprint)
     storage.put_if_absent(FINGERPRINT, to_json(stored))
@@ -98,14 +104,19 @@ def write_plan(
     fingerprint: Mapping[str, Any] | None = None,
     *,
     about: Round | None = None,
+    ignored: Mapping[str, int] | None = None,
 ) -> bool:
     """Write `_run/<name>.parquet`, as a stream. Returns False if that plan exists; it does not change then.
 
-    fingerprint: of the first plan. about: of every further round.
+    fingerprint: of the first plan. about: of every further round. ignored: what `ignored_files` returns; it may grow
+    while the units come.
     """
     with storage.scratch() as directory:
         path = directory / f"{name}.parquet"
-        _write(path, units, {"fingerprint": fingerprint or {}, "round": asdict(about or Round("plan"))})
+        counted = {} if ignored is None else ignored
+        _write(
+            path, units, {"fingerprint": fingerprint or {}, "round": asdict(about or Round("plan")), "ignored": counted}
+        )
         return storage.put_if_absent(plan_key(name), path)
 
 
@@ -198,6 +209,12 @@ def plan_key(name: str) -> str:
 def plan_size(storage: Storage, name: str = BASE) -> PlanSize:
     """Sums over a plan, from the footer of its file. Raises OutputError if the file is damaged."""
     return PlanSize(**_footer(storage, name)["size"])
+
+
+def ignored_files(storage: Storage) -> dict[str, int]:
+    """How many files, or members of archives, the first plan has left out because of their names, by extension."""
+    found: dict[str, int] = _footer(storage, BASE).get("ignored", {})
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
 def read_fingerprint(storage: Storage) -> dict[str, Any]:

@@ -21,17 +21,17 @@ from pipeline.sources.access.metadata_tables import Described, MetadataTables
 log = logging.getLogger(__name__)
 
 
-def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
+def list_recordings(source: SourceConfig, ignored: Counter[str] | None = None) -> Iterator[RecordingRef]:
     """Yield one ref per audio file. Ids are paths below the root, with the extension.
 
     Companion files are those of the tar reader: a.txt, a.lab, a.json, a.lang and a.cls beside a.wav, also as a.wav.txt,
-    in any case. A metadata.csv, .tsv or .jsonl describes the files of its folder and below. The log counts other files,
-    and once what describes no audio. Memory: the files of one folder whose names are equal up to the first dot, and the
-    rows of the tables. Raises ConfigError if nothing is there, if the settings name a column for audio or id, and if a
-    table cannot be read.
+    in any case. A metadata.csv, .tsv or .jsonl describes the files of its folder and below. Other files, and companion
+    files of no audio, are counted in `ignored`, by extension, and in the log. Memory: the files of one folder whose
+    names are equal up to the first dot, and the rows of the tables. Raises ConfigError if nothing is there, if the
+    settings name a column for audio or id, and if a table cannot be read.
     """
     reject_columns(source, "files", "audio_column", "id_column")
-    others: Counter[str] = Counter()
+    others: Counter[str] = Counter() if ignored is None else ignored
     tables, unattached = MetadataTables(), Unattached(source.uri)
     for _, group in groupby(list_files(source.uri), key=_up_to_first_dot):
         neighbours = list(group)
@@ -47,10 +47,12 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
             used.update(keys)
             found = {extension: item for key in keys for extension, item in companions[key].items()}
             yield _ref(source, file, list(found.values()), tables.row(file))
-        unattached.add(item.uri for key, found in companions.items() if key not in used for item in found.values())
+        alone = [item for key, found in companions.items() if key not in used for item in found.values()]
+        unattached.add(item.uri for item in alone)
+        others.update(names.extension_of(item.name) for item in alone)
         for file in neighbours:
             if file not in audio and not names.split_name(file.name, names.SIDECARS) and not tables.is_table(file):
-                others[file.name.rpartition("/")[2].rpartition(".")[2]] += 1
+                others[names.extension_of(file.name)] += 1
     if others:
         counted = others.most_common(10)
         log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)

@@ -33,14 +33,21 @@ class _Format(NamedTuple):
         ref.source_uri
     ]  # whose versions are ref.version, a line each
     skips: bool = False  # listing opens each object, and need not open those that an earlier plan has
+    counts: bool = False  # listing counts the files that it leaves out
 
 
 _FORMATS = {
     "webdataset": _Format(
-        webdataset.list_recordings, webdataset.read_recording, "audio in .tar, .tar.gz, .tgz files", skips=True
+        webdataset.list_recordings,
+        webdataset.read_recording,
+        "audio in .tar, .tar.gz, .tgz files",
+        skips=True,
+        counts=True,
     ),
-    "parquet": _Format(parquet.list_recordings, parquet.read_recording, "rows in .parquet files", skips=True),
-    "files": _Format(files.list_recordings, files.read_recording, "audio files", files.files_of),
+    "parquet": _Format(
+        parquet.list_recordings, parquet.read_recording, "rows in .parquet files", skips=True, counts=True
+    ),
+    "files": _Format(files.list_recordings, files.read_recording, "audio files", files.files_of, counts=True),
     "manifest": _Format(manifest.list_recordings, manifest.read_recording, "lines in .jsonl, .csv or .tsv files"),
     "librispeech": _Format(librispeech.list_recordings, librispeech.read_recording, "audio files"),
     "huggingface": _Format(huggingface.list_recordings, huggingface.read_recording, "rows", lambda _: []),
@@ -66,20 +73,24 @@ _CORPORA = {
 }
 
 
-def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
+def list_recordings(
+    source: SourceConfig, planned: Planned | None = None, ignored: Counter[str] | None = None
+) -> Iterator[RecordingRef]:
     """Yield the recordings of a source, lazily and in a stable order. A recording that cannot be read has a `problem`.
 
     Ids are those of the source, and a manifest may have one twice. Languages are known here, except those in sidecars,
     which are read together with the audio. Raises ConfigError, when it is called, if there is no recording.
     planned: of an earlier plan of this source. Recordings in archives and tables that it has are left out, and these
-    objects are not opened; then there may be no recording.
+    objects are not opened; then there may be no recording. ignored: counts the files that are left out because of their
+    names, by extension, where the format can tell.
     """
     include, exclude = (_matcher(key, getattr(source, key)) for key in ("include", "exclude"))
     name = detect_format(source.uri) if source.format == "auto" else source.format
     if source.split is not None and name not in (*_CORPORA, "huggingface"):
         raise ConfigError(f"source.split: format {name} has no splits; source.uri says what is read")
-    more = (planned,) if _FORMATS[name].skips else ()
-    listed = _with_languages(source, _FORMATS[name].list_recordings(source, *more))
+    more: dict[str, object] = {"planned": planned} if _FORMATS[name].skips else {}
+    more |= {"ignored": ignored} if _FORMATS[name].counts else {}
+    listed = _with_languages(source, _FORMATS[name].list_recordings(source, **more))
     if planned is None:
         listed = _first_now(listed, f"source.uri: {source.uri}: no {_FORMATS[name].content} (format {name})")
     if include is None and exclude is None:

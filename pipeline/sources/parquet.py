@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
-from pipeline.sources.access import columns, remote
+from pipeline.sources.access import columns, names, remote
 from pipeline.sources.access.listing import File, Planned, list_files
 from pipeline.storage.errors import StorageError
 
@@ -36,10 +37,12 @@ class _Reader:
     first: int = 0  # row of its first cell within the row group
 
 
-def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
+def list_recordings(
+    source: SourceConfig, planned: Planned | None = None, ignored: Counter[str] | None = None
+) -> Iterator[RecordingRef]:
     """Yield one ref per row. Ids are as in `columns.Rows`, else "<file without .parquet>/<row>".
 
-    Files that `planned` has are left out, and not opened.
+    Files that `planned` has are left out, and not opened. ignored: counts files that are no Parquet, by extension.
 
     Reference, language and metadata come from the other columns of text and numbers; the path in a cell of audio is
     metadata too. source_member is "rg<row group>:<row in it>:<audio column>", size the mean bytes of the row group's
@@ -48,7 +51,10 @@ def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Ite
     """
     rows = columns.Rows(source, planned)
     for file in list_files(source.uri):
-        if (file.named or file.name.lower().endswith((".parquet", ".pq"))) and not (planned and planned.has(file)):
+        if not file.named and not file.name.lower().endswith((".parquet", ".pq")):
+            if ignored is not None:
+                ignored[names.extension_of(file.name)] += 1
+        elif not (planned and planned.has(file)):
             yield from _list_file(source, file, rows)
     rows.say_repeated()
 

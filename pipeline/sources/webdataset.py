@@ -43,20 +43,28 @@ class _Shard:
     ignored: Counter[str] = field(default_factory=Counter)  # members by extension
 
 
-def list_recordings(source: SourceConfig, planned: Planned | None = None) -> Iterator[RecordingRef]:
+def list_recordings(
+    source: SourceConfig, planned: Planned | None = None, ignored: Counter[str] | None = None
+) -> Iterator[RecordingRef]:
     """Yield one ref per audio member, shard by shard. Ids are "<shard without .tar>/<member without extension>".
 
-    Shards that `planned` has are left out, and not opened.
+    Shards that `planned` has are left out, and not opened. ignored: counts other files, and members that are neither
+    audio nor belong to any, by extension.
 
     A member that is cut off is listed as far as it goes. If the rest of an archive cannot be read, one more ref
     "<shard>!archive" says why. Memory: the headers of one shard, of 16 remote ones. Raises ConfigError if there is no
     shard.
     """
     fs, _ = remote.open_fs(source.uri)
-    shards = (named for named in _named_shards(source.uri) if not (planned and planned.has(named[1])))
+    ignored = Counter() if ignored is None else ignored
+    shards = (named for named in _named_shards(source.uri, ignored) if not (planned and planned.has(named[1])))
     unattached = Unattached(source.uri)
-    for refs, alone in in_order(partial(_list_shard, source), shards, 1 if remote.is_local(fs) else REMOTE_WALKS):
+    for refs, alone, others in in_order(
+        partial(_list_shard, source), shards, 1 if remote.is_local(fs) else REMOTE_WALKS
+    ):
         unattached.add(alone)
+        ignored.update(others)
+        ignored.update(map(names.extension_of, alone))
         yield from refs
     unattached.say()
 
@@ -101,8 +109,8 @@ def _check_header(ref: RecordingRef, block: bytes) -> None:
         raise BadRecording("source_changed", detail)
 
 
-def _named_shards(uri: str) -> Iterator[tuple[str, File]]:
-    """Yield each shard with a unique name: a.tar is "a", and a.tar.gz beside it keeps its ending."""
+def _named_shards(uri: str, ignored: Counter[str]) -> Iterator[tuple[str, File]]:
+    """Yield each shard with a unique name: a.tar is "a", and a.tar.gz beside it keeps its ending. Count other files."""
     used: set[str] = set()
     for file in list_files(uri):
         ending = next((end for end in ENDINGS if file.name.lower().endswith(end)), None)
@@ -111,10 +119,12 @@ def _named_shards(uri: str) -> Iterator[tuple[str, File]]:
             name = file.name if name in used else name
             used.add(name)
             yield name, file
+        else:
+            ignored[names.extension_of(file.name)] += 1
 
 
-def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[RecordingRef], list[str]]:
-    """Return the refs of a shard, and its sidecars that belong to no audio."""
+def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[RecordingRef], list[str], Counter[str]]:
+    """Return the refs of a shard, its sidecars that belong to no audio, and its other members by extension."""
     name, file = named
     shard = _read_headers(file)
     stems = {_clean(member.name).rpartition(".")[0] for member in shard.audio}
@@ -135,7 +145,7 @@ def _list_shard(source: SourceConfig, named: tuple[str, File]) -> tuple[list[Rec
     if shard.ignored:
         log.info("%s: members that are not audio, ignored: %s", file.uri, dict(shard.ignored.most_common(10)))
     alone = [member.name for key, found in shard.sidecars.items() if key not in used for member in found.values()]
-    return refs, [f"{file.uri}: {name}" for name in alone]
+    return refs, [f"{file.uri}: {name}" for name in alone], shard.ignored
 
 
 def _ref(
@@ -213,7 +223,7 @@ def _add(shard: _Shard, member: Member) -> None:
     sidecar = names.split_name(member.name, names.SIDECARS)
     is_hidden = names.is_hidden(member.name) and not _UNSAFE.search(member.name)
     if is_hidden or not (audio or sidecar):
-        shard.ignored[member.name.rpartition("/")[2].rpartition(".")[2]] += 1
+        shard.ignored[names.extension_of(member.name)] += 1
         if member.problem and member.problem[0] == "truncated_archive":
             shard.damage = member.problem
     elif audio:

@@ -35,6 +35,12 @@ def test_the_summary_line_says_what_is_damaged_and_what_is_in_unread_archives() 
     assert ", 2 damaged (truncated_audio 2), about 35 more recordings in archives that cannot be read, " in line
 
 
+def test_the_summary_line_says_which_files_were_left_out_by_name() -> None:
+    counts = {"txt": 12, "pdf": 3, "": 2, "a": 1, "b": 1, "c": 1, "d": 1, "e": 1}
+    line = summary_line(SUMMARY | {"ignored_files": counts})
+    assert "left out by name: 12 .txt, 3 .pdf, 2 without extension, 1 .a, 1 .b, 1 .c, 2 others, " in line
+
+
 def test_the_summary_line_says_what_was_not_heard() -> None:
     line = summary_line(SUMMARY | {"left_out": {"audio_tracks": 2, "bytes": 1234}})
     assert "2 audio tracks are not recognised (source.track=all recognises all), 1,234 bytes behind the audio" in line

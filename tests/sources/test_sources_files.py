@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from pathlib import Path
 
 import fsspec
@@ -62,11 +63,21 @@ def test_a_reference_that_cannot_be_read_is_bad_metadata(tmp_path: Path, text: b
     assert read_recording(good).reference is None
 
 
+def test_what_is_left_out_by_name_is_counted_by_extension(tmp_path: Path) -> None:
+    for name in ("a.wav", "a.txt", "alone.txt", "b.TXT", "doc/x.pdf", "README", "c.avi", "d.flv", ".hidden.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    ignored: Counter[str] = Counter()
+    refs = list_recordings(SourceConfig(uri=str(tmp_path), format="files"), ignored=ignored)
+    assert [ref.recording_id for ref in refs] == ["a.wav", "c.avi", "d.flv"]
+    assert ignored == {"txt": 2, "pdf": 1, "": 1}
+
+
 def test_other_and_hidden_files_are_left_out_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     touch(tmp_path, "a.wav", "b.pdf", "c/d.pdf", ".e.wav", ".git/f.wav", "notes.txt")
     with caplog.at_level(logging.INFO):
         assert [ref.recording_id for ref in listed(tmp_path)] == ["a.wav"]
-    assert "2 files that are not audio" in caplog.text
+    assert "3 files that are not audio" in caplog.text
 
 
 def test_a_file_that_the_uri_names_is_read_whatever_its_extension(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import random
 import tarfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +260,16 @@ def test_the_bytes_behind_damage_are_those_that_cannot_be_read(tmp_path: Path) -
     *good, bad = listed(tmp_path)
     assert [ref.recording_id for ref in good] == ["s/0"]
     assert (bad.problem, bad.size) == ("corrupt_archive", len(whole) - second)
+
+
+def test_what_is_left_out_by_name_is_counted_by_extension(tmp_path: Path) -> None:
+    write_tar(
+        tmp_path / "s.tar", [("a.flac", b"A"), ("a.txt", b"t"), ("b.txt", b"t"), ("a.jpg", b"j"), ("c.JPG", b"j")]
+    )
+    (tmp_path / "beside.wav").write_bytes(b"x")
+    ignored: Counter[str] = Counter()
+    assert len(list(list_recordings(SourceConfig(uri=str(tmp_path), format="webdataset"), ignored=ignored))) == 1
+    assert ignored == {"jpg": 2, "txt": 1, "wav": 1}
 
 
 def test_a_cut_gzip_keeps_the_members_before_the_cut(tmp_path: Path) -> None:

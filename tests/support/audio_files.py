@@ -52,6 +52,9 @@ FFMPEG = {  # kind: container, codec, rate, channels, options of the container
     "wma": ("asf", "wmav2", 44_100, 1, {}),
     "mp3_8k": ("mp3", "libmp3lame", 8_000, 1, {}),
     "3gp": ("3gp", "aac", 44_100, 1, {}),
+    "tta": ("tta", "tta", 16_000, 1, {}),
+    "wv": ("wv", "wavpack", 44_100, 2, {}),
+    "mpeg": ("mpeg", "mp2", 44_100, 1, {}),
 }
 KINDS = (*LIBSNDFILE, *FFMPEG)
 LOSSLESS = (

@@ -8,8 +8,9 @@ from typing import TypeVar
 
 T = TypeVar("T")
 _AUDIO = (
-    "wav wave flac mp3 mp2 mpga ogg oga opus spx m4a m4b mp4 aac ac3 aif aiff aifc au snd caf w64 rf64 amr 3gp wma "
-    "webm mka mkv mov sph ape wv tta"
+    "wav wave bwf flac mp3 mp2 mp1 mpga mpa ogg oga ogv ogx opus spx m4a m4b m4p m4r m4v mp4 mp4a f4a f4v aac adts ac3 "
+    "ec3 eac3 dts aif aiff aifc au snd caf w64 rf64 amr awb 3gp 3gpp 3g2 3gp2 wma wmv asf webm mka mkv mk3d mov qt avi "
+    "flv ts mts m2ts m2t mpeg mpg mpe vob sph nist ape wv tta voc gsm dss mpc"
 )
 AUDIO = frozenset(_AUDIO.split())
 SIDECARS = frozenset(("json", "txt", "lab", "cls", "lang"))  # of these .txt and .lab are the text
@@ -26,6 +27,11 @@ def split_name(name: str, known: frozenset[str] = AUDIO) -> tuple[str, str] | No
     stem, _, extension = name.rpartition(".")
     extension = extension.lower()
     return (stem, extension) if extension in known and stem and not stem.endswith("/") else None
+
+
+def extension_of(name: str) -> str:
+    """What stands behind the last dot of a file's own name, in lower case; "" without a dot."""
+    return name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
 
 
 def companions(name: str, sidecars: Mapping[str, Mapping[str, T]], stems: Container[str]) -> tuple[str, ...]:
