@@ -11,6 +11,7 @@ import torch
 from tokenizers import Tokenizer
 
 from infra.tiny import data, measure
+from infra.tiny.phrases import is_known
 from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
@@ -23,6 +24,7 @@ from pipeline.model.recogniser import AsrModel
 from pipeline.training import resume
 from pipeline.training.batches import Batches
 from pipeline.training.loop import Trainer
+from pipeline.training.losses import Teacher
 from pipeline.training.parallel import Group
 
 log = logging.getLogger(__name__)
@@ -95,6 +97,8 @@ def trainer(config: TrainConfig) -> Trainer:
     if not any((folder / "features").glob("*.json")):
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
+    if not config.unknown_words:
+        cache.keep(is_known)
     model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
     batches = Batches(
         cache.texts,
@@ -111,10 +115,26 @@ def trainer(config: TrainConfig) -> Trainer:
     settings = {"seed": config.seed, "utterances": len(batches.rows)} | config.phases.deciding()
     earlier, defaults = config.phases.earlier_steps, PhaseSection().deciding()
     resume.agree(folder, settings, steps="phases.diffusion_steps", earlier=earlier, defaults=defaults)
-    return made(model, batches, config.phases, seed=config.seed, folder=folder)
+    return made(model, batches, config.phases, seed=config.seed, folder=folder, teacher=_teacher(config.phases, folder))
 
 
-def made(model: AsrModel, batches: Batches, phases: PhaseSection, *, seed: int, folder: Path) -> Trainer:
+def _teacher(phases: PhaseSection, folder: Path) -> Teacher | None:
+    """The model that the training started from, with its own prompt."""
+    if not phases.teacher_weight:
+        return None
+    start = checkpoint.load(str(folder / "start")).requires_grad_(False)
+    return Teacher(start, phases.teacher_weight, phases.teacher_sure)
+
+
+def made(
+    model: AsrModel,
+    batches: Batches,
+    phases: PhaseSection,
+    *,
+    seed: int,
+    folder: Path,
+    teacher: Teacher | None = None,
+) -> Trainer:
     """The loop of pipeline.training in three phases, over everything but the encoder and the unused image tower."""
     encoder = model.backbone.model.encoder
     unused = {id(p) for part in (encoder.vision_tower, encoder.embed_vision) for p in part.parameters()}
@@ -137,6 +157,7 @@ def made(model: AsrModel, batches: Batches, phases: PhaseSection, *, seed: int, 
         seed=seed,
         group=Group(torch.device("cpu")),
         average_decay=phases.ema,
+        teacher=teacher,
     )
 
 

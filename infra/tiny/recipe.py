@@ -32,6 +32,10 @@ class PhaseSection(TrainingSteps):
     weight_decay: float = Field(0.05, ge=0, description="of matrices")
     beta2: float = Field(0.98, gt=0, lt=1, description="decay of AdamW's second moment; that of the first is 0.9")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, which is exported")
+    teacher_weight: float = Field(
+        0.0, ge=0, le=1, description="of the distribution of `start` as it is, beside the true token; 0: no teacher"
+    )
+    teacher_sure: float = Field(0.7, gt=0, description="nats: it teaches rows whose text it predicts better than that")
     checkpoint_steps: int = Field(250, ge=1, description="between checkpoints")
     log_steps: int = Field(50, ge=1, description="between lines of the log")
 
@@ -58,6 +62,7 @@ class TrainConfig(Section):
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"
     )
+    unknown_words: bool = Field(True, description="train on utterances with words that the vocabulary lacks, too")
     also: list[str] = Field([], description="folders of earlier runs whose cached features are trained on too")
     seed: int = Field(0, ge=0, description="of phrases, voices, weights, batches and noise")
     threads: int = Field(2, ge=1, description="of torch")

@@ -16,7 +16,7 @@ from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel
 from pipeline.training import resume
 from pipeline.training.batches import Batches
-from pipeline.training.losses import Figures, Phase, Prefill, training_loss
+from pipeline.training.losses import Figures, Phase, Prefill, Teacher, training_loss
 from pipeline.training.parallel import Group
 from pipeline.training.schedule import TrainingSteps
 
@@ -47,6 +47,7 @@ class Trainer:
         prefill: Prefill = backbone.prefill,
         evaluate: Callable[[], Line] | None = None,
         evaluate_steps: int = 1,
+        teacher: Teacher | None = None,
     ) -> None:
         """Make the optimiser.
 
@@ -64,11 +65,12 @@ class Trainer:
             prefill: or `checkpointing.prefill`, which gives the same in less memory.
             evaluate: gives "rate", "grounded" and whatever else of the model as it is; None: nothing is evaluated.
             evaluate_steps: steps between evaluations; one comes before the first step, too.
+            teacher: of the diffusion loss, or None.
         """
         self.model, self.batches, self.steps, self.phases = model, batches, steps, phases
         self.named, self.features, self.folder, self.seed, self.group = parameters, features, folder, seed, group
         self.average_decay, self.prefill = average_decay, prefill
-        self.rates, self.evaluate_steps = evaluate, evaluate_steps
+        self.rates, self.evaluate_steps, self.teacher = evaluate, evaluate_steps, teacher
         self.parameters = list(parameters.values())
         self.optimizer = torch.optim.AdamW(
             [
@@ -136,7 +138,7 @@ class Trainer:
                     audio = self.model.projector(features.float())
             else:
                 audio = self.model.projector(features)
-            return training_loss(self.model, audio, batch, phase, self.steps, generator, self.prefill)
+            return training_loss(self.model, audio, batch, phase, self.steps, generator, self.prefill, self.teacher)
 
     def run(self, report: Callable[[Line], None] = lambda _: None) -> None:
         """Train from the last checkpoint to the end. All workers call it; rank 0 writes log and checkpoint.

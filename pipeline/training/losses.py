@@ -38,6 +38,53 @@ class DiffusionKnobs:
     corrupted_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A model whose distributions are learned where it is right (distillation, arXiv 1503.02531).
+
+    It may have another prompt than the model that learns; vocabulary, encoder and canvas are the same.
+    """
+
+    model: AsrModel
+    weight: float  # of its distribution beside the true token
+    sure: float  # nats: it teaches rows whose text it predicts with a mean cross-entropy below this
+
+    @torch.no_grad()
+    def prompted(self, batch: Batch, languages: list[str | None], draws: int) -> PromptKV:
+        """The cache of its prompts for a batch, each `draws` times."""
+        own = self.model
+        prompt = own.prompt_embeds(own.projector(batch.inputs), languages)
+        shown = _seen_slots(own, batch.real_slots)
+        _, cache = autoregressive_loss(own, prompt, shown, batch.targets_BC, batch.text_lengths)
+        return cache.repeat(draws)
+
+    def blend(
+        self, losses: Tensor, logits: Tensor, seen: tuple[Tensor, Tensor, PromptKV], truth: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """Losses per position [rows, canvas], with its distribution as a target where it is right.
+
+        logits: of the model that learns. seen: the canvas, the soft embeddings and `prompted`. truth: the true tokens,
+        and which positions are text [rows, canvas].
+        """
+        canvas, soft, cache = seen
+        targets, text = truth
+        with torch.no_grad():
+            theirs = backbone.softcapped_logits(
+                self.model.backbone, backbone.denoise(self.model.backbone, canvas, soft, cache)
+            )
+            own = F.cross_entropy(theirs.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
+            right = (own * text).sum(1) / text.sum(1).clamp_min(1) < self.sure
+            probs = theirs.softmax(-1)
+        taught = -(probs * logits.log_softmax(-1)).sum(-1)
+        return torch.where(right[:, None], losses + self.weight * (taught - losses), losses)
+
+
+def _seen_slots(model: AsrModel, real_slots: Tensor) -> Tensor:
+    """The audio slots that a model's backbone sees."""
+    hidden = model.config.prompt.silence == "hidden"
+    return real_slots if hidden else torch.full_like(real_slots, model.config.audio_slots)
+
+
 def training_loss(
     model: AsrModel,
     audio_BSH: Tensor,
@@ -46,6 +93,7 @@ def training_loss(
     steps: TrainingSteps,
     generator: torch.Generator,
     prefill: Prefill = backbone.prefill,
+    teacher: Teacher | None = None,
 ) -> tuple[Tensor, Figures]:
     """The loss of one batch in one phase.
 
@@ -57,6 +105,7 @@ def training_loss(
         steps: the weights of the losses.
         generator: on the CPU, for dropped languages and noise.
         prefill: or `checkpointing.prefill`, which gives the same in less memory.
+        teacher: of the diffusion loss, or None.
 
     Returns:
         The loss, and for the log every part of it and `infeasible`, the rows that are too long for CTC.
@@ -69,14 +118,14 @@ def training_loss(
     dropped = torch.rand(len(batch.languages), generator=generator) < steps.language_dropout
     languages = [None if drop else name for name, drop in zip(batch.languages, dropped.tolist(), strict=True)]
     prompt = model.prompt_embeds(audio_BSH, languages)
-    shown = real if model.config.prompt.silence == "hidden" else torch.full_like(real, audio_BSH.shape[1])
-    ar, cache = autoregressive_loss(model, prompt, shown, targets, lengths, prefill)
+    ar, cache = autoregressive_loss(model, prompt, _seen_slots(model, real), targets, lengths, prefill)
     if phase == "autoregressive":
         loss = ar + steps.ctc_weight * ctc
         return loss, _figures({"loss": loss, "ar": ar, "ctc": ctc}, infeasible)
     names = (field.name for field in dataclasses.fields(DiffusionKnobs))
     knobs = DiffusionKnobs(**{name: getattr(steps, name) for name in names})
-    diffusion, noisy = diffusion_loss(model, cache, targets, lengths, knobs, generator)
+    taught = (teacher, teacher.prompted(batch, languages, steps.draws)) if teacher else None
+    diffusion, noisy = diffusion_loss(model, cache, targets, lengths, knobs, generator, taught)
     loss = diffusion + steps.autoregressive_weight * ar + steps.ctc_weight * ctc
     parts = {"loss": loss, "diffusion": diffusion, "ar": ar, "ctc": ctc, "ce_t>0.9": noisy}
     return loss, _figures(parts, infeasible)
@@ -151,11 +200,12 @@ def diffusion_loss(
     text_lengths: Tensor,
     knobs: DiffusionKnobs,
     generator: torch.Generator,
+    taught: tuple[Teacher, PromptKV] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
 
     All noise levels weigh the same. The first pass has no gradient and sees a canvas that is at least as noisy, as in
-    denoising. generator: on the CPU. Returns the loss, and for the log the cross-entropy at t > 0.9 over positions of
+    denoising. generator: on the CPU. taught: a teacher and its prompts (`Teacher.prompted`). Returns the loss, and for the log the cross-entropy at t > 0.9 over positions of
     text alone (NaN where there are none).
     """
     device = targets_BC.device
@@ -186,8 +236,12 @@ def diffusion_loss(
     logits = backbone.softcapped_logits(model.backbone, hidden)
     losses = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     position = torch.arange(targets.shape[1], device=device)[None]
+    noisy_text = (t > 0.9)[:, None].to(device) & (position < lengths[:, None])
+    noisy = losses[noisy_text].detach().mean()
+    if taught:
+        teacher, prompts = taught
+        losses = teacher.blend(losses, logits, (canvas, soft, prompts), (targets, position <= lengths[:, None]))
     weights = torch.where(position <= lengths[:, None], 1.0, knobs.eos_weight)
     if knobs.corrupted_only:
         weights = weights * (canvas != targets)
-    noisy_text = (t > 0.9)[:, None].to(device) & (position < lengths[:, None])
-    return (losses * weights).sum() / weights.sum().clamp_min(1.0), losses[noisy_text].detach().mean()
+    return (losses * weights).sum() / weights.sum().clamp_min(1.0), noisy
