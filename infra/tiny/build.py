@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer
 
 from infra.tiny import data, measure
-from infra.tiny.phrases import is_known
 from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
@@ -97,8 +96,6 @@ def trainer(config: TrainConfig) -> Trainer:
     if not any((folder / "features").glob("*.json")):
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
-    if not config.unknown_words:
-        cache.keep(is_known)
     model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
     batches = Batches(
         cache.texts,

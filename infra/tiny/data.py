@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
-from itertools import compress
 from pathlib import Path
 
 import numpy as np
@@ -90,14 +88,6 @@ class FeatureCache:
 
     def __len__(self) -> int:
         return len(self.texts)
-
-    def keep(self, wanted: Callable[[str, str], bool]) -> None:
-        """Forget the utterances whose language and text are not wanted."""
-        kept = [wanted(*both) for both in zip(self.languages, self.texts, strict=True)]
-        self.texts, self.languages, self.voices = (
-            list(compress(column, kept)) for column in (self.texts, self.languages, self.voices)
-        )
-        self.samples, self._where = list(compress(self.samples, kept)), list(compress(self._where, kept))
 
     def features(self, rows: list[int]) -> Tensor:
         """The features of some rows, float32 [rows, frames, d_model]."""

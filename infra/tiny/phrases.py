@@ -92,12 +92,6 @@ def item(language: str, rng: random.Random) -> str:
             return text
 
 
-def is_known(language: str, text: str) -> bool:
-    """Whether every word of a text is in the vocabulary; of Mandarin, every character."""
-    words = text.replace(" ", "") if language == "zh" else text.split()
-    return vocabulary(language).words().issuperset(words)
-
-
 def is_evaluation(text: str) -> bool:
     """Whether a text is held out for evaluation. The text alone decides: no text is ever on both sides."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") % EVALUATION_SHARE == 0

@@ -62,7 +62,6 @@ class TrainConfig(Section):
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"
     )
-    unknown_words: bool = Field(True, description="train on utterances with words that the vocabulary lacks, too")
     also: list[str] = Field([], description="folders of earlier runs whose cached features are trained on too")
     seed: int = Field(0, ge=0, description="of phrases, voices, weights, batches and noise")
     threads: int = Field(2, ge=1, description="of torch")
