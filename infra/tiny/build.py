@@ -229,5 +229,7 @@ def _with_config(model: AsrModel, config: AsrConfig) -> AsrModel:
 def _whisper(config: TrainConfig) -> dict[str, torch.Tensor]:
     """The weights of the frozen encoder, float32. Raises ConfigError."""
     path = layout.ASSETS / config.encoder / hub.PARTS["encoder"]
+    if not path.is_file():
+        raise ConfigError(f"encoder: {config.encoder}: no such file: {path}")
     state = weights.read_state(path)
     return {name: tensor.float() for key, tensor in state.items() if (name := weights.whisper_name(key)) is not None}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from infra.tiny.augment import SPEECH_DBFS, clean, joined, to_level, trim
 from infra.tiny.make_new_words import new_words
 from infra.tiny.measure import as_spoken
 from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
-from infra.tiny.unknown import unknown_word
 from infra.tiny.voices import ENGINES, EngineError, Voice, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, DenoiseConfig
@@ -83,10 +83,20 @@ def _noisy(language: str, voice: Voice, rng: random.Random) -> Speech:
     return text, to_level(add_noise(samples, float(np.mean(samples**2)), 5.0, noise), SPEECH_DBFS)
 
 
+@cache
+def _unknown_characters() -> tuple[str, ...]:
+    """The 3,755 common characters of GB 2312, without those of the vocabulary."""
+    rows = (bytes((high, low)) for high in range(0xB0, 0xD8) for low in range(0xA1, 0xFF))
+    characters = (row.decode("gb2312", errors="ignore") for row in rows)
+    return tuple(sorted({character for character in characters if character} - vocabulary("zh").words()))
+
+
 def _unknown(language: str, voice: Voice, rng: random.Random) -> Speech:
     """Real words that the vocabulary lacks; of Mandarin, characters that it lacks."""
     words = (
-        [unknown_word("zh", "", rng) for _ in range(4)] if language == "zh" else rng.sample(new_words()[language], 2)
+        [rng.choice(_unknown_characters()) for _ in range(4)]
+        if language == "zh"
+        else rng.sample(new_words()[language], 2)
     )
     text = vocabulary(language).joiner.join(words)
     return text, clean(*speak(voice, text, rng))

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from infra.tiny.augment import augment, clean, joined, trim
 from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
-from infra.tiny.unknown import with_unknown_words
 from infra.tiny.voices import ENGINES, EngineError, Voice, check_engines, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, ConfigError
@@ -31,9 +30,7 @@ log = logging.getLogger(__name__)
 MAX_SECONDS = 5.7  # what is longer than the window of 5.12 s is not trained on, and loses its end in the evaluation
 SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
 MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
-# Shares of the training utterances: a single word; two phrases with a pause between; unknown words. An unknown word
-# carries the text of the known word that it replaces: the audio does not tell the model what to write there.
-SINGLE_SHARE, PAUSE_SHARE, UNKNOWN_SHARE = 0.10, 0.15, 0.12
+SINGLE_SHARE, PAUSE_SHARE = 0.10, 0.15  # of the training utterances: a single word; two phrases with a pause between
 PAUSE_SECONDS = (0.3, 1.2)
 
 Split = Literal["train", "evaluation"]
@@ -76,7 +73,7 @@ class ShardPlan:
     @property
     def recipe(self) -> dict[bytes, bytes]:
         """What decides the content. It stands in the file, so that shards of two recipes are never mixed."""
-        kinds = " kinds=3" if self.split == "train" else ""  # single words, pauses, unknown words
+        kinds = " kinds=2" if self.split == "train" else ""  # single words, pauses
         text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}{kinds}"
         return {b"recipe": text.encode()}
 
@@ -199,10 +196,7 @@ def _training_speech(voice: Voice, language: str, text: str, rng: random.Random)
         if not is_evaluation(both):
             (one, rate), (two, _) = speak(voice, first, rng), speak(voice, second, rng)
             return both, joined(trim(one, rate), trim(two, rate), rng.uniform(*PAUSE_SECONDS), rate), rate
-    spoken = text
-    if kind >= 1 - UNKNOWN_SHARE:
-        spoken = with_unknown_words(language, text, rng)
-    return text, *speak(voice, spoken, rng)
+    return text, *speak(voice, text, rng)
 
 
 def _texts(language: str, rng: random.Random, split: Split, seen: set[str]) -> Iterator[str]:

@@ -205,8 +205,10 @@ def diffusion_loss(
     """Cross-entropy of the clean canvas from a corrupted one, with two-pass self-conditioning.
 
     All noise levels weigh the same. The first pass has no gradient and sees a canvas that is at least as noisy, as in
-    denoising. generator: on the CPU. taught: a teacher and its prompts (`Teacher.prompted`). Returns the loss, and for the log the cross-entropy at t > 0.9 over positions of
-    text alone (NaN where there are none).
+    denoising. generator: on the CPU. taught: a teacher and its prompts (`Teacher.prompted`).
+
+    Returns the loss, and for the log the cross-entropy at t > 0.9 over positions of text alone (NaN where there are
+    none).
     """
     device = targets_BC.device
     targets = targets_BC.repeat_interleave(knobs.draws, 0)

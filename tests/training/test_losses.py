@@ -14,6 +14,7 @@ from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel
 from pipeline.training import losses
+from pipeline.training.batches import Batch
 from pipeline.training.losses import DiffusionKnobs
 from tests.support.small_model import random_model
 
@@ -346,3 +347,48 @@ def test_the_same_generator_gives_the_same_loss(model: AsrModel) -> None:
         float(losses.diffusion_loss(model, cache, TARGETS, LENGTHS, KNOBS, generator(seed))[0]) for seed in (5, 5, 6)
     )
     assert one == other != third
+
+
+def taught(model: AsrModel, teacher: AsrModel, *, weight: float, sure: float) -> float:
+    """The diffusion loss of a model with a teacher, on the audio and the prompt of each."""
+    audio = audio_of(model, 3)
+    knobs = dataclasses.replace(KNOBS, draws=1, self_conditioning_share=0.0)
+    pair = (losses.Teacher(teacher, weight, sure), prompt_cache(teacher, audio))
+    return float(
+        losses.diffusion_loss(model, prompt_cache(model, audio), TARGETS, LENGTHS, knobs, generator(), pair)[0]
+    )
+
+
+def test_a_teacher_teaches_the_rows_in_which_it_is_right(model: AsrModel) -> None:
+    """Where it is wrong, or has no weight, the loss is that of the true tokens."""
+    other = random_model(5, canvas_length=CANVAS)
+    audio = audio_of(model, 3)
+    knobs = dataclasses.replace(KNOBS, draws=1, self_conditioning_share=0.0)
+    plain = float(losses.diffusion_loss(model, prompt_cache(model, audio), TARGETS, LENGTHS, knobs, generator())[0])
+    assert taught(model, other, weight=0.0, sure=1e9) == plain
+    assert taught(model, other, weight=1.0, sure=1e-9) == plain
+    assert taught(model, other, weight=1.0, sure=1e9) != plain
+
+
+def test_nobody_learns_from_a_teacher_better_than_itself(model: AsrModel) -> None:
+    """The cross-entropy with a distribution is least for that distribution; half the weight is half of it."""
+    own, other = (taught(model, one, weight=1.0, sure=1e9) for one in (model, random_model(5, canvas_length=CANVAS)))
+    against_itself = taught(random_model(5, canvas_length=CANVAS), model, weight=1.0, sure=1e9)
+    assert own < against_itself
+    half = taught(model, random_model(5, canvas_length=CANVAS), weight=0.5, sure=1e9)
+    none = taught(model, model, weight=0.0, sure=1e9)
+    assert half == pytest.approx((other + none) / 2, rel=1e-5)
+
+
+def test_a_teacher_has_its_own_prompt_and_its_own_silence(model: AsrModel) -> None:
+    """Its cache is that of its whole prompt where it was trained to see silence, a row for each draw."""
+    prompt = model.config.prompt.model_copy(update={"silence": "seen", "after": "<audio|><|turn>"})
+    other = AsrModel(model.config.model_copy(update={"prompt": prompt}), model.tokenizer).eval()
+    other.load_state_dict(model.state_dict())
+    features = torch.randn(3, model.config.encoder_frames, model.config.encoder.d_model, generator=generator())
+    batch = Batch(features, TARGETS, LENGTHS, torch.tensor([2, 3, 7]), [None, None, None])
+    cache = losses.Teacher(other, 1.0, 1.0).prompted(batch, [None, None, None], draws=2)
+    expected = prompt_cache(other, other.projector(features)).repeat(2)
+    assert other.prompt_length == model.prompt_length + 1
+    for mine, theirs in zip(cache.layers, expected.layers, strict=True):
+        torch.testing.assert_close(mine.keys, theirs.keys, atol=1e-4, rtol=1e-4)
