@@ -1,7 +1,7 @@
 """Whisper of transformers: a batch of segments goes in, a result for each comes out.
 
 It writes the same output as the diffusion model, so that one report can show both. It is greedy and gives no
-timestamps. It was run with random weights only, since no trained decoder was at hand: its accuracy is not known here.
+timestamps.
 """
 
 from __future__ import annotations
