@@ -91,10 +91,10 @@ def test_a_job_stops_clean_resumes_scales_and_its_exit_codes_reach_the_command_l
     assert "budget.max_dead_fraction allows 1.0%" in over_budget.stdout + over_budget.stderr
     assert f"{recordings + 1} recordings, " in over_budget.stdout
     assert f"{recordings + 1 - before} of {recordings + 1} units to do" in over_budget.stdout
-    check_exact(output, recordings)
 
     within = cluster.submit(*JOB, *command)
     assert within.returncode == 0, within.stdout[-2000:]
+    check_exact(output, recordings)
     assert f"{recordings + 1} recordings, " in within.stdout
     mistaken = cluster.submit(*JOB, *command, "denoise.stepz=3")
     assert mistaken.returncode != 0

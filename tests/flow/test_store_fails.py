@@ -19,17 +19,23 @@ from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-RECORDINGS = 60
-ONE_BY_ONE = ["plan.unit_recordings=1", "compute.canvases=4", "denoise.max_steps=16"]
+RECORDINGS = 80
 
 
-def wait_for(output: str, units: int, driver: subprocess.Popen[bytes], log: Path) -> None:
-    """Until so many units are committed."""
+def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes], log: Path) -> str:
+    """Until a recording is read. Decoders run ahead of the model, so this is soon. Returns the id of the run.
+
+    before: the id of an earlier run, whose markers may be there.
+    """
+    storage = open_storage(output, create=False)
     deadline = time.monotonic() + 300
-    while committed(output) < units:
+    while True:
+        runs = {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if "/decode-" in key}
+        if runs - {before}:
+            return min(runs - {before})
         assert driver.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.05)
+        time.sleep(0.005)
 
 
 def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:
@@ -45,26 +51,26 @@ def test_a_mount_that_vanishes_and_stops_of_the_job_are_no_recordings_fault(
     tmp_path: Path, small_model_dir: Path
 ) -> None:
     source, output = archive(tmp_path / "in", RECORDINGS), tmp_path / "out"
-    words = [*arguments(source, output, small_model_dir), *ONE_BY_ONE]
+    words = [*arguments(source, output, small_model_dir), "plan.unit_recordings=1"]
     output.mkdir()
     storage = open_storage(str(output))
 
     driver = start(words, tmp_path / "stopped")
-    wait_for(str(output), 2, driver, tmp_path / "stopped")
+    run = wait_for_a_reader(str(output), "", driver, tmp_path / "stopped")
     driver.send_signal(signal.SIGTERM)
     assert ended(driver, tmp_path / "stopped")[0] == 143
-    (run,) = (key.removeprefix(ENDED) for key in storage.list(ENDED))
+    assert list(storage.list(ENDED)) == [f"{ENDED}{run}"]
     assert all(f"-{run}-" in marker for marker in storage.list(PREFIX))
 
     driver = start(words, tmp_path / "vanished")
-    wait_for(str(output), committed(str(output)) + 2, driver, tmp_path / "vanished")
+    wait_for_a_reader(str(output), run, driver, tmp_path / "vanished")
     source.rename(tmp_path / "elsewhere")
     code, text = ended(driver, tmp_path / "vanished")
     assert code == 3, text
     assert "Traceback" not in text
     assert text.rstrip().splitlines()[-1].startswith(f"{source}: ")
     assert text.rstrip().endswith("; once it is back (mounted, restored), the same command goes on")
-    assert 4 <= committed(str(output)) < RECORDINGS
+    assert committed(str(output)) < RECORDINGS
     again = start(words, tmp_path / "still")  # it says so before Ray starts
     assert ended(again, tmp_path / "still")[0] == 3
 
@@ -83,9 +89,9 @@ def test_a_key_that_is_revoked_while_the_job_runs_costs_nothing(
     ceph: Ceph, bucket: str, tmp_path: Path, small_model_dir: Path
 ) -> None:
     source = upload(bucket, tmp_path / "in", RECORDINGS)
-    words = [*words_for(source, bucket, small_model_dir), *ONE_BY_ONE[1:]]
+    words = words_for(source, bucket, small_model_dir)
     driver = start(words, tmp_path / "revoked")
-    wait_for(bucket, 3, driver, tmp_path / "revoked")
+    wait_for_a_reader(bucket, "", driver, tmp_path / "revoked")
     ceph.revoke_key()
     try:
         code, text = ended(driver, tmp_path / "revoked")
@@ -98,7 +104,7 @@ def test_a_key_that_is_revoked_while_the_job_runs_costs_nothing(
         assert "InvalidAccessKeyId" in text
     finally:
         ceph.give_key()
-    assert 3 <= committed(bucket) < RECORDINGS
+    assert committed(bucket) < RECORDINGS
     code, text = ended(start(words, tmp_path / "whole"), tmp_path / "whole")
     assert code == 0, text
     check_exact(bucket, RECORDINGS)

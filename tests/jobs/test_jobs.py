@@ -80,7 +80,7 @@ def test_stop_resume_and_budget(small_model_dir: Path, tmp_path: Path) -> None:
     """The run has 66 units, so that it is not over before the stop arrives."""
     source = archive(tmp_path / "in", 60, seconds=1.5)
     for number in range(6):
-        (source / f"s{number}.wav").write_bytes(b"")
+        (source / f"a{number}.wav").write_bytes(b"")
     words = [
         *arguments(source, tmp_path / "out", small_model_dir),
         "plan.unit_recordings=1",
@@ -103,9 +103,15 @@ def test_stop_resume_and_budget(small_model_dir: Path, tmp_path: Path) -> None:
     assert "run the same command again" in err
     assert "Traceback" not in err
 
-    done = job("transcribe", *words)
-    assert done.returncode == 1, done.stderr
-    assert "budget.max_dead_fraction" in done.stderr
+    over = job("transcribe", *words)
+    assert over.returncode == 1, over.stderr
+    line = "9.1% of the recordings are dead letters, budget.max_dead_fraction allows 8.0%; stopped before the end"
+    assert line in over.stderr
+    assert "6 dead letters (empty_file 6)" in over.stdout
+    assert " of 66 units so far" in over.stdout  # and what is committed is published
+
+    done = job("transcribe", *words, "budget.max_dead_fraction=0.2")
+    assert done.returncode == 0, done.stderr
     assert "66 recordings" in done.stdout
     assert "6 dead letters (empty_file 6)" in done.stdout
     assert str(tmp_path / "out") in done.stdout
