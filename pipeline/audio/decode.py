@@ -206,6 +206,8 @@ def _native(
                     bad = np.flatnonzero(~np.isfinite(mono))
                     lost.append(Lost((position + int(bad[0])) / rate, len(bad) / rate, "invalid_samples", INVALID))
                     mono[bad] = 0
+                for start, end in track.empty:
+                    mono[max(0, round(start * rate) - position) : max(0, round(end * rate) - position)] = 0
                 yield rate, max(position, wanted), mono[max(0, wanted - position) :]
 
 

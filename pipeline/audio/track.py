@@ -22,6 +22,7 @@ from pipeline.audio.headers import (
     COMPLETE,
     Missing,
     check_format,
+    empty_edits,
     looks_like_audio,
     mp3_declared_seconds,
     mpeg_frame_bytes,
@@ -47,7 +48,8 @@ CODEC_DELAY_SECONDS = 0.25
 # Containers whose time stamps may leave gaps on purpose (a recorder on pause, silence that was not sent). A gap is
 # filled with silence, so that times stay those of the recording. In ogg, flac and asf a gap is damage; in others it
 # means something only where bytes are missing or a packet has failed.
-GAPS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+GAPS = {MP4, "matroska,webm"}
 GAP_IS_DAMAGE = {"ogg", "flac", "asf"}
 GAP_SECONDS = 0.1  # less is jitter
 # Bare frames have no time stamps: what is missing is estimated by its bytes. So it is for avi, which counts packets.
@@ -114,10 +116,15 @@ class AudioTrack:
         self.position = 0  # index of the next frame
         self.origin = 0.0  # time stamp of index 0, in seconds
         self.late = 0.0  # seconds of silence before the first frame
+        self.empty: list[tuple[float, float]] = []  # (start, end) in seconds: where an edit list plays nothing
         try:
             self.track = self._chosen(number)
             if self.container.format.name != "flac":  # whose first frame is the start, or it is missing
                 self.origin = _seconds(self.track) - self._late(_seconds(self.track))
+            if self.container.format.name == MP4:
+                at = file.tell()  # FFmpeg reads on from here
+                self.empty = empty_edits(file, file.seek(0, 2), self.track.id)
+                file.seek(at)
         except BaseException:
             self.container.close()
             raise
@@ -410,7 +417,8 @@ class AudioTrack:
         """
         start, declared, tolerance = self._declared()
         damage, kind = self._damage, self.container.format.name
-        missing = declared - (seconds - self.late if kind in TRACK_DURATION else seconds)
+        # The duration of an mp4 track may have the empty beginning in it, or not.
+        missing = declared - (seconds - self.late if kind in TRACK_DURATION and kind != MP4 else seconds)
         if damage.reason:
             self._lose(seconds, max(missing, damage.seconds), damage.reason, damage.failure)
         elif self._missing:

@@ -17,15 +17,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.audio.decode import contents, decode_all, stream
+from pipeline.audio.track import Lost
 from pipeline.schemas import BadAudio
 from tests.support.audio_files import (
+    FFMPEG,
     KINDS,
     LOSSLESS,
     encoded,
+    ffmpeg,
     mp4_with_declared_samples,
     patched,
     sndfile,
     tone,
+    with_edits,
     with_tracks,
 )
 from tests.support.memory import peak_kilobytes, reset_peak_kilobytes
@@ -181,6 +185,75 @@ def test_bytes_behind_the_audio_that_are_not_heard_are_counted() -> None:
     other = encoded("wav_32")  # another form: it would be noise
     assert decoded_seconds(HEAD + chunk(b"data", AUDIO) + other) == (2.0, len(other))
     assert decoded_seconds(HEAD + chunk(b"data", AUDIO) + b"?!" * 50) == (2.0, 100)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "first", "second"),
+    [
+        ("mp3", "libmp3lame", (44_100, 2), (44_100, 1)),
+        ("mp3", "libmp3lame", (44_100, 1), (22_050, 2)),
+        ("mp3", "libmp3lame", (16_000, 1), (48_000, 2)),
+        ("adts", "aac", (44_100, 1), (48_000, 2)),
+        ("adts", "aac", (48_000, 2), (16_000, 1)),
+    ],
+)
+def test_rates_and_channels_may_change_midway(
+    container: str, codec: str, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    parts = [ffmpeg(tone(rate, 3.0, channels), rate, container, codec, {}) for rate, channels in (first, second)]
+    lost: list[Lost] = []
+    found = np.concatenate(list(stream(b"".join(parts), name="x", max_seconds=60, lost=lost)))
+    assert lost == []
+    assert len(found) == pytest.approx(6 * 16_000, abs=3_200)
+    for start in (4_000, 3 * 16_000 + 8_000):
+        spectrum = np.abs(np.fft.rfft(found[start:][:32_000] * np.hanning(32_000)))
+        assert int(spectrum.argmax()) == pytest.approx(880, abs=2)  # 0.5 Hz a bin: neither faster nor slower
+
+
+def test_a_channel_that_begins_midway_is_heard_when_channels_are_split() -> None:
+    samples = tone(44_100, 3.0, 2)
+    samples[:, 0] = 0  # only the channel that the header does not know speaks
+    parts = [ffmpeg(tone(44_100, 3.0, 1), 44_100, "adts", "aac", {}), ffmpeg(samples, 44_100, "adts", "aac", {})]
+    data = b"".join(parts)
+    assert contents(data, name="x").channels == {0: 1}
+    found = np.concatenate(list(stream(data, name="x", max_seconds=60, channel=0, and_above=True)))
+    assert np.abs(found[4 * 16_000 : 5 * 16_000]).max() > 0.05
+
+
+def test_a_channel_that_ends_midway_is_lost_from_there_on() -> None:
+    parts = [ffmpeg(tone(44_100, 3.0, channels), 44_100, "adts", "aac", {}) for channels in (2, 1)]
+    lost: list[Lost] = []
+    found = np.concatenate(list(stream(b"".join(parts), name="x", max_seconds=60, channel=1, lost=lost)))
+    assert len(found) == pytest.approx(6 * 16_000, abs=3_200)
+    assert {one.reason for one in lost} == {"unsupported_audio"}
+    assert min(one.start for one in lost) == pytest.approx(3.0, abs=0.1)
+    assert sum(one.seconds for one in lost) == pytest.approx(3.0, abs=0.1)
+
+
+@pytest.mark.parametrize("kind", ["m4a", "mp4", "alac"])
+@pytest.mark.parametrize(
+    ("edits", "heard"),
+    [
+        ([(2.0, None), (3.0, 0.0)], "__##_"),
+        ([(1.0, 0.0), (1.0, 2.0), (1.0, 4.0)], "#_#"),
+        ([(1.0, 0.0), (2.0, None), (1.0, 1.0), (1.0, None), (1.0, 4.5)], "#__#_#"),
+        ([(1.0, 3.0), (1.0, 0.0)], "_#"),
+        ([(2.0, 1.0)], "#_"),
+    ],
+)
+def test_the_edits_of_an_mp4_file_are_at_their_place_in_time(
+    kind: str, edits: list[tuple[float, float | None]], heard: str
+) -> None:
+    container, codec, rate, channels, options = FFMPEG[kind]
+    samples = tone(rate, 6.0, channels)
+    samples[2 * rate : 4 * rate] = 0  # it is heard from 0 to 2 and from 4 to 6 s
+    data = with_edits(ffmpeg(samples, rate, container, codec, options), edits)
+    lost: list[Lost] = []
+    found = np.concatenate(list(stream(data, name="x", max_seconds=60, lost=lost)))
+    assert lost == []
+    assert len(found) == pytest.approx(len(heard) * 16_000, abs=2_500)
+    middles = [np.abs(found[second * 16_000 + 4_000 :][:8_000]).max() for second in range(len(heard))]
+    assert "".join("#" if loud > 0.1 else "_" for loud in middles) == heard
 
 
 @pytest.mark.parametrize("channel", [2, 99, -1])

@@ -173,3 +173,30 @@ def id3(length: int = 1024) -> bytes:
     """A tag in front of mp3 frames with text that is no UTF-8."""
     frame = b"TXXX" + struct.pack(">I", 30) + b"\0\0" + b"\x03k\0" + b"caf\xe9\xff" * 5 + b"ab"
     return b"ID3\x03\0\0" + bytes([0, 0, length >> 7, length & 127]) + frame.ljust(length, b"\0")
+
+
+def with_edits(data: bytes, edits: list[tuple[float, float | None]]) -> bytes:
+    """An mp4 file of one track with these edits: (seconds, place in the media in seconds; None: nothing is played)."""
+    at = data.index(b"moov") - 4
+    assert data[4:8] == b"ftyp"
+    assert data.index(b"mdat") < at  # so that no chunk moves
+    moov = data[at:]
+    movie_scale = struct.unpack_from(">I", moov, moov.index(b"mvhd") + 16)[0]
+    media_scale = struct.unpack_from(">I", moov, moov.index(b"mdhd") + 16)[0]
+    entries = b"".join(
+        struct.pack(">IiHH", round(length * movie_scale), -1 if place is None else round(place * media_scale), 1, 0)
+        for length, place in edits
+    )
+    elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(edits)) + entries
+    edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+    old = moov.index(b"edts") - 4
+    old_size = struct.unpack_from(">I", moov, old)[0]
+    grown = len(edts) - old_size
+    moov = moov[:old] + edts + moov[old + old_size :]
+    for kind in (b"moov", b"trak"):
+        place_of_size = moov.index(kind) - 4
+        moov = patched(moov, place_of_size, struct.pack(">I", struct.unpack_from(">I", moov, place_of_size)[0] + grown))
+    for kind, offset in ((b"mvhd", 20), (b"tkhd", 24)):
+        total = round(sum(length for length, _ in edits) * movie_scale)
+        moov = patched(moov, moov.index(kind) + offset, struct.pack(">I", total))
+    return data[:at] + moov
