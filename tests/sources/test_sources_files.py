@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -61,6 +62,14 @@ def test_a_reference_that_cannot_be_read_is_bad_metadata(tmp_path: Path, text: b
         with pytest.raises(BadRecording, match=r"bad_metadata: .*a\.wav: \.txt: not UTF-8"):
             read_recording(bad)
     assert read_recording(good).reference is None
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.wav")).write_bytes(b"audio")
+    (tmp_path / "literal\\xe9.wav").write_bytes(b"other")
+    first, second = listed(tmp_path)
+    assert (first.recording_id, formats.read_recording(first).audio) == ("caf\\xe9.wav", b"audio")
+    assert (second.recording_id, formats.read_recording(second).audio) == ("literal\\xe9.wav", b"other")
 
 
 def test_what_is_left_out_by_name_is_counted_by_extension(tmp_path: Path) -> None:

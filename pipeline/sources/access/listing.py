@@ -338,5 +338,5 @@ def _stat(entry: os.DirEntry[str]) -> tuple[int, str]:
 
 
 def _text(path: str) -> str:
-    r"""Return a path that Parquet can store. Bytes that are not UTF-8 become \xff; such a file is then not found."""
+    r"""Return a path that Parquet can store. Bytes that are not UTF-8 become \xff."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")

@@ -6,10 +6,12 @@ import errno
 import io
 import os
 import posixpath
+import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
 from fsspec.core import url_to_fs
@@ -43,12 +45,20 @@ def open_fs(uri: str) -> tuple[Any, str]:
     Raises ConfigError if there is no such file system, if its package is not installed, or if it cannot be reached.
     """
     if uri.startswith("/"):
-        return LocalFileSystem(), uri.rstrip("/") or "/"
+        return LocalFileSystem(), _on_disk(uri.rstrip("/") or "/")
     try:
         fs, path = url_to_fs(uri)
     except Exception as err:  # noqa: BLE001 any file system raises its own; a chain of URLs opens archives here
         raise ConfigError(f"source.uri: {public(uri)}: {one_line(err)}") from None
     return fs, path
+
+
+def _on_disk(path: str) -> str:
+    r"""Return the path of a local file whose name is not UTF-8, from the text that stands for it: \xff is a byte."""
+    if "\\x" not in path or Path(path).exists():
+        return path
+    raw = re.sub(rb"\\x([89a-f][0-9a-f])", lambda match: bytes.fromhex(match[1].decode()), os.fsencode(path))
+    return os.fsdecode(raw) if Path(os.fsdecode(raw)).exists() else path
 
 
 def is_local(fs: Any) -> bool:
