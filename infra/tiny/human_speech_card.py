@@ -33,6 +33,7 @@ from pipeline.storage.base import open_storage
 CARD = ASSETS / "tiny" / "MODEL_CARD.md"
 CONFIG = "configs/evaluate-human.yaml"
 HEADING = "## Real human speech"
+SURE = 0.9  # a confidence that must not stand beside words that the model cannot know
 WIDTH = 120  # of a line of the card
 _SECTION = re.compile(rf"^{HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -77,6 +78,8 @@ def _line(language: str, about: str, metric: str, rows: list[dict[str, Any]]) ->
 def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: list[dict[str, Any]]) -> str:
     """The section of the card, with its heading. rows: as `lines_of` takes them."""
     silent = sum(not row["hypothesis"] for row in rows)
+    unknown = [row["confidence"] or 0.0 for row in rows if row["in_vocabulary"] != "yes"]
+    sure = sum(confidence > SURE for confidence in unknown)
     licences: dict[str, list[str]] = {}
     for corpus in corpora:
         known = licences.setdefault(corpus["package"], [])
@@ -90,7 +93,8 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any '
         'text" is all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate '
         "(errors / units of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. "
-        f"In {silent} recordings nothing was recognised: their words count as deleted.",
+        f"In {silent} recordings nothing was recognised: their words count as deleted. Of the {len(unknown)} recordings "
+        f"with other words, {sure} have a confidence above {SURE}.",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "

@@ -339,6 +339,12 @@ def test_the_section_names_packages_licences_and_the_command() -> None:
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 
 
+def test_the_card_says_how_often_the_model_is_sure_of_words_that_it_cannot_know() -> None:
+    rows = [ROWS[0] | {"confidence": 1.0}] + [ROWS[1] | {"confidence": value} for value in (0.95, 0.2, None)]
+    text = " ".join(human_speech_card.section(rows, {"words": "1.0-1"}, [WORDS]).split())
+    assert "Of the 3 recordings with other words, 1 have a confidence above 0.9." in text
+
+
 NEW = "## Real human speech\n\nnew | figures\n"
 
 
