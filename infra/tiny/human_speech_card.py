@@ -93,8 +93,8 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
         'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any '
         'text" is all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate '
         "(errors / units of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. "
-        f"In {silent} recordings nothing was recognised: their words count as deleted. Of the {len(unknown)} recordings "
-        f"with other words, {sure} have a confidence above {SURE}.",
+        f"In {silent} recordings nothing was recognised: their words count as deleted. Of the {len(unknown)} "
+        f"recordings with other words, {sure} have a confidence above {SURE}.",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
