@@ -28,7 +28,8 @@ from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.overlap import check_places
-from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, plan_size, todo
+from pipeline.planning.pack import UNITS_EACH
+from pipeline.planning.plan import BASE, UnitSeconds, ensure_plan, plan_key, plan_names, plan_size, todo
 from pipeline.planning.update import note_changes
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.sources.access.listing import absolute, check_root
@@ -114,9 +115,15 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
     wanted = make_fingerprint(config, weights=weights_hash)
+    at_least = UNITS_EACH * max(config.compute.replicas_min, config.compute.replicas_max)
     is_planned = storage.exists(plan_key(BASE))
     fingerprint = ensure_plan(
-        storage, config.source, config.plan, part_rows=config.output.part_rows, fingerprint=wanted
+        storage,
+        config.source,
+        config.plan,
+        part_rows=config.output.part_rows,
+        fingerprint=wanted,
+        at_least=at_least,
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     if is_planned:
@@ -127,11 +134,12 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
             config.source,
             config.plan,
             part_rows=config.output.part_rows,
+            at_least=at_least,
             committed=committed_units(commits),
             is_recognised=lambda place: reasons(place[0])[place[1]] is None,
         )
     if config.retry != "none":
-        plan_retry(storage, config.plan, config.retry, results=results)
+        plan_retry(storage, config.plan, config.retry, results=results, at_least=at_least)
     return fingerprint
 
 
@@ -147,9 +155,9 @@ def _transcribe_units(
 
     Raises OverBudget as soon as too much has failed. What is committed is published before.
     """
-    sizes = [plan_size(storage, name) for name in plan_names(storage)]
-    total = sum(size.units for size in sizes)
-    budget = _budget(config, storage, units, sum(size.added for size in sizes), len(committed))
+    total, lengths = len(committed) + len(units), UnitSeconds(storage)
+    recordings = sum(plan_size(storage, name).added for name in plan_names(storage))
+    budget = _budget(config, storage, units, recordings, len(committed))
     budget.check()
     if config.source.format != "huggingface":  # it may be a name on the hub
         source = config.source.model_copy(update={"uri": absolute(config.source.uri)})  # actors have other folders
@@ -164,7 +172,8 @@ def _transcribe_units(
         model = f"{info.name}@{info.weights_hash}"
         about = About(info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt())
         log.info("transcribing with %s", about.model)
-        started, progress = time.monotonic(), RunProgress(total, len(committed))
+        left = sum(lengths.of(units["unit_id"].to_pylist()))
+        started, progress = time.monotonic(), RunProgress(total, len(committed), lengths.of, left)
         receipts = watched(run_units(config, about, units), placement.during)
         with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
             samples = _show_progress(receipts, progress, budget)
@@ -209,7 +218,7 @@ def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress, bu
     """Update `progress` and `budget` with each receipt. Returns how many samples this run has decoded."""
     with progress:
         for receipt in receipts:
-            progress.add(receipt["samples"], receipt["dead"], done=receipt["done"])
+            progress.add(receipt["unit_id"], receipt["samples"], receipt["dead"], done=receipt["done"])
             if progress.done < progress.total:  # else the run ends anyway
                 budget.add(receipt)
     return progress.samples

@@ -305,6 +305,7 @@ PLAN = pa.schema(  # one row per recording, in plan order: the unit it belongs t
         ("earlier_unit", pa.string()),  # where part is null: the unit with the result before this one,
         ("earlier_index", pa.int32()),  # and the index of the recording in it
         ("content", pa.int64()),  # hash of the fields below; a later listing that gives another one has changed
+        ("expected_seconds", pa.float32()),  # declared, or estimated from its bytes; 0 where it will not be read
         ("recording_id", pa.string()),
         ("format", pa.string()),
         ("source_uri", pa.string()),

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from pipeline.config import ComputeConfig
-from pipeline.planning.pack import declared_seconds
+from pipeline.planning.lengths import declared_seconds
 from pipeline.schemas import RecordingRef
 
 Kind = Literal["seconds", "bytes", "number"]

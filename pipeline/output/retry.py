@@ -32,7 +32,12 @@ log = logging.getLogger(__name__)
 
 
 def plan_retry(
-    storage: Storage, config: PlanConfig, wanted: Wanted = "dead_letters", *, results: Storage | None = None
+    storage: Storage,
+    config: PlanConfig,
+    wanted: Wanted = "dead_letters",
+    *,
+    results: Storage | None = None,
+    at_least: int = 0,
 ) -> str | None:
     """Plan a round that tries all committed dead letters, or all damaged recordings, again.
 
@@ -41,6 +46,7 @@ def plan_retry(
     duplicate or a broken archive again cannot help. The log says how many such ones there are. A recording that any
     round will read again is not planned twice.
     storage: has the plans, and gets the new one. results: has the commits; None: the same. A dry run has two.
+    at_least: so many units, as in `pack_units`.
     Returns the name of the round; None if there is nothing to try again.
     """
     results = results or storage
@@ -55,7 +61,7 @@ def plan_retry(
         if first is None:
             return None
         again = ((as_it_is_now(ref), earlier) for ref, earlier in chain([first], chosen))  # it may be repaired
-        units = replacing_units(again, config, number)
+        units = replacing_units(again, config, number, at_least=at_least)
         if write_plan(storage, round_name(number), units, about=Round("retry")):
             return round_name(number)
         # Another driver has planned a round meanwhile, so what is to be tried again is no longer the same.

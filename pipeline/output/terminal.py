@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,14 +24,26 @@ NAME_WIDTH, TEXT_WIDTH = 32, 62
 
 
 class RunProgress:
-    """Units done, audio hours, RTFx and the time left: a bar on a terminal, otherwise a line every ten seconds.
+    """Units and pieces done, audio hours, RTFx and the time left: a bar on a terminal, else a line every ten seconds.
 
-    total: units of the plan. done: units committed before this run. Only one thread may call `add`.
+    total: units of the plan. done: units committed before this run. seconds_of: seconds of audio that the plan expects
+    of units, by their ids; the time left follows these and not the number of units. left: their sum over the units of
+    this run. Only one thread may call `add`.
     """
 
-    def __init__(self, total: int, done: int, *, every_seconds: float = LINE_SECONDS) -> None:
-        self.total, self.done, self.before = total, done, done
-        self.samples = self.dead = 0
+    def __init__(
+        self,
+        total: int,
+        done: int,
+        seconds_of: Callable[[Sequence[str]], list[float]],
+        left: float,
+        *,
+        every_seconds: float = LINE_SECONDS,
+    ) -> None:
+        self.total, self.done = total, done
+        self.samples = self.dead = self.pieces = 0
+        self._seconds_of, self._left, self._expected = seconds_of, left, 0.0
+        self._parts: dict[str, float] = {}  # of the expected seconds, by unit of which only some pieces are done
         self._started = time.monotonic()
         self._every = every_seconds
         self._ended = threading.Event()
@@ -67,9 +79,16 @@ class RunProgress:
             if kind is None:
                 print(self.text(), file=sys.stderr, flush=True)
 
-    def add(self, samples: int, dead: int, *, done: bool = True) -> None:
+    def add(self, unit_id: str, samples: int, dead: int, *, done: bool = True) -> None:
         """Count a committed unit, or (`done` False) a transcribed piece of one. samples: at 16 kHz. dead: letters."""
+        (whole,) = self._seconds_of([unit_id])
+        before = self._parts.pop(unit_id, 0.0)
+        part = whole if done else min(whole, before + samples / SAMPLE_RATE)
+        if not done:
+            self._parts[unit_id] = part
+        self._expected += part - before
         self.done += done
+        self.pieces += done or samples > 0
         self.samples += samples
         self.dead += dead
         if self._bar:
@@ -82,10 +101,10 @@ class RunProgress:
     def _figures(self) -> str:
         seconds = max(1e-9, time.monotonic() - self._started)
         audio = self.samples / SAMPLE_RATE
-        parts = [f"{audio / 3600:.2f} h of audio", f"RTFx {audio / seconds:.1f}", f"{self.dead} dead letters"]
-        here = self.done - self.before
-        if here > 0 and self.done < self.total:
-            parts.append(f"ETA {clock(seconds / here * (self.total - self.done))}")
+        parts = [f"{self.pieces} pieces", f"{audio / 3600:.2f} h of audio", f"RTFx {audio / seconds:.1f}"]
+        parts.append(f"{self.dead} dead letters")
+        if self._expected > 0 and self.done < self.total:
+            parts.append(f"ETA {clock(seconds * max(0.0, self._left / self._expected - 1))}")
         return " · ".join(parts)
 
     def _lines(self) -> None:

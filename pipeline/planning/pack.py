@@ -8,14 +8,17 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 from pipeline.config import PlanConfig, public
+from pipeline.planning.lengths import expected_seconds
 from pipeline.schemas import RecordingRef, WorkUnit, content_of
 from pipeline.sources.access.ids import IdSet
 
 # Parts are planned before anything is recognised, so their rows are estimated from the length of the recordings.
 SECONDS_PER_ROW = 15  # seconds of audio in one row of transcripts: about half of a 30 s window
-BYTES_PER_SECOND = 16_000  # for an undeclared length: between 16-bit wav (32,000) and mp3 at 64 kbit/s (8,000)
+UNITS_EACH = 4  # at least so many units for each replica, so that all are busy to the end
+HALVINGS = 24  # of the limit of seconds, where a source is too small for that
 UNIT_DIGITS = 16  # hex digits of a unit id
 Pointer = tuple[str, int]  # a result: the unit, and the index of the recording in it
 _json = json.JSONEncoder(check_circular=False).encode  # same text as json.dumps, in 4/5 of the time
@@ -47,29 +50,64 @@ def mark_duplicates(refs: Iterable[RecordingRef]) -> Iterator[RecordingRef]:
         yield ref
 
 
-def pack_units(refs: Iterable[RecordingRef], config: PlanConfig, *, number: int = 0) -> Iterator[WorkUnit]:
+def pack_units(
+    refs: Iterable[RecordingRef], config: PlanConfig, *, number: int = 0, at_least: int = 0
+) -> Iterator[WorkUnit]:
     """Join neighbouring recordings to units that stay within the three limits of `config`.
 
     A recording that exceeds a limit by itself is a unit of its own. A recording with a problem will not be read, so it
-    counts zero seconds and bytes. number: of the round; 0 for the plan itself.
+    counts zero seconds and bytes. Where seconds are not declared they are estimated (lengths.py). number: of the round;
+    0 for the plan itself. at_least: so many units, if there are as many recordings; a source with fewer units gets a
+    smaller limit of seconds. Memory: the recordings of twice so many units.
     """
+    copies: Counter[str] = Counter()
+    refs = iter(refs)
+    head: list[RecordingRef] = []
+    while at_least and _count(head, config, config.unit_seconds) <= at_least:
+        more = list(islice(refs, max(len(head), config.unit_recordings)))
+        if not more:
+            break
+        head += more
+    limit = config.unit_seconds
+    if at_least and _count(head, config, limit) <= at_least:  # the head is all there is
+        limit = _smaller_limit(head, config, at_least)
+    for group in _groups(chain(head, refs), config, limit):
+        yield _unit(group, number, copies)
+
+
+def _groups(refs: Iterable[RecordingRef], config: PlanConfig, limit: float) -> Iterator[list[RecordingRef]]:
+    """The recordings of each unit. limit: seconds of a unit."""
     limit_bytes = config.unit_megabytes * 1_000_000
     waiting: list[RecordingRef] = []  # recordings of the next unit
     seconds, size = 0.0, 0
-    copies: Counter[str] = Counter()
     for ref in refs:
-        more_seconds, more_size = (0.0, 0) if ref.problem else (declared_seconds(ref) or 0.0, ref.size)
+        more_seconds, more_size = expected_seconds(ref), 0 if ref.problem else ref.size
         if waiting and (
-            len(waiting) >= config.unit_recordings
-            or seconds + more_seconds > config.unit_seconds
-            or size + more_size > limit_bytes
+            len(waiting) >= config.unit_recordings or seconds + more_seconds > limit or size + more_size > limit_bytes
         ):
-            yield _unit(waiting, number, copies)
+            yield waiting
             waiting, seconds, size = [], 0.0, 0
         waiting.append(ref)
         seconds, size = seconds + more_seconds, size + more_size
     if waiting:
-        yield _unit(waiting, number, copies)
+        yield waiting
+
+
+def _count(refs: list[RecordingRef], config: PlanConfig, limit: float) -> int:
+    """How many units these recordings make."""
+    return sum(1 for _ in _groups(refs, config, limit))
+
+
+def _smaller_limit(refs: list[RecordingRef], config: PlanConfig, at_least: int) -> float:
+    """About the highest limit of seconds that gives `at_least` units, or as many as there can be."""
+    wanted = min(at_least, _count(refs, config, 0.0))
+    low, high = 0.0, config.unit_seconds
+    if _count(refs, config, high) >= wanted:
+        return high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _count(refs, config, middle) >= wanted else (low, middle)
+    return low
 
 
 def with_parts(units: Iterable[WorkUnit], part_rows: int, *, first: int = 0) -> Iterator[PlannedUnit]:
@@ -106,9 +144,12 @@ def content_hash(ref: RecordingRef) -> int:
 
 
 def replacing_units(
-    chosen: Iterable[tuple[RecordingRef, Pointer]], config: PlanConfig, number: int
+    chosen: Iterable[tuple[RecordingRef, Pointer]], config: PlanConfig, number: int, *, at_least: int = 0
 ) -> Iterator[PlannedUnit]:
-    """Pack recordings that earlier plans have too into units of round `number`. Each comes with the result before."""
+    """Pack recordings that earlier plans have too into units of round `number`. Each comes with the result before.
+
+    at_least: as in `pack_units`.
+    """
     waiting: dict[str, Pointer] = {}  # recordings that `pack_units` has taken, but not yet put into a unit
 
     def refs() -> Iterator[RecordingRef]:
@@ -116,15 +157,8 @@ def replacing_units(
             waiting[ref.recording_id] = earlier
             yield ref
 
-    for unit in pack_units(refs(), config, number=number):
+    for unit in pack_units(refs(), config, number=number, at_least=at_least):
         yield PlannedUnit(unit, None, tuple(waiting.pop(ref.recording_id) for ref in unit.refs))
-
-
-def declared_seconds(ref: RecordingRef) -> float | None:
-    """Seconds of audio that the source declares: of the selected range, else of the whole. None: not declared."""
-    if ref.start_ms is not None and ref.end_ms is not None:
-        return (ref.end_ms - ref.start_ms) / 1000
-    return ref.seconds
 
 
 def _unit(refs: list[RecordingRef], number: int, copies: Counter[str]) -> WorkUnit:
@@ -138,7 +172,4 @@ def _unit(refs: list[RecordingRef], number: int, copies: Counter[str]) -> WorkUn
 
 
 def _expected_rows(ref: RecordingRef) -> int:
-    if ref.problem:
-        return 0
-    seconds = declared_seconds(ref)
-    return max(1, math.ceil((ref.size / BYTES_PER_SECOND if seconds is None else seconds) / SECONDS_PER_ROW))
+    return 0 if ref.problem else max(1, math.ceil(expected_seconds(ref) / SECONDS_PER_ROW))

@@ -6,14 +6,15 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Set
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import groupby, pairwise
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,11 +22,11 @@ import pyarrow.parquet as pq
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.planning.fingerprint import KEY as FINGERPRINT
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_json
+from pipeline.planning.lengths import declared_seconds, expected_seconds
 from pipeline.planning.pack import (
     PlannedUnit,
     Pointer,
     content_hash,
-    declared_seconds,
     mark_duplicates,
     pack_units,
     with_parts,
@@ -70,18 +71,28 @@ class Round:
     kept: tuple[str, ...] = ()
 
 
-def make_plan(source: SourceConfig, config: PlanConfig, ignored: Counter[str] | None = None) -> Iterator[WorkUnit]:
+def make_plan(
+    source: SourceConfig, config: PlanConfig, at_least: int = 0, ignored: Counter[str] | None = None
+) -> Iterator[WorkUnit]:
     """List the source and pack its recordings, as a stream. Raises ConfigError if the source is missing or empty.
 
-    ignored: counts the files that are left out because of their names, by extension.
+    at_least: as in `pack_units`. ignored: counts the files that are left out because of their names, by extension.
     """
-    return pack_units(mark_duplicates(list_recordings(source, ignored=ignored)), config)
+    return pack_units(mark_duplicates(list_recordings(source, ignored=ignored)), config, at_least=at_least)
 
 
 def ensure_plan(
-    storage: Storage, source: SourceConfig, config: PlanConfig, *, part_rows: int, fingerprint: Mapping[str, Any]
+    storage: Storage,
+    source: SourceConfig,
+    config: PlanConfig,
+    *,
+    part_rows: int,
+    fingerprint: Mapping[str, Any],
+    at_least: int = 0,
 ) -> str:
     """Plan the source unless this output has a plan. Returns the id of the fingerprint.
+
+    at_least: so many units, as in `pack_units`. It does not change a plan that is there.
 
     Plan and fingerprint are one object, which is written once. If several drivers start at the same time, the first to
     write wins, and all use its plan. Raises ConfigError if the source is missing or empty, and if the settings differ
@@ -89,7 +100,7 @@ def ensure_plan(
     """
     if not storage.exists(plan_key(BASE)):
         ignored: Counter[str] = Counter()
-        units = with_parts(make_plan(source, config, ignored), part_rows)
+        units = with_parts(make_plan(source, config, at_least, ignored), part_rows)
         write_plan(storage, BASE, units, fingerprint, ignored=ignored)
     stored = read_fingerprint(storage)
     check_fingerprint(storage.uri, stored, fingerprint)
@@ -253,6 +264,24 @@ def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
             yield planned.unit
 
 
+class UnitSeconds:
+    """Seconds of audio of each planned unit, declared or estimated. 20 bytes of memory for each unit."""
+
+    def __init__(self, storage: Storage) -> None:
+        columns = ["unit_id", "expected_seconds"]
+        groups = [table for name in plan_names(storage) for table in read_columns(storage, name, columns)]
+        sums = [table.group_by("unit_id").aggregate([("expected_seconds", "sum")]) for table in groups]
+        ids = np.concatenate([np.array(table["unit_id"].to_pylist(), "S16") for table in sums])
+        seconds = np.concatenate([table["expected_seconds_sum"].to_numpy() for table in sums])
+        order = np.argsort(ids)
+        self._ids, self._seconds = ids[order], seconds[order].astype(np.float32)
+
+    def of(self, units: Sequence[str]) -> list[float]:
+        """Of each of these units."""
+        found: list[float] = self._seconds[np.searchsorted(self._ids, np.array(units, "S16"))].tolist()
+        return found
+
+
 class PlanReader:
     """Reads single units by their place. It caches the last row groups, about 5 MB each, for a unit's neighbours."""
 
@@ -306,7 +335,15 @@ def _row(planned: PlannedUnit, index: int) -> tuple[object, ...]:
     """The row of PLAN for one recording of a unit."""
     unit_id, place = planned.earlier[index] if planned.earlier else (None, None)
     ref = planned.unit.refs[index]
-    return planned.unit.unit_id, planned.part, unit_id, place, content_hash(ref), *content_of(ref)
+    return (
+        planned.unit.unit_id,
+        planned.part,
+        unit_id,
+        place,
+        content_hash(ref),
+        expected_seconds(ref),
+        *content_of(ref),
+    )
 
 
 def _table(rows: list[tuple[object, ...]]) -> pa.Table:
@@ -323,8 +360,8 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
     """The units in some rows of a plan."""
     columns = [_sidecars(table[name]) if name == "sidecars" else _values(table[name]) for name in PLAN.names]
     for unit_id, group in groupby(zip(*columns, strict=True), key=itemgetter(0)):
-        rows = list(group)  # tuples in the order of PLAN: unit_id, part, earlier_unit, earlier_index, content, *fields
-        refs = tuple(RecordingRef(*row[5:]) for row in rows)
+        rows = list(group)  # tuples in the order of PLAN; the fields of the reference are the last ones
+        refs = tuple(RecordingRef(*row[-len(fields(RecordingRef)) :]) for row in rows)
         _, part, first_earlier, *_ = rows[0]
         earlier = tuple((row[2], row[3]) for row in rows) if first_earlier is not None else ()
         yield PlannedUnit(WorkUnit(unit_id, refs), part, earlier)

@@ -42,6 +42,7 @@ from pipeline.sources.access.listing import check_root
 from pipeline.sources.formats import RELEASES, list_recordings
 from pipeline.storage.base import Storage, read_json
 from pipeline.storage.errors import StorageError
+from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.scratch import scratch_folder
 
@@ -80,6 +81,7 @@ def note_changes(
     config: PlanConfig,
     *,
     part_rows: int,
+    at_least: int,
     committed: Set[str],
     is_recognised: Callable[[Pointer], bool],
 ) -> None:
@@ -89,7 +91,13 @@ def note_changes(
     """
     try:
         found = source_changes(
-            storage, source, config, part_rows=part_rows, committed=committed, is_recognised=is_recognised
+            storage,
+            source,
+            config,
+            part_rows=part_rows,
+            at_least=at_least,
+            committed=committed,
+            is_recognised=is_recognised,
         )
     except (ConfigError, StorageError) as err:
         if config.update or config.strict:
@@ -109,13 +117,15 @@ def source_changes(
     config: PlanConfig,
     *,
     part_rows: int,
+    at_least: int,
     committed: Set[str],
     is_recognised: Callable[[Pointer], bool],
 ) -> Changes | None:
     """Compare the source with the plans of this output. With plan.update, plan a round of what has changed.
 
-    committed: ids of units. is_recognised: whether a committed result is a transcript. Returns None where the source is
-    a release (a corpus or a dataset, which does not grow) and plan.update is not set: to list it means to unpack it.
+    at_least: units of each kind, as in `pack_units`. committed: ids of units. is_recognised: whether a committed
+    result is a transcript. Returns None where the source is a release (a corpus or a dataset, which does not grow) and
+    plan.update is not set: to list it means to unpack it.
     Raises ConfigError if the source cannot be listed or is empty.
     """
     while True:
@@ -128,8 +138,8 @@ def source_changes(
                 return found.changes
             number = round_number(names[-1]) + 1
             first = max(plan_size(storage, name).end_part for name in names)
-            new = with_parts(pack_units(found.new(), config, number=number), part_rows, first=first)
-            units: Iterator[PlannedUnit] = chain(replacing_units(found.again(), config, number), new)
+            new = with_parts(pack_units(found.new(), config, number=number, at_least=at_least), part_rows, first=first)
+            units: Iterator[PlannedUnit] = chain(replacing_units(found.again(), config, number, at_least=at_least), new)
             if write_plan(storage, round_name(number), units, about=found.round(is_recognised)):
                 taken = replace(found.changes, taken_up=True)
                 log.info("%s: %s as _run/%s.parquet", source.uri, taken, round_name(number))

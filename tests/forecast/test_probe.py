@@ -133,7 +133,7 @@ def test_the_forecast_is_kept_beside_the_plan(tmp_path: Path, small_model_dir: P
     storage = prepare(config)
     made = make_forecast(config, storage, set())
     stored = json.loads(storage.get("_run/forecast.json"))
-    assert (stored["units"], stored["recordings"], stored["probed"], stored["coverage"]) == (2, 6, 6, 0.9)
+    assert (stored["units"], stored["recordings"], stored["probed"], stored["coverage"]) == (4, 6, 6, 0.9)
     exact = sum(2.5 + number / 100 for number in range(6)) / 3600
     assert stored["audio_hours"] == pytest.approx({"value": exact, "low": exact, "high": exact})
     assert made.replica_hours is not None

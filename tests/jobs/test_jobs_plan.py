@@ -43,10 +43,10 @@ def test_a_dry_run_shows_plan_and_forecast_and_touches_nothing(
     assert re.search(r"\| +jobs\.plan$", done.stderr, re.MULTILINE)
     assert not re.search(r"\| +ray$", done.stderr, re.MULTILINE)
     lines = done.stdout.splitlines()
-    assert lines[1].split()[:3] == ["plan", "2", "6"]
+    assert lines[1].split()[:3] == ["plan", "4", "6"]
     assert lines[2] == "0 units are committed"
     shown = {line[:28].strip(): line[28:].split() for line in lines}
-    assert shown["left: 2 units"] == ["forecast", "90%", "interval"]
+    assert shown["left: 4 units"] == ["forecast", "90%", "interval"]
     assert shown["audio hours"] == ["0.00421", "0.00421", "to", "0.00421"]
     for name in ("decoding, core hours", "replica hours", "wall time"):
         assert len(shown[name]) == 4
@@ -65,8 +65,8 @@ def test_a_plan_that_is_half_done_is_forecast_to_its_end_and_left_as_it_is(
     assert dry(words) == 0
     shown = capsys.readouterr().out
     assert "1 units are committed" in shown
-    assert "left: 1 units" in shown
-    assert "from 2 of 2 recordings" in shown
+    assert "left: 3 units" in shown
+    assert "from 4 of 4 recordings" in shown
     assert contents(tmp_path / "out") == before
 
 
@@ -97,7 +97,7 @@ def test_a_retry_is_planned_aside(
     before = contents(tmp_path / "out")
     assert dry([*words, "retry=dead_letters"]) == 0
     table = [line.split()[:3] for line in capsys.readouterr().out.splitlines()[1:3]]
-    assert table == [["plan", "2", "6"], ["round-1", "1", "1"]]
+    assert table == [["plan", "4", "6"], ["round-1", "1", "1"]]
     assert contents(tmp_path / "out") == before
 
 
@@ -138,7 +138,7 @@ def test_jobs_plan_writes_the_plan_and_the_forecast(
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.probe_recordings=2"]
     assert job.main(words) == 0
     stored = json.loads((tmp_path / "out" / "_run" / "forecast.json").read_text())
-    assert (stored["units"], stored["recordings"], stored["probed"]) == (2, 6, 2)
+    assert (stored["units"], stored["recordings"], stored["probed"]) == (4, 6, 2)
     assert stored["audio_hours"]["low"] < stored["audio_hours"]["value"] < stored["audio_hours"]["high"]
     assert (tmp_path / "out" / "_run" / "plan.parquet").is_file()
     assert "note: 2 recordings are few" in capsys.readouterr().out

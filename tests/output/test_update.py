@@ -73,6 +73,7 @@ class Archive:
             self.source,
             config,
             part_rows=4,
+            at_least=0,
             committed=committed_units(storage),
             is_recognised=is_recognised,
         )

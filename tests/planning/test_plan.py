@@ -63,7 +63,7 @@ def test_a_plan_reads_back_as_it_was_written(
 
 
 def test_the_plan_schema_carries_every_field_of_a_ref() -> None:
-    assert tuple(PLAN.names[5:]) == tuple(field.name for field in dataclasses.fields(RecordingRef))
+    assert tuple(PLAN.names[6:]) == tuple(field.name for field in dataclasses.fields(RecordingRef))
 
 
 def test_planning_streams(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +95,7 @@ def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, mo
     barrier = threading.Barrier(4, timeout=30)
     listed: list[int] = []
 
-    def make_plan(source: SourceConfig, config: PlanConfig, _ignored: object) -> object:
+    def make_plan(source: SourceConfig, config: PlanConfig, *_: object) -> object:
         assert source.uri == "/in"
         barrier.wait()
         listed.append(len(listed))
@@ -129,7 +129,7 @@ def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, mo
 def test_a_resume_with_another_fingerprint_is_refused_before_the_source_is_listed(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(planning, "make_plan", lambda _, config, _ignored: pack_units([ref(1)], config))
+    monkeypatch.setattr(planning, "make_plan", lambda _, config, *more: pack_units([ref(1)], config))
     assert _ensure(storage) == _ensure(storage) == fingerprint_id(FINGERPRINT)
     monkeypatch.delattr(planning, "make_plan")
     with pytest.raises(ConfigError, match=r"denoise\.max_steps was 16, now 8"):
