@@ -42,7 +42,6 @@ from pipeline.sources.access.listing import check_root
 from pipeline.sources.formats import RELEASES, list_recordings
 from pipeline.storage.base import Storage, read_json
 from pipeline.storage.errors import StorageError
-from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.scratch import scratch_folder
 
