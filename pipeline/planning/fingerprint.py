@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from importlib import metadata
 from typing import Any
+
+import av
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.schemas import SCHEMA_VERSION
 
 KEY = "_run/fingerprint.json"
+LIBRARIES = ("av", "onnxruntime", "silero-vad", "soxr", "tokenizers")  # they decide what is heard and recognised
+OF_LIBRARY = "library."  # how their keys begin
 
 
 def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
     """Full keys and values of all settings that decide which recordings there are and what is recognised in them.
 
-    weights: a hash of the model's weights, under the key `model.weights_hash`. Not included are compute, plan, output,
-    budget, device and compilation: they may change from run to run.
+    weights: a hash of the model's weights, under the key `model.weights_hash`. Versions of libraries that decode, cut,
+    resample and split words are under `library.NAME`. Not included are compute, plan, output, budget, device and
+    compilation: they may change from run to run.
     """
     settings = config.model_dump(mode="json")
     model = {key: settings["model"][key] for key in ("name", "revision", "dtype", "weights")}
@@ -28,7 +34,13 @@ def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
         "segment": settings["segment"],
     }
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return flat | {"schema_version": SCHEMA_VERSION}
+    return flat | library_versions() | {"schema_version": SCHEMA_VERSION}
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that decide what is recognised, by `library.NAME`; those of FFmpeg are one text."""
+    ffmpeg = " ".join(f"{name} {'.'.join(map(str, parts))}" for name, parts in sorted(av.library_versions.items()))
+    return {f"{OF_LIBRARY}{name}": metadata.version(name) for name in LIBRARIES} | {f"{OF_LIBRARY}libav": ffmpeg}
 
 
 def fingerprint_id(values: Mapping[str, Any]) -> str:
@@ -39,7 +51,7 @@ def fingerprint_id(values: Mapping[str, Any]) -> str:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare the `stored` fingerprint of the output at `uri` with the one that a run `wanted` to use.
 
-    A key that an older version did not know counts as null. Raises ConfigError if the fingerprints differ: one line
+    A key that an older version did not know counts as null, and as equal if it is that of a library. Raises ConfigError if the fingerprints differ: one line
     with every differing key and both values.
     """
     differences = list(_differences(stored, wanted))
@@ -52,7 +64,7 @@ def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
     for key in sorted(set(stored) | set(wanted)):
-        if stored.get(key) is None and wanted.get(key) is None:
+        if stored.get(key) is None and (wanted.get(key) is None or key.startswith(OF_LIBRARY)):
             continue
         old, new = (json.dumps(side[key]) if key in side else "absent" for side in (stored, wanted))
         if old != new:

@@ -62,6 +62,20 @@ def test_what_may_change_from_run_to_run_is_not_in_it(override: str) -> None:
     assert _fingerprint(override) == _fingerprint()
 
 
+@pytest.mark.parametrize("name", ["av", "libav", "silero-vad", "soxr", "tokenizers", "onnxruntime"])
+def test_another_version_of_a_library_that_decides_what_is_recognised_is_refused(name: str) -> None:
+    wanted = _fingerprint()
+    assert any(char.isdecimal() for char in wanted[f"library.{name}"])
+    stored = wanted | {f"library.{name}": "0.1"}
+    with pytest.raises(ConfigError, match=rf'library\.{name} was "0\.1", now "'):
+        check_fingerprint("/out", stored, wanted)
+
+
+def test_an_output_of_a_version_that_did_not_note_libraries_goes_on() -> None:
+    stored = {key: value for key, value in _fingerprint().items() if not key.startswith("library.")}
+    check_fingerprint("/out", stored, _fingerprint())
+
+
 def test_other_weights_are_another_fingerprint() -> None:
     assert fingerprint_id(_fingerprint(weights="abc")) != fingerprint_id(_fingerprint(weights="abd"))
 
