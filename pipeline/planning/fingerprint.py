@@ -51,7 +51,8 @@ def fingerprint_id(values: Mapping[str, Any]) -> str:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare the `stored` fingerprint of the output at `uri` with the one that a run `wanted` to use.
 
-    A key that an older version did not know counts as null, and as equal if it is that of a library. Raises ConfigError if the fingerprints differ: one line
+    A key that an older version did not know counts as null, and as equal if it is that of a library. Raises
+    ConfigError if the fingerprints differ: one line
     with every differing key and both values.
     """
     differences = list(_differences(stored, wanted))
