@@ -124,6 +124,16 @@ class SourceConfig(Section):
         "itself, as another channel; or its number from 0",
     )
 
+    root: str | None = Field(
+        None,
+        description="folder or address below which the paths in manifests and tables must lie; null: the folder of "
+        "source.uri",
+    )
+    trust: bool = Field(
+        False,
+        description="true: open every address that a manifest or table names, also of this machine and its network",
+    )
+
     @pydantic.field_validator("language")
     @classmethod
     def _known_language(cls, value: str | None) -> str | None:

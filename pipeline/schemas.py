@@ -29,7 +29,7 @@ REASONS = {  # why a recording is a dead letter, and what that means
     "too_large": "the file has more bytes than the limit",
     "truncated_archive": "the archive ends inside a member",
     "corrupt_archive": "the archive cannot be read from here on",
-    "unsafe_name": "the name inside the archive is an absolute path, leads to a parent folder or is a link",
+    "unsafe_name": "the name or address leads out of the archive, the source or the web, or is a link",
     "missing_file": "the file was listed, but is missing or not readable",
     "source_changed": "the file was written again after it was planned",
     "bad_metadata": "the sidecar or the manifest line cannot be read",

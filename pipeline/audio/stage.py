@@ -35,6 +35,7 @@ from pipeline.schemas import (
     piece_row,
     to_table,
 )
+from pipeline.sources.access import trust
 from pipeline.sources.access.listing import check_root
 from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
@@ -143,6 +144,7 @@ class Decoder:
 
     def __init__(self, config: RunConfig, about: About) -> None:
         apply(config.storage)
+        trust.apply(config.source)
         self.root = None if config.source.format == "huggingface" else config.source.uri  # the hub has names
         self.max_seconds = config.compute.max_recording_seconds
         self.max_samples = int(self.max_seconds * SAMPLE_RATE)

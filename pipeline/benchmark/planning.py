@@ -124,7 +124,8 @@ def measure_here(units: int, each: int, commits: Commits) -> dict[str, Any]:
     with scratch_folder("bench-") as folder:
         manifest = folder / "manifest.jsonl"
         write_manifest(manifest, units)
-        clock.time("list", lambda: deque(list_recordings(SourceConfig(uri=str(manifest), format="manifest")), maxlen=0))
+        source = SourceConfig(uri=str(manifest), format="manifest", root="s3://archive")
+        clock.time("list", lambda: deque(list_recordings(source), maxlen=0))
         made_up = MadeUpCommits(folder / "out", recordings=each)
         storage: LocalStorage = made_up
         listed = mark_duplicates(recordings(units, each))

@@ -32,6 +32,7 @@ from pipeline.planning.pack import (
     with_parts,
 )
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
+from pipeline.sources.access import trust
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage, in_order
 
@@ -98,6 +99,7 @@ def ensure_plan(
     write wins, and all use its plan. Raises ConfigError if the source is missing or empty, and if the settings differ
     from those of the plan.
     """
+    trust.apply(source)
     if not storage.exists(plan_key(BASE)):
         ignored: Counter[str] = Counter()
         units = with_parts(make_plan(source, config, at_least, ignored), part_rows)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
 from pipeline.sources import files, huggingface, manifest, parquet, webdataset
-from pipeline.sources.access import metadata_tables, names, streams
+from pipeline.sources.access import metadata_tables, names, streams, trust
 from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import File, Planned, check_version, find_file, list_files
@@ -84,6 +84,7 @@ def list_recordings(
     objects are not opened; then there may be no recording. ignored: counts the files that are left out because of their
     names, by extension, where the format can tell.
     """
+    trust.apply(source)
     include, exclude = (_matcher(key, getattr(source, key)) for key in ("include", "exclude"))
     name = detect_format(source.uri) if source.format == "auto" else source.format
     if source.split is not None and name not in (*_CORPORA, "huggingface"):

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from pipeline.config import COLUMN, ConfigError, SourceConfig, public
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import lhotse
-from pipeline.sources.access import fields, remote
+from pipeline.sources.access import fields, remote, trust
 from pipeline.sources.access.lines import Row, kind_of, read_manifest
 from pipeline.sources.access.listing import File, list_files, local_size
 
@@ -22,8 +22,9 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
     A line that cannot be used has a problem whose detail names file and line, and it keeps reference and metadata.
     Without an id column the id is the path as written, followed by #START-ENDms for a section. Missing audio is only
-    noticed when it is read. Raises ConfigError if there is no manifest, or if no line has a column that the settings
-    name.
+    noticed when it is read. A line that names an address which `trust.check` refuses has the problem "unsafe_name".
+    Raises ConfigError if there is no manifest, if no line has a column that the settings name, and if such an address
+    comes before any good line.
     """
     wanted = {
         key: name.removeprefix(COLUMN)
@@ -31,6 +32,7 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         if (name := getattr(source, key)) and (key != "language" or name.startswith(COLUMN))
     }
     missing = dict(wanted)
+    any_is_good = False
     for file in list_files(source.uri):
         kind = kind_of(file.name)
         if not (file.named or kind in ("jsonl", "csv", "tsv") or (kind and ".json" in source.uri.rpartition("/")[2])):
@@ -40,7 +42,11 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
                 missing = {key: name for key, name in missing.items() if name not in row.columns}
             if row.error is None and kind in ("csv", "tsv"):
                 _check_header(source, file, row)
-            yield _ref(source, file, row)
+            ref = _ref(source, file, row)
+            if ref.problem == "unsafe_name" and not any_is_good:  # probably all are of this kind, and meant well
+                raise ConfigError(f"source.root: {ref.problem_detail}")
+            any_is_good = any_is_good or ref.problem is None
+            yield ref
     for key, name in missing.items():
         raise ConfigError(f"source.{key}: no line of {source.uri} has {name!r}")
 
@@ -79,7 +85,10 @@ def _ref(source: SourceConfig, file: File, row: Row) -> RecordingRef:
 
 def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> RecordingRef:
     audio, path = fields.audio_path(columns, source.audio_column)
-    uri, (size, version) = _found(remote.relative_to(file.uri, path))
+    named = remote.relative_to(file.uri, path)
+    trust.check(named, file.uri, source)
+    uri, (size, version) = _found(named)
+    trust.check(uri, file.uri, source)  # %2e%2e/ and the like are tried too
     seconds, offset = (fields.to_seconds(columns.get(key), key) for key in ("duration", "offset"))
     channel = _channel(columns.get("channel"))
     start_ms = end_ms = None

@@ -74,7 +74,7 @@ def test_a_commit_that_nobody_planned_is_found_in_the_books(tmp_path: Path) -> N
 
 def test_the_recordings_are_those_of_a_manifest_and_each_is_a_unit(tmp_path: Path) -> None:
     planning.write_manifest(tmp_path / "m.jsonl", 30)
-    listed = list(list_recordings(SourceConfig(uri=str(tmp_path / "m.jsonl"), format="manifest")))
+    listed = list(list_recordings(SourceConfig(uri=str(tmp_path / "m.jsonl"), format="manifest", root="s3://archive")))
     made = list(planning.recordings(30))
     assert [ref.seconds for ref in listed] == [ref.seconds for ref in made] == [600.0] * 30
     assert len({ref.recording_id for ref in made}) == 30

@@ -82,7 +82,7 @@ def test_audio_may_be_in_files(tmp_path: Path) -> None:
     kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
     cells = [{"path": str(tmp_path / "a.wav")}, {"path": str(tmp_path / "gone.wav")}, {}]
     datasets.Dataset(pa.table({"audio": pa.array(cells, kind)})).save_to_disk(tmp_path / "set")
-    there, gone, nothing = listed(tmp_path / "set")
+    there, gone, nothing = listed(tmp_path / "set", root=str(tmp_path))
     assert read_recording(there).audio == b"A"
     for ref in (gone, nothing):
         with pytest.raises(BadRecording, match="missing_file"):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.sources import formats
 from pipeline.sources.manifest import list_recordings, read_recording
 
 
@@ -218,7 +219,7 @@ def test_a_folder_of_manifests_is_read_in_order_with_paths_from_each(tmp_path: P
 
 def test_missing_audio_is_a_dead_letter_when_it_is_read(tmp_path: Path) -> None:
     paths = ["nowhere.wav", ".", "ftp-like://x/y.wav", "/dev/zero", "a" * 5000]
-    for ref in listed(write_lines(tmp_path / "m.jsonl", *({"audio_filepath": path} for path in paths))):
+    for ref in listed(write_lines(tmp_path / "m.jsonl", *({"audio_filepath": path} for path in paths)), trust="true"):
         assert ref.problem is None
         with pytest.raises(BadRecording, match="missing_file"):
             read_recording(ref)
@@ -346,7 +347,8 @@ def test_a_path_that_is_written_in_another_way_finds_its_file(tmp_path: Path, wr
 def test_the_file_of_exactly_the_written_name_comes_first(tmp_path: Path) -> None:
     (tmp_path / "a%20b.wav").write_bytes(b"percent")
     (tmp_path / "a b.wav").write_bytes(b"space")
-    refs = listed(write_lines(tmp_path / "m.jsonl", {"audio": "a%20b.wav"}, {"audio": f"file://{tmp_path}/a%20b.wav"}))
+    lines = [{"audio": "a%20b.wav"}, {"audio": f"file://{tmp_path}/a%20b.wav"}]
+    refs = listed(write_lines(tmp_path / "m.jsonl", *lines), trust="true")
     assert [read_recording(ref).audio for ref in refs] == [b"percent", b"percent"]
 
 
@@ -354,14 +356,18 @@ def test_a_manifest_in_a_store_may_name_files_of_other_folders() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe_file("/lists/wavs/a.wav", b"A")
     memory.pipe_file("/lists/m/m.jsonl", b'{"audio": "../wavs/a.wav"}\n{"audio": "./../wavs/./a.wav"}\n')
-    assert [read_recording(ref).audio for ref in listed("memory://lists/m/m.jsonl")] == [b"A", b"A"]
+    assert [read_recording(ref).audio for ref in listed("memory://lists/m/m.jsonl", root="memory://lists")] == [
+        b"A",
+        b"A",
+    ]
 
 
 def test_the_signature_of_an_address_is_read_with_but_not_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     signed = "http://127.0.0.1:1/get?take=2&X-Amz-Date=1&X-Amz-Signature=SECRET"
-    (one,) = listed(write_lines(tmp_path / "m.jsonl", {"audio_filepath": signed}))
+    path = write_lines(tmp_path / "m.jsonl", {"audio_filepath": signed})
+    (one,) = formats.list_recordings(SourceConfig(uri=str(path), format="manifest", trust=True))
     assert (one.recording_id, one.source_uri) == ("http://127.0.0.1:1/get?take=2", signed)
     monkeypatch.setattr("pipeline.storage.patience.FIRST_SECONDS", 0.001)
     with pytest.raises(BadRecording, match=r"missing_file: http://127\.0\.0\.1:1/get") as caught:

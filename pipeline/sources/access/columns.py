@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from pipeline.config import COLUMN, ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
-from pipeline.sources.access import fields, remote
+from pipeline.sources.access import fields, remote, trust
 from pipeline.sources.access.ids import IdSet
 from pipeline.sources.access.listing import Planned
 
@@ -202,7 +202,8 @@ def audio_bytes(cell: Any, where: str, rate: object = None) -> bytes | BinaryIO:
     cell: bytes; a struct of bytes and path; decoded samples, as a list or in a struct as "array" with "sampling_rate",
     which become a wav file. Without bytes the file at the path is read. where: the file of the table; a relative path
     starts in its folder. rate: Hz of a list of samples. Raises BadRecording: "missing_file" if the cell is empty,
-    "bad_metadata" if samples have no rate, and whatever `remote.read_audio` raises.
+    "unsafe_name" if `trust.check` refuses the path, "bad_metadata" if samples have no rate, and whatever
+    `remote.read_audio` raises.
     """
     data, path = cell, None
     if isinstance(cell, dict):
@@ -210,7 +211,9 @@ def audio_bytes(cell: Any, where: str, rate: object = None) -> bytes | BinaryIO:
         if cell.get("array") is not None:
             data, rate = cell["array"], cell.get("sampling_rate") or cell.get("sample_rate") or rate
     if data is None and path:
-        return remote.read_audio(remote.relative_to(where, path))
+        named = remote.relative_to(where, path)
+        trust.check(named, where)
+        return remote.read_audio(named)
     if data is None:
         raise BadRecording("missing_file", f"{where}: the row has neither bytes nor a path")
     if isinstance(data, list):

@@ -19,7 +19,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.config import ConfigError, public
 from pipeline.schemas import BadRecording
-from pipeline.sources.access import witness
+from pipeline.sources.access import trust, web, witness
+from pipeline.sources.access.web import OWN_NETWORK
 from pipeline.storage.errors import StorageError, failure, kind_of, storage_error
 from pipeline.storage.patience import Failure, patiently
 from pipeline.storage.ranges import Ranges, Slice, buffered
@@ -46,6 +47,8 @@ def open_fs(uri: str) -> tuple[Any, str]:
     """
     if uri.startswith("/"):
         return LocalFileSystem(), _on_disk(uri.rstrip("/") or "/")
+    if uri.startswith(trust.WEB) and "::" not in uri:
+        return web.file_system(trust.may_reach_own_network(uri)), uri
     try:
         fs, path = url_to_fs(uri)
     except Exception as err:  # noqa: BLE001 any file system raises its own; a chain of URLs opens archives here
@@ -204,6 +207,8 @@ def _judge(error: BaseException, uri: str) -> Failure | None:
         return None
     error = _cause(error)
     line, name = one_line(error), type(error).__name__
+    if OWN_NETWORK in line:
+        return Failure(BadRecording("unsafe_name", f"{uri}: {line}"), None)
     if isinstance(error, StorageError):
         return Failure(error, None)
     if broken := storage_error(error):
@@ -218,12 +223,20 @@ def _judge(error: BaseException, uri: str) -> Failure | None:
             return Failure(failure(folder, "it has been read before, and is gone or empty now", "gone"), None)
         return Failure(BadRecording("missing_file", f"{uri}: {line}"), None)
     if _on_web(uri):  # a manifest may name many hosts, and the others may answer
-        return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), name)
+        return _silent_host(error, uri)
     return Failure(failure(uri, line, "unreachable"), name)
 
 
+def _silent_host(error: BaseException, uri: str) -> Failure:
+    """Say what it means for a recording that a web server gives no answer. One that is too slow is not asked again."""
+    line = one_line(error)
+    if isinstance(error, TimeoutError):
+        return Failure(BadRecording("missing_file", f"{uri}: no answer, or one that is too slow: {line}"), None)
+    return Failure(BadRecording("missing_file", f"{uri}: no answer, {ATTEMPTS} times: {line}"), type(error).__name__)
+
+
 def _on_web(uri: str) -> bool:
-    return uri.startswith(("http://", "https://"))
+    return uri.startswith(trust.WEB)
 
 
 def _cause(error: BaseException) -> BaseException:
