@@ -16,14 +16,19 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 from pipeline import missing_package
 from pipeline.audio.stage import describe
 from pipeline.config import ConfigError
+from pipeline.planning.pack import declared_seconds
 from pipeline.schemas import (
+    PIECE_DECODED,
     POSITION,
+    SAMPLE_RATE,
+    SPAN,
     START,
     TODO,
     DecodedRecording,
     Place,
     Problem,
     RecordingRef,
+    SegmentResult,
     WorkUnit,
     recordings_of,
     to_table,
@@ -32,6 +37,7 @@ from pipeline.storage.base import OutputError
 from pipeline.storage.errors import StorageError, storage_error
 
 _TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
+MAX_BAD_WINDOWS = 3  # of a piece that may crash the model one by one; then the rest of it has no answer either
 log = logging.getLogger(__name__)
 
 MISSING = "ModuleNotFoundError: "
@@ -135,27 +141,80 @@ def run_alone(
 def _run_recording(
     unit_id: str, place: Place, ref: RecordingRef, decoder: Cell, replica: Cell
 ) -> tuple[DecodedRecording, list[dict[str, Any]]]:
-    """Decode and recognise one recording. After a crash it runs once more: the machine may be at fault."""
-    for is_last_attempt in (False, True):
+    """Decode and recognise one recording. What was recognised before a crash is kept."""
+    pieces: list[dict[str, Any]] = []
+    start: dict[str, Any] | None = asdict(START)
+    while start is not None:
+        task = {"unit_id": unit_id, "place": asdict(place), "start": start}
         stage = "decode"
         try:
-            pieces: list[dict[str, Any]] = []
-            start: dict[str, Any] | None = asdict(START)
-            while start is not None:
-                stage = "decode"
-                task = {"unit_id": unit_id, "place": asdict(place), "start": start}
-                decoded = decoder.call(to_table([task], _TASK))
-                stage = "model"
-                pieces += replica.call(decoded).to_pylist()
-                start = pieces[-1]["next"]
-            return recordings_of(pieces)[0], [result for piece in pieces for result in piece["results"]]
+            decoded = _twice(decoder, to_table([task], _TASK))
+            stage = "model"
+            pieces.append(_recognised(replica, decoded))
         except Crash as err:
             log.warning("recording %s: %s", ref.recording_id, err.detail)
-            crash = err
-        if is_last_attempt or crash.reason != "crashed":
-            break
-    description = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
-    if stage == "model":  # decoding it did not crash, so it is safe to read it in this process
+            return _up_to(start, ref, pieces, Problem(err.reason, stage, err.detail)), _results(pieces)
+        start = pieces[-1]["next"]
+    return recordings_of(pieces)[0], _results(pieces)
+
+
+def _twice(cell: Cell, table: pa.Table) -> pa.Table:
+    """The result of a stage. After a crash it runs once more: the machine may be at fault. Raises the second Crash."""
+    try:
+        return cell.call(table)
+    except Crash as err:
+        if err.reason != "crashed":
+            raise
+    return cell.call(table)
+
+
+def _recognised(replica: Cell, decoded: pa.Table) -> dict[str, Any]:
+    """A row of PIECE_RECOGNISED.
+
+    If the piece crashes the model, its windows run one by one, and those that crash it have no answer. Raises Crash if
+    that is so for all of them.
+    """
+    try:
+        return dict(_twice(replica, decoded).to_pylist()[0])
+    except Crash as err:
+        crash = err
+    (row,) = decoded.to_pylist()
+    if len(row["segments"]) < 2:
+        raise crash
+    results, failed = [], 0
+    for segment in row["segments"]:
+        try:
+            if failed >= MAX_BAD_WINDOWS:
+                raise crash
+            results += replica.call(to_table([row | {"segments": [segment]}], PIECE_DECODED)).to_pylist()[0]["results"]
+        except Crash as err:
+            failed += 1
+            results.append(_no_answer(segment, err.detail))
+    if failed == len(row["segments"]):
+        raise crash
+    known = {name: value for name, value in row.items() if name not in ("segments", "pcm")}
+    return known | {"results": results}
+
+
+def _no_answer(segment: dict[str, Any], error: str) -> dict[str, Any]:
+    """A row of schemas.RESULT for a window without an answer."""
+    return {name: segment[name] for name, _ in SPAN} | asdict(SegmentResult(text=None, error=error))
+
+
+def _up_to(
+    start: dict[str, Any], ref: RecordingRef, pieces: list[dict[str, Any]], problem: Problem
+) -> DecodedRecording:
+    """A recording of which a piece crashes the process. start: of that piece. pieces: those before it."""
+    known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
+    if problem.stage == "model" or pieces:  # reading it did not crash, so it is safe in this process
         with contextlib.suppress(Exception):
-            description = describe(ref)
-    return replace(description, problem=Problem(crash.reason, stage, crash.detail)), []
+            known = describe(ref)
+    if not pieces:
+        return replace(known, problem=problem)
+    heard = start["before"] + start["sample"]
+    declared = round((declared_seconds(ref) or 0.0) * SAMPLE_RATE)
+    return replace(known, samples=max(heard, declared), damage=problem, lost_samples=max(0, declared - heard))
+
+
+def _results(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [result for piece in pieces for result in piece["results"]]

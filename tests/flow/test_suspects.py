@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.audio.stage import recording_row
 from pipeline.config import ComputeConfig
 from pipeline.flow.cluster import ray_cluster
 from pipeline.flow.suspects import Crash, run_alone
@@ -20,9 +21,12 @@ from pipeline.run import transcribe
 from pipeline.schemas import (
     PIECE_DECODED,
     PIECE_RECOGNISED,
+    SPAN,
     START,
     DecodedRecording,
     Place,
+    Position,
+    SegmentResult,
     WorkUnit,
     piece_row,
     to_table,
@@ -114,6 +118,72 @@ def test_a_recording_that_crashes_once_alone_is_transcribed_and_one_that_crashes
     assert results == []
     assert (answered_recording.problem and answered_recording.problem.reason) == reason
     assert answered_recording.samples == (None if reason else 5)
+
+
+class Poisoned:
+    """A decoder of three pieces with three windows each, or a model; the process dies on what `is_deadly` says."""
+
+    def __init__(self, is_deadly: Callable[[dict[str, Any]], bool], schema: pa.Schema) -> None:
+        self.is_deadly, self.schema, self.calls = is_deadly, schema, 0
+
+    def call(self, table: pa.Table) -> pa.Table:
+        self.calls += 1
+        (row,) = table.to_pylist()
+        if self.is_deadly(row):
+            raise Crash("crashed", "the process died")
+        return to_table([self.decoded(row) if self.schema is PIECE_DECODED else recognised(row)], self.schema)
+
+    @staticmethod
+    def decoded(row: dict[str, Any]) -> dict[str, Any]:
+        number = row["start"]["sample"] // 48_000
+        following = None if number == 2 else replace(START, sample=48_000 * (number + 1), segment=3 * (number + 1))
+        segments = [
+            {"recording_index": 0, "segment_index": 3 * number + index, "channel": None, "key": "k", "language": "de"}
+            | {"start_sample": at, "end_sample": at + 16_000, "overlaps_previous": False, "pcm_offset": 32_000 * index}
+            for index, at in enumerate(range(48_000 * number, 48_000 * (number + 1), 16_000))
+        ]
+        start = Position(**row["start"])
+        known = piece_row(row["unit_id"], Place(**row["place"]), number, start, following)
+        ended = [recording_row(0, DecodedRecording(samples=144_000))] if following is None else []
+        return known | {"segments": segments, "pcm": bytes(96_000), "samples": 48_000, "recordings": ended}
+
+    def end(self) -> None:
+        pass
+
+
+def recognised(row: dict[str, Any]) -> dict[str, Any]:
+    results = [
+        {name: segment[name] for name, _ in SPAN} | asdict(SegmentResult(text=f"w{segment['segment_index']}"))
+        for segment in row["segments"]
+    ]
+    return {name: value for name, value in row.items() if name not in ("segments", "pcm")} | {"results": results}
+
+
+@pytest.mark.parametrize(
+    ("decoder_dies", "model_dies", "words", "damage", "samples"),
+    [
+        (lambda row: row["start"]["sample"] == 96_000, None, "w0 w1 w2 w3 w4 w5", ("crashed", "decode"), 160_000),
+        (None, lambda row: 4 in indices(row), "w0 w1 w2 w3 - w5 w6 w7 w8", None, 144_000),
+        (None, lambda row: max(indices(row)) > 5, "w0 w1 w2 w3 w4 w5", ("crashed", "model"), 160_000),
+        (None, lambda row: True, "", None, None),
+    ],
+)
+def test_what_was_recognised_before_and_beside_a_crash_is_kept(
+    decoder_dies: Any, model_dies: Any, words: str, damage: tuple[str, str] | None, samples: int | None
+) -> None:
+    unit, place = WorkUnit("ab" * 8, (ref(0, seconds=10.0),)), Place("plan", 0, 0, 1)
+    decoder: Any = Poisoned(decoder_dies or (lambda _: False), PIECE_DECODED)
+    model: Any = Poisoned(model_dies or (lambda _: False), PIECE_RECOGNISED)
+    ((_, _, (recording,), results),) = run_alone([(unit, place)], decoder, model)
+    assert " ".join(result["text"] or "-" for result in results) == words
+    assert (recording.damage and (recording.damage.reason, recording.damage.stage)) == damage
+    assert recording.samples == samples
+    assert recording.lost_samples == (64_000 if damage else 0)
+    assert (recording.problem and recording.problem.reason) == (None if words else "crashed")
+
+
+def indices(row: dict[str, Any]) -> list[int]:
+    return [segment["segment_index"] for segment in row["segments"]]
 
 
 def transcribed(output: Path) -> set[str]:
