@@ -16,7 +16,7 @@ from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, Ray
 from pipeline import missing_package
 from pipeline.audio.stage import describe
 from pipeline.config import ConfigError
-from pipeline.planning.pack import declared_seconds
+from pipeline.planning.lengths import declared_seconds
 from pipeline.schemas import (
     PIECE_DECODED,
     POSITION,
