@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.output.page import markdown
 from pipeline.training.adapter_config import AdapterConfig
 from pipeline.training.examples import Examples
 from pipeline.training.resume import Changes, sentences
@@ -73,9 +74,10 @@ def table(result: dict[str, Any]) -> str:
     lines = ["| set | language | before | after |", "| --- | --- | --- | --- |"]
     for name, one in before["sets"].items():
         new = after["sets"][name]
-        lines.append(f"| {name} | all ({one['units']} units) | {one['rate']:.1%} | {new['rate']:.1%} |")
+        lines.append(f"| {markdown(name)} | all ({one['units']} units) | {one['rate']:.1%} | {new['rate']:.1%} |")
         lines += [
-            f"| | {code} | {rate:.1%} | {new['languages'][code]:.1%} |" for code, rate in one["languages"].items()
+            f"| | {markdown(code)} | {rate:.1%} | {new['languages'][code]:.1%} |"
+            for code, rate in one["languages"].items()
         ]
     lines.append(f"| all, audio shuffled | | {before['shuffled']:.1%} | {after['shuffled']:.1%} |")
     return "\n".join(lines)
@@ -86,11 +88,11 @@ def card(config: AdapterConfig, result: dict[str, Any], data: Examples, reschedu
     t, best = config.train, result["best"]
     left = ", ".join(f"{reason} {count}" for reason, count in sorted(data.left_out.items())) or "none"
     grounded = "" if best["grounded"] else "\n**Not grounded**: with the audio shuffled the error rate hardly rises.\n"
-    return f"""# {config.output.name or config.output.uri}: an adapter on {config.model.name}
+    return f"""# {markdown(config.output.name or config.output.uri)}: an adapter on {markdown(config.model.name)}
 
-Encoder, backbone and tokenizer are those of `{config.model.name}`, byte by byte; projector and LoRA (rank
+Encoder, backbone and tokenizer are those of {markdown(config.model.name)}, byte by byte; projector and LoRA (rank
 {config.lora.rank}, alpha {config.lora.alpha:g}, {", ".join(config.lora.targets)}; one set for the prompt pass, one for
-denoising) were trained on {len(data)} recordings of `{config.source.uri}` (left out: {left}).
+denoising) were trained on {len(data)} recordings of {markdown(config.source.uri)} (left out: {left}).
 {grounded}
 ## Figures
 

@@ -7,7 +7,7 @@ import re
 import jinja2
 import pytest
 
-from pipeline.output.page import render_page
+from pipeline.output.page import markdown, render_page
 from tests.output.test_report import NASTY, SUMMARY
 from tests.output.test_report import page as run_report
 
@@ -38,3 +38,18 @@ def test_a_table_has_heads_for_its_rows_and_columns_and_figures_to_the_right() -
 def test_a_name_that_is_not_given_is_a_mistake() -> None:
     with pytest.raises(jinja2.UndefinedError, match="'uri' is undefined"):
         render_page("run.html.j2", **SUMMARY)
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("a|b", "a\\|b"),
+        ("a\nb\r\n| c |", "a b \\| c \\|"),
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
+        ("[here](javascript:x)", "\\[here\\](javascript:x)"),
+        ("`code` *x* _y_ ~z~ \\|", "\\`code\\` \\*x\\* \\_y\\_ \\~z\\~ \\\\\\|"),
+        ("/data/café 鱼.wav", "/data/café 鱼.wav"),
+    ],
+)
+def test_text_from_outside_means_nothing_in_markdown(text: str, written: str) -> None:
+    assert markdown(text) == written

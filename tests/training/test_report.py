@@ -72,3 +72,11 @@ def test_the_card_says_what_was_trained_on_what_and_whether_it_listens(tmp_path:
     assert "After: step 80 of 6" in card
     assert "\n    python -m jobs.train x=y\n" in card
     assert ("Not grounded" in card) != grounded
+
+
+def test_names_of_sets_cannot_break_the_table() -> None:
+    one = evaluation(0.25)
+    before = one | {"sets": {"a|b\n<script>": one["sets"]["new"]}}
+    rows = report.table({"before": before, "best": before}).splitlines()
+    assert rows[2].startswith("| a\\|b &lt;script&gt; | all (20 units) | 25.0% | 25.0% |")
+    assert len(rows) == 6
