@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import public
@@ -56,6 +59,17 @@ def storage_error(error: BaseException) -> StorageError | None:
     if not isinstance(error, OSError) or error.errno not in FULL | LOST:
         return None
     return failure(str(error.filename or "here"), reason(error), "full" if error.errno in FULL else "gone")
+
+
+@contextlib.contextmanager
+def naming(folder: Path) -> Iterator[None]:
+    """Errors of the disk in the block name `folder`, where the operating system does not say which file it was."""
+    try:
+        yield
+    except OSError as err:
+        if err.errno in FULL | LOST and err.filename is None:
+            err.filename = str(folder)
+        raise
 
 
 def kind_of(status: int | None, code: str) -> Kind | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from pipeline.config import ConfigError
-from pipeline.storage.errors import failure, storage_error
+from pipeline.storage.errors import failure, naming, storage_error
 from pipeline.storage.scratch import sweep_folder, sweep_scratch
 
 TEMP = ".tmp"  # directory below the root for files that are being written; it is never listed
@@ -100,7 +100,8 @@ class LocalStorage:
         self._check_root()
         directory.mkdir(parents=True)
         try:
-            yield directory
+            with naming(self.root):
+                yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
 
@@ -134,9 +135,10 @@ class LocalStorage:
     def _temporary(self, data: bytes | Path) -> Iterator[Path]:
         temporary = data if isinstance(data, Path) else self.root / TEMP / uuid.uuid4().hex
         try:
-            if isinstance(data, bytes):
-                self._with_parent(lambda content, path: path.write_bytes(content), data, temporary)
-            _fsync(temporary)
+            with naming(self.root):
+                if isinstance(data, bytes):
+                    self._with_parent(lambda content, path: path.write_bytes(content), data, temporary)
+                _fsync(temporary)
             yield temporary
         finally:
             temporary.unlink(missing_ok=True)

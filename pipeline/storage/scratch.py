@@ -9,13 +9,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from pipeline.storage.errors import naming
+
 PREFIX = "fullcanvas-scratch-"  # of their names, in the system's folder for temporary files
 
 
 @contextlib.contextmanager
 def scratch_folder(purpose: str = "") -> Iterator[Path]:
     """Make a folder, which is removed at the end of the block. purpose: a part of its name."""
-    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{purpose}") as folder, naming(Path(folder)):
         yield Path(folder)
 
 

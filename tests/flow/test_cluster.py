@@ -33,6 +33,13 @@ with ray_cluster(ComputeConfig(decode_actors=3)):
     stranger |= {"RAY_AUTH_MODE": "disabled", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     done = subprocess.run(command, env=stranger, capture_output=True, text=True)
     print("refused" if "inside" not in done.stdout and "InvalidAuthToken" in done.stderr else done, flush=True)
+    from pipeline.config import ConfigError
+    from pipeline.flow.placement import Placement
+    Placement(ComputeConfig()).before()
+    try:
+        Placement(ComputeConfig(gpus_per_replica=1000)).before()
+    except ConfigError as err:
+        print(str(err).split(";")[0], flush=True)
     with ray_cluster(ComputeConfig()):
         pass
     print("still there" if ray.is_initialized() else "gone", flush=True)
@@ -54,7 +61,9 @@ def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.split("\n")[:-1] == ["ours", "loopback", "refused", "still there", "gone", "ours"], done.stderr
+    lacks = "compute.gpus_per_replica: a run needs 1000 GPUs"
+    said = ["ours", "loopback", "refused", lacks, "still there", "gone", "ours"]
+    assert done.stdout.split("\n")[:-1] == said, done.stderr
     assert [line for line in done.stderr.splitlines() if "did not start" not in line] == []
     assert not (tmp_path / ".ray").exists()
     assert list(long.iterdir()) == []  # too long for the addresses of Ray's sockets

@@ -439,3 +439,15 @@ def test_relative_paths_in_a_manifest_start_in_its_folder() -> None:
     assert remote.relative_to("s3://b/x/m.jsonl", "y/a.wav") == "s3://b/x/y/a.wav"
     assert remote.relative_to("/x/m.jsonl", "/y/a.wav") == "/y/a.wav"
     assert remote.relative_to("/x/m.jsonl", "s3://b/a.wav") == "s3://b/a.wav"
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub's own error is of httpx, which is no OSError."""
+    monkeypatch.setattr("pipeline.storage.patience.FIRST_SECONDS", 0.001)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:1")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    uri = "hf://datasets/nobody/nothing/x.parquet"
+    with pytest.raises((StorageError, ConfigError)) as caught:
+        list(list_files(uri))
+    assert str(caught.value).startswith(("hf://", f"source.uri: {uri}"))
+    assert "\n" not in str(caught.value)

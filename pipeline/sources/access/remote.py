@@ -34,6 +34,8 @@ _MISSING = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectory
 _MISSING_ERRNO = (errno.EINVAL, errno.ENAMETOOLONG, errno.ELOOP)  # EINVAL: s3fs says so of a range outside the object
 _NETWORK = (
     ("aiohttp", "ClientError"),
+    ("httpx", "HTTPError"),  # of the hub, by the name of its version
+    ("httpx2", "HTTPError"),
     ("botocore.exceptions", "BotoCoreError"),
     ("botocore.exceptions", "ClientError"),
 )
