@@ -303,7 +303,7 @@ class PlanConfig(Section):
     """Upper limits of one unit, which is committed together; sources that grow; the forecast of `jobs.plan`."""
 
     unit_seconds: float = Field(
-        600, gt=0, le=31_536_000, description="seconds of audio in one unit, where the source declares them"
+        600, gt=0, le=31_536_000, description="seconds of audio in one unit, declared or estimated from its bytes"
     )
     unit_megabytes: float = Field(64, gt=0, le=1_000_000, description="megabytes of encoded audio in one unit")
     unit_recordings: int = Field(256, ge=1, le=1_000_000, description="recordings in one unit")
@@ -314,7 +314,7 @@ class PlanConfig(Section):
         False, description="exit with 1 if the source has gained, changed or lost recordings and plan.update is not set"
     )
     probe_recordings: int = Field(
-        16, ge=0, le=1_000_000, description="recordings sampled at random for the forecast; 0: no timing"
+        16, ge=0, le=1_000_000, description="recordings drawn by their size for the forecast; 0: no timing"
     )
     probe_seconds: float = Field(
         30, gt=0, le=86_400, description="about how long the forecast may measure: half to decode, half to transcribe"

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import asdict, dataclass, field, replace
 from itertools import cycle
@@ -65,7 +65,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     the model cannot be loaded.
     """
     sample = draw(todo_units(storage, committed), config.plan.probe_recordings)
-    measured, notes = measure_sample(config, sample.refs) if sample.refs else ([], [])
+    measured, notes = measure_sample(config, sample.refs, sample.times) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")
     made = estimate_run(
@@ -80,8 +80,12 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     return made
 
 
-def measure_sample(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Measured], list[str]]:
+def measure_sample(
+    config: RunConfig, refs: list[RecordingRef], times: Mapping[str, int] | None = None
+) -> tuple[list[Measured], list[str]]:
     """Decode and transcribe `refs` in their order, as many as plan.probe_seconds allow. Returns figures and notes.
+
+    times: how often each was drawn, by its id, as in `Sample`.
 
     Half of the time is for decoding, half for the model. No figure includes loading the model or its first segments.
     """
@@ -94,9 +98,9 @@ def measure_sample(config: RunConfig, refs: list[RecordingRef]) -> tuple[list[Me
     missing = _missing_device(config)
     if missing:
         notes.append(missing)
-        return [extrapolated(item, None) for item in sampled], notes
+        return [extrapolated(item, None, times) for item in sampled], notes
     rates = _transcribed(config, sampled, config.plan.probe_seconds / 2)
-    return [extrapolated(item, rate) for item, rate in zip(sampled, rates, strict=True)], notes
+    return [extrapolated(item, rate, times) for item, rate in zip(sampled, rates, strict=True)], notes
 
 
 def pieces_of(
@@ -242,12 +246,13 @@ def _segment(segment: dict[str, Any]) -> Segment:
     return Segment(segment["key"], segment["language"], segment["pcm"])
 
 
-def extrapolated(item: Sampled, rate: float | None) -> Measured:
+def extrapolated(item: Sampled, rate: float | None, times: Mapping[str, int] | None = None) -> Measured:
     """The figures of the whole recording: in proportion, where only a part was decoded.
 
-    rate: seconds of a replica for a second of speech; None: unknown.
+    rate: seconds of a replica for a second of speech; None: unknown. times: as in `measure_sample`.
     """
     kind, extent = kind_of(item.ref)
     whole = item.length / item.seconds if item.seconds and item.length > item.seconds else 1.0
     replica = None if rate is None else rate * item.speech_seconds * whole
-    return Measured(kind, extent, item.length, item.decode_seconds * whole, replica)
+    drawn = (times or {}).get(item.ref.recording_id)
+    return Measured(kind, extent, item.length, item.decode_seconds * whole, replica, drawn)

@@ -27,14 +27,17 @@ def declared_seconds(ref: RecordingRef) -> float | None:
     return ref.seconds
 
 
+def estimated_seconds(ref: RecordingRef) -> float:
+    """Seconds of audio by the bytes and the extension; UNKNOWN_SECONDS where the bytes are unknown."""
+    if not ref.size:
+        return UNKNOWN_SECONDS
+    name = (ref.source_member or ref.source_uri).partition("?")[0]
+    return ref.size / BYTES_PER_SECOND.get(name.rpartition(".")[2].lower(), UNKNOWN_KIND)
+
+
 def expected_seconds(ref: RecordingRef) -> float:
     """Seconds of audio, declared or estimated. 0 for a recording that will not be read, because it has a problem."""
     if ref.problem:
         return 0.0
     seconds = declared_seconds(ref)
-    if seconds is not None and 0 <= seconds < float("inf"):
-        return seconds
-    if not ref.size:
-        return UNKNOWN_SECONDS
-    name = (ref.source_member or ref.source_uri).partition("?")[0]
-    return ref.size / BYTES_PER_SECOND.get(name.rpartition(".")[2].lower(), UNKNOWN_KIND)
+    return seconds if seconds is not None and 0 <= seconds < float("inf") else estimated_seconds(ref)
