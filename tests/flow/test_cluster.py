@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig
+from pipeline.flow import cluster
 from pipeline.flow.cluster import check_machine, cluster_address, has_cluster, local_cpus, pin_authentication
+from pipeline.flow.reaper import holders
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
@@ -37,7 +41,7 @@ with ray_cluster(ComputeConfig(decode_actors=3)):
     from pipeline.flow.placement import Placement
     Placement(ComputeConfig()).before()
     try:
-        Placement(ComputeConfig(gpus_per_replica=1000)).before()
+        Placement(ComputeConfig(gpus_per_replica=64)).before()
     except ConfigError as err:
         print(str(err).split(";")[0], flush=True)
     with ray_cluster(ComputeConfig()):
@@ -61,7 +65,7 @@ def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    lacks = "compute.gpus_per_replica: a run needs 1000 GPUs"
+    lacks = "compute.gpus_per_replica: a run needs 64 GPUs"
     said = ["ours", "loopback", "refused", lacks, "still there", "gone", "ours"]
     assert done.stdout.split("\n")[:-1] == said, done.stderr
     assert [line for line in done.stderr.splitlines() if "did not start" not in line] == []
@@ -86,7 +90,7 @@ def test_an_empty_address_is_none(address: str, monkeypatch: pytest.MonkeyPatch)
 def test_the_address_of_a_dashboard_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: .*: an address to submit jobs to") as caught:
-        check_machine(ModelConfig())
+        check_machine(ModelConfig(), ComputeConfig())
     assert "SECRET" not in str(caught.value)
 
 
@@ -104,8 +108,48 @@ def test_cuda_that_this_machine_lacks_is_one_line_before_ray_starts(tmp_path: Pa
 
 
 def test_cuda_of_a_cluster_is_not_looked_for_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
-    check_machine(ModelConfig(device="cuda"))
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{head.getsockname()[1]}")
+        check_machine(ModelConfig(device="cuda"), ComputeConfig(gpus_per_replica=1))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{closed}", "ray://127.0.0.1:{closed}", "no-such-host.invalid:6379"])
+def test_a_dead_address_is_one_line(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    monkeypatch.setattr(cluster, "CONNECT_SECONDS", 0.1)
+    monkeypatch.setenv("RAY_ADDRESS", address.format(closed=closed))
+    with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: [^\n]*: no cluster answers there: [^\n]+$"):
+        check_machine(ModelConfig(), ComputeConfig())
+
+
+@pytest.mark.timeout(240)
+def test_no_process_of_ray_outlives_a_killed_driver_by_30_seconds(tmp_path: Path) -> None:
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", KILLED], cwd=ROOT, env=clean | {"TMPDIR": "/tmp"}, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout
+    folder = driver.stdout.readline().strip()
+    assert len(holders(folder)) >= 4  # the driver, the store of the cluster, the raylet and its agents
+    driver.kill()
+    driver.wait()
+    killed = time.monotonic()
+    while holders(folder) and time.monotonic() < killed + 30:
+        time.sleep(0.5)
+    assert holders(folder) == []
+
+
+KILLED = """
+from pipeline.config import ComputeConfig
+from pipeline.flow.cluster import ray_cluster
+with ray_cluster(ComputeConfig()):
+    import ray, time
+    from ray._private.worker import _global_node
+    ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())
+    print(_global_node.get_session_dir_path().rpartition("/")[0], flush=True)
+    time.sleep(600)
+"""
 
 
 def test_an_authentication_mode_of_the_user_does_not_change(monkeypatch: pytest.MonkeyPatch) -> None:
