@@ -286,5 +286,5 @@ def _configure_data() -> None:
     context.max_errored_blocks = 0
     context.actor_task_retry_on_errors = False
     context.max_consecutive_actor_init_deaths = 1  # if a model cannot be loaded, the job ends
-    for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # what fails is raised, and said once

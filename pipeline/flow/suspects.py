@@ -54,10 +54,15 @@ def users_error(error: Exception) -> Exception | None:
     if isinstance(cause, ModuleNotFoundError):
         return ConfigError(missing_package(str(cause)))
     if isinstance(cause, ConfigError | OutputError):
-        return cause
-    if isinstance(cause, OSError):
-        return storage_error(cause)
-    return _from_traceback(str(error))
+        return type(cause)(_own(cause))
+    if isinstance(cause, StorageError):
+        return StorageError(_own(cause), cause.kind)
+    return (cause and storage_error(cause)) or _from_traceback(str(error))
+
+
+def _own(error: Exception) -> str:
+    """The message without the lines that Ray Data appends to it."""
+    return str(error).partition("\n")[0]
 
 
 def _from_traceback(trace: str) -> Exception | None:

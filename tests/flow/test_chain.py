@@ -191,6 +191,9 @@ def test_the_error_of_an_actor_of_ray_data_is_in_its_traceback(line: str, kind: 
         (ConfigError("model.name: a"), ConfigError, "model.name: a"),
         (OutputError("out: b"), OutputError, "out: b"),
         (StorageError("s3://b/x: slow down; ..."), StorageError, "s3://b/x: slow down; ..."),
+        (StorageError("s3://b/x: slow down; ...\nFailed to apply UDF"), StorageError, "s3://b/x: slow down; ..."),
+        (ConfigError("model.name: a\nFailed to apply UDF"), ConfigError, "model.name: a"),
+        (OSError("[Errno 28] No space left: '/out/x'\nFailed to apply UDF"), StorageError, "/out/x: No space left"),
         (OSError(28, "No space left on device", "/out/data/x"), StorageError, "/out/data/x: No space left on device"),
         (OSError(107, "Transport endpoint is not connected", "/out/x"), StorageError, "/out/x: Transport endpoint"),
         (FileNotFoundError(2, "No such file", "x"), None, ""),
@@ -208,3 +211,4 @@ def test_the_error_of_an_actor_that_we_started_is_its_exception(
     error = users_error(caught.value)
     assert type(error) is (kind or type(None))
     assert message in str(error)
+    assert "\n" not in str(error)
