@@ -25,7 +25,7 @@ ARCHIVED = {"InvalidObjectState"}  # the object is in cold storage: only this on
 Kind = Literal["keys", "denied", "unreachable", "gone", "full", "refused"]
 REMEDIES: dict[Kind, str] = {
     "keys": "give valid keys, then the same command goes on",
-    "denied": "give the keys the right to it, then the same command goes on",
+    "denied": "give valid keys with the right to it, then the same command goes on",
     "unreachable": "once it answers again, the same command goes on",
     "gone": "once it is back (mounted, restored), the same command goes on",
     "full": "make room or raise the quota, then the same command goes on",

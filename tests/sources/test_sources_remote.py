@@ -210,7 +210,7 @@ def test_a_store_that_forbids_everything_is_no_missing_recording(s3: SmallS3, be
         read_recording(other)
     for key in s3.objects:
         s3.fail[key] = deque([403] * 50)
-    with pytest.raises(StorageError, match=r"^s3://b/f/a\.wav: .*; give the keys the right to it, then ") as caught:
+    with pytest.raises(StorageError, match=r"^s3://b/f/a\.wav: .*; give valid keys with the right to it") as caught:
         read_recording(ref)
     assert "\n" not in str(caught.value)
     assert len(s3.fail["f/a.wav"]) == 49
@@ -253,7 +253,7 @@ def test_an_object_in_cold_storage_is_missing_and_the_store_is_not(
 def test_a_listing_that_the_store_refuses_is_no_mistake_in_the_settings(s3: SmallS3) -> None:
     s3.objects = {"f/a.wav": b"A"}
     s3.fail[""] = deque([403] * 50)
-    with pytest.raises(StorageError, match=r"^s3://b/f.*; give the keys the right to it"):
+    with pytest.raises(StorageError, match=r"^s3://b/f.*; give valid keys with the right to it"):
         refs_of("s3://b/f/*.wav")
 
 
