@@ -19,6 +19,7 @@ from pipeline.flow.cluster import has_cluster, ray_cluster
 SECONDS = 60.0  # for a check of this machine, or of a store that works
 HASH_SECONDS = 1800.0  # 52 GB at 30 MB/s
 RAY_SECONDS = 120.0
+LISTING_SECONDS = 900.0  # of a source with millions of objects
 
 
 def examine_machine(
@@ -44,6 +45,7 @@ def examine_machine(
         run("model memory", partial(model_check.memory, config), 2 * SECONDS)
     run("hub", partial(model_check.hub_access, config))
     run("source", partial(storage_check.source, config), 2 * SECONDS)
+    run("source plan", partial(storage_check.growth, config), LISTING_SECONDS)
     run("output", partial(storage_check.output, config), 2 * SECONDS)
     if not [row for row in rows if row.check == "output" and row.state == "FAIL"]:
         run("output race", partial(storage_check.race, config), 2 * SECONDS)

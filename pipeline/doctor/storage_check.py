@@ -13,9 +13,12 @@ from pathlib import Path
 from pipeline.audio.decode import decode_all
 from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.rows import Result, size
+from pipeline.output.commit import committed_units
+from pipeline.planning.plan import plan_names
+from pipeline.planning.update import compare_source
 from pipeline.schemas import BadAudio, BadRecording
 from pipeline.sources.formats import list_recordings, read_recording
-from pipeline.storage.base import apply, open_storage, race_probe
+from pipeline.storage.base import apply, open_existing, open_storage, race_probe
 from pipeline.storage.errors import StorageError, reason
 from pipeline.storage.patience import retries
 
@@ -56,6 +59,20 @@ def source(config: RunConfig) -> Iterator[Result]:
             yield Result("source", "warn" if problems else "ok", finding + bad)
             return
     yield Result("source", "FAIL", f"none of the first {len(refs)} recordings can be used: {problems[0]}", KEYS)
+
+
+def growth(config: RunConfig) -> Iterator[Result]:
+    """A row about what the source has gained, changed and lost since this output was planned."""
+    storage = open_existing(config.output.uri, config=config.storage) if config.output.uri else None
+    if not config.source.uri or storage is None or not plan_names(storage):
+        return
+    found = compare_source(storage, config.source, committed_units(storage))
+    if found is None:
+        yield Result("source plan", "ok", "a corpus or dataset is not compared with the plan")
+    elif found:
+        yield Result("source plan", "warn", f"the source has changed since it was planned: {found}", "plan.update=true")
+    else:
+        yield Result("source plan", "ok", "the source is as it was planned")
 
 
 def output(config: RunConfig) -> Iterator[Result]:

@@ -123,27 +123,38 @@ def source_changes(
     """Compare the source with the plans of this output. With plan.update, plan a round of what has changed.
 
     at_least: units of each kind, as in `pack_units`. committed: ids of units. is_recognised: whether a committed
-    result is a transcript. Returns None where the source is a release (a corpus or a dataset, which does not grow) and
-    plan.update is not set: to list it means to unpack it.
-    Raises ConfigError if the source cannot be listed or is empty.
+    result is a transcript. Without plan.update it is the same as `compare_source`, which may return None. Raises
+    ConfigError if the source cannot be listed or is empty.
     """
+    if not config.update:
+        return compare_source(storage, source, committed)
     while True:
         names = plan_names(storage)
-        found = _Comparison(storage, source, names, committed)
-        if found.format in RELEASES and not config.update:
-            return None
-        with found:
-            if not config.update or not found.changes:
+        with _Comparison(storage, source, names, committed) as found:
+            if not found.changes:
                 return found.changes
             number = round_number(names[-1]) + 1
             first = max(plan_size(storage, name).end_part for name in names)
             new = with_parts(pack_units(found.new(), config, number=number, at_least=at_least), part_rows, first=first)
-            units: Iterator[PlannedUnit] = chain(replacing_units(found.again(), config, number, at_least=at_least), new)
+            units = chain(replacing_units(found.again(), config, number, at_least=at_least), new)
             if write_plan(storage, round_name(number), units, about=found.round(is_recognised)):
                 taken = replace(found.changes, taken_up=True)
                 log.info("%s: %s as _run/%s.parquet", source.uri, taken, round_name(number))
                 return taken
         # Another driver has planned a round meanwhile: what is left to plan is no longer the same.
+
+
+def compare_source(storage: Storage, source: SourceConfig, committed: Set[str]) -> Changes | None:
+    """What the source has gained, changed and lost since the plans of this output. Nothing is written.
+
+    committed: ids of units. Returns None where the source is a release (a corpus or a dataset, which does not grow): to
+    list it means to unpack it. Raises ConfigError if the source cannot be listed or is empty.
+    """
+    comparison = _Comparison(storage, source, plan_names(storage), committed)
+    if comparison.format in RELEASES:
+        return None
+    with comparison as found:
+        return found.changes
 
 
 class _Comparison:

@@ -16,7 +16,9 @@ from pipeline.config import StorageConfig
 from pipeline.doctor import storage_check
 from pipeline.doctor.rows import Result, guarded
 from pipeline.doctor.settings import DoctorConfig, DoctorOutput, DoctorSource
-from tests.support.archives import archive
+from pipeline.planning.plan import ensure_plan
+from pipeline.storage.base import open_storage
+from tests.support.archives import archive, wav
 from tests.support.small_s3 import SmallS3, etag_of
 
 SECRET = "wJalrXUtnFEMIK7MDENG"
@@ -148,3 +150,18 @@ def test_what_is_not_given_is_not_checked() -> None:
     for check in (storage_check.source, storage_check.output):
         assert only(check, settings()).finding.endswith("is not given: not checked")
     assert list(storage_check.race(settings())) == []
+
+
+def test_the_source_is_compared_with_the_plan_of_an_output_that_is_there(tmp_path: Path) -> None:
+    source, output = archive(tmp_path / "in", 3), tmp_path / "out"
+    config = DoctorConfig(source=DoctorSource(uri=str(source)), output=DoctorOutput(uri=str(output)))
+    assert list(storage_check.growth(config)) == []  # nothing is planned
+    storage = open_storage(str(output))
+    ensure_plan(storage, config.source, config.plan, part_rows=10, fingerprint={})
+    assert [row.state for row in storage_check.growth(config)] == ["ok"]
+    (source / "r000.wav").unlink()
+    wav(source / "new.wav", 1.0)
+    (row,) = storage_check.growth(config)
+    assert (row.check, row.state, row.advice) == ("source plan", "warn", "plan.update=true")
+    assert "1 new, 0 changed, 1 gone" in row.finding
+    assert list(storage.list("_run/round-")) == []

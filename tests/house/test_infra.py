@@ -29,7 +29,11 @@ def manifest(name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("name", "job", "schema"),
-    [("rayjob.yaml", "transcribe", RunConfig), ("evaluate-cronjob.yaml", "evaluate", EvaluateConfig)],
+    [
+        ("rayjob.yaml", "transcribe", RunConfig),
+        ("transcribe-cronjob.yaml", "transcribe", RunConfig),
+        ("evaluate-cronjob.yaml", "evaluate", EvaluateConfig),
+    ],
 )
 def test_the_entrypoint_is_a_valid_command(name: str, job: str, schema: Any, monkeypatch: Any) -> None:
     monkeypatch.chdir(ROOT)
@@ -39,7 +43,7 @@ def test_the_entrypoint_is_a_valid_command(name: str, job: str, schema: Any, mon
     assert config.compute.replicas_min == manifest(name)["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"]
 
 
-@pytest.mark.parametrize("name", ["rayjob.yaml", "evaluate-cronjob.yaml"])
+@pytest.mark.parametrize("name", ["rayjob.yaml", "transcribe-cronjob.yaml", "evaluate-cronjob.yaml"])
 def test_ray_on_the_cluster_is_the_ray_of_the_lock(name: str) -> None:
     assert manifest(name)["rayClusterSpec"]["rayVersion"] == version("ray")
 
@@ -102,7 +106,7 @@ def test_the_image_has_no_tools_of_developers_no_root_and_starts_jobs() -> None:
     assert PROJECT["scripts"] == {"fullcanvas": "jobs.__main__:main"}
 
 
-@pytest.mark.parametrize("name", ["rayjob.yaml", "evaluate-cronjob.yaml"])
+@pytest.mark.parametrize("name", ["rayjob.yaml", "transcribe-cronjob.yaml", "evaluate-cronjob.yaml"])
 def test_pods_leave_command_to_kuberay_and_find_the_image_where_it_works(name: str) -> None:
     """KubeRay puts its own `command` before `ray start`, which replaces the image's entry point."""
     groups = [manifest(name)["rayClusterSpec"]["headGroupSpec"], *manifest(name)["rayClusterSpec"]["workerGroupSpecs"]]

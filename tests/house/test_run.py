@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -9,11 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs.transcribe import run as transcribe_job
 from pipeline.config import ConfigError, RunConfig
+from pipeline.output.terminal import source_line
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.plan import plan_size, read_fingerprint
+from pipeline.planning.plan import plan_size, read_fingerprint, read_plan
 from pipeline.run import dead_fraction, prepare, transcribe
 from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.errors import StorageError
 from tests.support.archives import archive, settings
 from tests.support.outputs import commit, left
 
@@ -87,6 +91,53 @@ def test_a_missing_file_of_a_publication_is_written_again(config: RunConfig, mis
     storage.delete(missing)
     transcribe(config)
     assert storage.exists(missing)
+
+
+def test_the_same_command_says_what_the_source_has_gained_and_an_update_takes_it_up(
+    config: RunConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def plan_with(**settings: bool) -> RunConfig:
+        return config.model_copy(update={"plan": config.plan.model_copy(update=settings)})
+
+    storage = prepare(config)
+    commit_units(storage, fingerprint_of(storage), 4)
+    assert not source_line(transcribe(config))
+    archive(Path(config.source.uri), 12)  # writes the first ten again
+    (Path(config.source.uri) / "r009.wav").unlink()
+    summary = transcribe(config)
+    assert source_line(summary) == (
+        "WARN the source has changed since it was planned: 2 new, 9 changed, 1 gone: plan.update=true takes them up"
+    )
+    assert json.loads(storage.get("_run/summary.json")) == summary
+    assert transcribe_job(config) == 0
+    assert transcribe_job(plan_with(strict=True)) == 1
+    assert "WARN the source has changed" in capsys.readouterr().out
+    prepare(plan_with(update=True))
+    commit_units(storage, fingerprint_of(storage), 100)
+    summary = transcribe(plan_with(update=True, strict=True))
+    assert (summary["recordings"], summary["closed"], source_line(summary)) == (12, True, None)
+    assert len(rows(config)) == 12
+
+
+def test_a_source_that_is_gone_stops_neither_a_resume_nor_a_publication(config: RunConfig) -> None:
+    storage = prepare(config)
+    commit_units(storage, fingerprint_of(storage), 4)
+    for path in Path(config.source.uri).iterdir():
+        path.unlink()
+    assert transcribe(config)["complete"]
+    with pytest.raises((ConfigError, StorageError)):
+        transcribe(config.model_copy(update={"plan": config.plan.model_copy(update={"update": True})}))
+
+
+def test_more_replicas_do_not_change_a_plan_that_is_there(config: RunConfig) -> None:
+    def units(replicas: int) -> list[str]:
+        compute = config.compute.model_copy(update={"replicas_max": replicas})
+        storage = prepare(config.model_copy(update={"compute": compute}))
+        return [planned.unit.unit_id for planned in read_plan(storage)]
+
+    assert units(1) == units(3)
+    Path(config.output.uri).rename(Path(config.output.uri).with_name("first"))
+    assert len(units(3)) == 10  # twelve are wanted, but there are ten recordings
 
 
 @pytest.mark.parametrize(("transcribed", "dead", "fraction"), [(9, 1, 0.1), (0, 2, 1.0), (5, 0, 0.0), (0, 0, 0.0)])
