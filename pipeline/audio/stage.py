@@ -16,6 +16,7 @@ from pipeline.audio.pcm import to_pcm
 from pipeline.audio.segment import Segmenter, Window, piece_end
 from pipeline.audio.track import Lost
 from pipeline.config import RunConfig
+from pipeline.planning.lengths import declared_seconds
 from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
     PIECE_DECODED,
@@ -305,6 +306,11 @@ def describe(ref: RecordingRef) -> DecodedRecording:
     if not isinstance(read.audio, bytes):
         read.audio.close()
     return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
+
+
+def declared_samples(ref: RecordingRef) -> int:
+    """How long a recording is at 16 kHz, as its source declares; 0 if it does not."""
+    return round((declared_seconds(ref) or 0.0) * SAMPLE_RATE)
 
 
 def recording_row(index: int, known: DecodedRecording) -> dict[str, Any]:

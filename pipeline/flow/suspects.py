@@ -14,13 +14,11 @@ import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
 from pipeline import missing_package
-from pipeline.audio.stage import describe
+from pipeline.audio.stage import declared_samples, describe
 from pipeline.config import ConfigError
-from pipeline.planning.lengths import declared_seconds
 from pipeline.schemas import (
     PIECE_DECODED,
     POSITION,
-    SAMPLE_RATE,
     SPAN,
     START,
     TODO,
@@ -216,8 +214,7 @@ def _up_to(
             known = describe(ref)
     if not pieces:
         return replace(known, problem=problem)
-    heard = start["before"] + start["sample"]
-    declared = round((declared_seconds(ref) or 0.0) * SAMPLE_RATE)
+    heard, declared = start["before"] + start["sample"], declared_samples(ref)
     return replace(known, samples=max(heard, declared), damage=problem, lost_samples=max(0, declared - heard))
 
 
