@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import queue
@@ -14,6 +15,7 @@ from typing import Any, TypeVar
 from pipeline.config import ComputeConfig, ConfigError
 from pipeline.flow.cluster import alive_nodes
 
+REPORT = b"__autoscaling_status"  # where Ray's monitor writes which types of nodes there are
 SECONDS = 30.0  # between two looks at a cluster from which nothing comes
 LOST_SECONDS = 300.0  # a cluster without autoscaler may lack for so long what it had before: nodes start again
 T = TypeVar("T")
@@ -149,10 +151,14 @@ def _arriving(
 
 def may_grow() -> bool:
     """Whether an autoscaler may bring nodes: it names the types of its nodes. Without one the type is the node's id."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
     status = _status()
-    nodes = (*status.active_nodes, *status.idle_nodes)
-    kinds = {node.ray_node_type_name for node in nodes if node.ray_node_type_name != f"node_{node.node_id}"}
-    return bool(status.pending_launches or status.pending_nodes or kinds - {""})
+    kinds = {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
+    report = json.loads(_internal_kv_get(REPORT) or b"{}").get("autoscaler_report") or {}
+    kinds |= set(report.get("active_nodes") or ())
+    named = [kind for kind in kinds if kind and not kind.startswith("node_")]
+    return bool(status.pending_launches or status.pending_nodes or named)
 
 
 def _pending() -> str:

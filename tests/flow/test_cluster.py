@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -124,12 +125,13 @@ def test_a_dead_address_is_one_line(address: str, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.timeout(240)
-def test_no_process_of_ray_outlives_a_killed_driver_by_30_seconds(tmp_path: Path) -> None:
+def test_a_run_waits_for_an_autoscaler_and_no_process_of_ray_outlives_its_killed_driver_by_30_seconds() -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", KILLED], cwd=ROOT, env=clean | {"TMPDIR": "/tmp"}, stdout=subprocess.PIPE, text=True
-    )
+    clean |= {"TMPDIR": "/tmp", "RAY_NODE_TYPE_NAME": "workers"}  # as an autoscaler names the type of a node
+    driver = subprocess.Popen([sys.executable, "-c", KILLED], cwd=ROOT, env=clean, stdout=subprocess.PIPE, text=True)
     assert driver.stdout
+    for _ in range(2):
+        assert re.fullmatch(r"waiting for 64 GPUs; the cluster has \d+\n", driver.stdout.readline())
     folder = driver.stdout.readline().strip()
     assert len(holders(folder)) >= 4  # the driver, the store of the cluster, the raylet and its agents
     driver.kill()
@@ -141,10 +143,16 @@ def test_no_process_of_ray_outlives_a_killed_driver_by_30_seconds(tmp_path: Path
 
 
 KILLED = """
+import logging, sys
 from pipeline.config import ComputeConfig
 from pipeline.flow.cluster import ray_cluster
+from pipeline.flow.placement import Placement
+logging.basicConfig(format="%(message)s", stream=sys.stdout)
 with ray_cluster(ComputeConfig()):
     import ray, time
+    placement = Placement(ComputeConfig(gpus_per_replica=64))
+    placement.before()
+    placement.during(False)
     from ray._private.worker import _global_node
     ray.get(ray.remote(num_cpus=0)(lambda: 1).remote())
     print(_global_node.get_session_dir_path().rpartition("/")[0], flush=True)
