@@ -101,6 +101,26 @@ def test_a_retry_is_planned_aside(
     assert contents(tmp_path / "out") == before
 
 
+def test_an_update_is_planned_aside_and_without_it_the_changes_are_shown(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grown = archive(tmp_path / "in", 6)
+    words = arguments(grown, tmp_path / "out", small_model_dir)
+    storage = prepare(settings(grown, tmp_path / "out", small_model_dir))
+    for unit in left(storage):
+        commit(storage, unit, "mark")
+    archive(tmp_path / "more", 7)
+    (tmp_path / "more/r006.wav").rename(grown / "r006.wav")
+    before = contents(tmp_path / "out")
+    assert dry([*words, "plan.strict=true"]) == 1
+    assert "source: 1 new, 0 changed, 0 gone: plan.update=true takes them up" in capsys.readouterr().out
+    assert dry([*words, "plan.update=true", "plan.strict=true"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:3] for line in lines[1:3]] == [["plan", "4", "6"], ["round-1", "1", "1"]]
+    assert "source: 1 new, 0 changed, 0 gone: planned as a further round" in lines
+    assert contents(tmp_path / "out") == before
+
+
 def test_a_round_of_retries_that_is_half_done_is_shown_as_it_is(
     source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
