@@ -101,9 +101,8 @@ def _check_header(ref: RecordingRef, block: bytes) -> None:
     """
     planned = ref.source_member or ""
     name, size = tar.name_and_size(block) or ("", -1)
-    is_same = size == ref.size + ref.missing_bytes and (
-        name == planned or len(planned) > tar.NAME_BYTES or not planned.isascii()
-    )
+    has_name = name == planned or len(planned) > tar.NAME_BYTES or not planned.isascii()
+    is_same = has_name and (size == ref.size or ref.missing_bytes > 0)
     if not is_same:
         detail = f"{ref.source_uri}: written again since it was planned, {ref.source_member} is not where it was"
         raise BadRecording("source_changed", detail)

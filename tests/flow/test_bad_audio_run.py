@@ -160,6 +160,7 @@ def write_shards(folder: Path, outside: Path) -> Expected:
         "zeros!archive": "corrupt_archive",
         "pax-size!archive": "corrupt_archive",
         "pax-huge/a": "truncated_archive",
+        "pax-huge!archive": "truncated_archive",
         "sparse/hole": "corrupt_archive",
         "sparse/good": None,
         "packed-garbage!archive": "corrupt_archive",
