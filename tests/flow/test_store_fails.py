@@ -18,8 +18,8 @@ from tests.support.archives import archive, arguments
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-RECORDINGS = 80
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+RECORDINGS = 40
 
 
 def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes], log: Path) -> str:
@@ -41,7 +41,7 @@ def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes],
 def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:
     """The exit code of a job, and what it has written."""
     try:
-        code = driver.wait(timeout=300)
+        code = driver.wait(timeout=600)
     finally:
         driver.kill()
     return code, log.read_text()
