@@ -28,14 +28,18 @@ def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes],
     before: the id of an earlier run, whose markers may be there.
     """
     storage = open_storage(output, create=False)
-    deadline = time.monotonic() + 300
-    while True:
-        runs = {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if "/decode-" in key}
-        if runs - {before}:
-            return min(runs - {before})
-        assert driver.poll() is None, log.read_text()[-3000:]
-        assert time.monotonic() < deadline, log.read_text()[-3000:]
-        time.sleep(0.005)
+    deadline = time.monotonic() + 600
+    try:
+        while True:
+            runs = {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if "/decode-" in key}
+            if runs - {before}:
+                return min(runs - {before})
+            assert driver.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.005)
+    except BaseException:
+        driver.kill()
+        raise
 
 
 def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:

@@ -10,16 +10,20 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from jobs.transcribe import main as transcribe_main
 from jobs.transcribe import run as transcribe_job
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig, load
+from pipeline.output.commit import commit_key, committed_units, read_commits
+from pipeline.output.publish import publish_tables
 from pipeline.output.terminal import source_line
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.plan import plan_size, read_fingerprint, read_plan
 from pipeline.run import dead_fraction, prepare, transcribe
 from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.errors import StorageError
-from tests.support.archives import archive, settings
+from tests.support.archives import archive, arguments, settings
 from tests.support.outputs import commit, left
+from tests.support.runs import in_this_process
 
 
 @pytest.fixture
@@ -143,3 +147,27 @@ def test_more_replicas_do_not_change_a_plan_that_is_there(config: RunConfig) -> 
 @pytest.mark.parametrize(("transcribed", "dead", "fraction"), [(9, 1, 0.1), (0, 2, 1.0), (5, 0, 0.0), (0, 0, 0.0)])
 def test_dead_fraction(transcribed: int, dead: int, fraction: float) -> None:
     assert dead_fraction({"recordings_transcribed": transcribed, "recordings_dead_lettered": dead}) == fraction
+
+
+def test_a_run_whose_budget_is_spent_ends_before_ray_starts_and_shows_what_is_there(
+    tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = archive(tmp_path / "in", 4, seconds=1.2)
+    for number in range(3):
+        (source / f"a{number}.wav").write_bytes(b"")
+    words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.unit_recordings=1"]
+    config = load(RunConfig, None, words)
+    in_this_process(config)
+    storage = open_storage(config.output.uri)
+    good = [commit["unit_id"] for commit in read_commits(storage) if not commit["dead"]]
+    for unit in good[:2]:
+        storage.delete(commit_key(unit))
+    publish_tables(storage)
+    assert transcribe_main([*words, "budget.max_dead_fraction=0.4"]) == 1
+    shown = capsys.readouterr()
+    line = "42.9% of the recordings are dead letters, budget.max_dead_fraction allows 40.0%; stopped before the end"
+    assert line in shown.err
+    assert "Ray" not in shown.err
+    assert "3 dead letters (empty_file 3)" in shown.out
+    assert "5 of 7 units so far" in shown.out
+    assert len(committed_units(storage)) == 5
