@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import tarfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from pipeline.planning.update import Changes, source_changes
 from pipeline.sources.access import remote
 from pipeline.sources.access.streams import open_archive
 from pipeline.storage.base import Storage, open_storage
-from tests.support.outputs import FINGERPRINT, commit, left, run
+from tests.support.outputs import FINGERPRINT, commit, killable, left, run
 
 PAIRS = PlanConfig(unit_recordings=2)
 
@@ -414,6 +417,44 @@ def test_any_sequence_of_changes_updates_kills_and_retries_ends_exactly(archive:
     while plan_retry(archive.storage, PAIRS):
         archive.done(text="end")
     assert set(archive.texts()) >= present
+
+
+def _update_and_commit(folder: str, done: Connection) -> None:
+    """A driver: plan the update, commit what is left, publish."""
+    archive = Archive(Path(folder))
+    done.send_bytes(b"started")
+    archive.changes(update=True)
+    done.send_bytes(b"planned")
+    for unit in left(archive.storage):
+        commit(archive.storage, unit, archive.plan(), text="new")
+        done.send_bytes(b"committed")
+    publish_tables(archive.storage)
+
+
+def test_an_update_that_is_killed_at_any_moment_ends_exactly_after_the_same_command_again(archive: Archive) -> None:
+    """SIGKILL while the round is planned, and again and again between and inside the commits."""
+    dice = random.Random(3)
+    archive.plan()
+    archive.done(text="old")
+    archive.write(*(f"{name}.wav" for name in "bfghijklmnop"))
+    archive.delete("c.wav")
+    for kill in range(6):
+        with killable(_update_and_commit, str(archive.folder.parent)) as (process, done):
+            done.recv_bytes()
+            for _ in range(kill // 2 and dice.randint(1, 2)):
+                done.recv_bytes()
+            time.sleep(dice.uniform(0, 0.03))
+            process.kill()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+    assert archive.ids_left() or archive.changes()
+    archive.changes(update=True)
+    archive.done(text="new")
+    assert plan_names(archive.storage) == ["plan", "round-1"]
+    assert archive.texts() == dict.fromkeys((f"{name}.wav" for name in "acde"), "old") | dict.fromkeys(
+        (f"{name}.wav" for name in "bfghijklmnop"), "new"
+    )
+    assert close_books(archive.storage)["closed"]
 
 
 def test_a_round_says_what_it_is_about(archive: Archive) -> None:
