@@ -8,7 +8,7 @@ import os
 import sys
 from types import TracebackType
 
-from pipeline import missing_package
+from pipeline.missing import missing_package
 
 
 def take_names_as_utf8() -> None:

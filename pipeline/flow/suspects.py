@@ -13,9 +13,9 @@ import pyarrow as pa
 import ray
 from ray.exceptions import GetTimeoutError, NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
-from pipeline import missing_package
 from pipeline.audio.stage import declared_samples, describe
 from pipeline.config import ConfigError
+from pipeline.missing import missing_package
 from pipeline.schemas import (
     PIECE_DECODED,
     POSITION,

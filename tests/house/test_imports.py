@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = (  # as DESIGN.md draws the house: the way of the data, then what is built on it
-    *("config", "schemas", "storage", "sources", "planning", "audio", "model", "output", "flow"),
+    *("missing", "config", "schemas", "storage", "sources", "planning", "audio", "model", "output", "flow"),
     *("forecast", "run", "notebook", "evaluation", "labels", "training", "doctor", "benchmark"),
 )
 RAY = ("pipeline/flow/", "pipeline/training/")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline import missing_package
 from pipeline.flow.suspects import users_error
+from pipeline.missing import missing_package
 
 ROOT = Path(__file__).parents[2]
 
