@@ -134,6 +134,7 @@ def made(
 ) -> Trainer:
     """The loop of pipeline.training in three phases, over everything but the encoder and the unused image tower."""
     encoder = model.backbone.model.encoder
+    frozen = ("encoder.", "projector.") if phases.freeze_projector else ("encoder.",)
     unused = {id(p) for part in (encoder.vision_tower, encoder.embed_vision) for p in part.parameters()}
     return Trainer(
         model,
@@ -147,7 +148,7 @@ def made(
         parameters={
             name: parameter
             for name, parameter in model.named_parameters()
-            if not name.startswith("encoder.") and id(parameter) not in unused
+            if not name.startswith(frozen) and id(parameter) not in unused
         },
         features=data.mask_features,
         folder=folder,
