@@ -127,7 +127,7 @@ class SourceConfig(Section):
     root: str | None = Field(
         None,
         description="folder or address below which the paths in manifests and tables must lie; null: the folder of "
-        "source.uri",
+        "source.uri, or one beside a manifest's own",
     )
     trust: bool = Field(
         False,

@@ -19,7 +19,7 @@ import pytest
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import web
-from pipeline.sources.access.trust import is_own_network
+from pipeline.sources.access.trust import check, is_own_network
 from pipeline.sources.formats import list_recordings, read_recording
 
 SECRET = b"what only this machine may know"
@@ -27,12 +27,12 @@ SECRET = b"what only this machine may know"
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    """The folder of a manifest, with good.wav in it, and beside it a folder with a secret."""
+    """The folder of a manifest, with good.wav in it, and elsewhere a folder with a secret."""
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/key").write_bytes(SECRET)
     (tmp_path / "secret/key.wav").write_bytes(SECRET)
-    folder = tmp_path / "in"
-    folder.mkdir()
+    folder = tmp_path / "archive/in"
+    folder.mkdir(parents=True)
     (folder / "good.wav").write_bytes(b"good")
     return folder
 
@@ -46,10 +46,11 @@ def listed(folder: Path, *paths: str, name: str = "m.jsonl", **keys: Any) -> lis
     "path",
     [
         "/etc/hostname",
-        "../secret/key.wav",
-        "./x/../../secret/key.wav",
-        "..\\secret\\key.wav",
-        "%2e%2e/secret/key.wav",
+        "../../secret/key.wav",
+        "../key.wav",
+        "./x/../../../secret/key.wav",
+        "..\\..\\secret\\key.wav",
+        "%2e%2e/%2e%2e/secret/key.wav",
         "file:///etc/hostname",
         "FILE:///etc/hostname",
         "file://localhost/etc/hostname",
@@ -87,10 +88,10 @@ def test_a_manifest_that_begins_outside_is_one_line_that_says_what_allows_it(arc
     assert "source.root=FOLDER or source.trust=true allows it" in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["{root}/secret/key.wav", "../secret/key.wav"])
+@pytest.mark.parametrize("path", ["{root}/secret/key.wav", "../../secret/key.wav"])
 @pytest.mark.parametrize("allows", ["root", "trust", "uri"])
 def test_what_the_user_trusts_is_read(archive: Path, path: str, allows: str) -> None:
-    root = archive.parent
+    root = archive.parents[1]
     keys: dict[str, dict[str, Any]] = {"root": {"root": str(root)}, "trust": {"trust": True}, "uri": {}}
     refs = listed(archive, "good.wav", path.format(root=root), **keys["trust"])
     if allows == "uri":  # a folder that the user names, with the manifest in it
@@ -102,19 +103,36 @@ def test_what_the_user_trusts_is_read(archive: Path, path: str, allows: str) -> 
 
 
 def test_a_file_address_is_read_if_the_user_trusts_the_source(archive: Path) -> None:
-    (ref,) = listed(archive, f"file://{archive.parent}/secret/key.wav", trust=True)
+    (ref,) = listed(archive, f"file://{archive.parents[1]}/secret/key.wav", trust=True)
     assert read_recording(ref).audio == SECRET
 
 
 def test_a_folder_whose_name_begins_like_that_of_the_source_is_outside(archive: Path) -> None:
-    (archive.parent / "inside").mkdir()
-    (archive.parent / "inside/a.wav").write_bytes(SECRET)
-    _, bad = listed(archive, "good.wav", f"{archive.parent}/inside/a.wav")
+    elsewhere = archive.parents[1] / "archive2/in"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "a.wav").write_bytes(SECRET)
+    _, bad = listed(archive, "good.wav", f"{elsewhere}/a.wav")
     assert bad.problem == "unsafe_name"
 
 
+def test_a_folder_beside_that_of_the_manifest_is_read(archive: Path) -> None:
+    """As people keep them: manifests/ beside wavs/. In a folder below the root of a disk, nothing is beside."""
+    (archive.parent / "wavs").mkdir()
+    (archive.parent / "wavs/a.wav").write_bytes(b"beside")
+    _, ref = listed(archive, "good.wav", "../wavs/a.wav")
+    assert ref.problem is None
+    assert read_recording(ref).audio == b"beside"
+    source = SourceConfig(uri="/m/m.jsonl")
+    with pytest.raises(BadRecording, match="unsafe_name"):
+        check("/etc/hostname", "/m/m.jsonl", source)
+    bucket = SourceConfig(uri="s3://one/m.jsonl")
+    with pytest.raises(BadRecording, match="unsafe_name"):
+        check("s3://two/wavs/a.wav", "s3://one/m.jsonl", bucket)
+    check("s3://one/wavs/a.wav", "s3://one/m/m.jsonl", SourceConfig(uri="s3://one/m/m.jsonl"))
+
+
 def test_a_table_names_no_file_outside_its_folder(archive: Path) -> None:
-    paths = ["good.wav", str(archive.parent / "secret/key"), "../secret/key", "http://169.254.169.254/"]
+    paths = ["good.wav", str(archive.parents[1] / "secret/key"), "../../secret/key", "http://169.254.169.254/"]
     cells = pa.array(
         [{"bytes": None, "path": path} for path in paths], pa.struct({"bytes": pa.binary(), "path": "string"})
     )

@@ -1,4 +1,4 @@
-"""Which addresses the manifests and tables of others may name: those below the source, and the web; not this machine.
+"""Which addresses the manifests and tables of others may name: below and beside the source, and the web.
 
 Without this, a line of a manifest could bring any file of this machine, or what a cloud tells its machines, into the
 transcripts. The limits are those of the source that this process lists or reads (`apply`).
@@ -41,7 +41,7 @@ def check(address: str, where: str, source: SourceConfig | None = None) -> None:
     if address.lower().startswith(("file:", "local:")):
         raise BadRecording("unsafe_name", f"{address}: a file of this machine: {ALLOWED}")
     roots = [_plain(root) for root in _roots(where, source)]
-    if any(_is_below(_plain(address), root) for root in roots):
+    if any(_is_below(_plain(address), root) for root in roots) or _is_beside(_plain(address), roots[0]):
         return
     if not address.startswith(WEB) or "::" in address:
         outside = f"{public(address)}: outside {roots[-1]}: source.root=FOLDER or {ALLOWED}"
@@ -99,6 +99,12 @@ def _plain(uri: str) -> str:
     scheme, is_url, path = uri.rpartition("://")
     plain = posixpath.normpath(path.lstrip("/") or ".")
     return f"{scheme}{is_url}{plain}" if is_url else f"/{plain}"
+
+
+def _is_beside(address: str, folder: str) -> bool:
+    """Whether an address is in another folder beside this one, as `wavs` is beside `manifests`."""
+    parent = folder.rpartition("/")[0]
+    return parent.rpartition("/")[2] != "" and _is_below(address, parent) and "/" in address[len(parent) + 1 :]
 
 
 def _is_below(address: str, root: str) -> bool:
