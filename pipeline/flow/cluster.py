@@ -151,6 +151,8 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Otherwise a thread that still works with Ray after its end would start another one.
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")
     # Otherwise warnings of native code appear in the middle of the progress.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with contextlib.ExitStack() as stack:
