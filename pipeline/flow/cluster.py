@@ -42,7 +42,8 @@ class Node:
 
 def has_cluster() -> bool:
     """Whether `ray_cluster` would use a running cluster instead of starting one."""
-    return cluster_address() is not None or ("ray" in sys.modules and sys.modules["ray"].is_initialized())
+    loaded = sys.modules.get("ray")
+    return cluster_address() is not None or (loaded is not None and loaded.is_initialized())
 
 
 def cluster_address() -> str | None:
