@@ -10,6 +10,7 @@ import pytest
 from pipeline.config import ConfigError
 from pipeline.storage import patience
 from pipeline.storage.base import Storage, open_storage, race_probe
+from pipeline.storage.errors import StorageError
 from tests.support.azurite import KEY
 from tests.support.faults import faults_before
 from tests.support.storages import check_missing, check_puts, check_versions, fill
@@ -92,23 +93,23 @@ def test_lost_and_refused_requests_are_repeated(
 def test_output_errors_are_in_one_line_without_secrets(container: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
 
-    def message(uri: str) -> str:
-        with pytest.raises(ConfigError) as error:
+    def message(uri: str, kind: type[Exception] = ConfigError) -> str:
+        with pytest.raises(kind) as error:
             open_storage(uri)
         text = str(error.value)
-        assert text.startswith(f"output.uri: {uri}: ")
+        assert text.startswith(f"output.uri: {uri}" if kind is ConfigError else uri)
         assert "\n" not in text
         assert KEY not in text
         return text
 
     assert "no bucket; write az://bucket/prefix" in message("az:///out")
-    assert "ContainerNotFound: the bucket does not exist" in message("az://no-such-container/out")
+    assert "ContainerNotFound" in message("az://no-such-container/out")
     with monkeypatch.context() as patch:
         patch.setenv("AZURE_STORAGE_ACCOUNT_KEY", "d3Jvbmc=")
-        assert "AuthorizationFailure" in message(container)
+        assert "AuthorizationFailure" in message(container, StorageError)
     with monkeypatch.context() as patch:
         patch.setenv("AZURE_STORAGE_ENDPOINT", "http://127.0.0.1:1/devstoreaccount1")
-        assert "no answer from 127.0.0.1:1" in message(container)
+        assert "no answer from 127.0.0.1:1" in message(container, StorageError)
     with monkeypatch.context() as patch:
         patch.delenv("AZURE_STORAGE_ACCOUNT_NAME")
         assert "Account must be specified" in message(container)
