@@ -36,7 +36,8 @@ def ray_folder() -> Iterator[Path]:
     folder = home / secrets.token_hex(NAME_DIGITS // 2)
     folder.mkdir(mode=0o700)
     command = [sys.executable, "-I", reaper.__file__, str(folder)]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
+    quiet = subprocess.DEVNULL  # whoever reads the output of this process must not wait for the other one
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True)
     assert process.stdin
     with process.stdin:
         yield folder

@@ -10,7 +10,7 @@ import re
 
 from obstore.exceptions import AlreadyExistsError, BaseError
 
-from pipeline.storage.errors import failure, kind_of
+from pipeline.storage.errors import NO_BUCKET, failure, kind_of
 from pipeline.storage.patience import Failure
 
 TRANSIENT = {409, 429, 500, 502, 503, 504}  # 409: two conditional puts met; the next attempt shows who won
@@ -73,7 +73,8 @@ def code_of(text: str) -> str:
 
 def _as_oserror(status: int, code: str, text: str, name: str) -> OSError:
     said = MESSAGE.search(text)
-    message = f"{code or status}: {' '.join(said[1].split()) if said and said[1].strip() else 'refused'}"
+    silent = "the bucket does not exist" if code in NO_BUCKET else "refused"
+    message = f"{code or status}: {(' '.join(said[1].split()) if said else '') or silent}"
     kind = kind_of(status, code)
     if kind is None and status == 404:
         return FileNotFoundError(errno.ENOENT, message, name)

@@ -22,6 +22,7 @@ from pipeline.forecast.probe import (
     measure_sample,
     pieces_of,
 )
+from pipeline.planning.lengths import expected_seconds
 from pipeline.run import prepare
 from pipeline.schemas import SAMPLE_RATE, About, RecordingRef
 from tests.support.archives import archive, settings, wav
@@ -40,7 +41,7 @@ def test_the_probe_uses_the_stages_of_a_run(tmp_path: Path, small_model_dir: Pat
         settings(tmp_path, tmp_path / "out", small_model_dir, "plan.probe_seconds=600"), refs
     )
     assert [item.audio_seconds for item in probed] == [length / SAMPLE_RATE for length in lengths.values()] + [0]
-    assert [item.extent for item in probed] == [item.size for item in refs]
+    assert [item.extent for item in probed] == [expected_seconds(item) for item in refs]
     assert all(item.decode_seconds > 0 for item in probed)
     assert all(item.replica_seconds for item in probed[:3])
     assert probed[3].replica_seconds == 0

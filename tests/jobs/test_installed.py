@@ -74,5 +74,5 @@ def test_an_installed_config_leads_to_the_installed_archive(command: Path, tmp_p
     """In a folder that has nothing: neither configs/ nor pipeline/assets/sample."""
     done = ran(command, tmp_path, "plan", "--config", "demo.yaml", "plan.probe_recordings=0")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split()[0:3:2] == ["plan", "44"]
+    assert done.stdout.splitlines()[1].split()[0:3:2] == ["plan", "45"]
     assert (tmp_path / "out/demo/_run/plan.parquet").is_file()

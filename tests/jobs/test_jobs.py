@@ -61,7 +61,7 @@ def test_a_source_that_was_mistyped_does_not_spoil_the_output(
     assert job("plan", *words, "source.uri=/not/there").returncode == 2
     done = job("plan", *words)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[1].split()[:3] == ["plan", "2", "7"]
+    assert done.stdout.splitlines()[1].split()[:3] == ["plan", "4", "7"]
 
 
 def test_other_settings_on_the_same_output_are_refused_by_name(

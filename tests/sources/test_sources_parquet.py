@@ -214,6 +214,7 @@ def test_damaged_pages_are_a_problem_of_their_rows(tmp_path: Path) -> None:
         read_recording(RecordingRef("x", "parquet", str(path), "rg0:3:audio"))
     assert read_recording(refs[10]).audio == b"audio 10"
     path.unlink()
+    (tmp_path / "other").touch()  # an empty folder would be a mount that is gone
     with pytest.raises(BadRecording, match="missing_file"):
         read_recording(RecordingRef("x", "parquet", str(path), "rg1:3:audio", version="other"))
 

@@ -93,5 +93,5 @@ def test_tables_are_replaced(storage: Storage) -> None:
 
 
 def test_a_missing_bucket_is_an_error_in_one_line(google: SmallGoogle) -> None:
-    with pytest.raises(ConfigError, match=r"^output\.uri: gs://none/out: NoSuchBucket: the bucket does not exist$"):
+    with pytest.raises(ConfigError, match=r"^output\.uri: gs://none/out/: NoSuchBucket: the bucket does not exist"):
         open_storage("gs://none/out")
