@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -17,6 +18,7 @@ from pipeline.flow.cluster import alive_nodes
 
 REPORT = b"__autoscaling_status"  # where Ray's monitor writes which types of nodes there are
 SECONDS = 30.0  # between two looks at a cluster from which nothing comes
+CLOSE_SECONDS = 1.0  # Ray may be shut down when its results are no longer fetched
 LOST_SECONDS = 300.0  # a cluster without autoscaler may lack for so long what it had before: nodes start again
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -107,7 +109,8 @@ class Placement:
 def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = SECONDS) -> Generator[T, None, None]:
     """Yield the same items. While none comes, call `look(whether one came before)` every `seconds`; it may raise.
 
-    Where the block that uses them closes this generator, `items` end too, at the next one.
+    Where the block that uses them closes this generator, `items` end too, at the next one; it waits CLOSE_SECONDS for
+    that. What fails afterwards is nobody's error.
     """
     arrived: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     closed = threading.Event()
@@ -122,13 +125,16 @@ def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = S
         except BaseException as err:  # noqa: BLE001 it is raised where the items are used
             arrived.put(("error", err))
         if isinstance(items, Generator):
-            items.close()
+            with contextlib.suppress(Exception):
+                items.close()
 
-    threading.Thread(target=fetch, daemon=True, name="results").start()
+    fetching = threading.Thread(target=fetch, daemon=True, name="results")
+    fetching.start()
     try:
         yield from _arriving(arrived, look, seconds)
     finally:
         closed.set()
+        fetching.join(CLOSE_SECONDS)
 
 
 def _arriving(
