@@ -51,6 +51,8 @@ def main(
         store or disk is out of reach, one line; 128 + n after signal n.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for library in ("botocore", "aiobotocore"):  # they tell at each store where the keys are from
+        logging.getLogger(library).setLevel(logging.WARNING)
     made = parser(job, schema, doc)
     if dry_run:
         made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
