@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import time
 from collections.abc import Iterator, Set
@@ -164,7 +165,7 @@ def _transcribe_units(
         config = config.model_copy(update={"source": source})
         check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
-    with ray_cluster(config.compute):
+    with contextlib.ExitStack() as stopping, ray_cluster(config.compute):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
         placement = Placement(config.compute)
@@ -176,7 +177,11 @@ def _transcribe_units(
         started, progress = time.monotonic(), RunProgress(total, len(committed), lengths.of, left)
         receipts = watched(run_units(config, about, units), placement.during)
         with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
-            samples = _show_progress(receipts, progress, budget)
+            try:
+                samples = _show_progress(receipts, progress, budget)
+            except OverBudget:  # Ray prints a line for each actor that its end takes away
+                stopping.enter_context(contextlib.redirect_stdout(io.StringIO()))
+                raise
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))
