@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -436,23 +437,26 @@ def test_an_update_that_is_killed_at_any_moment_ends_exactly_after_the_same_comm
     dice = random.Random(3)
     archive.plan()
     archive.done(text="old")
-    archive.write(*(f"{name}.wav" for name in "bfghijklmnop"))
+    new = ["b", *(f"{letter}{number}" for letter in "fghijklmnop" for number in range(10))]
+    archive.write(*(f"{name}.wav" for name in new))
     archive.delete("c.wav")
+    killed = 0
     for kill in range(6):
         with killable(_update_and_commit, str(archive.folder.parent)) as (process, done):
-            done.recv_bytes()
-            for _ in range(kill // 2 and dice.randint(1, 2)):
+            with contextlib.suppress(EOFError):  # it has done everything
                 done.recv_bytes()
-            time.sleep(dice.uniform(0, 0.03))
+                for _ in range(kill // 2 and dice.randint(1, 2)):
+                    done.recv_bytes()
+                time.sleep(dice.uniform(0, 0.03))
             process.kill()
             process.join()
-            assert process.exitcode == -signal.SIGKILL
-    assert archive.ids_left() or archive.changes()
+            killed += process.exitcode == -signal.SIGKILL
+    assert killed >= 3
     archive.changes(update=True)
     archive.done(text="new")
     assert plan_names(archive.storage) == ["plan", "round-1"]
     assert archive.texts() == dict.fromkeys((f"{name}.wav" for name in "acde"), "old") | dict.fromkeys(
-        (f"{name}.wav" for name in "bfghijklmnop"), "new"
+        (f"{name}.wav" for name in new), "new"
     )
     assert close_books(archive.storage)["closed"]
 
