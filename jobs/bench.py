@@ -86,7 +86,8 @@ def _plan(options: argparse.Namespace) -> int:
 def _throughput(options: argparse.Namespace) -> int:
     """The benchmarks `pipeline` and `decode`. Returns 0, or 2 if the config is wrong."""
     from pipeline.benchmark import decoding, speech, throughput
-    from pipeline.config import ConfigError, RunConfig, load
+    from pipeline.config import ConfigError, RunConfig
+    from pipeline.config_file import load
     from pipeline.model.files import layout
 
     figures: dict[str, Any] = {}

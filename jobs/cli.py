@@ -15,7 +15,8 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from jobs.stopping import stoppable
-from pipeline.config import ConfigError, Section, load, section_of
+from pipeline.config import ConfigError, Section
+from pipeline.config_file import load, section_of
 from pipeline.output.budget import EXIT_STORAGE, OverBudget
 from pipeline.storage.base import OutputError
 from pipeline.storage.errors import storage_error

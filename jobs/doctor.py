@@ -14,7 +14,8 @@ import sys
 from rich.console import Console
 
 from jobs import cli
-from pipeline.config import ConfigError, load
+from pipeline.config import ConfigError
+from pipeline.config_file import load
 from pipeline.doctor.settings import DoctorConfig
 
 

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import run
-from pipeline.config import RunConfig, StorageConfig, validate
+from pipeline.config import RunConfig, StorageConfig
+from pipeline.config_file import validate
 from pipeline.schemas import TRANSCRIPT
 from pipeline.storage.base import open_storage
 

@@ -21,7 +21,8 @@ import pyarrow.parquet as pq
 
 from infra.tiny import human_speech
 from infra.tiny.measure import LANGUAGE_NAMES
-from pipeline.config import LANGUAGES, ConfigError, load
+from pipeline.config import LANGUAGES, ConfigError
+from pipeline.config_file import load
 from pipeline.evaluation import history
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.rates import counts

@@ -18,7 +18,8 @@ import pyarrow as pa
 import pydantic
 
 from pipeline import __version__
-from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig, mistakes
+from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig
+from pipeline.config_file import mistakes
 from pipeline.evaluation import history
 from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml

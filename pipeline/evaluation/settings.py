@@ -21,9 +21,9 @@ from pipeline.config import (
     SegmentConfig,
     SourceConfig,
     StorageConfig,
-    keys,
     place,
 )
+from pipeline.config_file import keys
 from pipeline.evaluation.corrupt import CorruptConfig
 
 UNKNOWN = "unknown"  # the language where the source does not name one

@@ -12,7 +12,8 @@ import pytest
 
 from jobs import cli
 from jobs.evaluate import run as job
-from pipeline.config import ConfigError, load
+from pipeline.config import ConfigError
+from pipeline.config_file import load
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.normalise import normaliser

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.evaluate import run as job
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.storage.base import open_storage
 from tests.evaluation.test_evaluate import REFERENCE, finished

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.evaluation.wording import summary_lines

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, load
+from pipeline.config import ConfigError
+from pipeline.config_file import load
 from pipeline.evaluation.corrupt import SPARE, SPARE_HAN, CorruptConfig, corrupt_text
 
 NONE: dict[str, Any] = {"delete_words": 0.0, "insert_words": 0.0, "substitute_words": 0.0, "seed": 0}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pydantic
 import pytest
 
-from pipeline.config import ConfigError, Section, load
+from pipeline.config import ConfigError, Section
+from pipeline.config_file import load
 from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 
 

@@ -9,7 +9,8 @@ import pydantic
 import pytest
 import yaml
 
-from pipeline.config import ConfigError, RunConfig, Section, keys, load, public
+from pipeline.config import ConfigError, RunConfig, Section, public
+from pipeline.config_file import keys, load
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.model.files.import_config import ImportConfig

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from jobs import bench
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.config_file import load
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.evaluation.settings import EvaluateConfig
 

@@ -15,7 +15,8 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.config_file import load
 from pipeline.evaluation.settings import EvaluateConfig
 
 ROOT = Path(__file__).parents[2]

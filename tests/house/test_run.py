@@ -12,7 +12,8 @@ import yaml
 
 from jobs.transcribe import main as transcribe_main
 from jobs.transcribe import run as transcribe_job
-from pipeline.config import ConfigError, RunConfig, load
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_file import load
 from pipeline.output.commit import commit_key, committed_units, read_commits
 from pipeline.output.publish import publish_tables
 from pipeline.output.terminal import source_line

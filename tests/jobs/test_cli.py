@@ -12,7 +12,8 @@ import pytest
 
 from jobs import cli
 from jobs.__main__ import JOBS, main
-from pipeline.config import ConfigError, RunConfig, keys
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_file import keys
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.storage.base import OutputError
 from pipeline.storage.errors import StorageError

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from jobs import doctor
-from pipeline.config import RunConfig, keys
+from pipeline.config import RunConfig
+from pipeline.config_file import keys
 from pipeline.doctor.settings import DoctorConfig
 from tests.support.archives import archive, arguments
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs import train
-from pipeline.config import load
+from pipeline.config_file import load
 from pipeline.training.adapter_config import AdapterConfig
 from tests.support.adapter_case import overrides, settings, write_case
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from jobs import evaluate
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.config_file import load
 from pipeline.model.files import layout
 from pipeline.model.network.float8 import Kernels
 from tests.support.float8_products import on_the_cpu

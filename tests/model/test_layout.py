@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import LANGUAGES, ConfigError, RunConfig, load
+from pipeline.config import LANGUAGES, ConfigError, RunConfig
+from pipeline.config_file import load
 from pipeline.model.files import layout
 from pipeline.model.new_model import SizeSection, asr_config
 from pipeline.planning.fingerprint import make_fingerprint

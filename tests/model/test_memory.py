@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.config import ConfigError, DenoiseConfig, RunConfig, load
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig
+from pipeline.config_file import load
 from pipeline.model import memory
 from pipeline.model.denoise.compiled import Calls, prompt_widths
 from pipeline.model.denoise.lane import Lane

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline import schemas
-from pipeline.config import ConfigError, RunConfig, load
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_file import load
 from pipeline.forecast.probe import measure_sample
 from pipeline.model.files.layout import describe
 from pipeline.model.stage import Replica

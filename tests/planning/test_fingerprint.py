@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, load
+from pipeline.config import ConfigError, RunConfig
+from pipeline.config_file import load
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, make_fingerprint, to_json
 
 

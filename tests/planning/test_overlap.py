@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import ConfigError, RunConfig, SourceConfig, load
+from pipeline.config import ConfigError, RunConfig, SourceConfig
+from pipeline.config_file import load
 from pipeline.planning.overlap import check_apart, check_places
 from pipeline.run import prepare, transcribe
 

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.audio.track import AudioTrack
-from pipeline.config import PACKAGE, PlanConfig, SourceConfig
+from pipeline.config import PlanConfig, SourceConfig
+from pipeline.config_file import PACKAGE
 from pipeline.planning.lengths import expected_seconds
 from pipeline.planning.pack import mark_duplicates, pack_units, unit_id, with_parts
 from pipeline.schemas import RecordingRef

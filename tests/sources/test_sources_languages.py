@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipeline.config import ConfigError, SourceConfig, validate
+from pipeline.config import ConfigError, SourceConfig
+from pipeline.config_file import validate
 from pipeline.schemas import BadRecording
 from pipeline.sources.access.languages import fixed_language, known_language, language_of_path
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from pipeline.config import RunConfig, load
+from pipeline.config import RunConfig
+from pipeline.config_file import load
 from pipeline.schemas import SAMPLE_RATE
 
 

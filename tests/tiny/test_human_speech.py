@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from infra.tiny import human_speech, human_speech_card
 from infra.tiny.human_speech import in_vocabulary, normal_form
 from infra.tiny.phrases import vocabulary
-from pipeline.config import LANGUAGES, ConfigError, SourceConfig, load
+from pipeline.config import LANGUAGES, ConfigError, SourceConfig
+from pipeline.config_file import load
 from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.rows import Outcome, speaker_of
 from pipeline.evaluation.score import scored

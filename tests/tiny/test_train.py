@@ -8,7 +8,7 @@ import pytest
 
 from infra.tiny import train
 from infra.tiny.recipe import TrainConfig
-from pipeline.config import load
+from pipeline.config_file import load
 
 CONFIGS = sorted((Path(__file__).parents[2] / "infra/tiny/configs").glob("*.yaml"))
 

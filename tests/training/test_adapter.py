@@ -12,7 +12,8 @@ from unittest import mock
 import pytest
 import torch
 
-from pipeline.config import ConfigError, DenoiseConfig, load
+from pipeline.config import ConfigError, DenoiseConfig
+from pipeline.config_file import load
 from pipeline.evaluation.result import Counts
 from pipeline.model import recogniser
 from pipeline.model.denoise.engine import Engine

@@ -16,7 +16,8 @@ from typing import Any, Literal
 import pydantic
 from pydantic import Field
 
-from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig, mistakes, validate
+from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig
+from pipeline.config_file import mistakes, validate
 from pipeline.model.files import hub, whisper_layout
 from pipeline.model.files.hub import HubSpec
 from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
