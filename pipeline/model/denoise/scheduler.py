@@ -237,6 +237,8 @@ class Scheduler:
             size = next(n for n in prefill_buckets(self.prefill_batch, static=True) if n >= len(jobs))
             segments += segments[-1:] * (size - len(jobs))
         prompts = self.prompts(segments)
+        if prompts.made and len(self.lengths) > 1:
+            prompts.made.synchronize()  # the lanes depend on what CTC has heard
         for row, job in enumerate(jobs):
             slots = prompts.slots[row]
             length = job.length or self._length(slots)
