@@ -138,7 +138,7 @@ class Worker(ABC):
         """End the worker on an error, from any thread: all waiting futures and all later calls fail with EngineDead."""
         log.error("engine stopped", exc_info=error)
         with self._lock:
-            self._error = error
+            self._error = self._error or error
             unresolved = list(self._unresolved)
         for future in unresolved:
             with contextlib.suppress(InvalidStateError):  # another thread has just resolved it

@@ -1,7 +1,8 @@
 """Checkpoint format `fullcanvas/1` on disk: its config.json, and what a job must know before it loads any weights.
 
-A folder has config.json, encoder.safetensors, adapter.safetensors (projector and LoRA), backbone/ (a transformers
-checkpoint), tokenizer.json and MODEL_CARD.md. Imports no torch, because drivers start and resume without it.
+A folder has config.json, encoder.safetensors (unless config.json names an embedded model that has the same),
+adapter.safetensors (projector and LoRA), backbone/ (a transformers checkpoint), tokenizer.json and MODEL_CARD.md.
+Imports no torch, because drivers start and resume without it.
 """
 
 from __future__ import annotations
