@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.benchmark import stock
 from pipeline.benchmark.bound import measure_bound
+from pipeline.benchmark.inputs import random_prompts, spread_segments
 from pipeline.benchmark.measure import CtcClock, Meter, flop_of_encoder, flop_per_window, matmul_rate
 from pipeline.benchmark.merging import measure_merging
 from pipeline.benchmark.sizes import Size, build, trained
@@ -33,7 +34,6 @@ log = logging.getLogger(__name__)
 Figures = dict[str, Any]
 SAME_NOISE = 4  # windows whose tokens are compared
 ENTROPY_BOUND, CONFIDENCE = 0.1, 0.005  # the published model's settings, for random weights too
-TOKENS_PER_SECOND = (2.3, 4.6)  # of speech, that CTC hears in the prompts: 13 s are 30 to 60 tokens (arXiv 2607.13013)
 GUIDANCE = 1.5  # denoise.guidance of the row that shows what it costs; any weight but 1 costs the same
 
 
@@ -63,27 +63,6 @@ ALL_SLOTS, AUTO_ALL_SLOTS = Way(hide=False), Way(hide=False, canvas="auto")
 ENCODER, AUTO_ENCODER = Way(audio=True), Way(audio=True, canvas="auto")
 GUIDED = Way(guidance=GUIDANCE)
 AT_EQUAL_STEPS = (ALL_SLOTS, AUTO_ALL_SLOTS, ENCODER, AUTO_ENCODER, GUIDED)
-
-
-def random_prompts(model: AsrModel, windows: int) -> Tensor:
-    """Prompts of random tokens, int64 [windows, prompt length].
-
-    The tokens of audio slots are what CTC hears: TOKENS_PER_SECOND, a rate for each window, and their repetitions.
-    """
-    generator = torch.Generator().manual_seed(0)
-    config = model.config
-    prompts = torch.randint(20, config.vocab_size, (windows, model.prompt_length), generator=generator)
-    low, high = TOKENS_PER_SECOND
-    rates = low + (high - low) * torch.rand(windows, 1, generator=generator)
-    new = (
-        torch.rand(windows, config.audio_slots, generator=generator)
-        < rates * config.window_seconds / config.audio_slots
-    )
-    new[:, 0] = True
-    since = torch.where(new, torch.arange(config.audio_slots), 0).cummax(1).values  # where the slot's token began
-    audio = prompts[:, model.audio_start : model.audio_start + config.audio_slots]
-    audio.copy_(audio.gather(1, since))
-    return prompts
 
 
 class EverySlot(AsrConfig):
@@ -396,13 +375,6 @@ class Bench:
             "recompilations": sum(row["recompilations"] for row in engine_rows),
             "rows": rows,
         }
-
-
-def spread_segments(count: int, shortest: float, longest: float) -> Iterator[Segment]:
-    """Segments of `shortest` to `longest` seconds, evenly spread, in shuffled order. Their pcm is silence."""
-    for number in range(count):
-        seconds = shortest + (longest - shortest) * ((number * 0.618034) % 1.0)
-        yield Segment(str(number), None, bytes(2 * round(seconds * SAMPLE_RATE)))
 
 
 def _steps(early: bool) -> str:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs import bench as job
-from pipeline.benchmark import compare, measure, sizes
+from pipeline.benchmark import compare, inputs, measure, sizes
 from pipeline.model.denoise import ctc, scheduler
 from pipeline.model.files import layout
 from pipeline.model.network import backbone
@@ -180,7 +180,7 @@ def test_the_full_size_is_the_released_model_at_its_published_setting() -> None:
     tokens = size.config.tokens.model_copy(update={"eos": released.tokens.eos})
     assert size.config.model_copy(update={"tokens": tokens}) == released
     assert (size.steps, size.config.canvas_length, sum(size.seconds) / 2) == (8, 192, 13.0)
-    seconds = [len(segment.pcm) / 32_000 for segment in compare.spread_segments(100, *size.seconds)]
+    seconds = [len(segment.pcm) / 32_000 for segment in inputs.spread_segments(100, *size.seconds)]
     assert (min(seconds), max(seconds)) == pytest.approx((11.5, 14.5), abs=0.05)
     with torch.device("meta"):
         model = AsrModel(size.config, sizes.tokenizer_for(size.config))
@@ -274,7 +274,7 @@ def test_no_slot_is_hidden_in_the_rows_that_say_so(small: sizes.Size, monkeypatc
 
 
 def test_segments_spread_from_15_to_100_percent_of_the_window() -> None:
-    seconds = [len(segment.pcm) / 32_000 for segment in compare.spread_segments(100, 4.5, 30.0)]
+    seconds = [len(segment.pcm) / 32_000 for segment in inputs.spread_segments(100, 4.5, 30.0)]
     assert 4.5 <= min(seconds) < 5.0
     assert 29.0 < max(seconds) <= 30.0
     assert sum(seconds) / 100 == pytest.approx(0.575 * 30, rel=0.02)
@@ -294,7 +294,7 @@ def test_meter_counts_processor_time_and_memory_of_the_block() -> None:
 def test_ctc_hears_in_the_prompts_as_many_tokens_as_in_speech(small: sizes.Size) -> None:
     """2.3 to 4.6 a second, so that canvases of `auto` are as long as with speech."""
     model = sizes.build(small, device="cpu", dtype=torch.float32)
-    prompts = compare.random_prompts(model, 400)
+    prompts = inputs.random_prompts(model, 400)
     vectors = backbone.embed(model.backbone, prompts)[
         :, model.audio_start : model.audio_start + model.config.audio_slots
     ]
