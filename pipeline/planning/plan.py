@@ -1,4 +1,4 @@
-"""The plan of a run: its units and its fingerprint, written once, never changed. Also: which units are left to do."""
+"""The plan of a run: its units and its fingerprint, written once, never changed; further rounds are plans too."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import groupby, pairwise
@@ -14,7 +14,6 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -31,7 +30,7 @@ from pipeline.planning.pack import (
     pack_units,
     with_parts,
 )
-from pipeline.schemas import PLAN, TODO, Place, RecordingRef, WorkUnit, content_of, to_table
+from pipeline.schemas import PLAN, Place, RecordingRef, WorkUnit, content_of
 from pipeline.sources.access import trust
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import OutputError, Storage, in_order
@@ -236,54 +235,6 @@ def read_fingerprint(storage: Storage) -> dict[str, Any]:
     return stored
 
 
-def todo(storage: Storage, committed: Set[str]) -> pa.Table:
-    """The units of all plans that are neither in `committed` nor withdrawn, as rows of schemas.TODO in plan order.
-
-    Only the column of ids is read. A row takes about 60 bytes of memory, independent of the recordings in its unit.
-    """
-    tables = [TODO.empty_table()]
-    names = plan_names(storage)
-    done = committed | withdrawn_units(storage, names)
-    for name in names:
-        with _opened(storage, name) as file:
-            for index in range(file.num_row_groups):
-                ids = file.read_row_group(index, columns=["unit_id"], use_threads=False)["unit_id"].combine_chunks()
-                places = (
-                    {"unit_id": unit_id, "place": {"plan": name, "row_group": index, "first_row": first, "rows": rows}}
-                    for unit_id, first, rows in _runs(ids)
-                    if unit_id not in done
-                )
-                tables.append(to_table(places, TODO))
-    return pa.concat_tables(tables).combine_chunks()
-
-
-def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
-    """The units that `todo` gives, with their references: a stream in plan order."""
-    names = plan_names(storage)
-    done = committed | withdrawn_units(storage, names)
-    for name in names:
-        for planned in read_plan(storage, name, skip=done):
-            yield planned.unit
-
-
-class UnitSeconds:
-    """Seconds of audio of each planned unit, declared or estimated. 20 bytes of memory for each unit."""
-
-    def __init__(self, storage: Storage) -> None:
-        columns = ["unit_id", "expected_seconds"]
-        groups = [table for name in plan_names(storage) for table in read_columns(storage, name, columns)]
-        sums = [table.group_by("unit_id").aggregate([("expected_seconds", "sum")]) for table in groups]
-        ids = np.concatenate([np.array(table["unit_id"].to_pylist(), "S16") for table in sums])
-        seconds = np.concatenate([table["expected_seconds_sum"].to_numpy() for table in sums])
-        order = np.argsort(ids)
-        self._ids, self._seconds = ids[order], seconds[order].astype(np.float32)
-
-    def of(self, units: Sequence[str]) -> list[float]:
-        """Of each of these units."""
-        found: list[float] = self._seconds[np.searchsorted(self._ids, np.array(units, "S16"))].tolist()
-        return found
-
-
 class PlanReader:
     """Reads single units by their place. It caches the last row groups, about 5 MB each, for a unit's neighbours."""
 
@@ -367,14 +318,6 @@ def _planned(table: pa.Table) -> Iterator[PlannedUnit]:
         _, part, first_earlier, *_ = rows[0]
         earlier = tuple((row[2], row[3]) for row in rows) if first_earlier is not None else ()
         yield PlannedUnit(WorkUnit(unit_id, refs), part, earlier)
-
-
-def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
-    """(id, first row, number of rows) of each unit: its rows have equal ids and follow each other."""
-    encoded = pc.run_end_encode(ids)
-    ends = encoded.run_ends.to_pylist()
-    for unit_id, first, end in zip(encoded.values.to_pylist(), [0, *ends], ends, strict=False):
-        yield unit_id, first, end - first
 
 
 def _values(column: pa.ChunkedArray) -> list[Any]:

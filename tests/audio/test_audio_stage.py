@@ -15,7 +15,8 @@ import soundfile
 from pipeline.audio.stage import Decoder, DecodeStage
 from pipeline.config import SourceConfig
 from pipeline.planning.pack import PlannedUnit
-from pipeline.planning.plan import BASE, todo, write_plan
+from pipeline.planning.plan import BASE, write_plan
+from pipeline.planning.todo import todo
 from pipeline.schemas import (
     PIECE_DECODED,
     About,

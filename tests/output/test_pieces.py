@@ -27,7 +27,8 @@ from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.pieces import PREFIX, complete_unit, forget_committed, save_piece, saved_pieces
 from pipeline.output.stage import CommitStage
 from pipeline.planning.pack import PlannedUnit
-from pipeline.planning.plan import BASE, todo, write_plan
+from pipeline.planning.plan import BASE, write_plan
+from pipeline.planning.todo import todo
 from pipeline.schemas import (
     PIECE_RECOGNISED,
     SAMPLE_RATE,

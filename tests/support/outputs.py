@@ -16,7 +16,8 @@ from pipeline.config import PlanConfig
 from pipeline.output.commit import FIGURES, Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
-from pipeline.planning.plan import BASE, plan_key, todo_units, write_plan
+from pipeline.planning.plan import BASE, plan_key, write_plan
+from pipeline.planning.todo import todo_units
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
 from pipeline.storage.base import Storage
 
