@@ -7,11 +7,11 @@ import io
 import logging
 import time
 from collections.abc import Iterator, Set
-from functools import lru_cache
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import yaml
 
 from pipeline.config import ConfigError, RunConfig
@@ -30,8 +30,9 @@ from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.overlap import check_places
 from pipeline.planning.pack import UNITS_EACH
-from pipeline.planning.plan import BASE, UnitSeconds, ensure_plan, plan_key, plan_names, plan_size, todo
-from pipeline.planning.update import note_changes
+from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, read_plan
+from pipeline.planning.todo import UnitSeconds, todo, unread_recordings
+from pipeline.planning.update import note_changes, source_changes
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.sources.access.listing import absolute, check_root
 from pipeline.storage.base import OutputError, Storage, copy_object, open_existing, open_storage, race_probe, read_json
@@ -130,7 +131,8 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     if is_planned:
         commits = results or storage
         reasons = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id)["by_recording"]["reason"])
-        note_changes(
+        find = partial(
+            source_changes,
             storage,
             config.source,
             config.plan,
@@ -139,6 +141,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
             committed=committed_units(commits),
             is_recognised=lambda place: reasons(place[0])[place[1]] is None,
         )
+        note_changes(storage, config.source, config.plan, find)
     if config.retry != "none":
         plan_retry(storage, config.plan, config.retry, results=results, at_least=at_least)
     return fingerprint
@@ -157,8 +160,7 @@ def _transcribe_units(
     Raises OverBudget as soon as too much has failed. What is committed is published before.
     """
     total, lengths = len(committed) + len(units), UnitSeconds(storage)
-    recordings = sum(plan_size(storage, name).added for name in plan_names(storage))
-    budget = _budget(config, storage, units, recordings, len(committed))
+    budget = _budget(config, storage, committed)
     budget.check()
     if config.source.format != "huggingface":  # it may be a name on the hub
         source = config.source.model_copy(update={"uri": absolute(config.source.uri)})  # actors have other folders
@@ -194,17 +196,15 @@ def _transcribe_units(
     }
 
 
-def _budget(config: RunConfig, storage: Storage, units: pa.Table, recordings: int, committed: int) -> Budget:
-    """What may still fail. The dead letters so far are those of the last publication that no unit tries again.
-
-    units: what is left to do. recordings: of all plans. committed: how many units.
-    """
-    last = read_json(storage, SUMMARY)
-    known = last.get("recordings_dead_lettered", 0) if last.get("units_committed", 0) <= committed else 0
-    places = units["place"].combine_chunks()
-    is_again = pc.not_equal(pc.struct_field(places, "plan"), BASE)
-    again = pc.sum(pc.struct_field(places, "rows").filter(is_again)).as_py() or 0
-    return Budget(config.budget, recordings, max(0, known - again))
+def _budget(config: RunConfig, storage: Storage, committed: Set[str]) -> Budget:
+    """What may still fail. committed: ids of units; their dead letters count, except those that a round tries again."""
+    books = close_books(storage)
+    rounds = plan_names(storage)[1:]
+    retried = chain.from_iterable(read_plan(storage, name, skip=committed, placed=False) for name in rounds)
+    again = sum(len(planned.unit.refs) for planned in retried)
+    unread = books["recordings_unread"] + unread_recordings(storage, committed)
+    dead = max(0, books["recordings_dead_lettered"] - again) + unread
+    return Budget(config.budget, books["recordings_planned"] + unread, dead)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,9 @@ class OverBudget(Exception):
 class Budget:
     """Adds up what failed while the units are finished.
 
-    recordings: of all plans. dead: dead letters before this run that no unit of this run tries again. So the dead
-    letters counted here never become fewer: once they are too many, the budget cannot be kept.
+    recordings: of all plans, with those that archives that cannot be read may hold. dead: these, and the dead letters
+    before this run that no unit of this run tries again. So the dead letters counted here never become fewer: once they
+    are too many, the budget cannot be kept.
     """
 
     def __init__(self, config: BudgetConfig, recordings: int, dead: int) -> None:

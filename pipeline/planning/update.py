@@ -75,36 +75,21 @@ def last_changes(storage: Storage) -> Changes:
 
 
 def note_changes(
-    storage: Storage,
-    source: SourceConfig,
-    config: PlanConfig,
-    *,
-    part_rows: int,
-    at_least: int,
-    committed: Set[str],
-    is_recognised: Callable[[Pointer], bool],
+    storage: Storage, source: SourceConfig, config: PlanConfig, find: Callable[[], Changes | None]
 ) -> None:
-    """Do `source_changes`, and keep what it finds in the output, for the summary.
+    """Call `find`, which is `source_changes`, and keep what it finds in the output, for the summary.
 
     A source that cannot be listed is only an error with plan.update or plan.strict: what is planned may be done.
     """
     try:
-        found = source_changes(
-            storage,
-            source,
-            config,
-            part_rows=part_rows,
-            at_least=at_least,
-            committed=committed,
-            is_recognised=is_recognised,
-        )
+        found = find()
     except (ConfigError, StorageError) as err:
         if config.update or config.strict:
             if source.format != "huggingface":  # it may be a name on the hub
                 check_root(source.uri)  # a mount that is gone is no mistake in the settings
             raise
         log.warning("the source cannot be compared with the plan: %s", err)
-        return
+        found = None
     if found and not found.taken_up:
         log.warning("source.uri: %s has changed since it was planned: %s", source.uri, found)
     storage.put(KEY, json.dumps(asdict(found or Changes())).encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import tarfile
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,14 +16,13 @@ from jobs.transcribe import run as transcribe_job
 from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
 from pipeline.output.commit import commit_key, committed_units, read_commits
-from pipeline.output.publish import publish_tables
 from pipeline.output.terminal import source_line
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.plan import plan_size, read_fingerprint, read_plan
 from pipeline.run import dead_fraction, prepare, transcribe
 from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.errors import StorageError
-from tests.support.archives import archive, arguments, settings
+from tests.support.archives import archive, arguments, settings, wav
 from tests.support.outputs import commit, left
 from tests.support.runs import in_this_process
 
@@ -163,7 +163,7 @@ def test_a_run_whose_budget_is_spent_ends_before_ray_starts_and_shows_what_is_th
     good = [commit["unit_id"] for commit in read_commits(storage) if not commit["dead"]]
     for unit in good[:2]:
         storage.delete(commit_key(unit))
-    publish_tables(storage)
+    storage.delete("_run/summary.json")  # the run that committed the others was killed before it published
     assert transcribe_main([*words, "budget.max_dead_fraction=0.4"]) == 1
     shown = capsys.readouterr()
     line = "42.9% of the recordings are dead letters, budget.max_dead_fraction allows 40.0%; stopped before the end"
@@ -172,3 +172,19 @@ def test_a_run_whose_budget_is_spent_ends_before_ray_starts_and_shows_what_is_th
     assert "3 dead letters (empty_file 3)" in shown.out
     assert "5 of 7 units so far" in shown.out
     assert len(committed_units(storage)) == 5
+
+
+def test_an_archive_that_cannot_be_read_spends_the_budget_by_its_bytes_before_ray_starts(
+    tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    size = wav(tmp_path / "r.wav", 1.0) * 2 + 44
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/good.tar", "w") as tar:
+        for number in range(8):
+            tar.add(tmp_path / "r.wav", f"r{number}.wav")
+    (tmp_path / "in/bad.tar").write_bytes(b"?" * 2 * size)  # as many bytes as two recordings
+    words = [word for word in arguments(tmp_path / "in", tmp_path / "out", small_model_dir) if "format" not in word]
+    assert transcribe_main([*words, "source.format=webdataset", "budget.max_dead_fraction=0.05"]) == 1
+    shown = capsys.readouterr()
+    assert "10.0% of the recordings are dead letters" in shown.err  # one more than the archive itself
+    assert "Ray" not in shown.err

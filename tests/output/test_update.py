@@ -27,7 +27,7 @@ from pipeline.output.publish import publish_tables
 from pipeline.output.retry import plan_retry
 from pipeline.output.tables import published_rows
 from pipeline.planning.plan import ensure_plan, plan_names, read_plan, read_round
-from pipeline.planning.update import Changes, source_changes
+from pipeline.planning.update import Changes, last_changes, note_changes, source_changes
 from pipeline.sources.access import remote
 from pipeline.sources.access.streams import open_archive
 from pipeline.storage.base import Storage, open_storage
@@ -365,6 +365,20 @@ def test_a_source_that_is_empty_is_an_error_and_not_a_loss(archive: Archive) -> 
     with pytest.raises(ConfigError, match="nothing is there any more"):
         archive.changes(update=True)
     assert plan_names(archive.storage) == ["plan"]
+
+
+def test_what_was_planned_last_night_is_not_said_again_where_the_source_cannot_be_listed(archive: Archive) -> None:
+    def fail() -> Changes:
+        raise ConfigError("source.uri: not there")
+
+    planned = Changes(new=1, taken_up=True)
+    note_changes(archive.storage, archive.source, PAIRS, lambda: planned)
+    assert last_changes(archive.storage) == planned
+    note_changes(archive.storage, archive.source, PAIRS, fail)
+    assert last_changes(archive.storage) == Changes()
+    for wanted in ("update", "strict"):
+        with pytest.raises(ConfigError, match="not there"):
+            note_changes(archive.storage, archive.source, PAIRS.model_copy(update={wanted: True}), fail)
 
 
 def test_files_of_another_kind_do_not_change_what_the_source_is(archive: Archive) -> None:

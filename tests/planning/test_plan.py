@@ -31,11 +31,10 @@ from pipeline.planning.plan import (
     read_fingerprint,
     read_plan,
     round_number,
-    todo,
-    todo_units,
     unit_ids,
     write_plan,
 )
+from pipeline.planning.todo import todo, todo_units, unread_recordings
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef
 from pipeline.storage.base import OutputError, Storage, open_storage
 from tests.planning.test_pack import CONFIGS, REFS
@@ -158,6 +157,18 @@ def test_todo_is_the_plan_without_what_is_committed(storage: Storage) -> None:
     assert places.schema == TODO
     assert places["unit_id"].to_pylist() == [units[1].unit_id, units[3].unit_id]
     assert len(todo(storage, {unit.unit_id for unit in units})) == 0
+
+
+def test_archives_that_cannot_be_read_weigh_by_their_bytes_until_they_are_committed(storage: Storage) -> None:
+    bad = [
+        RecordingRef(f"{name}!archive", "webdataset", f"/in/{name}", size=18_000, problem="corrupt_archive")
+        for name in "xy"
+    ]
+    fingerprint = plan(storage, [*(ref(number) for number in range(4)), *bad])
+    assert [len(unit.refs) for unit in left(storage)] == [3, 3]
+    assert unread_recordings(storage, frozenset()) == 36 - 2
+    commit(storage, left(storage)[1], fingerprint)
+    assert unread_recordings(storage, committed_units(storage)) == 0
 
 
 def test_rows_of_a_unit_stay_in_one_row_group(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
