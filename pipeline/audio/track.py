@@ -1,4 +1,4 @@
-"""The audio track of any container as arrays of samples.
+"""The audio track of any container as arrays of samples, each at its place in time, and what of it is lost.
 
 PyAV reads it, limited so that it opens no other file and hides no damage. It decodes all formats; libsndfile 1.2 is not
 used for any. Measured: of joined ogg and mp3 files libsndfile reads only the first, without an error; it cannot read
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -18,16 +17,9 @@ import numpy as np
 from av.stream import Disposition
 
 from pipeline.audio.frames import Kind, dtype_of, joined, kind_of, planes_of
-from pipeline.audio.headers import (
-    COMPLETE,
-    Missing,
-    check_format,
-    empty_edits,
-    looks_like_audio,
-    mp3_declared_seconds,
-    mpeg_frame_bytes,
-)
-from pipeline.schemas import SAMPLE_RATE, BadAudio, BadRecording
+from pipeline.audio.headers import COMPLETE, Missing, empty_edits, looks_like_audio, mp3_declared_seconds
+from pipeline.audio.packets import Damage, PacketDecoder
+from pipeline.schemas import SAMPLE_RATE, BadAudio
 
 # Only these demuxers and decoders run. Playlists (hls, dash, concat, sdp ...) do not: they open files and addresses.
 FORMATS = (
@@ -54,17 +46,8 @@ GAP_IS_DAMAGE = {"ogg", "flac", "asf"}
 GAP_SECONDS = 0.1  # less is jitter
 # Bare frames have no time stamps: what is missing is estimated by its bytes. So it is for avi, which counts packets.
 BARE = {"mp3", "aac", "ac3", "eac3", "amr", "amrnb", "amrwb", "avi"}
-RESYNC = {"mp3", "aac"}  # other bytes may stand between the frames, and every player skips them
-TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI")  # beginnings of such bytes that are no lost audio
-# Containers that are read from the front to the back, packet after packet. Bytes between two packets that belong to
-# none are damage; indexes and headers take less than LOST_BYTES, and in avi they begin with one of AVI_CHUNKS.
-IN_ORDER = {"matroska,webm", "mpegts", "flv", "avi"}
-LOST_BYTES = 1000
-AVI_CHUNKS = (b"ix", b"idx1", b"LIST", b"JUNK", b"RIFF")
 LOST_SECONDS = 0.1  # less damage than this by an estimate is a click
 MAX_STAMP_ERROR = 10  # a time stamp that jumps so many times further than the missing bytes reach is wrong
-
-SEARCH_BYTES = 1 << 22  # how far a frame of aac is looked for behind damage
 
 IO_BYTES = 1 << 16
 BLOCK_FRAMES = 1 << 16  # at the native rate
@@ -97,11 +80,9 @@ class AudioTrack:
     """
 
     def __init__(self, file: BinaryIO, name: str, number: int | None = None, missing: Missing = COMPLETE) -> None:
-        self.name, self._file, self._missing = name, file, missing
+        self.name, self._missing = name, missing
         self.lost: list[Lost] = []
-        self._good = 0  # bytes of decoded packets
         self._clicks = 0.0  # seconds of damage that was too short to count
-        self._damage = _Damage()
         head = file.read(64)
         self.mp3_seconds = mp3_declared_seconds(file)
         file.seek(0)
@@ -110,7 +91,7 @@ class AudioTrack:
                 file, options=dict(OPTIONS), metadata_errors="replace", buffer_size=IO_BYTES, io_open=self._refuse
             )
         except av.FFmpegError as err:
-            self._refuse_empty()
+            self._refuse_empty(Damage())
             reason = "corrupt_audio" if looks_like_audio(head) else "not_audio"
             raise BadAudio(reason, f"{name}: {err.strerror}") from None
         self.position = 0  # index of the next frame
@@ -119,6 +100,7 @@ class AudioTrack:
         self.empty: list[tuple[float, float]] = []  # (start, end) in seconds: where an edit list plays nothing
         try:
             self.track = self._chosen(number)
+            self._decoder = PacketDecoder(self.container, self.track, file, name)
             if self.container.format.name != "flac":  # whose first frame is the start, or it is missing
                 self.origin = _seconds(self.track) - self._late(_seconds(self.track))
             if self.container.format.name == MP4:
@@ -196,6 +178,7 @@ class AudioTrack:
             self.container.seek(self._shift(rate), stream=self.track)
             return 0
         self.container.seek(frame + self._shift(rate), stream=self.track)
+        self._decoder.begun = landed > 0
         self.position, self.late = landed, self._late(_seconds(self.track))
         return frame
 
@@ -220,37 +203,39 @@ class AudioTrack:
             BadAudio: nothing can be decoded. corrupt_audio, or truncated_audio if the file ends before its declared
                 end; unsupported_audio, the rate or the number of channels is out of range.
         """
-        block, frame, kind = _Block(), None, Kind(0, 0, "")
-        for frame in self._frames():
-            kind = kind_of(frame)
+        block, last, kind = _Block(), None, Kind(0, 0, "")
+        for frame, damage in self._decoder:
+            if frame is None:
+                yield from block.taken()
+                if last is None:
+                    self._refuse_empty(damage)
+                else:
+                    end = (last.time or 0.0) + last.samples / kind.rate
+                    self._note_end(self.position / kind.rate, end, damage)
+                return
+            last, kind = frame, kind_of(frame)
             if kind != block.kind:
                 yield from block.taken()
-                self._place(frame, kind, block.kind)
+                self._place(frame, kind, block.kind, damage)
                 block.kind = kind
-            missing = self._missing_frames(frame, kind.rate)
-            is_exact = self._damage.failure or (self._damage.bytes and self.container.format.name in BARE)
+            missing = self._missing_frames(frame, kind.rate, damage)
+            is_exact = damage.failure or (damage.bytes and self.container.format.name in BARE)
             if missing > GAP_SECONDS * kind.rate or (is_exact and missing > 0):
                 yield from block.taken()
-                self._note_gap(missing / kind.rate, kind.rate)
+                self._note_gap(missing / kind.rate, kind.rate, damage)
                 yield from self._silence(missing, kind)
-            elif self._damage.failure:
-                self._lose(self.position / kind.rate, 0.0, "corrupt_audio", self._damage.failure)
-            self._damage = _Damage()
+            elif damage.failure:
+                self._lose(self.position / kind.rate, 0.0, "corrupt_audio", damage.failure)
             block.add(frame, self.position)
             self.position += frame.samples
             if block.count >= BLOCK_FRAMES:
                 yield from block.taken()
-        yield from block.taken()
-        if frame is None:
-            self._refuse_empty()
-        else:
-            self._note_end(self.position / kind.rate, (frame.time or 0.0) + frame.samples / kind.rate)
 
-    def _place(self, frame: Any, kind: Kind, before: Kind) -> None:
+    def _place(self, frame: Any, kind: Kind, before: Kind, damage: Damage) -> None:
         """Find out where a frame of a new kind is: its index at the new rate, and which time stamp index 0 has."""
         if before.rate and kind.rate != before.rate:
             self.position = round(self.position * kind.rate / before.rate)
-        if frame.time is not None and (kind.rate, kind.channels) != (before.rate, before.channels) and not self._damage:
+        if frame.time is not None and (kind.rate, kind.channels) != (before.rate, before.channels) and not damage:
             late = 0.0 if self.position else self._late(frame.time)
             if self.container.format.name != "flac":
                 self.origin = frame.time - self.position / kind.rate - late
@@ -259,13 +244,14 @@ class AudioTrack:
         """By how many frames the time stamps of a track that can seek are ahead of the indices."""
         return round(self.origin * rate)
 
-    def _missing_frames(self, frame: Any, rate: int) -> int:
+    def _missing_frames(self, frame: Any, rate: int, damage: Damage) -> int:
         """How many frames are missing before this one, by its time stamp or by the bytes that are no frames.
 
         0 where a time stamp means nothing, or where it goes back: other audio follows, which begins to count anew.
         """
         kind = self.container.format.name
-        by_bytes = round(self._damage.bytes * self.position / self._good) if self._good else 0
+        good = self._decoder.good
+        by_bytes = round(damage.bytes * self.position / good) if good else 0
         if kind in BARE and self.position:
             return by_bytes
         if frame.time is None:
@@ -275,13 +261,13 @@ class AudioTrack:
             return by_stamp  # the start of a track may be late in any container
         if by_stamp < 0 and kind in GAP_IS_DAMAGE:
             self.origin = frame.time - self.position / rate
-        if self._damage.bytes and by_stamp > MAX_STAMP_ERROR * (by_bytes + rate):
+        if damage.bytes and by_stamp > MAX_STAMP_ERROR * (by_bytes + rate):
             return by_bytes
-        return by_stamp if self._damage or kind in GAP_IS_DAMAGE else 0
+        return by_stamp if damage or kind in GAP_IS_DAMAGE else 0
 
-    def _note_gap(self, seconds: float, rate: int) -> None:
+    def _note_gap(self, seconds: float, rate: int, damage: Damage) -> None:
         """Write down why there are `seconds` of silence from here on: the track begins late, or something is lost."""
-        kind, damage = self.container.format.name, self._damage
+        kind = self.container.format.name
         if not self.position and kind != "flac" and not (damage.failure and kind not in BARE):
             self.late = seconds
         elif damage.failure or kind in GAP_IS_DAMAGE:
@@ -303,120 +289,20 @@ class AudioTrack:
             yield self.position, kind.rate, block
             self.position += block.shape[1]
 
-    def _frames(self) -> Iterator[Any]:
-        """Yield decoded frames. What fails is written to `_damage`, which `planes` takes with the next frame."""
-        last, in_tag, at = None, False, 0
-        for packet in self._packets():
-            if packet.stream != self.track:
-                continue
-            if packet.size:
-                last = packet
-            at = self._found(packet, at) if self.container.format.name == "aac" else 0
-            try:
-                frames = [frame for frame in packet.decode() if self._is_possible(frame, packet)]
-            except av.FFmpegError as err:
-                in_tag = self._note_failure(packet, err.strerror or str(err), in_tag)
-                continue
-            yield from frames
-            if frames:
-                self._good, in_tag = self._good + packet.size, False
-        if self.container.format.name == "mp3" and last is not None:
-            whole = mpeg_frame_bytes(bytes(last)[:4])
-            if last.size < whole and not self._damage.failure:
-                self._damage.failure = "ends inside a frame"
-
-    def _is_possible(self, frame: Any, packet: Any) -> bool:
-        """Whether the format of a frame is one that audio has. A damaged one among others is taken for damage."""
-        try:
-            check_format(frame.sample_rate, frame.layout.nb_channels, name=self.name)
-        except BadAudio as err:
-            if not self.position:
-                raise
-            self._note_failure(packet, err.detail, in_tag=False)
-            return False
-        return True
-
-    def _note_failure(self, packet: Any, why: str, in_tag: bool) -> bool:
-        """Write down that a packet cannot be decoded. in_tag: it follows a tag. Returns whether the next one does."""
-        if self.container.format.name in RESYNC and not _starts_frame(bytes(packet)[:2]):
-            rest = bytes(packet).lstrip(b"\0")
-            in_tag = in_tag or rest.startswith(TAGS)  # a long one is several packets
-            is_padding = not rest or _starts_frame(rest)  # zeros, also with the frame behind them
-            self._damage.bytes += 0 if in_tag or is_padding else packet.size
-            return in_tag
-        self._damage.failure = self._damage.failure or why
-        self._damage.bytes += packet.size
-        self._damage.seconds += float((packet.duration or 0) * packet.time_base)
-        return False
-
-    def _packets(self) -> Iterator[Any]:
-        """Yield the packets of the track, then the empty one that flushes the decoder. Bytes between them are damage.
-
-        Where the container cannot be read any further, that is a failure before its end.
-        """
-        in_order = self.container.format.name in IN_ORDER
-        wanted = [stream for stream in self.container.streams if stream.type in ("audio", "video")]
-        end: int | None = None  # of the packet before
-        try:
-            for packet in self.container.demux(*wanted) if in_order else self.container.demux(self.track):
-                if in_order and packet.size and packet.pos is not None:
-                    self._note_jump(end, packet.pos)
-                    end = packet.pos + packet.size
-                if packet.size or packet.pts is None:  # other empty packets would end the decoder
-                    yield packet
-        except av.FFmpegError as err:
-            self._damage.failure = err.strerror or str(err)
-        except IndexError:  # raised by PyAV if a new track begins after the header
-            self._damage.failure = "a track that the header does not know"
-        except BadRecording as err:  # the file object cannot read on
-            if not self.position or err.reason == "source_changed":
-                raise
-            self._damage.failure, self._damage.reason = err.detail, err.reason
-
-    def _found(self, packet: Any, at: int) -> int:
-        """Return where in a file of bare aac frames a packet ends. at: where the one before it ends.
-
-        FFmpeg leaves out what is no frame and does not say where. So after a failure the packet is looked for; also the
-        first one, because a tag may stand before it.
-        """
-        if at and not self._damage.failure:
-            return at + int(packet.size)
-        before = self._file.tell()
-        self._file.seek(max(0, at))
-        place = self._file.read(SEARCH_BYTES).find(bytes(packet)) if packet.size else -1
-        self._file.seek(before)
-        if at and place > 0:
-            self._damage.bytes += place
-        return at + max(0, place) + int(packet.size)
-
-    def _note_jump(self, end: int | None, start: int) -> None:
-        """Write down how many bytes lie between the end of a packet and the start of the next one."""
-        between = 0 if end is None else start - end
-        if between <= LOST_BYTES:
-            return
-        if self.container.format.name == "avi":
-            at = self._file.tell()
-            self._file.seek(end or 0)
-            is_index = self._file.read(4).lstrip(b"\0").startswith(AVI_CHUNKS)
-            self._file.seek(at)
-            if is_index:
-                return
-        self._damage.bytes += between
-
-    def _refuse_empty(self) -> None:
+    def _refuse_empty(self, damage: Damage) -> None:
         """Raise BadAudio if there is a reason why nothing was decoded."""
         if self._missing:
             raise BadAudio("truncated_audio", f"{self.name}: {self._missing.detail}")
-        if self._damage.failure:
-            raise BadAudio(self._damage.reason or "corrupt_audio", f"{self.name}: {self._damage.failure}")
+        if damage.failure:
+            raise BadAudio(damage.reason or "corrupt_audio", f"{self.name}: {damage.failure}")
 
-    def _note_end(self, seconds: float, end_seconds: float) -> None:
+    def _note_end(self, seconds: float, end_seconds: float, damage: Damage) -> None:
         """Compare what was decoded with what is declared, and write down what is missing.
 
-        seconds: of all frames. end_seconds: the end by time stamps.
+        seconds: of all frames. end_seconds: the end by time stamps. damage: behind the last frame.
         """
         start, declared, tolerance = self._declared()
-        damage, kind = self._damage, self.container.format.name
+        kind, good = self.container.format.name, self._decoder.good
         # The duration of an mp4 track may have the empty beginning in it, or not.
         missing = declared - (seconds - self.late if kind in TRACK_DURATION and kind != MP4 else seconds)
         if damage.reason:
@@ -431,8 +317,8 @@ class AudioTrack:
             self._lose(seconds, missing, "corrupt_audio" if hole else "truncated_audio", detail)
         elif damage.failure:
             self._lose(seconds, damage.seconds, "truncated_audio", f"ends inside a packet: {damage.failure}")
-        elif damage.bytes and self._good and damage.bytes * seconds / self._good >= 1:
-            self._lose(seconds, damage.bytes * seconds / self._good, "corrupt_audio", "bytes that are no audio")
+        elif damage.bytes and good and damage.bytes * seconds / good >= 1:
+            self._lose(seconds, damage.bytes * seconds / good, "corrupt_audio", "bytes that are no audio")
 
     def _declared(self) -> tuple[float, float, float]:
         """Return when the track begins, how long it is as declared (0: unknown), and how exact that is, in seconds."""
@@ -447,19 +333,6 @@ class AudioTrack:
             declared = (self.container.duration or 0) / av.time_base
         codec = track.codec_context.name
         return start, declared, 1e-3 if codec == "flac" or codec.startswith("pcm_") else CODEC_DELAY_SECONDS
-
-
-@dataclass(slots=True)
-class _Damage:
-    """What went wrong since the last frame that was decoded. True if anything did."""
-
-    bytes: int = 0  # that are no frames and no tag, or that belong to packets that failed
-    seconds: float = 0.0  # of the packets that failed, as they say
-    failure: str = ""  # why a packet failed
-    reason: str = ""  # of schemas.REASONS, if the file cannot be read on
-
-    def __bool__(self) -> bool:
-        return bool(self.bytes or self.failure)
 
 
 class _Block:
@@ -491,8 +364,3 @@ def _seconds(track: Any) -> float:
 
 def _is_decodable(track: Any) -> bool:
     return track.codec_context is not None and track.codec_context.name in CODECS.split(",")
-
-
-def _starts_frame(head: bytes) -> bool:
-    """Whether these bytes begin as a frame of mp3 or aac does."""
-    return len(head) >= 2 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0
