@@ -26,12 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class _Format(NamedTuple):
-    list_recordings: Callable[..., Iterator[RecordingRef]]  # of the source; where `skips`, of what is planned too
+    list_recordings: Callable[..., Iterator[RecordingRef]]  # of source; `planned` if it skips, `ignored` if it counts
     read_recording: Callable[[RecordingRef], Recording]
     content: str  # what it lists, for the message that there is none
-    files: Callable[[RecordingRef], list[str]] = lambda ref: [
-        ref.source_uri
-    ]  # whose versions are ref.version, a line each
+    files: Callable[[RecordingRef], list[str]] = lambda ref: [ref.source_uri]  # ref.version has the version of each
     skips: bool = False  # listing opens each object, and need not open those that an earlier plan has
     counts: bool = False  # listing counts the files that it leaves out
 
@@ -57,13 +55,7 @@ _FORMATS = {
     "mls": _Format(mls.list_recordings, mls.read_recording, "lines in transcripts.txt"),
 }
 SKIPPING = tuple(name for name, kind in _FORMATS.items() if kind.skips)  # one object has many recordings
-RELEASES = (
-    "fleurs",
-    "commonvoice",
-    "voxpopuli",
-    "mls",
-    "huggingface",
-)  # listing unpacks or loads all; they do not grow
+RELEASES = ("fleurs", "commonvoice", "voxpopuli", "mls", "huggingface")  # they do not grow; listing loads all of it
 _BY_PLACE = ("parquet", "huggingface")  # a row's number says which recording it is
 _CORPORA = {
     "fleurs": fleurs.LAYOUT,
