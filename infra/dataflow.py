@@ -19,9 +19,9 @@ from pipeline.model.stage import Replica
 from pipeline.output.commit import commit_unit
 from pipeline.output.publish import publish_tables
 from pipeline.output.stage import RECEIPT, CommitStage
+from pipeline.planning.left import todo
 from pipeline.planning.pack import pack_units
 from pipeline.planning.plan import ensure_plan
-from pipeline.planning.todo import todo
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, TODO
 from pipeline.sources.formats import list_recordings
 

@@ -28,10 +28,10 @@ from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
+from pipeline.planning.left import UnitSeconds, todo, unread_recordings
 from pipeline.planning.overlap import check_places
 from pipeline.planning.pack import UNITS_EACH
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, read_plan
-from pipeline.planning.todo import UnitSeconds, todo, unread_recordings
 from pipeline.planning.update import note_changes, source_changes
 from pipeline.schemas import SAMPLE_RATE, About
 from pipeline.sources.access.listing import absolute, check_root

@@ -32,9 +32,9 @@ import pyarrow as pa
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import COMMITS, FIGURES, commit_key, commit_record, committed_units
+from pipeline.planning.left import todo
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, unit_ids, write_plan
-from pipeline.planning.todo import todo
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.local import LocalStorage

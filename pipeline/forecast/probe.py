@@ -23,7 +23,7 @@ from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, estimate_
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
 from pipeline.model.stage import start_engine
-from pipeline.planning.todo import todo_units
+from pipeline.planning.left import todo_units
 from pipeline.schemas import (
     SAMPLE_RATE,
     About,

@@ -14,9 +14,9 @@ import soundfile
 
 from pipeline.audio.stage import Decoder, DecodeStage
 from pipeline.config import SourceConfig
+from pipeline.planning.left import todo
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
-from pipeline.planning.todo import todo
 from pipeline.schemas import (
     PIECE_DECODED,
     About,

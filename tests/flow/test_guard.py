@@ -22,9 +22,9 @@ import soundfile
 from pipeline.config import RunConfig, SourceConfig
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica
 from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts
+from pipeline.planning.left import todo
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
-from pipeline.planning.todo import todo
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Position, WorkUnit, piece_row
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage

@@ -26,9 +26,9 @@ from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.pieces import PREFIX, complete_unit, forget_committed, save_piece, saved_pieces
 from pipeline.output.stage import CommitStage
+from pipeline.planning.left import todo
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
-from pipeline.planning.todo import todo
 from pipeline.schemas import (
     PIECE_RECOGNISED,
     SAMPLE_RATE,

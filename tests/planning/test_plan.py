@@ -20,6 +20,7 @@ from pipeline.config import ConfigError, PlanConfig, SourceConfig
 from pipeline.output.commit import committed_units
 from pipeline.planning import plan as planning
 from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning.left import todo, todo_units, unread_recordings
 from pipeline.planning.pack import PlannedUnit, mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import (
     BASE,
@@ -34,7 +35,6 @@ from pipeline.planning.plan import (
     unit_ids,
     write_plan,
 )
-from pipeline.planning.todo import todo, todo_units, unread_recordings
 from pipeline.schemas import PLAN, TODO, Place, RecordingRef
 from pipeline.storage.base import OutputError, Storage, open_storage
 from tests.planning.test_pack import CONFIGS, REFS

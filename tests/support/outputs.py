@@ -15,9 +15,9 @@ import pyarrow as pa
 from pipeline.config import PlanConfig
 from pipeline.output.commit import FIGURES, Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning.left import todo_units
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, write_plan
-from pipeline.planning.todo import todo_units
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
 from pipeline.storage.base import Storage
 

@@ -47,8 +47,8 @@ def in_this_process(config: RunConfig) -> None:
     from pipeline.output.publish import publish_tables
     from pipeline.output.stage import CommitStage
     from pipeline.planning.fingerprint import fingerprint_id
+    from pipeline.planning.left import todo
     from pipeline.planning.plan import read_fingerprint
-    from pipeline.planning.todo import todo
     from pipeline.run import prepare
     from pipeline.schemas import PIECE_DECODED, About, Place, to_table
 
