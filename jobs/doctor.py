@@ -37,9 +37,6 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as err:
         print(err, file=sys.stderr)
         return cli.EXIT_USAGE
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        code = 130
     return _leave_where_a_check_hangs(code)
 
 
