@@ -117,7 +117,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
     wanted = make_fingerprint(config, weights=weights_hash)
-    at_least = UNITS_EACH * max(config.compute.replicas_min, config.compute.replicas_max)
+    at_least = UNITS_EACH * config.compute.replicas_max
     is_planned = storage.exists(plan_key(BASE))
     fingerprint = ensure_plan(
         storage,
@@ -167,7 +167,8 @@ def _transcribe_units(
         config = config.model_copy(update={"source": source})
         check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
-    with contextlib.ExitStack() as stopping, ray_cluster(config.compute):
+    # Ray prints a line to stdout for each process of an actor that dies, at any moment of a run, and at its early end.
+    with contextlib.redirect_stdout(io.StringIO()), ray_cluster(config.compute):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
         placement = Placement(config.compute)
@@ -179,11 +180,7 @@ def _transcribe_units(
         started, progress = time.monotonic(), RunProgress(total, len(committed), lengths.of, left)
         receipts = watched(run_units(config, about, units), placement.during)
         with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
-            try:
-                samples = _show_progress(receipts, progress, budget)
-            except OverBudget:  # Ray prints a line for each actor that its end takes away
-                stopping.enter_context(contextlib.redirect_stdout(io.StringIO()))
-                raise
+            samples = _show_progress(receipts, progress, budget)
         seconds = time.monotonic() - started
     forget_all(storage)
     forget_committed(storage, committed_units(storage))

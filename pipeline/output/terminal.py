@@ -60,7 +60,7 @@ class RunProgress:
                 TextColumn("{task.description}"),
                 TimeElapsedColumn(),
             )
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
             self._task = self._bar.add_task(self._figures(), total=self.total, completed=self.done)
             self._bar.start()
         else:
