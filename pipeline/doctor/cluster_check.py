@@ -9,11 +9,11 @@ from dataclasses import asdict
 from importlib import metadata
 from typing import Any
 
-from pipeline.config import ComputeConfig, RunConfig
+from pipeline.config import ComputeConfig, ConfigError, RunConfig
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Result, without_secrets
-from pipeline.flow.cluster import Node, alive_nodes, free_resources, local_cpus, on_every_node
-from pipeline.flow.placement import replicas_that_fit
+from pipeline.flow.cluster import Node, alive_nodes, check_machine, free_resources, local_cpus, on_every_node
+from pipeline.flow.placement import lack, replicas_that_fit
 
 NODE_SECONDS = 300.0
 SKEW = 5.0  # seconds between the clocks of two nodes; with more, logs and the times of commits are hard to read
@@ -32,27 +32,25 @@ def overview(config: RunConfig) -> Iterator[Result]:
 def on_this_machine(config: RunConfig) -> Iterator[Result]:
     """The same rows for the Ray that a run starts on this machine if there is no cluster."""
     yield Result("ray", "ok", f"ray {metadata.version('ray')}; no RAY_ADDRESS: a run starts it on this machine")
+    try:
+        check_machine(config.model, config.compute)
+    except ConfigError as err:
+        yield Result("placement", "FAIL", str(err), "what the line names, or another machine")
+        return
     gpus = len(gpu_facts()["devices"])
     yield placement([(float(local_cpus(config.compute)), float(gpus))], config.compute, config.model.device)
 
 
 def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Result:
     """The row that says whether decoders and replicas fit on nodes of (CPUs, GPUs) where nothing else runs."""
-    least, most = compute.replicas_min, max(compute.replicas_min, compute.replicas_max)
-    fit = replicas_that_fit(nodes, compute)
-    each = (
-        f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
-    ) + " each"
-    cpus = sum(cpus for cpus, _ in nodes)
+    if lacking := lack(nodes, compute):
+        finding = f"{lacking.key}: a run needs {lacking.wanted}; {lacking.there}"
+        return Result("placement", "FAIL", finding, f"a smaller {lacking.key}, or other nodes")
+    fit, most = replicas_that_fit(nodes, compute), compute.replicas_max
+    each = f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
     finding = (
-        f"{fit} of compute.replicas_max={most} replicas fit ({each}), beside {compute.decode_actors} decode actors"
+        f"{fit} of compute.replicas_max={most} replicas fit ({each} each), beside {compute.decode_actors} decode actors"
     )
-    if cpus < compute.decode_actors:
-        finding = f"{cpus:g} CPUs are fewer than compute.decode_actors={compute.decode_actors}"
-        return Result("placement", "FAIL", finding, "fewer decode actors, or more CPUs: the job would wait for ever")
-    if fit < least:
-        advice = f"compute.replicas_min={fit}, or more nodes" if fit else "other nodes, or compute.*_per_replica"
-        return Result("placement", "FAIL", f"{finding}; replicas_min={least}", f"{advice}: the job would wait for ever")
     if device == "cuda" and not compute.gpus_per_replica:
         advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
         return Result("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)

@@ -58,7 +58,7 @@ def build_chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Da
     compute = config.compute
     replicas = ActorPoolStrategy(
         min_size=compute.replicas_min,
-        max_size=max(compute.replicas_min, compute.replicas_max),
+        max_size=compute.replicas_max,
         max_concurrent_calls_per_actor=compute.units_in_flight,
         max_tasks_in_flight_per_actor=2 * compute.units_in_flight,
     )

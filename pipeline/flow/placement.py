@@ -33,22 +33,22 @@ class Lack:
     there: str
 
 
-def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, where: str = "the cluster") -> Lack | None:
+def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> Lack | None:
     """What nodes of (CPUs, GPUs) lack for one replica beside all decoders; None if these fit."""
     cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
     if compute.gpus_per_replica and replicas_that_fit(nodes, compute) < 1:
         wanted = _counted(compute.gpus_per_replica, "GPU")
-        return Lack("compute.gpus_per_replica", *_short(wanted, gpus, compute.gpus_per_replica, where))
+        return Lack("compute.gpus_per_replica", *_short(wanted, gpus, compute.gpus_per_replica))
     largest = max((cpus for cpus, _ in nodes), default=0.0)
     if not compute.gpus_per_replica and largest < compute.cpus_per_replica:
         return Lack(
             "compute.cpus_per_replica",
             f"{_counted(compute.cpus_per_replica, 'CPU')} on one node",
-            f"the largest node of {where} has {largest:g}" if len(nodes) > 1 else f"{where} has {largest:g}",
+            f"the largest node of the cluster has {largest:g}" if len(nodes) > 1 else f"the cluster has {largest:g}",
         )
     if cpus < compute.decode_actors or replicas_that_fit(nodes, compute) < 1:
         needed = compute.decode_actors + (0 if compute.gpus_per_replica else compute.cpus_per_replica)
-        return Lack("compute.decode_actors", _counted(needed, "CPU"), f"{where} has {cpus:g}")
+        return Lack("compute.decode_actors", _counted(needed, "CPU"), f"the cluster has {cpus:g}")
     return None
 
 
@@ -60,7 +60,7 @@ def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConf
             return sum(math.floor(gpus) * per_gpu for _, gpus in nodes)
         return sum(math.floor(gpus / compute.gpus_per_replica) for _, gpus in nodes)
     if not compute.cpus_per_replica:
-        return max(compute.replicas_min, compute.replicas_max)
+        return compute.replicas_max
     spread = sorted((cpus for cpus, _ in nodes), reverse=True)
     left = float(compute.decode_actors)
     for index, cpus in enumerate(spread):  # decoders take CPUs that no replica can use, on the largest nodes first
@@ -187,13 +187,8 @@ def _counted(number: float, kind: str) -> str:
     return f"{number:g} {kind}{'' if number <= 1 else 's'}"
 
 
-def _short(wanted: str, total: float, each: float, where: str) -> tuple[str, str]:
+def _short(wanted: str, total: float, each: float) -> tuple[str, str]:
     """What is wanted and what is there, if no single node has enough."""
-    return (
-        (f"{wanted} on one node", f"no node of {where} has so many")
-        if total >= each
-        else (
-            wanted,
-            f"{where} has {total:g}",
-        )
-    )
+    if total >= each:
+        return f"{wanted} on one node", "no node of the cluster has so many"
+    return wanted, f"the cluster has {total:g}"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import ComputeConfig
-from pipeline.doctor.cluster_check import placement
+from pipeline.doctor.cluster_check import on_this_machine, placement
 from pipeline.doctor.examine import examine_machine
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.flow.cluster import alive_nodes, on_every_node
@@ -23,11 +23,11 @@ __all__ = ["local_ray"]  # a fixture
     [
         ([(8, 1)], {"gpus_per_replica": 1}, "ok", "1 of compute.replicas_max=1 replicas fit (1 GPU each)"),
         ([(8, 1)], {"gpus_per_replica": 1, "replicas_max": 4}, "warn", "1 of compute.replicas_max=4"),
-        ([(8, 1), (8, 0)], {"gpus_per_replica": 1, "replicas_min": 2, "replicas_max": 2}, "FAIL", "replicas_min=2"),
-        ([(8, 1), (8, 1)], {"gpus_per_replica": 2}, "FAIL", "0 of compute.replicas_max=1"),
+        ([(8, 1), (8, 0)], {"gpus_per_replica": 1, "replicas_min": 2, "replicas_max": 2}, "warn", "1 of"),
+        ([(8, 1), (8, 1)], {"gpus_per_replica": 2}, "FAIL", "needs 2 GPUs on one node"),
         ([(8, 2)], {"gpus_per_replica": 0.4, "replicas_max": 4}, "ok", "4 of"),
-        ([(2, 0)], {"decode_actors": 3}, "FAIL", "2 CPUs are fewer than compute.decode_actors=3"),
-        ([(2, 0)], {"decode_actors": 2}, "FAIL", "0 of compute.replicas_max=1 replicas fit (1 CPU each)"),
+        ([(2, 0)], {"decode_actors": 3}, "FAIL", "needs 4 CPUs; the cluster has 2"),
+        ([(2, 0)], {"decode_actors": 2}, "FAIL", "needs 3 CPUs; the cluster has 2"),
         ([(4, 0), (4, 0)], {"cpus_per_replica": 3, "decode_actors": 2, "replicas_max": 2}, "ok", "2 of"),
         ([(4, 0), (4, 0)], {"cpus_per_replica": 3, "decode_actors": 3, "replicas_max": 2}, "warn", "1 of"),
         ([(4, 0)], {"cpus_per_replica": 0, "replicas_max": 50}, "ok", "50 of"),
@@ -43,6 +43,14 @@ def test_replicas_are_placed_as_ray_can_place_them(
 
 def test_cuda_without_a_gpu_asked_for_is_a_warning() -> None:
     assert placement([(8, 1)], ComputeConfig(), "cuda").state == "warn"
+
+
+def test_what_the_run_on_this_machine_would_refuse_is_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    rows = on_this_machine(DoctorConfig.model_validate({"compute": {"cpus_per_replica": 1024}}))
+    (row,) = [row for row in rows if row.check == "placement"]
+    assert row.state == "FAIL"
+    assert "compute.cpus_per_replica: 1024: this machine has" in row.finding
 
 
 @pytest.mark.timeout(240)
