@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pipeline.config import ConfigError
 from pipeline.flow import reaper
+from pipeline.storage.scratch import last_change
 
 SOCKET_BYTES = 107  # the longest address of a Unix socket
 NAMED_BYTES = 66  # what Ray puts below its folder: "/session_2026-11-29_06-28-06_024868_1234567/sockets/plasma_store"
@@ -67,18 +68,10 @@ def is_short(folder: Path) -> bool:
 
 
 def clear_left_over(home: Path, older_than_seconds: float = LEFT_OVER_SECONDS) -> int:
-    """Delete the folders of starts to whose logs nobody has written for so long. Returns how many."""
+    """Delete the folders of starts in which nobody has written or made a file for so long. Returns how many."""
     cleared = 0
     for folder in home.iterdir():
-        if time.time() - _last_change(folder) > older_than_seconds and not reaper.holders(str(folder)):
+        if time.time() - last_change(folder) > older_than_seconds and not reaper.holders(str(folder)):
             shutil.rmtree(folder, ignore_errors=True)
             cleared += 1
     return cleared
-
-
-def _last_change(folder: Path) -> float:
-    newest = 0.0
-    for path in (folder, *folder.glob("session_*_*/logs/*")):
-        with contextlib.suppress(OSError):
-            newest = max(newest, path.stat().st_mtime)
-    return newest

@@ -34,13 +34,13 @@ def sweep_folder(folder: Path, older_than_seconds: float, *, prefix: str = "") -
     swept = 0
     with contextlib.suppress(OSError):  # there is no such folder
         for entry in list(folder.glob(f"{prefix}*")):
-            if not entry.is_symlink() and time.time() - _last_change(entry) > older_than_seconds:
+            if not entry.is_symlink() and time.time() - last_change(entry) > older_than_seconds:
                 _remove(entry)
                 swept += not entry.exists()
     return swept
 
 
-def _last_change(path: Path) -> float:
+def last_change(path: Path) -> float:
     """Time of the last change of a file, or of anything in a folder; now, if that cannot be read."""
     newest = 0.0
     try:

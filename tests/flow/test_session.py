@@ -72,31 +72,6 @@ def test_folders_that_nobody_wrote_to_for_long_are_cleared_at_the_next_start(tem
     assert sorted(path.name for path in home.iterdir()) == ["new", "used"]
 
 
-DRIVER = """
-import subprocess, sys, time
-from pipeline.flow.session import ray_folder
-with ray_folder() as folder:
-    code = "import sys, time; f = open(sys.argv[1], 'w'); print('open', flush=True); time.sleep(600)"
-    agent = subprocess.Popen([sys.executable, "-c", code, folder / "agent.log"], stdout=subprocess.PIPE, text=True)
-    agent.stdout.readline()
-    print(folder, flush=True)
-    time.sleep(600)
-"""
-
-
-def test_no_process_of_a_session_outlives_a_killed_driver_by_30_seconds(temporary: Path) -> None:
-    driver = subprocess.Popen([sys.executable, "-c", DRIVER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    assert driver.stdout
-    folder = driver.stdout.readline().strip()
-    assert len(holders(folder)) == 1
-    driver.kill()
-    driver.wait()
-    killed = time.monotonic()
-    while holders(folder) and time.monotonic() < killed + 30:
-        time.sleep(0.5)
-    assert holders(folder) == []
-
-
 def test_a_driver_that_goes_on_after_its_ray_is_not_killed(temporary: Path) -> None:
     """Its logs below the folder stay open; another process that has some open is killed."""
     code = """
