@@ -18,6 +18,7 @@ from ray.exceptions import RayError, RayTaskError
 from pipeline.config import ConfigError, RunConfig
 from pipeline.flow.suspects import users_error
 from pipeline.output.attempts import PREFIX as ATTEMPTS
+from pipeline.output.budget import OverBudget
 from pipeline.output.commit import committed_units
 from pipeline.run import prepare, transcribe
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
@@ -141,6 +142,36 @@ def test_dead_letters_are_retried(done: RunConfig, returned: str, tmp_path: Path
     names = [*(f"r{number:03d}.wav" for number in range(9)), returned]
     assert sorted({row["recording_id"] for row in table(config, "transcripts")}) == names
     assert books(config)["closed"]
+
+
+@pytest.mark.parametrize(
+    ("override", "code", "line"),
+    [
+        (
+            "budget.stop_after=3",
+            3,
+            r"^source\.uri: 3 recordings in a row could not be read, .*: missing_file: ",
+        ),
+        ("budget.max_dead_fraction=0.1", 1, r"% of the recordings are dead letters, .* allows 10\.0%; stopped before"),
+    ],
+)
+def test_too_many_failures_stop_a_run_and_the_same_command_goes_on(
+    override: str, code: int, line: str, tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = archive(tmp_path / "in", 24)
+    words = (source, tmp_path / "out", small_model_dir, "plan.unit_recordings=1")
+    storage = prepare(settings(*words))
+    for number in range(2, 22):
+        (source / f"r{number:03d}.wav").unlink()
+    with pytest.raises(OverBudget, match=line) as caught:
+        transcribe(settings(*words, override))
+    assert caught.value.code == code
+    assert capsys.readouterr().out == ""
+    before = len(committed_units(storage))
+    assert 3 <= caught.value.summary["units_committed"] <= before < 24
+    summary = transcribe(settings(*words, "budget.stop_after=0"))
+    assert (summary["recordings_transcribed"], summary["dead_letters"]) == (4, {"missing_file": 20})
+    assert books(settings(*words))["closed"]
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_run_in_one_line(tmp_path: Path, small_model_dir: Path) -> None:

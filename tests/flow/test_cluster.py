@@ -124,6 +124,25 @@ def test_a_dead_address_is_one_line(address: str, monkeypatch: pytest.MonkeyPatc
         check_machine(ModelConfig(), ComputeConfig())
 
 
+@pytest.mark.slow
+def test_a_port_where_something_else_answers_is_one_line_within_a_minute() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:  # connections open, and nobody answers
+        script = "from pipeline.config import ComputeConfig; from pipeline.flow.cluster import ray_cluster\n"
+        script += "try:\n    with ray_cluster(ComputeConfig()): pass\nexcept Exception as err: print(err)"
+        address = {"RAY_ADDRESS": f"127.0.0.1:{other.getsockname()[1]}"}
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | address,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert re.fullmatch(r"RAY_ADDRESS: [^\n]*: no connection to this cluster: [^\n]*\n", done.stdout), done.stderr
+    assert done.stderr == ""
+
+
 @pytest.mark.timeout(240)
 def test_a_run_waits_for_an_autoscaler_and_no_process_of_ray_outlives_its_killed_driver_by_30_seconds() -> None:
     clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
