@@ -19,10 +19,10 @@ from pipeline.model.stage import Replica
 from pipeline.output.commit import commit_unit
 from pipeline.output.publish import publish_tables
 from pipeline.output.stage import RECEIPT, CommitStage
-from pipeline.planning.left import todo
+from pipeline.planning.left import units_left
 from pipeline.planning.pack import pack_units
 from pipeline.planning.plan import ensure_plan
-from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, TODO
+from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, UNIT_LEFT
 from pipeline.sources.formats import list_recordings
 
 PICTURE = Path(__file__).with_name("dataflow.svg")
@@ -35,7 +35,7 @@ BOXES: list[list[tuple[tuple[Any, ...], str]]] = [  # per row: what stands in a 
         ((list_recordings,), "one pointer for each recording, no audio is read"),
         ((pack_units,), "bounded units; an id is the hash of its content"),
         ((ensure_plan,), "_run/plan.parquet, written once"),
-        ((todo,), "ids and places of the units that are not committed"),
+        ((units_left,), "ids and places of the units that are not committed"),
     ],
     [
         ((GuardedDecoder, DecodeStage), "reads by range, decodes, resamples to 16 kHz, cuts segments"),
@@ -79,7 +79,7 @@ def _row(row: int) -> Iterator[str]:
     if row + 1 < len(ROWS):  # from the last box down and back to the first of the next row
         x, y, target = WIDTH - MARGIN - BOX // 2, top + BOX_HEIGHT, top + ROW_HEIGHT - 22
         first = MARGIN + BOX // 2
-        name, schema = (("TODO", TODO), ("RECEIPT", RECEIPT))[row]
+        name, schema = (("UNIT_LEFT", UNIT_LEFT), ("RECEIPT", RECEIPT))[row]
         yield (
             f'<path d="M{x} {y}v{target - y - 12}H{first}v12" fill="none" stroke="#444" stroke-width="1.5" '
             'marker-end="url(#a)"/>'

@@ -28,7 +28,7 @@ from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
 from pipeline.planning.fingerprint import make_fingerprint
-from pipeline.planning.left import UnitSeconds, todo, unread_recordings
+from pipeline.planning.left import UnitSeconds, units_left, unread_recordings
 from pipeline.planning.overlap import check_places
 from pipeline.planning.pack import UNITS_EACH
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, read_plan
@@ -58,7 +58,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     race_probe(storage)
     fingerprint = _make_plan(storage, config, info.weights_hash)
     committed = committed_units(storage)
-    units = todo(storage, committed)
+    units = units_left(storage, committed)
     forget_innocent(storage, committed)
     forget_committed(storage, committed)
     if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
@@ -155,7 +155,7 @@ def _transcribe_units(
     units: pa.Table,
     committed: Set[str],
 ) -> dict[str, Any]:
-    """Run the chain over `units`, which are rows of schemas.TODO. Returns the summary's notes about this run.
+    """Run the chain over `units`, which are rows of schemas.UNIT_LEFT. Returns the summary's notes about this run.
 
     Raises OverBudget as soon as too much has failed. What is committed is published before.
     """

@@ -437,9 +437,9 @@ DAMAGE = pa.struct(  # a stretch of a recording that is not heard
     [("recording_index", pa.int32()), *PROBLEM, ("lost_samples", pa.int64())]
 )
 
-TODO = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row: one unit that is not committed
+UNIT_LEFT = pa.schema([("unit_id", pa.string()), ("place", PLACE)])  # one row: one unit that is not committed
 _PIECE = [  # one row: a unit, or one bounded piece of a unit with much audio
-    *TODO,
+    *UNIT_LEFT,
     ("piece", pa.int32()),  # number of the piece, from 0
     ("start", POSITION),  # where this piece begins
     ("next", POSITION),  # where the next piece begins; null: this is the last piece

@@ -32,7 +32,7 @@ import pyarrow as pa
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import COMMITS, FIGURES, commit_key, commit_record, committed_units
-from pipeline.planning.left import todo
+from pipeline.planning.left import units_left
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, unit_ids, write_plan
 from pipeline.schemas import SAMPLE_RATE, RecordingRef
@@ -221,7 +221,7 @@ def verdict(row: dict[str, Any]) -> str:
 def _resumed(storage: LocalStorage) -> tuple[Set[str], pa.Table]:
     """The ids of the committed units, and the places of the others, as `pipeline.run` has them."""
     committed = committed_units(storage)
-    return committed, todo(storage, committed)
+    return committed, units_left(storage, committed)
 
 
 def _written(storage: MadeUpCommits, units: Sequence[str]) -> LocalStorage:

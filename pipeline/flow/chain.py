@@ -17,7 +17,7 @@ from pipeline.config import ComputeConfig, RunConfig
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
 from pipeline.output.stage import CommitStage
-from pipeline.schemas import TODO, About, Place, to_table
+from pipeline.schemas import UNIT_LEFT, About, Place, to_table
 
 # A unit that crashes its process each time becomes a suspect at its fourth attempt (output/attempts.py). So a job
 # reaches these two limits only if the machine or the model itself is broken.
@@ -29,8 +29,8 @@ MAX_BLOCKS = 10_000  # of units at the input; with one block for each of a milli
 def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict[str, Any]]:
     """Transcribe and commit units. Yields rows of RECEIPT (output/stage.py) as soon as they come; none is a suspect.
 
-    units: rows of schemas.TODO. Ray must be running. Raises ConfigError, OutputError or StorageError if that is the
-    cause; otherwise Ray's error with the traceback of the actor.
+    units: rows of schemas.UNIT_LEFT. Ray must be running. Raises ConfigError, OutputError or StorageError if that is
+    the cause; otherwise Ray's error with the traceback of the actor.
     """
     suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:
@@ -40,11 +40,11 @@ def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict
         for table in receipts:
             for receipt in table.to_pylist():
                 if receipt["suspect"]:
-                    suspects[receipt["unit_id"]] = {name: receipt[name] for name in TODO.names}
+                    suspects[receipt["unit_id"]] = {name: receipt[name] for name in UNIT_LEFT.names}
                 else:
                     yield receipt
         if suspects:
-            yield from one_by_one(config, about, to_table(suspects.values(), TODO))
+            yield from one_by_one(config, about, to_table(suspects.values(), UNIT_LEFT))
     except RayError as err:
         raise users_error(err) or err from None
 
@@ -81,7 +81,7 @@ def build_chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Da
 def one_by_one(config: RunConfig, about: About, suspects: pa.Table) -> Iterator[dict[str, Any]]:
     """Transcribe and commit units that crashed their process. Each recording runs alone through the same stages.
 
-    suspects: rows of schemas.TODO. Yields rows of RECEIPT.
+    suspects: rows of schemas.UNIT_LEFT. Yields rows of RECEIPT.
     """
     from pipeline.model.stage import Replica  # imports torch, so only if there are suspects
 

@@ -35,7 +35,7 @@ MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process 
 
 
 class GuardedDecoder:
-    """Turns one row of schemas.TODO into rows of PIECE_DECODED, one for each piece of the unit.
+    """Turns one row of schemas.UNIT_LEFT into rows of PIECE_DECODED, one for each piece of the unit.
 
     If decoding a piece has crashed its process before, its row says that the unit is a suspect, and it is the last one.
 

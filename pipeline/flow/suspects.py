@@ -21,7 +21,7 @@ from pipeline.schemas import (
     POSITION,
     SPAN,
     START,
-    TODO,
+    UNIT_LEFT,
     DecodedRecording,
     Place,
     Problem,
@@ -34,7 +34,7 @@ from pipeline.schemas import (
 from pipeline.storage.base import OutputError
 from pipeline.storage.errors import StorageError, storage_error
 
-_TASK = TODO.append(pa.field("start", POSITION))  # the input of DecodeStage
+_TASK = UNIT_LEFT.append(pa.field("start", POSITION))  # the input of DecodeStage
 MAX_BAD_WINDOWS = 3  # of a piece that may crash the model one by one; then the rest of it has no answer either
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, estimate_
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
 from pipeline.model.stage import start_engine
-from pipeline.planning.left import todo_units
+from pipeline.planning.left import read_units_left
 from pipeline.schemas import (
     SAMPLE_RATE,
     About,
@@ -64,7 +64,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
     A sample of plan.probe_recordings is decoded and transcribed in this process, without Ray. Raises ConfigError where
     the model cannot be loaded.
     """
-    sample = draw(todo_units(storage, committed), config.plan.probe_recordings)
+    sample = draw(read_units_left(storage, committed), config.plan.probe_recordings)
     measured, notes = measure_sample(config, sample.refs, sample.times) if sample.refs else ([], [])
     if sample.units and not config.plan.probe_recordings:
         notes.append("plan.probe_recordings=0: nothing was measured, so only declared lengths are known, and no speed")

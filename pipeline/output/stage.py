@@ -21,8 +21,8 @@ from pipeline.schemas import (
     DEAD_LETTER,
     SAMPLE_RATE,
     SAMPLES_PER_MS,
-    TODO,
     TRANSCRIPT,
+    UNIT_LEFT,
     About,
     DecodedRecording,
     Place,
@@ -38,7 +38,7 @@ __all__ = ["RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what flow/ u
 
 RECEIPT = pa.schema(
     [
-        *TODO,
+        *UNIT_LEFT,
         ("suspect", pa.bool_()),  # the unit is not committed: its recordings will run alone
         ("done", pa.bool_()),  # the unit is committed; False: this row is one piece, and only `samples` counts
         ("won", pa.bool_()),  # False: another driver had committed the unit before

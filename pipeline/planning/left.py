@@ -9,16 +9,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.planning.plan import plan_names, read_columns, read_plan, withdrawn_units
-from pipeline.schemas import ARCHIVE, TODO, WorkUnit, to_table
+from pipeline.schemas import ARCHIVE, UNIT_LEFT, WorkUnit, to_table
 from pipeline.storage.base import Storage
 
 
-def todo(storage: Storage, committed: Set[str]) -> pa.Table:
-    """The units of all plans that are neither in `committed` nor withdrawn, as rows of schemas.TODO in plan order.
+def units_left(storage: Storage, committed: Set[str]) -> pa.Table:
+    """The units of all plans that are neither in `committed` nor withdrawn, as rows of schemas.UNIT_LEFT in plan order.
 
     Only the column of ids is read. A row takes about 60 bytes of memory, independent of the recordings in its unit.
     """
-    tables = [TODO.empty_table()]
+    tables = [UNIT_LEFT.empty_table()]
     names = plan_names(storage)
     done = committed | withdrawn_units(storage, names)
     for name in names:
@@ -28,12 +28,12 @@ def todo(storage: Storage, committed: Set[str]) -> pa.Table:
                 for unit_id, first, rows in _runs(table["unit_id"].combine_chunks())
                 if unit_id not in done
             )
-            tables.append(to_table(places, TODO))
+            tables.append(to_table(places, UNIT_LEFT))
     return pa.concat_tables(tables).combine_chunks()
 
 
-def todo_units(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
-    """The units that `todo` gives, with their references: a stream in plan order."""
+def read_units_left(storage: Storage, committed: Set[str]) -> Iterator[WorkUnit]:
+    """The units that `units_left` gives, with their references: a stream in plan order."""
     names = plan_names(storage)
     done = committed | withdrawn_units(storage, names)
     for name in names:

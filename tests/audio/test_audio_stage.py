@@ -14,7 +14,7 @@ import soundfile
 
 from pipeline.audio.stage import Decoder, DecodeStage
 from pipeline.config import SourceConfig
-from pipeline.planning.left import todo
+from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import (
@@ -53,7 +53,7 @@ def decoded(
     config = settings(source, source.parent / f"out-{uuid.uuid4().hex}", Path("unused"), *overrides)
     storage = open_storage(config.output.uri)
     write_plan(storage, BASE, [PlannedUnit(WorkUnit("0" * 16, tuple(refs)))])
-    table = DecodeStage(config, About(1.0, languages, "m", "f"))(todo(storage, frozenset()))
+    table = DecodeStage(config, About(1.0, languages, "m", "f"))(units_left(storage, frozenset()))
     assert table.schema.equals(PIECE_DECODED)
     (row,) = table.to_pylist()
     assert row["next"] is None
@@ -170,7 +170,7 @@ def rows_of(tmp_path: Path, data: bytes, name: str, *overrides: str, **changes: 
     storage = open_storage(config.output.uri)
     write_plan(storage, BASE, [PlannedUnit(WorkUnit("0" * 16, (replace(ref, **changes),)))])
     stage = DecodeStage(config, About(1.0, ("en", "de"), "m", "f"))
-    place = Place(**todo(storage, frozenset())["place"][0].as_py())
+    place = Place(**units_left(storage, frozenset())["place"][0].as_py())
     rows = list(stage.pieces("0" * 16, place))
     for row in rows:
         assert next(stage.pieces("0" * 16, place, Position(**row["start"]), row["piece"])) == row

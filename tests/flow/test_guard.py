@@ -22,7 +22,7 @@ import soundfile
 from pipeline.config import RunConfig, SourceConfig
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica
 from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts
-from pipeline.planning.left import todo
+from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Position, WorkUnit, piece_row
@@ -46,13 +46,13 @@ def storage(config: RunConfig) -> Storage:
 
 
 def unit(config: RunConfig, *, only: str = "") -> pa.Table:
-    """Plan a unit of the recordings whose name contains `only`. Returns its row of schemas.TODO."""
+    """Plan a unit of the recordings whose name contains `only`. Returns its row of schemas.UNIT_LEFT."""
     refs = [
         ref for ref in list_recordings(SourceConfig(uri=config.source.uri, format="files")) if only in ref.source_uri
     ]
     storage = open_storage(config.output.uri)
     write_plan(storage, BASE, [PlannedUnit(WorkUnit(UNIT, tuple(refs)))])
-    return todo(storage, frozenset())
+    return units_left(storage, frozenset())
 
 
 def decoder(config: RunConfig) -> GuardedDecoder:

@@ -26,7 +26,7 @@ from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit, read_unit
 from pipeline.output.pieces import PREFIX, complete_unit, forget_committed, save_piece, saved_pieces
 from pipeline.output.stage import CommitStage
-from pipeline.planning.left import todo
+from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import (
@@ -295,7 +295,7 @@ def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_
         save_piece(storage, answered(rows[index]))
     assert set(saved_pieces(storage, UNIT_ID)) == {0, 2}  # the last piece always runs: it commits the unit
     guarded = GuardedDecoder(run, ABOUT)
-    again = [row for table in guarded(todo(storage, frozenset())) for row in table.to_pylist()]
+    again = [row for table in guarded(units_left(storage, frozenset())) for row in table.to_pylist()]
     assert [row["saved"] for row in again] == [index in (0, 2) for index in range(len(rows))]
     assert [row["piece"] for row in again] == list(range(len(rows)))
     for index, row in enumerate(again):

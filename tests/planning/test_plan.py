@@ -20,7 +20,7 @@ from pipeline.config import ConfigError, PlanConfig, SourceConfig
 from pipeline.output.commit import committed_units
 from pipeline.planning import plan as planning
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.left import todo, todo_units, unread_recordings
+from pipeline.planning.left import read_units_left, units_left, unread_recordings
 from pipeline.planning.pack import PlannedUnit, mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import (
     BASE,
@@ -35,7 +35,7 @@ from pipeline.planning.plan import (
     unit_ids,
     write_plan,
 )
-from pipeline.schemas import PLAN, TODO, Place, RecordingRef
+from pipeline.schemas import PLAN, UNIT_LEFT, Place, RecordingRef
 from pipeline.storage.base import OutputError, Storage, open_storage
 from tests.planning.test_pack import CONFIGS, REFS
 from tests.support.outputs import FINGERPRINT, UNITS, commit, left, plan, ref
@@ -153,10 +153,10 @@ def test_todo_is_the_plan_without_what_is_committed(storage: Storage) -> None:
     for unit in (units[2], units[0]):
         commit(storage, unit, fingerprint)
     assert left(storage) == [units[1], units[3]]
-    places = todo(storage, committed_units(storage))
-    assert places.schema == TODO
+    places = units_left(storage, committed_units(storage))
+    assert places.schema == UNIT_LEFT
     assert places["unit_id"].to_pylist() == [units[1].unit_id, units[3].unit_id]
-    assert len(todo(storage, {unit.unit_id for unit in units})) == 0
+    assert len(units_left(storage, {unit.unit_id for unit in units})) == 0
 
 
 def test_archives_that_cannot_be_read_weigh_by_their_bytes_until_they_are_committed(storage: Storage) -> None:
@@ -192,8 +192,8 @@ def test_every_unit_is_read_back_from_its_place(
         patch.setattr(planning, "ROW_GROUP", group)
         for number, name in enumerate((BASE, "round-1")):
             write_plan(storage, name, with_parts(pack_units(mark_duplicates(refs), config, number=number), 10))
-    units = list(todo_units(storage, frozenset()))
-    places = [(row["unit_id"], Place(**row["place"])) for row in todo(storage, frozenset()).to_pylist()]
+    units = list(read_units_left(storage, frozenset()))
+    places = [(row["unit_id"], Place(**row["place"])) for row in units_left(storage, frozenset()).to_pylist()]
     assert [unit_id for unit_id, _ in places] == [unit.unit_id for unit in units]
     reader = PlanReader(storage)
     pairs = list(zip(units, places, strict=True))

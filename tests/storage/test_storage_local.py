@@ -9,6 +9,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -197,7 +198,10 @@ def test_listing_a_directory_during_replacements_shows_one_whole_generation(stor
     assert seen in ({3}, {5}, {3, 5})
 
 
-def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(storage: LocalStorage) -> None:
+def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the machine's own has what other processes left
     code = (
         "import sys, time; from pathlib import Path; from pipeline.storage.local import LocalStorage\n"
         "with LocalStorage(Path(sys.argv[1])).scratch() as directory:\n"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.config import PlanConfig
 from pipeline.output.commit import FIGURES, Receipt, commit_unit, committed_units, new_attempt
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.left import todo_units
+from pipeline.planning.left import read_units_left
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, plan_key, write_plan
 from pipeline.schemas import DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, RecordingRef, WorkUnit, to_table
@@ -71,7 +71,7 @@ def plan(storage: Storage, refs: Iterable[RecordingRef], *, config: PlanConfig =
 
 def left(storage: Storage) -> list[WorkUnit]:
     """The units that are not committed."""
-    return list(todo_units(storage, committed_units(storage)))
+    return list(read_units_left(storage, committed_units(storage)))
 
 
 def results(

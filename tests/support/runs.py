@@ -47,7 +47,7 @@ def in_this_process(config: RunConfig) -> None:
     from pipeline.output.publish import publish_tables
     from pipeline.output.stage import CommitStage
     from pipeline.planning.fingerprint import fingerprint_id
-    from pipeline.planning.left import todo
+    from pipeline.planning.left import units_left
     from pipeline.planning.plan import read_fingerprint
     from pipeline.run import prepare
     from pipeline.schemas import PIECE_DECODED, About, Place, to_table
@@ -57,7 +57,7 @@ def in_this_process(config: RunConfig) -> None:
     about = About(info.window_seconds, tuple(info.languages), f"{info.name}@{info.weights_hash}", fingerprint)
     decoder, replica, commit = DecodeStage(config, about), Replica(config, about), CommitStage(config, about)
     try:
-        for unit in todo(storage, committed_units(storage)).to_pylist():
+        for unit in units_left(storage, committed_units(storage)).to_pylist():
             for row in decoder.pieces(unit["unit_id"], Place(**unit["place"])):
                 commit(asyncio.run(replica(to_table([row], PIECE_DECODED))))
     finally:
