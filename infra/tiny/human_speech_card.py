@@ -1,9 +1,9 @@
-"""Write the error rates on real human speech into the model card.
+"""Write the error rates on real human speech into the card of an embedded model.
 
-    python -m infra.tiny.human_speech_card [model card]
+    python -m infra.tiny.human_speech_card [model]
 
 Makes the speech (infra/tiny/human_speech.py), transcribes and scores it as configs/evaluate-human.yaml says, and writes
-the section "## Real human speech" at the end of pipeline/assets/tiny/MODEL_CARD.md. The rest of the card stays.
+the section "## Real human speech" at the end of pipeline/assets/MODEL/MODEL_CARD.md. The rest of the card stays.
 """
 
 from __future__ import annotations
@@ -25,27 +25,34 @@ from pipeline.config import LANGUAGES, ConfigError
 from pipeline.config_file import load
 from pipeline.evaluation import history
 from pipeline.evaluation.evaluate import run_evaluation
-from pipeline.evaluation.rates import counts
-from pipeline.evaluation.result import Counts, headline
+from pipeline.evaluation.rates import rate
+from pipeline.evaluation.result import headline
 from pipeline.evaluation.settings import EvaluateConfig
+from pipeline.evaluation.wording import interval
 from pipeline.model.files.layout import ASSETS
 from pipeline.storage.base import open_storage
 
-CARD = ASSETS / "tiny" / "MODEL_CARD.md"
+TINY = "tiny"  # the model with the closed vocabulary
 CONFIG = "configs/evaluate-human.yaml"
 HEADING = "## Real human speech"
 SURE = 0.9  # a confidence that must not stand beside words that the model cannot know
+RESAMPLES = 1000  # of the bootstrap
 WIDTH = 120  # of a line of the card
 _SECTION = re.compile(rf"^{HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
 def cell(rows: Iterable[Mapping[str, Any]]) -> str:
-    """A cell: error rate (errors / units of the reference; recordings), or "none". rows: of schemas.EVALUATED."""
-    counted = [counts(row, "char" if headline(row["language"]) == "CER" else "word") for row in rows]
-    total = sum(counted, Counts())
-    if total.rate is None:
+    """A cell: error rate, 95 % interval (errors / units of the reference; recordings), or "none".
+
+    rows: of schemas.EVALUATED, in one language.
+    """
+    given = list(rows)
+    rates = rate("language", "", given, resamples=RESAMPLES, seed=0)
+    counted = rates.counts
+    if counted.rate is None:
         return "none"
-    return f"{100 * total.rate:.1f} % ({total.errors} / {total.units}; {len(counted)})"
+    within = interval(rates.low, rates.high)
+    return f"{100 * counted.rate:.1f} % {within} ({counted.errors} / {counted.units}; {len(given)})"
 
 
 def lines_of(rows: list[dict[str, Any]], corpora: list[dict[str, Any]]) -> list[str]:
@@ -76,11 +83,15 @@ def _line(language: str, about: str, metric: str, rows: list[dict[str, Any]]) ->
     return f"| {language} | {about} | {metric} | {known} | {cell(rows)} |"
 
 
-def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: list[dict[str, Any]]) -> str:
-    """The section of the card, with its heading. rows: as `lines_of` takes them."""
+def section(model: str, rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: list[dict[str, Any]]) -> str:
+    """The section of a model's card, with its heading. rows: as `lines_of` takes them."""
     silent = sum(not row["hypothesis"] for row in rows)
     unknown = [row["confidence"] or 0.0 for row in rows if row["in_vocabulary"] != "yes"]
     sure = sum(confidence > SURE for confidence in unknown)
+    doubt = (
+        f" The vocabulary is closed, and no other word can come out right: of the {len(unknown)} recordings with "
+        f"other words, {sure} have a confidence above {SURE}."
+    )
     licences: dict[str, list[str]] = {}
     for corpus in corpora:
         known = licences.setdefault(corpus["package"], [])
@@ -90,12 +101,12 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
     named = "; ".join(f"{name} {packages[name]} ({', '.join(own)})" for name, own in licences.items())
     listed = "; ".join(f"{name} {packages[name]}" for name in texts)
     paragraphs = [
-        f"{len(rows)} recordings of people, none of them in the training, transcribed by `jobs.transcribe` (voice "
-        'activity, windows, 16 steps). "In vocabulary" are the recordings of which the model knows every word, "any '
-        'text" is all of them: the vocabulary is closed, and no other word can come out right. A cell is error rate '
-        "(errors / units of the reference; recordings). Words are counted as they are spoken, Mandarin in characters. "
-        f"In {silent} recordings nothing was recognised: their words count as deleted. Of the {len(unknown)} "
-        f"recordings with other words, {sure} have a confidence above {SURE}.",
+        f"{len(rows)} recordings of people, none of them in the training of {TINY}, transcribed as {CONFIG} says. "
+        f'"In vocabulary" are the recordings with no other words than those that {TINY} knows, "any text" is all of '
+        "them. A cell is error rate, its 95 % interval (errors / units of the reference; recordings); the interval is "
+        "a bootstrap over speakers, or over recordings where the speaker is unknown or the only one. Words are "
+        f"counted as they are spoken, Mandarin in characters. In {silent} recordings nothing was recognised: their "
+        f"words count as deleted.{doubt if model == TINY else ''}",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "
@@ -109,7 +120,7 @@ def section(rows: list[dict[str, Any]], packages: Mapping[str, str], corpora: li
     wrapped = [
         text if text.startswith("|") else textwrap.fill(text, WIDTH, break_on_hyphens=False) for text in paragraphs
     ]
-    return "\n\n".join([HEADING, *wrapped, "    python -m infra.tiny.human_speech_card"]) + "\n"
+    return "\n\n".join([HEADING, *wrapped, f"    python -m infra.tiny.human_speech_card {model}"]) + "\n"
 
 
 def rewritten(card: str, new: str) -> str:
@@ -120,10 +131,10 @@ def rewritten(card: str, new: str) -> str:
     return rest + new
 
 
-def measured(folder: Path) -> list[dict[str, Any]]:
+def measured(model: str, folder: Path) -> list[dict[str, Any]]:
     """Transcribe and score the speech in a folder again. Returns rows as `lines_of` takes them."""
     speech = human_speech.make(folder)
-    places = [f"sets.human.source.uri={speech}", f"output.uri={folder / 'evaluation'}"]
+    places = [f"sets.human.source.uri={speech}", f"output.uri={folder / 'evaluation'}", f"model.name={model}"]
     config = load(EvaluateConfig, CONFIG, places)
     shutil.rmtree(config.output.uri, ignore_errors=True)
     evaluation = run_evaluation(config)
@@ -132,15 +143,18 @@ def measured(folder: Path) -> list[dict[str, Any]]:
     return [row | {name: known[row["recording_id"]][name] for name in ("corpus", "in_vocabulary")} for row in rows]
 
 
-def main(card: Path, folder: Path = human_speech.FOLDER) -> None:
-    """Measure, and write the section into the card."""
-    new = section(measured(folder), *human_speech.table())
+def main(model: str, folder: Path = human_speech.FOLDER, assets: Path = ASSETS) -> None:
+    """Measure an embedded model, and write the section into its card."""
+    card = assets / model / "MODEL_CARD.md"
+    if not card.is_file():
+        raise ConfigError(f"{model}: no embedded model has this name: no such file: {card}")
+    new = section(model, measured(model, folder), *human_speech.table())
     card.write_bytes(rewritten(card.read_bytes().decode("utf-8"), new).encode("utf-8"))
 
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        main(Path(sys.argv[1]) if len(sys.argv) > 1 else CARD)
+        main(sys.argv[1] if len(sys.argv) > 1 else TINY)
     except ConfigError as error:
         sys.exit(f"infra.tiny.human_speech_card: {error}")

@@ -309,7 +309,7 @@ def test_every_corpus_names_a_pinned_package_its_licence_and_the_words_for_it() 
 
 def evaluated(corpus: str, language: str, reference: str, hypothesis: str, known: str) -> dict[str, Any]:
     """A row of an evaluation."""
-    outcome = Outcome(f"{corpus}/x", language, "transcribed", reference=reference, hypothesis=hypothesis)
+    outcome = Outcome(f"{corpus}/{reference}", language, "transcribed", reference=reference, hypothesis=hypothesis)
     row = scored(outcome, dict.fromkeys(EVALUATED.names), "multilingual", CorruptConfig())
     return row | {"corpus": corpus, "in_vocabulary": known}
 
@@ -323,27 +323,29 @@ ROWS = [
 
 def test_known_words_and_any_text_are_counted_apart() -> None:
     lines = human_speech_card.lines_of(ROWS, [WORDS, SYLLABLES])
-    assert "| English | words, Anna | WER | 50.0 % (1 / 2; 1) | 80.0 % (4 / 5; 2) |" in lines
-    assert "| Mandarin | syllables, Li | CER | 50.0 % (1 / 2; 1) | 50.0 % (1 / 2; 1) |" in lines
+    assert "| English | words, Anna | WER | 50.0 % – (1 / 2; 1) | 80.0 % [0.00, 290.70] (4 / 5; 2) |" in lines
+    assert "| Mandarin | syllables, Li | CER | 50.0 % – (1 / 2; 1) | 50.0 % – (1 / 2; 1) |" in lines
     for language in ("German", "French", "Spanish", "Hindi"):
         assert f"| {language} | nothing recorded in these packages, not measured | WER | none | none |" in lines
     assert human_speech_card.cell([]) == "none"
 
 
 def test_the_section_names_packages_licences_and_the_command() -> None:
-    text = human_speech_card.section(ROWS, {"words": "1.0-1", "list": "2"}, [WORDS, SYLLABLES])
+    text = human_speech_card.section("tiny", ROWS, {"words": "1.0-1", "list": "2"}, [WORDS, SYLLABLES])
     assert text.startswith("## Real human speech\n\n3 recordings")
     assert "In 1 recordings" in " ".join(text.split())
     assert "words 1.0-1 (CC0-1.0)" in text
     assert "list 2." in " ".join(text.split())
-    assert text.endswith("\n\n    python -m infra.tiny.human_speech_card\n")
+    assert text.endswith("\n\n    python -m infra.tiny.human_speech_card tiny\n")
     assert all(len(line) <= 120 for line in text.splitlines() if not line.startswith("|"))
 
 
 def test_the_card_says_how_often_the_model_is_sure_of_words_that_it_cannot_know() -> None:
     rows = [ROWS[0] | {"confidence": 1.0}] + [ROWS[1] | {"confidence": value} for value in (0.95, 0.2, None)]
-    text = " ".join(human_speech_card.section(rows, {"words": "1.0-1"}, [WORDS]).split())
-    assert "Of the 3 recordings with other words, 1 have a confidence above 0.9." in text
+    text = " ".join(human_speech_card.section("tiny", rows, {"words": "1.0-1"}, [WORDS]).split())
+    assert "of the 3 recordings with other words, 1 have a confidence above 0.9." in text
+    other = human_speech_card.section("whisper-base", rows, {"words": "1.0-1"}, [WORDS])
+    assert "above 0.9" not in other  # its vocabulary is open
 
 
 NEW = "## Real human speech\n\nnew | figures\n"
@@ -367,23 +369,27 @@ def test_the_section_stands_at_the_end_and_the_rest_stays(card: str, expected: s
 
 
 def test_the_card_is_measured_and_all_before_the_section_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = []
+    given = []
 
-    def measured(folder: Path) -> list[dict[str, Any]]:
-        folders.append(folder)
+    def measured(model: str, folder: Path) -> list[dict[str, Any]]:
+        given.append((model, folder))
         return [evaluated("dawson-en", "en", "the time is", "the times", "yes")]
 
     monkeypatch.setattr(human_speech_card, "measured", measured)
-    card = tmp_path / "MODEL_CARD.md"
+    card = tmp_path / "tiny/MODEL_CARD.md"
+    card.parent.mkdir()
     before = b"# tiny\r\n\n## Training\n\n    make\n\n"
     card.write_bytes(before + b"## Real human speech\n\nold\n")
-    human_speech_card.main(card, tmp_path / "speech")
-    assert folders == [tmp_path / "speech"]
+    human_speech_card.main("tiny", tmp_path / "speech", tmp_path)
+    assert given == [("tiny", tmp_path / "speech")]
     assert card.read_bytes().startswith(before + b"## Real human speech\n\n1 recordings of people")
     new = card.read_text("utf-8")
     assert "old" not in new
-    assert "| English | a speaking clock, David C Dawson | WER | 66.7 % (2 / 3; 1) | 66.7 % (2 / 3; 1) |" in new
-    assert "| English | **all** | WER | 66.7 % (2 / 3; 1) | 66.7 % (2 / 3; 1) |" in new
+    rate = "66.7 % – (2 / 3; 1)"
+    assert f"| English | a speaking clock, David C Dawson | WER | {rate} | {rate} |" in new
+    assert f"| English | **all** | WER | {rate} | {rate} |" in new
+    with pytest.raises(ConfigError, match="other: no embedded model has this name"):
+        human_speech_card.main("other", tmp_path / "speech", tmp_path)
 
 
 @given(st.text(alphabet="#ab \n|é"))
