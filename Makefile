@@ -36,8 +36,11 @@ $(VENV)/.project: $(VENV)/.installed pyproject.toml
 	@$(BIN)/pip install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: setup ## transcribe the sample archive of this repository
+demo: setup ## transcribe what this repository ships: an archive with tiny, recordings of people with whisper-base
 	@$(BIN)/python -m jobs.transcribe --config configs/demo.yaml
+	@echo
+	@$(BIN)/python -m jobs.transcribe --config configs/transcribe-local.yaml \
+		source.uri=pipeline/assets/people output.uri=out/demo-people
 
 test: setup ## the tests on the CPU, file by file in two processes, without the slow ones
 	@$(SUITE) -m "not slow" $(PYTEST)

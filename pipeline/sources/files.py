@@ -54,7 +54,7 @@ def list_recordings(source: SourceConfig, ignored: Counter[str] | None = None) -
             if file not in audio and not names.split_name(file.name, names.SIDECARS) and not tables.is_table(file):
                 others[names.extension_of(file.name)] += 1
     if others:
-        counted = others.most_common(10)
+        counted = ", ".join(f"{count} .{extension}" for extension, count in others.most_common(10))
         log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)
     unattached.add(tables.unused())
     unattached.say()

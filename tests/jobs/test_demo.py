@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -16,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import LANGUAGES
+from pipeline.evaluation.normalise_multilingual import multilingual
 from pipeline.evaluation.result import Counts
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.output.stitch import join_words
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "pipeline/assets/sample"
+PEOPLE = ROOT / "pipeline/assets/people"
 DEAD = {"empty_file": 1, "not_audio": 1, "truncated_archive": 1}
 DAMAGED = {"truncated_audio": 2}  # as far as they go
 
@@ -138,3 +141,23 @@ def test_a_second_demo_finds_everything_committed(done: subprocess.CompletedProc
     assert "Ray" not in again.stderr
     assert again.stdout == done.stdout
     assert {path: path.stat().st_mtime_ns for path in output.glob("commits/*/*")} == before
+
+
+@pytest.mark.timeout(300)
+def test_its_second_part_hears_what_people_say(tmp_path: Path) -> None:
+    """The config for one's own audio, with Whisper, on the recordings of people that the repository ships."""
+    planned = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    arguments = ["--config", "configs/transcribe-local.yaml", "source.uri=pipeline/assets/people"]
+    assert " ".join(arguments) in " ".join(planned.replace("\\", " ").split())
+    command = [sys.executable, "-m", "jobs.transcribe", *arguments, f"output.uri={tmp_path}"]
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr[-3000:]
+    with (PEOPLE / "metadata.csv").open(encoding="utf-8", newline="") as stream:
+        spoken = {row["file_name"]: row["text"] for row in csv.DictReader(stream)}
+    heard: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
+    for row in rows(tmp_path, "transcripts"):
+        assert row["reference"] == spoken[row["recording_id"]]
+        heard[row["recording_id"]].append({"text": row["text"]})
+    assert sorted(heard) == sorted(spoken) == sorted(path.name for path in PEOPLE.glob("*.flac"))
+    pairs = ((multilingual(text), multilingual(join_words(heard[name]))) for name, text in spoken.items())
+    assert (sum((word_counts(*pair) for pair in pairs), Counts()).rate or 0) <= 0.15
