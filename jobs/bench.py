@@ -1,9 +1,10 @@
-"""Measure speed: python -m jobs.bench engine --size tiny --json FILE, or plan, pipeline, decode.
+"""Measure speed: python -m jobs.bench engine --size tiny --json FILE, or plan, pipeline, decode, read.
 
 `engine` compares the engine with transformers' generate: the same weights and text prompts, in one process, without the
 audio encoder but in rows that say so. Size `full` is the released model at its published setting. On a CPU with one
 thread it counts processor time, so that other programs do not change the ratios.
-`plan` measures planning at scale, `pipeline` the flow through Ray beside the engine alone, `decode` decoding.
+`plan` measures planning at scale, `pipeline` the flow through Ray beside the engine alone, `decode` decoding, `read`
+decoding from a store that is far away.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _plan(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
+    if options.command == "read":
+        return _read(options)
     return _throughput(options)
 
 
@@ -80,6 +83,17 @@ def _plan(options: argparse.Namespace) -> int:
     print("\n".join(["", *map(planning.verdict, rows)]))
     if options.json:
         _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
+    return 0
+
+
+def _read(options: argparse.Namespace) -> int:
+    """Decoding from a far store beside the local disk. Returns 0."""
+    from pipeline.benchmark import reading
+
+    figures = reading.compare(options.minutes * 60, options.delay_ms, options.read_ahead)
+    print(reading.table(figures))
+    if options.json:
+        _write(options.json, json.dumps(figures, indent=1) + "\n")
     return 0
 
 
@@ -173,6 +187,11 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--decode-minutes", type=float, default=10.0, metavar="N", help="minutes of audio to decode"
         )
+    read = commands.add_parser("read", help="decoding from a store that is far away, beside the local disk")
+    read.add_argument("--minutes", type=float, default=10.0, metavar="N", help="minutes of audio in each layout")
+    read.add_argument("--delay-ms", type=_count, default=60, metavar="N", help="milliseconds before each answer")
+    read.add_argument("--read-ahead", type=_count, default=8, metavar="N", help="compute.read_ahead")
+    read.add_argument("--json", metavar="FILE", help="write the figures")
     flow.add_argument("--minutes", type=float, default=60.0, metavar="N", help="minutes of audio in the archive")
     flow.add_argument("--config", metavar="FILE", default="configs/bench-pipeline.yaml", help="settings of the run")
     flow.add_argument("overrides", nargs="*", metavar="section.key=value", help="further settings of the run")

@@ -279,6 +279,12 @@ class ComputeConfig(Section):
     decode_actors: int = Field(
         1, ge=1, le=10_000, description="processes that read, decode and cut audio; one CPU each"
     )
+    read_ahead: int = Field(
+        8,
+        ge=1,
+        le=256,
+        description="recordings, or ranges of up to 8 MB, that a decode actor fetches while it decodes; 64 MB at most",
+    )
     units_in_flight: int = Field(4, ge=1, le=1_024, description="units that one replica works on at the same time")
     max_recording_seconds: float = Field(
         86_400,

@@ -102,13 +102,18 @@ content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef in order; 
 class Recording:
     """One recording as it was read: encoded audio, and what the source says about it.
 
-    audio: the bytes, or for a large recording a seekable file that reads ranges. The caller closes the file.
+    audio: the bytes, or for a large recording a seekable file that reads ranges. The caller closes it.
     """
 
     audio: bytes | BinaryIO
     language: str | None
     reference: str | None
     metadata: str | None
+
+    def close(self) -> None:
+        """Close the audio, if it is a file."""
+        if not isinstance(self.audio, bytes):
+            self.audio.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ pytest_plugins = [
     "tests.support.browser",
     "tests.support.ceph",
     "tests.support.runs",
+    "tests.support.small_s3",
     "tests.support.triton_process",
 ]
 

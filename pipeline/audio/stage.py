@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -38,6 +38,7 @@ from pipeline.schemas import (
 )
 from pipeline.sources.access import trust
 from pipeline.sources.access.listing import check_root
+from pipeline.sources.ahead import read_in_order
 from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
 
@@ -149,6 +150,7 @@ class Decoder:
         self.root = None if config.source.format == "huggingface" else config.source.uri  # the hub has names
         self.max_seconds = config.compute.max_recording_seconds
         self.max_samples = int(self.max_seconds * SAMPLE_RATE)
+        self.read_ahead = config.compute.read_ahead
         self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
         self.split = config.source.channels == "split"
         self.track: int | Literal["all"] | None = None if config.source.track == "default" else config.source.track
@@ -163,19 +165,20 @@ class Decoder:
         shortly before that. Unit and start of a piece determine its content.
         """
         piece, position = Piece(start), start
-        while position.recording < len(unit.refs):
-            for excerpt in self._excerpts(unit, position):
-                piece.add(excerpt)
-                position = excerpt.next
-                # The recording goes on (ended is None) only where the piece is full or one of its channels ends.
-                full = excerpt.ended is None or piece.samples >= self.piece_samples
-                if full and position.recording < len(unit.refs):
-                    piece.next = position
-                    yield piece
-                    piece = Piece(position)
+        with closing(read_in_order(unit.refs[start.recording :], self.read_ahead)) as readings:
+            for read in readings:
+                for excerpt in self._excerpts(unit, position, read):
+                    piece.add(excerpt)
+                    position = excerpt.next
+                    # The recording goes on (ended is None) only where the piece is full or one of its channels ends.
+                    full = excerpt.ended is None or piece.samples >= self.piece_samples
+                    if full and position.recording < len(unit.refs):
+                        piece.next = position
+                        yield piece
+                        piece = Piece(position)
         yield piece
 
-    def _excerpts(self, unit: WorkUnit, at: Position) -> Iterator[_Excerpt]:
+    def _excerpts(self, unit: WorkUnit, at: Position, read_now: Callable[[], Recording]) -> Iterator[_Excerpt]:
         """The excerpts of one recording from `at` on; a single one with its `problem` if it cannot be decoded."""
         ref, after = unit.refs[at.recording], Position(at.recording + 1)
         known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)
@@ -184,7 +187,7 @@ class Decoder:
                 problem = Problem(ref.problem, "list", ref.problem_detail or "")
                 yield _Excerpt(at.recording, after, ended=replace(known, problem=problem))
                 return
-            read = read_recording(ref)
+            read = read_now()
             known = DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
             try:
                 if read.language is not None and read.language not in self.languages:
@@ -193,8 +196,7 @@ class Decoder:
                     )
                 yield from self._channels(ref, read, known, at)
             finally:
-                if not isinstance(read.audio, bytes):
-                    read.audio.close()
+                read.close()
         except BadRecording as err:
             if err.reason == "missing_file" and self.root:  # or the whole source is out of reach
                 check_root(self.root)
@@ -303,8 +305,7 @@ def describe(ref: RecordingRef) -> DecodedRecording:
     Raises BadRecording if it cannot be read.
     """
     read = read_recording(ref)
-    if not isinstance(read.audio, bytes):
-        read.audio.close()
+    read.close()
     return DecodedRecording(language=read.language, reference=read.reference, metadata=read.metadata)
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
@@ -16,7 +18,8 @@ from pipeline.sources.access import metadata_tables, names, streams, trust
 from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import File, Planned, check_version, find_file, list_files
-from pipeline.sources.corpora import commonvoice, fleurs, librispeech, mls, voxpopuli
+from pipeline.sources.access.streams import is_called_gzip, is_gzip
+from pipeline.sources.corpora import commonvoice, fleurs, joined, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 from pipeline.storage.errors import failure
 
@@ -27,7 +30,7 @@ log = logging.getLogger(__name__)
 
 class _Format(NamedTuple):
     list_recordings: Callable[..., Iterator[RecordingRef]]  # of source; `planned` if it skips, `ignored` if it counts
-    read_recording: Callable[[RecordingRef], Recording]
+    read_recording: Callable[..., Recording]  # of a ref; of a member of an archive also `fetch`
     content: str  # what it lists, for the message that there is none
     files: Callable[[RecordingRef], list[str]] = lambda ref: [ref.source_uri]  # ref.version has the version of each
     skips: bool = False  # listing opens each object, and need not open those that an earlier plan has
@@ -49,10 +52,10 @@ _FORMATS = {
     "manifest": _Format(manifest.list_recordings, manifest.read_recording, "lines in .jsonl, .csv or .tsv files"),
     "librispeech": _Format(librispeech.list_recordings, librispeech.read_recording, "audio files"),
     "huggingface": _Format(huggingface.list_recordings, huggingface.read_recording, "rows", lambda _: []),
-    "fleurs": _Format(fleurs.list_recordings, fleurs.read_recording, "rows in the table"),
-    "commonvoice": _Format(commonvoice.list_recordings, commonvoice.read_recording, "rows in the table"),
-    "voxpopuli": _Format(voxpopuli.list_recordings, voxpopuli.read_recording, "rows in the table"),
-    "mls": _Format(mls.list_recordings, mls.read_recording, "lines in transcripts.txt"),
+    "fleurs": _Format(fleurs.list_recordings, joined.read_recording, "rows in the table"),
+    "commonvoice": _Format(commonvoice.list_recordings, joined.read_recording, "rows in the table"),
+    "voxpopuli": _Format(voxpopuli.list_recordings, joined.read_recording, "rows in the table"),
+    "mls": _Format(mls.list_recordings, joined.read_recording, "lines in transcripts.txt"),
 }
 SKIPPING = tuple(name for name, kind in _FORMATS.items() if kind.skips)  # one object has many recordings
 RELEASES = ("fleurs", "commonvoice", "voxpopuli", "mls", "huggingface")  # they do not grow; listing loads all of it
@@ -118,8 +121,7 @@ def read_recording(ref: RecordingRef) -> Recording:
     try:
         check_versions(ref)
     except BaseException:
-        if not isinstance(read.audio, bytes):
-            read.audio.close()
+        read.close()
         raise
     return read
 
@@ -128,6 +130,34 @@ def check_versions(ref: RecordingRef) -> None:
     """Raise BadRecording("source_changed") if a file of the recording was written again after it was planned."""
     for uri, version in zip(_FORMATS[ref.format].files(ref), ref.version.split("\n"), strict=False):
         check_version(uri, version)
+
+
+def are_read_forwards(ref: RecordingRef) -> bool:
+    """Return whether recordings beside this one are read in their order, by one thread, with a file that stays open."""
+    return ref.format in _BY_PLACE or (ref.source_member is not None and is_called_gzip(ref.source_uri))
+
+
+def read_neighbours(refs: Sequence[RecordingRef]) -> dict[int, Recording]:
+    """Read members of one plain archive by one request, or rows of one table; then compare the version once.
+
+    Returns them by their index in `refs`. What cannot be read is left out: `read_recording` says why.
+    """
+    first, read = refs[0], _FORMATS[refs[0].format].read_recording
+    if not are_read_forwards(first):
+        if is_gzip(first.source_uri, first.version):  # and is not called so
+            return {}
+        read = partial(read, fetch=webdataset.fetched(refs))
+    done: dict[int, Recording] = {}
+    try:
+        for index, ref in enumerate(refs):
+            with suppress(BadRecording):
+                done[index] = read(ref)
+        check_versions(first)
+    except BaseException:
+        for recording in done.values():
+            recording.close()
+        raise
+    return done
 
 
 def as_it_is_now(ref: RecordingRef) -> RecordingRef:

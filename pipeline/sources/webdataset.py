@@ -8,7 +8,7 @@ import posixpath
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import BinaryIO
@@ -19,12 +19,13 @@ from pipeline.sources.access import fields, names, remote, tar
 from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
 from pipeline.sources.access.languages import fixed_language
 from pipeline.sources.access.listing import File, Planned, list_files
-from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_gzip, open_archive
+from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_called_gzip, is_gzip, open_archive
 from pipeline.sources.access.tar import BLOCK, Member, walk
 from pipeline.storage.base import in_order
 
 REMOTE_WALKS = 16  # shards whose headers are fetched at the same time
 SPAN_BYTES = 1 << 20  # if audio and sidecars have at most so much between them, one request fetches them all
+Fetch = Callable[[str, int, int], bytes]  # URI, start and end; raises as remote.read_range
 _UNSAFE = re.compile(r"^[/\\]|^[A-Za-z]:[/\\]|(^|[/\\])\.\.([/\\]|$)|\0")
 
 log = logging.getLogger(__name__)
@@ -69,8 +70,8 @@ def list_recordings(
     unattached.say()
 
 
-def read_recording(ref: RecordingRef) -> Recording:
-    """Read the member and its sidecars.
+def read_recording(ref: RecordingRef, fetch: Fetch = remote.read_range) -> Recording:
+    """Read the member and its sidecars. fetch: returns the bytes of a file from start to end.
 
     Raises BadRecording: "truncated_archive", "bad_metadata", "unsupported_language", "too_large"; "source_changed" if
     another member is at its place now; and as `remote.read_range`.
@@ -81,16 +82,34 @@ def read_recording(ref: RecordingRef) -> Recording:
     spans = [(offset, size) for _, offset, size in sidecars]
     audio: bytes | BinaryIO
     if is_gzip(ref.source_uri, ref.version):
-        (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)])
+        (audio,) = _read_spans(ref, [(ref.offset or 0, ref.size)], fetch)
         return Recording(audio, ref.language, ref.reference, ref.metadata)
     offset = ref.offset or 0
     is_large = ref.size > remote.WHOLE_BYTES
-    member, *texts = _read_spans(ref, [(offset - BLOCK, BLOCK + (0 if is_large else ref.size)), *spans])
+    member, *texts = _read_spans(ref, [(offset - BLOCK, BLOCK + (0 if is_large else ref.size)), *spans], fetch)
     _check_header(ref, member[:BLOCK])
     audio = remote.read_audio(ref.source_uri, ref.size, offset) if is_large else member[BLOCK:]
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
     described = describe_sidecars(payloads, f"{ref.source_member}", **settings)
     return Recording(audio, *described)
+
+
+def extent(ref: RecordingRef) -> tuple[int, int] | None:
+    """Return where the bytes of a member and its sidecars begin and end, if one request fetches them all."""
+    if ref.offset is None or ref.size > remote.WHOLE_BYTES or is_called_gzip(ref.source_uri):
+        return None
+    sidecars, _ = files_and_settings(ref)
+    spans = [(ref.offset - BLOCK, BLOCK + ref.size), *((offset, size) for _, offset, size in sidecars)]
+    start, end = min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
+    return (start, end) if end - start - sum(size for _, size in spans) <= SPAN_BYTES else None
+
+
+def fetched(refs: Sequence[RecordingRef]) -> Fetch:
+    """Fetch members of one archive that have an `extent`, by one request. Returns what reads from the fetched bytes."""
+    extents = [between for ref in refs if (between := extent(ref))]
+    first = min(start for start, _ in extents)
+    block = remote.read_range(refs[0].source_uri, first, max(end for _, end in extents))
+    return lambda _uri, start, end: block[start - first : end - first]
 
 
 def _check_header(ref: RecordingRef, block: bytes) -> None:
@@ -235,16 +254,16 @@ def _add(shard: _Shard, member: Member) -> None:
         shard.damage = (member.problem[0], f"{member.name}: {member.problem[1]}")
 
 
-def _read_spans(ref: RecordingRef, spans: list[tuple[int, int]]) -> list[bytes]:
+def _read_spans(ref: RecordingRef, spans: list[tuple[int, int]], fetch: Fetch) -> list[bytes]:
     """Return the bytes of each (offset, size). One request fetches them all if they lie close together."""
     start, end = min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
     if is_gzip(ref.source_uri, ref.version):
         read = [_unpack(ref, offset, size) for offset, size in spans]
     elif end - start - sum(size for _, size in spans) <= SPAN_BYTES:
-        whole = remote.read_range(ref.source_uri, start, end)
+        whole = fetch(ref.source_uri, start, end)
         read = [whole[offset - start : offset - start + size] for offset, size in spans]
     else:
-        read = [remote.read_range(ref.source_uri, offset, offset + size) for offset, size in spans]
+        read = [fetch(ref.source_uri, offset, offset + size) for offset, size in spans]
     if any(len(data) < size for data, (_, size) in zip(read, spans, strict=True)):
         raise BadRecording("truncated_archive", f"{ref.source_uri}: shorter than when it was listed")
     return read

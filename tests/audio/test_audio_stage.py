@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from pipeline.audio.stage import Decoder, DecodeStage
+from pipeline.audio.stage import Decoder, DecodeStage, Piece
 from pipeline.config import SourceConfig
 from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
@@ -21,6 +21,7 @@ from pipeline.schemas import (
     PIECE_DECODED,
     About,
     BadRecording,
+    DecodedRecording,
     Place,
     Position,
     RecordingRef,
@@ -281,3 +282,32 @@ def test_a_long_recording_that_is_written_again_while_it_is_decoded_has_changed(
     problem = list(pieces)[-1].recordings[0].problem
     assert problem is not None
     assert (problem.reason, problem.stage) == ("source_changed", "read")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_what_is_decoded_does_not_depend_on_how_much_is_read_ahead(source: Path, tmp_path: Path, packed: bool) -> None:
+    """Good and bad recordings, of files or of an archive; also from the middle of one on, as after a restart."""
+    wav(source / "e.wav", 150, seed=5)
+    wav(source / "f.wav", 90, seed=6)
+    (tmp_path / "s.tar").write_bytes(make_tar({path.name: path.read_bytes() for path in sorted(source.iterdir())}))
+    refs = list(list_recordings(SourceConfig(uri=str(tmp_path / "s.tar")))) if packed else refs_of(source)
+    unit = WorkUnit("0" * 16, tuple(refs))
+    one, eight = (
+        Decoder(
+            settings(
+                source, tmp_path / "out", Path("unused"), "segment.piece_seconds=60", f"compute.read_ahead={most}"
+            ),
+            About(1.0, ("en", "de"), "m", "f"),
+        )
+        for most in (1, 8)
+    )
+    pieces = list(one.pieces(unit))
+    problems = [recording.problem and recording.problem.reason for recording in recordings_in(pieces)]
+    assert problems == [None, "empty_file", "not_audio", None, None, None]
+    assert len(pieces) == 4
+    for number, piece in enumerate(pieces):
+        assert list(eight.pieces(unit, piece.start)) == pieces[number:]
+
+
+def recordings_in(pieces: list[Piece]) -> list[DecodedRecording]:
+    return [recording for piece in pieces for recording in piece.recordings.values()]

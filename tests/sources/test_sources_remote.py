@@ -12,7 +12,7 @@ import random
 import tarfile
 import zipfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,28 +32,6 @@ from pipeline.storage.errors import StorageError
 from tests.support import small_s3
 from tests.support.corpora import commonvoice, fleurs, mls, voxpopuli, write
 from tests.support.small_s3 import SmallS3, etag_of
-
-
-@pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
-    store = SmallS3()
-    for key, value in {
-        "AWS_ENDPOINT_URL": store.url,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
-    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # those of remote.py are under test
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield store
-    s3fs.S3FileSystem.clear_instance_cache()
-    store.close()
 
 
 def tar(members: dict[str, bytes]) -> bytes:

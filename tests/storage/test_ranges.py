@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import threading
 
 import pytest
 
 from pipeline.storage import ranges
-from pipeline.storage.ranges import Ranges, Slice, buffered
+from pipeline.storage.ranges import Ranges, Slice, buffered, read_ahead
 
 CONTENT = bytes(range(256)) * 4
 
@@ -60,3 +61,52 @@ def test_a_slice_is_a_section_of_a_file_and_closes_it() -> None:
     assert section.read(100) == CONTENT[15:30]
     section.close()
     assert whole.closed
+
+
+@pytest.mark.parametrize("most", [1, 3, 50])
+def test_what_follows_is_fetched_ahead_and_the_content_is_the_same(most: int) -> None:
+    read = Counted()
+    stream = buffered(Ranges(read, len(CONTENT)), 100)
+    read_ahead(stream, most)
+    assert b"".join(iter(lambda: stream.read(30), b"")) == CONTENT
+    stream.seek(450)
+    assert stream.read(7) == CONTENT[450:457]
+    assert sorted(read.asked[:11]) == [(start, min(start + 100, 1024)) for start in range(0, 1024, 100)]
+
+
+def test_no_more_ranges_are_under_way_than_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = Counted()
+    stream = Ranges(read, 10_000)
+    stream.read_ahead(8)
+    monkeypatch.setattr(ranges, "WAITING_BYTES", 300)
+    for last in (100, 200, 300):
+        assert len(stream.read(100)) == len(CONTENT[last - 100 : last])
+        assert max(end for _, end in read.asked) <= last + 300
+
+
+def test_a_section_is_not_read_ahead_beyond_its_end() -> None:
+    read = Counted()
+    section = buffered(Slice(buffered(Ranges(read, len(CONTENT)), 100), 150, 400), 8)
+    read_ahead(section, 8)
+    assert section.read() == CONTENT[150:550]
+    section.close()
+    assert max(start for start, _ in read.asked) < 550
+
+
+def test_a_range_that_fails_ahead_is_asked_for_again_at_its_turn() -> None:
+    main, failed = threading.get_ident(), threading.Event()
+
+    def read(start: int, end: int) -> bytes:
+        if threading.get_ident() != main:
+            failed.set()
+            raise ConnectionError
+        if start == 300:
+            raise EOFError("the content is gone")
+        return CONTENT[start:end]
+
+    stream = Ranges(read, len(CONTENT))
+    stream.read_ahead(2)
+    assert stream.read(100) + stream.read(100) + stream.read(100) == CONTENT[:300]
+    with pytest.raises(EOFError, match="the content is gone"):
+        stream.read(100)
+    assert failed.wait(60)

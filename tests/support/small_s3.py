@@ -5,10 +5,16 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
+from collections.abc import Iterator
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+import pytest
+import s3fs
+
+from pipeline.storage import patience
 
 PAGE = 1000
 CODES = {403: "AccessDenied", 503: "SlowDown"}
@@ -124,3 +130,26 @@ class SmallS3:
                     self.wfile.write(body)
 
         return Handler
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
+    """The store, and the environment and the patience with which sources are read from it."""
+    store = SmallS3()
+    for key, value in {
+        "AWS_ENDPOINT_URL": store.url,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
+    monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # those of remote.py are under test
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield store
+    s3fs.S3FileSystem.clear_instance_cache()
+    store.close()

@@ -191,6 +191,9 @@ class _LocalFile(Ranges):
     def _range(self, start: int, end: int) -> bytes:
         return ask(lambda: os.pread(self._file.fileno(), end - start, start), self._uri)
 
+    def read_ahead(self, ranges: int, end: int | None = None) -> None:
+        """Do nothing: the operating system reads ahead."""
+
     def close(self) -> None:
         self._file.close()
         super().close()

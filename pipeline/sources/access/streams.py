@@ -142,7 +142,12 @@ def is_gzip(uri: str, version: str) -> bool:  # noqa: ARG001 the cache needs the
         head = remote.read_range(uri, 0, 2)
     except BadRecording:
         head = b""
-    return head == b"\x1f\x8b" if len(head) == 2 else uri.partition("::")[0].lower().endswith((".gz", ".tgz"))
+    return head == b"\x1f\x8b" if len(head) == 2 else is_called_gzip(uri)
+
+
+def is_called_gzip(uri: str) -> bool:
+    """Return whether the extension says that a file is packed with gzip. uri: may be a chain of URLs."""
+    return uri.partition("::")[0].lower().endswith((".gz", ".tgz"))
 
 
 def open_archive(uri: str, size: int, version: str) -> PlainArchive | GzipArchive:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import Recording, RecordingRef
+from pipeline.schemas import RecordingRef
 from pipeline.sources.access.lines import read_table
 from pipeline.sources.access.listing import list_folder
-from pipeline.sources.corpora import joined
 from pipeline.sources.corpora.splits import Layout, Split, Utterance, choose_splits, file_stem, refs_of
 
 LAYOUT = Layout(
@@ -41,11 +40,6 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
         yield from refs_of(
             source, split, "commonvoice", read_table(split.table), utterance_of, (("path",), ("sentence",))
         )
-
-
-def read_recording(ref: RecordingRef) -> Recording:
-    """Read the clip. Raises BadRecording as `remote.read_audio`."""
-    return joined.read(ref)
 
 
 class _Durations:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import SAMPLE_RATE, BadRecording, Recording, RecordingRef
+from pipeline.schemas import SAMPLE_RATE, BadRecording, RecordingRef
 from pipeline.sources.access.lines import read_table
 from pipeline.sources.access.listing import File, list_files, list_folder
 from pipeline.sources.access.streams import is_archive
@@ -32,11 +32,6 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     for split in choose_splits(source, LAYOUT, "fleurs"):
         refs = refs_of(source, split, "fleurs", read_table(split.table, COLUMNS), partial(_utterance, split))
         yield from joined.join(refs, _audio(split))
-
-
-def read_recording(ref: RecordingRef) -> Recording:
-    """Read the audio. Raises BadRecording as `joined.read`."""
-    return joined.read(ref)
 
 
 def _utterance(split: Split, columns: dict[str, Any]) -> Utterance:

@@ -47,12 +47,12 @@ def join(refs: Iterable[RecordingRef], files: Iterable[File]) -> Iterator[Record
         yield replace(ref, problem="duplicate_id", problem_detail=detail)
 
 
-def read(ref: RecordingRef) -> Recording:
+def read_recording(ref: RecordingRef, fetch: webdataset.Fetch = remote.read_range) -> Recording:
     """Read the audio file or member. Raises BadRecording as `remote.read_audio` and `webdataset.read_recording`."""
     if ref.source_member is None:
         audio = remote.read_audio(ref.source_uri, ref.size)
     else:
-        audio = webdataset.read_recording(ref).audio
+        audio = webdataset.read_recording(ref, fetch).audio
     return Recording(audio, ref.language, ref.reference, ref.metadata)
 
 

@@ -8,11 +8,10 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import fields, names, remote
 from pipeline.sources.access.lines import Row, read_table
 from pipeline.sources.access.listing import list_files, list_folder
-from pipeline.sources.corpora import joined
 from pipeline.sources.corpora.splits import Layout, Split, Utterance, choose_splits, refs_of
 
 LAYOUT = Layout(
@@ -35,11 +34,6 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     for split in choose_splits(source, LAYOUT, "mls"):
         utterance_of = partial(_utterance, split, _extension(split), _genders(split), _Segments(split))
         yield from refs_of(source, split, "mls", read_table(split.table, ("id", "text")), utterance_of)
-
-
-def read_recording(ref: RecordingRef) -> Recording:
-    """Read the audio file. Raises BadRecording as `remote.read_audio`."""
-    return joined.read(ref)
 
 
 class _Segments:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from pipeline.config import SourceConfig
-from pipeline.schemas import BadRecording, Recording, RecordingRef
+from pipeline.schemas import BadRecording, RecordingRef
 from pipeline.sources.access import names
 from pipeline.sources.access.lines import read_table
 from pipeline.sources.access.listing import File, list_files
@@ -37,11 +37,6 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
     for split in choose_splits(source, LAYOUT, "voxpopuli"):
         refs = refs_of(source, split, "voxpopuli", read_table(split.table), partial(_utterance, split), NEEDED)
         yield from joined.join(refs, _audio(split))
-
-
-def read_recording(ref: RecordingRef) -> Recording:
-    """Read the audio. Raises BadRecording as `joined.read`."""
-    return joined.read(ref)
 
 
 def _utterance(split: Split, columns: dict[str, Any]) -> Utterance:
