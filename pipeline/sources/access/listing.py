@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording
-from pipeline.sources.access import names, remote
+from pipeline.sources.access import bucket, names, remote
 from pipeline.storage.errors import failure, storage_error
 
 
@@ -44,8 +44,9 @@ class Planned(Protocol):
 def list_files(uri: str) -> Iterator[File]:
     """Yield the files in a stable order, folder by folder. Hidden files are left out, links are followed.
 
-    Memory: one local folder, or one page of an object store. Raises ConfigError if nothing is there, if nothing matches
-    or, perhaps late, if a folder cannot be listed; StorageError if the store or the mount is out of reach.
+    Memory: one local folder, or some pages of an object store (bucket.py). Raises ConfigError if nothing is there, if
+    nothing matches or, perhaps late, if a folder cannot be listed; StorageError if the store or the mount is out of
+    reach.
     """
     fs, path = remote.open_fs(uri)
     try:
@@ -247,29 +248,8 @@ def _unlisted(folder: str, error: OSError) -> Exception:
 
 
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
-    for bucket, page in _pages_s3(fs, prefix, uri, flat=flat):
-        yield from _files_s3(bucket, page)
-
-
-def _files_s3(bucket: str, page: dict[str, Any]) -> Iterator[tuple[str, int, str]]:
-    """Yield path, size and version of the objects of one page, without the objects that stand for folders."""
-    for entry in page.get("Contents", ()):
-        if not entry["Key"].endswith("/"):
-            yield f"{bucket}/{entry['Key']}", entry["Size"], remote.version_of(entry | {"size": entry["Size"]})
-
-
-def _pages_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the bucket with each page of the keys that begin with `prefix`. flat: without the keys in folders."""
-    bucket, _, key = prefix.partition("/")
-    if not bucket or names.has_magic(bucket):
-        raise ConfigError(f"source.uri: {uri}: it names no bucket")
-    options = {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}
-    while True:
-        page = remote.ask(lambda: fs.call_s3("list_objects_v2", **options), uri)
-        yield bucket, page
-        if not page.get("IsTruncated"):
-            return
-        options["ContinuationToken"] = page["NextContinuationToken"]
+    name = prefix.partition("/")[0]
+    return ((f"{name}/{key}", size, version) for key, size, version in bucket.list_objects(fs, prefix, uri, flat=flat))
 
 
 def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str]]:
@@ -277,11 +257,10 @@ def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str
     if remote.is_local(fs):
         yield from _entries_local(root)
     elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
-        for bucket, page in _pages_s3(fs, f"{root.rstrip('/')}/", uri, flat=True):
-            for folder in page.get("CommonPrefixes", ()):
-                yield f"{bucket}/{folder['Prefix'].rstrip('/')}", True, 0, ""
-            for path, size, version in _files_s3(bucket, page):
-                yield path, False, size, version
+        name = root.partition("/")[0]
+        for objects, folders in bucket.list_level(fs, f"{root.rstrip('/')}/", uri):
+            yield from ((f"{name}/{folder}", True, 0, "") for folder in folders)
+            yield from ((f"{name}/{key}", False, size, version) for key, size, version in objects)
     else:
         for info in fs.ls(root, detail=True):
             yield info["name"].rstrip("/"), info["type"] == "directory", info.get("size") or 0, remote.version_of(info)
