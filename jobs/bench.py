@@ -3,8 +3,8 @@
 `engine` compares the engine with transformers' generate: the same weights and text prompts, in one process, without the
 audio encoder but in rows that say so. Size `full` is the released model at its published setting. On a CPU with one
 thread it counts processor time, so that other programs do not change the ratios.
-`plan` measures planning at scale, `pipeline` the flow through Ray beside the engine alone, `decode` decoding, `read`
-decoding from a store that is far away.
+`plan` measures planning at scale, `flow` what a unit costs the driver, `pipeline` the whole way through Ray beside the
+engine alone, `decode` decoding, `read` decoding from a store that is far away.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(words)
     if options.command == "plan":
         return _plan(options)
+    if options.command == "flow":
+        return _flow(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
     if options.command == "read":
@@ -94,6 +96,24 @@ def _read(options: argparse.Namespace) -> int:
     print(reading.table(figures))
     if options.json:
         _write(options.json, json.dumps(figures, indent=1) + "\n")
+    return 0
+
+
+def _flow(options: argparse.Namespace) -> int:
+    """What a unit costs the driver: a row for each size, measured in a process of its own. Returns 0."""
+    from pipeline.flow.cluster import pin_authentication
+
+    pin_authentication()
+    from pipeline.benchmark import flow
+
+    print(flow.header())
+    rows = []
+    for row in flow.measure(options.units or flow.SIZES):
+        print(flow.line(row), flush=True)
+        rows.append(row)
+    print("\n".join(["", *map(flow.verdict, rows)]))
+    if options.json:
+        _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
     return 0
 
 
@@ -180,9 +200,12 @@ def _parser() -> argparse.ArgumentParser:
         help="where the commits are: made up as they are read, or files",
     )
     plan.add_argument("--json", metavar="FILE", help="write the figures")
-    flow = commands.add_parser("pipeline", help="the flow through Ray beside the engine alone; then decode")
+    flow = commands.add_parser("flow", help="what a unit costs the driver, without audio and model")
+    flow.add_argument("--units", type=_count, nargs="+", metavar="N", help="units of ten minutes (default: all sizes)")
+    flow.add_argument("--json", metavar="FILE", help="write the figures")
+    pipeline = commands.add_parser("pipeline", help="the flow through Ray beside the engine alone; then decode")
     decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
-    for command in (flow, decode):
+    for command in (pipeline, decode):
         command.add_argument("--json", metavar="FILE", help="write the figures")
         command.add_argument(
             "--decode-minutes", type=float, default=10.0, metavar="N", help="minutes of audio to decode"
@@ -192,9 +215,9 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--delay-ms", type=_count, default=60, metavar="N", help="milliseconds before each answer")
     read.add_argument("--read-ahead", type=_count, default=8, metavar="N", help="compute.read_ahead")
     read.add_argument("--json", metavar="FILE", help="write the figures")
-    flow.add_argument("--minutes", type=float, default=60.0, metavar="N", help="minutes of audio in the archive")
-    flow.add_argument("--config", metavar="FILE", default="configs/bench-pipeline.yaml", help="settings of the run")
-    flow.add_argument("overrides", nargs="*", metavar="section.key=value", help="further settings of the run")
+    pipeline.add_argument("--minutes", type=float, default=60.0, metavar="N", help="minutes of audio in the archive")
+    pipeline.add_argument("--config", metavar="FILE", default="configs/bench-pipeline.yaml", help="settings of the run")
+    pipeline.add_argument("overrides", nargs="*", metavar="section.key=value", help="further settings of the run")
     return parser
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from jobs import cli
 from jobs.plan import dry_run
@@ -11,6 +12,8 @@ from pipeline.config import RunConfig
 
 def run(config: RunConfig) -> int:
     """Transcribe, publish, show a sample. Returns 1 if units are left, or more failed than is allowed.
+
+    A share (run.partition) that leaves units to other shares publishes nothing and shows no sample.
 
     It returns 3 if too many recordings in a row are missing.
     """
@@ -25,6 +28,8 @@ def run(config: RunConfig) -> int:
         summary = transcribe(config)
     except OverBudget as err:
         stopped, summary = err, err.summary
+    if "units_left_to_others" in summary:
+        return _share_done(summary)
     storage = open_storage(config.output.uri, create=False, config=config.storage)
     print_table(sample_lines(storage, TABLE_ROWS), summary["recordings_transcribed"])
     print(f"\n{summary_line(summary)}\n{config.output.uri}")
@@ -44,6 +49,15 @@ def run(config: RunConfig) -> int:
         print(over_budget(dead_fraction(summary), config.budget), file=sys.stderr)
         return 1
     return int(config.plan.strict and bool(changed) and not summary["source_changes"]["taken_up"])
+
+
+def _share_done(left: dict[str, Any]) -> int:
+    """Say what is left after a share that is not the last one."""
+    name, own = f"share {left['partition']}", left["units_left"]
+    print(f"{name}: done; {left['units_left_to_others']} units of other shares are left; whoever ends last publishes")
+    if own:
+        print(f"{name}: {own} of its units are not committed: run the same command again", file=sys.stderr)
+    return int(own > 0)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -10,6 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
+# One process decodes about 400 seconds of audio in a second. A replica on a GPU transcribes about as much, and decoding
+# must not be what it waits for; one on a CPU transcribes at most 50.
+DECODERS_PER_GPU_REPLICA = 2
+REPLICAS_PER_DECODER = 8
 LANGUAGES = ("en", "de", "fr", "es", "hi", "zh")
 COLUMN, PATH = "column:", "path:"  # source.language=column:NAME or path:REGEX
 Corpus = Literal["fleurs", "commonvoice", "voxpopuli", "mls"]
@@ -276,8 +280,10 @@ class ComputeConfig(Section):
     )
     threads_per_replica: int = Field(1, ge=1, le=1_024, description="torch threads of a replica without a GPU")
     canvases: int = Field(16, ge=1, le=65_536, description="segments that one replica denoises at the same time")
-    decode_actors: int = Field(
-        1, ge=1, le=10_000, description="processes that read, decode and cut audio; one CPU each"
+    decode_actors: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+        None,
+        description="processes that read, decode and cut audio; one CPU each; null: two for each replica with a GPU, "
+        "one for eight replicas without",
     )
     read_ahead: int = Field(
         8,
@@ -298,6 +304,12 @@ class ComputeConfig(Section):
         le=31_536_000,
         description="seconds for one piece in one stage; then each recording of its unit runs alone",
     )
+
+    def decoders(self, replicas: int) -> int:
+        """How many processes decode beside so many replicas."""
+        if self.decode_actors is not None:
+            return self.decode_actors
+        return replicas * DECODERS_PER_GPU_REPLICA if self.gpus_per_replica else -(-replicas // REPLICAS_PER_DECODER)
 
 
 class PlanConfig(Section):
@@ -336,6 +348,36 @@ class BudgetConfig(Section):
     )
 
 
+class ShareConfig(Section):
+    """Which share of the units this run does, where several runs fill one output."""
+
+    partition: str | None = Field(
+        None, description="3/8: the third of eight runs, which may be at work at the same time; null: all units"
+    )
+
+    @pydantic.field_validator("partition")
+    @classmethod
+    def _a_share(cls, value: str | None) -> str | None:
+        found = re.fullmatch(r"(\d{1,5})/(\d{1,5})", value or "1/1")
+        if not found or not 1 <= int(found[1]) <= int(found[2]):
+            raise ValueError("must be I/N: share I of N, from 1/N to N/N")
+        return value
+
+    @property
+    def number(self) -> int:
+        """Which of the shares, from 0."""
+        return int(self.partition.partition("/")[0]) - 1 if self.partition else 0
+
+    @property
+    def shares(self) -> int:
+        """How many shares there are."""
+        return int(self.partition.partition("/")[2]) if self.partition else 1
+
+    def has(self, unit_id: str) -> bool:
+        """Whether a unit is in this share: its id is a hash."""
+        return self.shares == 1 or int(unit_id, 16) % self.shares == self.number
+
+
 class RunConfig(Section):
     """All settings of `jobs.transcribe`."""
 
@@ -348,6 +390,7 @@ class RunConfig(Section):
     compute: ComputeConfig = ComputeConfig()
     plan: PlanConfig = PlanConfig()
     budget: BudgetConfig = BudgetConfig()
+    run: ShareConfig = ShareConfig()
     publish: bool = Field(False, description="only publish what is committed; transcribe nothing")
     retry: Literal["none", "dead_letters", "damaged"] = Field(
         "none", description="try once more: the recordings that failed, or those that are transcribed with a problem"

@@ -33,7 +33,8 @@ def transcribe(source_uri: str, output_uri: str, **settings: Any) -> dict[str, A
             `fullcanvas transcribe --help` lists all of them.
 
     Returns:
-        The content of _run/summary.json: counts of recordings, segments and dead letters, audio hours, speed.
+        The content of _run/summary.json: counts of recordings, segments and dead letters, audio hours, speed. With
+        `run={"partition": "1/8"}`, while other shares have units to do: `units_left` and `units_left_to_others`.
 
     Raises:
         ConfigError: a setting does not exist or has an impossible value; the source or the output cannot be used.

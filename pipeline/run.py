@@ -14,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-from pipeline.config import ConfigError, RunConfig
+from pipeline.config import ConfigError, RunConfig, ShareConfig
 from pipeline.flow.cluster import check_machine, ray_cluster
-from pipeline.flow.placement import Placement, watched
+from pipeline.flow.placement import Placement, decoders, watched
 from pipeline.model.files import layout
 from pipeline.output.accounting import close_books
-from pipeline.output.attempts import end_run, forget_all, forget_innocent
+from pipeline.output.attempts import end_run, forget_innocent
 from pipeline.output.budget import Budget, OverBudget
 from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
 from pipeline.output.pieces import forget_committed
@@ -46,11 +46,18 @@ log = logging.getLogger(__name__)
 def transcribe(config: RunConfig) -> dict[str, Any]:
     """Do everything that is left to do, and publish it. Returns the content of _run/summary.json.
 
-    Ray starts only if units are left. Raises ConfigError for a mistake of the user, OutputError for a damaged output,
-    StorageError if a store or disk is out of reach, OverBudget if too much has failed; the message is one line.
+    With run.partition it does its share of the units, and publishes only if no unit of any share is left. Otherwise it
+    returns what `_unpublished` says. Ray starts only if units are left. Raises ConfigError for a mistake of the user,
+    OutputError for a damaged output, StorageError if a store or disk is out of reach, OverBudget if too much has
+    failed; the message is one line.
     """
     if config.publish:
         return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
+    if config.run.partition and (config.plan.update or config.retry != "none"):
+        raise ConfigError(
+            f"run.partition: {config.run.partition}: plan.update and retry plan a further round, once for all shares: "
+            "run jobs.plan with them first, and then each share without them"
+        )
     check_machine(config.model, config.compute)
     check_places(config.source, config.output.uri)
     config, info = layout.resolve(config)
@@ -58,10 +65,11 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     race_probe(storage)
     fingerprint = _make_plan(storage, config, info.weights_hash)
     committed = committed_units(storage)
-    units = units_left(storage, committed)
+    left = units_left(storage, committed)
+    units = left.filter(pa.array([config.run.has(unit) for unit in left["unit_id"].to_pylist()], pa.bool_()))
     forget_innocent(storage, committed)
     forget_committed(storage, committed)
-    if not len(units) and is_published(storage, len(committed)) and storage.exists("report.html"):
+    if not len(left) and is_published(storage, len(committed)) and storage.exists("report.html"):
         collect_garbage(storage)  # whoever published may have been killed before
         return refreshed_summary(storage)
     try:
@@ -69,7 +77,21 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     except OverBudget as stop:
         stop.summary = _publish(storage, {})  # it shows what has failed
         raise
-    return _publish(storage, notes)
+    return _unpublished(storage, config.run) or _publish(storage, notes)
+
+
+def _unpublished(storage: Storage, share: ShareConfig) -> dict[str, Any]:
+    """What is left, if other shares have units to do: whoever ends last publishes. Empty if they have none.
+
+    A run lists the commits after its last one. So of several runs that end, at least the last one sees all of them.
+    """
+    if share.shares == 1:
+        return {}
+    ids = units_left(storage, committed_units(storage))["unit_id"].to_pylist()
+    own = sum(map(share.has, ids))
+    if own == len(ids):
+        return {}
+    return {"partition": share.partition, "units_left": own, "units_left_to_others": len(ids) - own}
 
 
 def prepare(config: RunConfig) -> Storage:
@@ -117,7 +139,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
     wanted = make_fingerprint(config, weights=weights_hash)
-    at_least = UNITS_EACH * config.compute.replicas_max
+    at_least = UNITS_EACH * config.compute.replicas_max * config.run.shares
     is_planned = storage.exists(plan_key(BASE))
     fingerprint = ensure_plan(
         storage,
@@ -128,7 +150,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
         at_least=at_least,
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
-    if is_planned:
+    if is_planned and config.run.number == 0:  # of several shares the first one looks at the source
         commits = results or storage
         reasons = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id)["by_recording"]["reason"])
         find = partial(
@@ -159,7 +181,8 @@ def _transcribe_units(
 
     Raises OverBudget as soon as too much has failed. What is committed is published before.
     """
-    total, lengths = len(committed) + len(units), UnitSeconds(storage)
+    done = sum(map(config.run.has, committed))
+    total, lengths = done + len(units), UnitSeconds(storage)
     budget = _budget(config, storage, committed)
     budget.check()
     if config.source.format != "huggingface":  # it may be a name on the hub
@@ -175,15 +198,16 @@ def _transcribe_units(
         placement.before()
         model = f"{info.name}@{info.weights_hash}"
         about = About(info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt())
-        log.info("transcribing with %s", about.model)
-        left = sum(lengths.of(units["unit_id"].to_pylist()))
-        started, progress = time.monotonic(), RunProgress(total, len(committed), lengths.of, left)
-        receipts = watched(run_units(config, about, units), placement.during)
+        log.info("transcribing with %s, %s", about.model, decoders(config.compute))
+        seconds_left = lengths.of(units["unit_id"].to_pylist())
+        started, progress = time.monotonic(), RunProgress(total, done, lengths.of, sum(seconds_left))
+        receipts = watched(run_units(config, about, units, seconds_left), placement.during)
         with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
             samples = _show_progress(receipts, progress, budget)
         seconds = time.monotonic() - started
-    forget_all(storage)
-    forget_committed(storage, committed_units(storage))
+    committed = committed_units(storage)
+    forget_innocent(storage, committed)
+    forget_committed(storage, committed)
     audio_seconds = samples / SAMPLE_RATE
     return {
         "pipeline_rtfx": round(audio_seconds / seconds, 3),

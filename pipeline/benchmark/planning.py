@@ -154,7 +154,7 @@ def measure_here(units: int, each: int, commits: Commits) -> dict[str, Any]:
         "units": units,
         "recordings": units * each,
         "seconds": round(sum(clock.seconds.values()), 2),
-        "peak_rss_mb": round(_peak_rss_mb()),
+        "peak_rss_mb": round(peak_rss_mb()),
         "cpu_seconds": round(sum(clock.cpu_seconds.values()), 2),
         **{f"{step}_seconds": round(clock.seconds[step], 2) for step in STEPS},
         "units_left": left,
@@ -233,7 +233,7 @@ def _written(storage: MadeUpCommits, units: Sequence[str]) -> LocalStorage:
     return LocalStorage(storage.root)
 
 
-def _peak_rss_mb() -> float:
+def peak_rss_mb() -> float:
     """Linux: the most memory that this process has had resident since it began."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) / 1024 if found else 0.0

@@ -101,7 +101,7 @@ def compare(config: RunConfig) -> dict[str, Any]:
         "canvases": config.compute.canvases,
         "threads_per_replica": config.compute.threads_per_replica,
         "replicas": config.compute.replicas_min,
-        "decode_actors": config.compute.decode_actors,
+        "decode_actors": config.compute.decoders(config.compute.replicas_max),
         "max_steps": config.denoise.max_steps,
         "cores": os.cpu_count(),
         "cores_busy_before": round(load, 2),

@@ -13,7 +13,7 @@ from pipeline.config import ComputeConfig, ConfigError, RunConfig
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Result, without_secrets
 from pipeline.flow.cluster import Node, alive_nodes, check_machine, free_resources, local_cpus, on_every_node
-from pipeline.flow.placement import lack, replicas_that_fit
+from pipeline.flow.placement import decoders, lack, replicas_that_fit
 
 NODE_SECONDS = 300.0
 SKEW = 5.0  # seconds between the clocks of two nodes; with more, logs and the times of commits are hard to read
@@ -48,9 +48,7 @@ def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, devi
         return Result("placement", "FAIL", finding, f"a smaller {lacking.key}, or other nodes")
     fit, most = replicas_that_fit(nodes, compute), compute.replicas_max
     each = f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
-    finding = (
-        f"{fit} of compute.replicas_max={most} replicas fit ({each} each), beside {compute.decode_actors} decode actors"
-    )
+    finding = f"{fit} of compute.replicas_max={most} replicas fit ({each} each), beside {decoders(compute)}"
     if device == "cuda" and not compute.gpus_per_replica:
         advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
         return Result("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ComputeConfig, RunConfig
+from pipeline.flow.bundles import in_bundles, rows_of
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
 from pipeline.output.stage import CommitStage
@@ -21,24 +22,23 @@ from pipeline.schemas import UNIT_LEFT, About, Place, to_table
 
 # A unit that crashes its process each time becomes a suspect at its fourth attempt (output/attempts.py). So a job
 # reaches these two limits only if the machine or the model itself is broken.
-MAX_RESTARTS = 64  # of one actor
-MAX_TASK_RETRIES = 64  # of one block in one stage, also after crashes that its neighbours cause
-MAX_BLOCKS = 10_000  # of units at the input; with one block for each of a million units the driver needs gigabytes
+MAX_RESTARTS = 256  # of one actor
+MAX_TASK_RETRIES = 256  # of one bundle in one stage, also after crashes that its neighbours cause
 
 
-def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict[str, Any]]:
+def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequence[float]) -> Iterator[dict[str, Any]]:
     """Transcribe and commit units. Yields rows of RECEIPT (output/stage.py) as soon as they come; none is a suspect.
 
-    units: rows of schemas.UNIT_LEFT. Ray must be running. Raises ConfigError, OutputError or StorageError if that is
-    the cause; otherwise Ray's error with the traceback of the actor.
+    units: rows of schemas.UNIT_LEFT. seconds: of audio of each, as planned. Ray must be running. Raises ConfigError,
+    OutputError or StorageError if that is the cause; otherwise Ray's error with the traceback of the actor.
     """
     suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:
-        receipts: Iterable[pa.Table] = build_chain(config, about, units).iter_batches(
+        blocks: Iterable[pa.Table] = build_chain(config, about, units, seconds).iter_batches(
             batch_size=None, batch_format="pyarrow", prefetch_batches=0
         )
-        for table in receipts:
-            for receipt in table.to_pylist():
+        for block in blocks:
+            for receipt in rows_of(block).to_pylist():
                 if receipt["suspect"]:
                     suspects[receipt["unit_id"]] = {name: receipt[name] for name in UNIT_LEFT.names}
                 else:
@@ -49,9 +49,9 @@ def run_units(config: RunConfig, about: About, units: pa.Table) -> Iterator[dict
         raise users_error(err) or err from None
 
 
-def build_chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Dataset:
-    """Decode, recognise, commit. One row is one block: a unit, or one piece of a long unit with all its segments."""
-    # A block ends after each row. So pieces bound the memory, and row k of a decoder is block k (see GuardedDecoder).
+def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Sequence[float]) -> ray.data.Dataset:
+    """Decode, recognise, commit. A block is a bundle of units; of a long unit, each piece ends a block."""
+    # A block ends after each row, and a row has what belongs together: see `as_block` and GuardedDecoder.
     ray.data.DataContext.get_current().target_max_block_size = 1
     # Ray 2.60 warns that it will remove the arguments max_restarts and max_task_retries, but has no replacement yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
@@ -62,16 +62,20 @@ def build_chain(config: RunConfig, about: About, units: pa.Table) -> ray.data.Da
         max_concurrent_calls_per_actor=compute.units_in_flight,
         max_tasks_in_flight_per_actor=2 * compute.units_in_flight,
     )
-    decoders = ActorPoolStrategy(size=compute.decode_actors, max_tasks_in_flight_per_actor=2)
+    decoders = ActorPoolStrategy(
+        min_size=compute.decoders(compute.replicas_min),
+        max_size=compute.decoders(compute.replicas_max),
+        max_tasks_in_flight_per_actor=2,
+    )
     stage: dict[str, Any] = {
         "fn_constructor_args": (config, about),
-        "batch_size": 1,
+        "batch_size": None,  # a call gets a whole block
         "batch_format": "pyarrow",
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_TASK_RETRIES,
     }
     return (
-        ray.data.from_arrow(_blocks(units))
+        ray.data.from_arrow(list(in_bundles(units, seconds, max(decoders.max_size, compute.replicas_max))))
         .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
         .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
         .map_batches(MeteredCommit, compute=ActorPoolStrategy(size=1), num_cpus=0, **stage)
@@ -103,9 +107,3 @@ def replica_resources(compute: ComputeConfig) -> dict[str, Any]:
     return (
         {"num_gpus": compute.gpus_per_replica} if compute.gpus_per_replica else {"num_cpus": compute.cpus_per_replica}
     )
-
-
-def _blocks(units: pa.Table) -> list[pa.Table]:
-    """The units in at most MAX_BLOCKS tables of about the same length."""
-    rows = -(-len(units) // MAX_BLOCKS)
-    return [units.slice(start, rows) for start in range(0, len(units), rows)]

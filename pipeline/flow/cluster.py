@@ -220,7 +220,9 @@ def pin_authentication() -> None:
 
 def local_cpus(compute: ComputeConfig) -> int:
     """Logical CPUs of the local cluster: those of the machine, but at least enough for all actors of the chain."""
-    wanted = compute.decode_actors + compute.replicas_max * max(1.0, compute.cpus_per_replica) + 1  # 1 in reserve
+    wanted = (
+        compute.decoders(compute.replicas_max) + compute.replicas_max * max(1.0, compute.cpus_per_replica) + 1
+    )  # 1 in reserve
     return max(os.cpu_count() or 1, round(wanted))
 
 

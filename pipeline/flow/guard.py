@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ConfigError, RunConfig
+from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.metrics import RetryMetrics
 from pipeline.output.stage import Attempts, CommitStage, saved_pieces
 from pipeline.schemas import (
@@ -35,12 +36,14 @@ MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process 
 
 
 class GuardedDecoder:
-    """Turns one row of schemas.UNIT_LEFT into rows of PIECE_DECODED, one for each piece of the unit.
+    """Turns a bundle, which has rows of schemas.UNIT_LEFT, into blocks of rows of PIECE_DECODED, one for each piece.
 
-    If decoding a piece has crashed its process before, its row says that the unit is a suspect, and it is the last one.
+    If decoding a piece has crashed its process before, its row says that the unit is a suspect, and it is the last one
+    of its unit. A block ends with the bundle, and after each piece that is not the last of its unit: so the pieces of
+    long units bound the memory.
 
-    After a restart Ray skips as many output rows as it already has. So row k must be piece k in every life: pieces
-    saved earlier are emitted as empty rows.
+    After a restart Ray skips as many blocks as it already has. So block k must have the same pieces in every life:
+    pieces saved earlier are emitted as empty rows.
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
@@ -51,9 +54,20 @@ class GuardedDecoder:
         self.metrics = RetryMetrics("decode")
 
     def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
-        for row in self._pieces(units["unit_id"][0].as_py(), Place(**units["place"][0].as_py())):
-            self.metrics.report()
-            yield to_table([row], PIECE_DECODED)
+        waiting: list[pa.Table] = []  # pieces of the next block
+        for unit in units.to_pylist():
+            for row in self._pieces(unit["unit_id"], Place(**unit["place"])):
+                waiting.append(to_table([row], PIECE_DECODED))
+                if row["next"] is not None:
+                    yield self._block(waiting)
+        if waiting:
+            yield self._block(waiting)
+
+    def _block(self, waiting: list[pa.Table]) -> pa.Table:
+        self.metrics.report()
+        block = as_block(pa.concat_tables(waiting))
+        waiting.clear()
+        return block
 
     def _pieces(self, unit_id: str, place: Place) -> Iterator[dict[str, Any]]:
         saved = saved_pieces(self.storage, unit_id)
@@ -116,7 +130,11 @@ class GuardedDecoder:
 
 
 class GuardedReplica:
-    """Turns one row of PIECE_DECODED into one of PIECE_RECOGNISED. Concurrent calls share the replica's engine."""
+    """Turns a block of PIECE_DECODED into one of PIECE_RECOGNISED. Concurrent calls share the replica's engine.
+
+    The engine has at most compute.units_in_flight pieces, of all calls together. So at most so many have a marker when
+    the process dies.
+    """
 
     def __init__(self, config: RunConfig, about: About) -> None:
         from pipeline.model.stage import Replica  # imports torch, so only in processes with a model
@@ -126,41 +144,45 @@ class GuardedReplica:
         self.attempts = Attempts(self.storage, "model", about.run)
         self.timeout_seconds = config.compute.unit_timeout_seconds
         self.metrics = RetryMetrics("model")
+        self._places = asyncio.Semaphore(config.compute.units_in_flight)
 
-    async def __call__(self, pieces: pa.Table) -> pa.Table:
-        answered = await self._answered(pieces)
+    async def __call__(self, block: pa.Table) -> pa.Table:
+        pieces = rows_of(block)
+        answered = await asyncio.gather(*(self._answered(pieces.slice(index, 1)) for index in range(len(pieces))))
         self.metrics.report()
-        return answered
+        return as_block(pa.concat_tables(answered))
 
-    async def _answered(self, pieces: pa.Table) -> pa.Table:
-        if pieces["suspect"][0].as_py() or pieces["saved"][0].as_py():
-            return _skipped(pieces)
-        name = f"{pieces['unit_id'][0].as_py()}.{pieces['piece'][0].as_py()}"
-        if not await asyncio.to_thread(self.attempts.begin, name):
-            return _skipped(pieces, suspect=True)
-        try:
-            return await asyncio.wait_for(self.replica(pieces), self.timeout_seconds)
-        except TimeoutError:
-            log.error("piece %s: no answer after %s s", name, self.timeout_seconds)
-            return _skipped(pieces, suspect=True)
-        finally:
-            await asyncio.to_thread(self.attempts.end, name)
+    async def _answered(self, piece: pa.Table) -> pa.Table:
+        """The row of PIECE_RECOGNISED for one of PIECE_DECODED."""
+        if piece["suspect"][0].as_py() or piece["saved"][0].as_py():
+            return _skipped(piece)
+        name = f"{piece['unit_id'][0].as_py()}.{piece['piece'][0].as_py()}"
+        async with self._places:
+            if not await asyncio.to_thread(self.attempts.begin, name):
+                return _skipped(piece, suspect=True)
+            try:
+                return await asyncio.wait_for(self.replica(piece), self.timeout_seconds)
+            except TimeoutError:
+                log.error("piece %s: no answer after %s s", name, self.timeout_seconds)
+                return _skipped(piece, suspect=True)
+            finally:
+                await asyncio.to_thread(self.attempts.end, name)
 
 
 class MeteredCommit:
-    """The `CommitStage` with metrics."""
+    """The `CommitStage` with metrics: a block of PIECE_RECOGNISED becomes one of receipts."""
 
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = CommitStage(config, about)
         self.metrics = RetryMetrics("commit")
 
-    def __call__(self, pieces: pa.Table) -> pa.Table:
-        receipts = self.stage(pieces)
+    def __call__(self, block: pa.Table) -> pa.Table:
+        receipts = self.stage(rows_of(block))
         self.metrics.report()
-        return receipts
+        return as_block(receipts)
 
 
-def _skipped(pieces: pa.Table, **flags: bool) -> pa.Table:
-    """The same pieces as rows of PIECE_RECOGNISED without results. flags: columns with new values."""
-    rows = pieces.drop_columns(["segments", "pcm"]).to_pylist()
-    return to_table([row | {"results": []} | flags for row in rows], PIECE_RECOGNISED)
+def _skipped(piece: pa.Table, **flags: bool) -> pa.Table:
+    """The same piece as a row of PIECE_RECOGNISED without results. flags: columns with new values."""
+    (row,) = piece.drop_columns(["segments", "pcm"]).to_pylist()
+    return to_table([row | {"results": []} | flags], PIECE_RECOGNISED)

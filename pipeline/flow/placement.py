@@ -34,7 +34,7 @@ class Lack:
 
 
 def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> Lack | None:
-    """What nodes of (CPUs, GPUs) lack for one replica beside all decoders; None if these fit."""
+    """What nodes of (CPUs, GPUs) lack for one replica and the decoders beside it; None if these fit."""
     cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
     if compute.gpus_per_replica and replicas_that_fit(nodes, compute) < 1:
         wanted = _counted(compute.gpus_per_replica, "GPU")
@@ -46,8 +46,8 @@ def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> Lack |
             f"{_counted(compute.cpus_per_replica, 'CPU')} on one node",
             f"the largest node of the cluster has {largest:g}" if len(nodes) > 1 else f"the cluster has {largest:g}",
         )
-    if cpus < compute.decode_actors or replicas_that_fit(nodes, compute) < 1:
-        needed = compute.decode_actors + (0 if compute.gpus_per_replica else compute.cpus_per_replica)
+    if cpus < compute.decoders(1) or replicas_that_fit(nodes, compute) < 1:
+        needed = compute.decoders(1) + (0 if compute.gpus_per_replica else compute.cpus_per_replica)
         return Lack("compute.decode_actors", _counted(needed, "CPU"), f"the cluster has {cpus:g}")
     return None
 
@@ -62,12 +62,18 @@ def replicas_that_fit(nodes: Sequence[tuple[float, float]], compute: ComputeConf
     if not compute.cpus_per_replica:
         return compute.replicas_max
     spread = sorted((cpus for cpus, _ in nodes), reverse=True)
-    left = float(compute.decode_actors)
+    left = float(compute.decoders(1))
     for index, cpus in enumerate(spread):  # decoders take CPUs that no replica can use, on the largest nodes first
         taken = min(left, cpus % compute.cpus_per_replica)
         spread[index], left = cpus - taken, left - taken
     whole = sum(math.floor(cpus / compute.cpus_per_replica) for cpus in spread)
     return max(0, whole - math.ceil(left / compute.cpus_per_replica))
+
+
+def decoders(compute: ComputeConfig) -> str:
+    """How many processes of a run decode: "1 decode actor", "2 to 16 decode actors"."""
+    least, most = compute.decoders(compute.replicas_min), compute.decoders(compute.replicas_max)
+    return f"{least if least == most else f'{least} to {most}'} decode actor{'s' * (most > 1)}"
 
 
 class Placement:

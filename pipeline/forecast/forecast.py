@@ -131,11 +131,12 @@ def estimate_run(
     recordings = sum(total.recordings for total in left.values())
     sample = {kind: [item for item in measured if item.kind == kind] for kind in left}
     audio = _scaled(left, sample, "audio_seconds")
+    replicas_max = max(compute.replicas_min, compute.replicas_max)
     work = _Work(
         decode=_scaled(left, sample, "decode_seconds"),
         replica=_scaled(left, sample, "replica_seconds"),
-        decoders=max(1, min(compute.decode_actors, units)),
-        replicas=max(1, min(max(compute.replicas_min, compute.replicas_max), units)),
+        decoders=max(1, min(compute.decoders(replicas_max), units)),
+        replicas=max(1, min(replicas_max, units)),
     )
     replica_hours = _hours(work.replica)
     gpu_hours = replica_hours.times(compute.gpus_per_replica) if replica_hours and compute.gpus_per_replica else None

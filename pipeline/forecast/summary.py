@@ -23,10 +23,11 @@ def forecast_lines(forecast: Forecast, config: RunConfig) -> Iterator[str]:
     if config.plan.usd_per_gpu_hour is not None and on_gpus:
         yield _line("cost, USD", forecast.usd)
     replicas = max(compute.replicas_min, compute.replicas_max)
+    decoders = compute.decoders(replicas)
     yield (
         f"from {forecast.probed} of {forecast.recordings} recordings, measured on this machine; wall time with "
-        f"{replicas} replica{'s' * (replicas > 1)} and {compute.decode_actors} decode "
-        f"actor{'s' * (compute.decode_actors > 1)}, without starting Ray and publishing"
+        f"{replicas} replica{'s' * (replicas > 1)} and {decoders} decode actor{'s' * (decoders > 1)}, without "
+        "starting Ray and publishing"
     )
     for note in forecast.notes:
         yield f"note: {note}"

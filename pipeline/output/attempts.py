@@ -64,11 +64,6 @@ def forget_innocent(storage: Storage, committed: Set[str]) -> None:
     _delete(storage, notes)  # last: whoever is killed before leaves them to the next run
 
 
-def forget_all(storage: Storage) -> None:
-    """Delete all markers. After a complete run they say nothing about a unit any more."""
-    _delete(storage, [key for prefix in (PREFIX, ENDED) for key in storage.list(prefix)])
-
-
 def _delete(storage: Storage, keys: list[str]) -> None:
     deque(in_order(storage.delete, keys, storage.parallel), maxlen=0)
 

@@ -84,7 +84,7 @@ def test_published_tables_have_the_schema(done: RunConfig) -> None:
 def test_the_text_does_not_depend_on_units_canvases_or_replicas(
     done: RunConfig, source: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.flow.chain.MAX_BLOCKS", 2)  # several units in one block, as in a large archive
+    monkeypatch.setattr("pipeline.flow.bundles.SHARES", 1)  # several units in one bundle, as in a large archive
     other = settings(
         source,
         source.parent / "other",

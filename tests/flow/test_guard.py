@@ -20,12 +20,23 @@ import pytest
 import soundfile
 
 from pipeline.config import RunConfig, SourceConfig
+from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica
 from pipeline.output.attempts import MAX_ATTEMPTS, PREFIX, Attempts
 from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
-from pipeline.schemas import PIECE_DECODED, PIECE_RECOGNISED, START, About, Place, Position, WorkUnit, piece_row
+from pipeline.schemas import (
+    PIECE_DECODED,
+    PIECE_RECOGNISED,
+    START,
+    About,
+    Place,
+    Position,
+    WorkUnit,
+    piece_row,
+    to_table,
+)
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.errors import StorageError
@@ -59,10 +70,15 @@ def decoder(config: RunConfig) -> GuardedDecoder:
     return GuardedDecoder(config, ABOUT)
 
 
+def recognise(config: RunConfig, decoded: pa.Table) -> pa.Table:
+    """What a replica makes of the rows of one block."""
+    return rows_of(asyncio.run(GuardedReplica(config, ABOUT)(as_block(decoded))))
+
+
 def test_units_pass_both_stages_and_leave_no_markers(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = decoder(config)(unit(config))
+    (decoded,) = map(rows_of, decoder(config)(unit(config)))
     assert decoded.schema.equals(PIECE_DECODED)
-    transcribed = asyncio.run(GuardedReplica(config, ABOUT)(decoded))
+    transcribed = recognise(config, decoded)
     assert transcribed.schema.equals(PIECE_RECOGNISED)
     assert len(transcribed["results"][0]) == len(decoded["segments"][0]) == 4
     assert [result["text"] is not None for result in transcribed["results"][0].as_py()] == [True] * 4
@@ -74,11 +90,11 @@ def test_both_stages_skip_a_suspect(config: RunConfig, storage: Storage) -> None
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "decode").begin(f"{UNIT}.0")
     table = unit(config)
-    (decoded,) = decoder(config)(table)
+    (decoded,) = map(rows_of, decoder(config)(table))
     assert decoded.schema.equals(PIECE_DECODED)
     place = Place(**table["place"][0].as_py())
     assert decoded.to_pylist() == [piece_row(UNIT, place, 0, START, None) | {"suspect": True}]
-    transcribed = asyncio.run(GuardedReplica(config, ABOUT)(decoded))
+    transcribed = recognise(config, decoded)
     assert transcribed.schema.equals(PIECE_RECOGNISED)
     assert transcribed["suspect"][0].as_py()
     assert transcribed["place"][0].as_py() == table["place"][0].as_py()
@@ -86,16 +102,16 @@ def test_both_stages_skip_a_suspect(config: RunConfig, storage: Storage) -> None
 
 
 def test_a_unit_that_crashed_three_replicas_is_not_given_to_another_one(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = decoder(config)(unit(config))
+    (decoded,) = map(rows_of, decoder(config)(unit(config)))
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "model").begin(f"{UNIT}.0")
-    assert asyncio.run(GuardedReplica(config, ABOUT)(decoded))["suspect"][0].as_py()
+    assert recognise(config, decoded)["suspect"][0].as_py()
 
 
 def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = decoder(config)(unit(config))
+    (decoded,) = map(rows_of, decoder(config)(unit(config)))
     short = config.model_copy(update={"compute": config.compute.model_copy(update={"unit_timeout_seconds": 1e-3})})
-    transcribed = asyncio.run(GuardedReplica(short, ABOUT)(decoded))
+    transcribed = recognise(short, decoded)
     assert transcribed["suspect"][0].as_py()
     assert list(storage.list(PREFIX)) == []
 
@@ -124,25 +140,79 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
                 yield row
 
         made.stage.pieces = pieces  # type: ignore[method-assign]
-        for answer in made(table):
-            sender.send([answer["piece"][0].as_py(), answer["suspect"][0].as_py()])
+        for block in made(table):
+            sender.send([[row["piece"], row["suspect"]] for row in rows_of(block).to_pylist()])
         sender.close()
 
-    lives = []
-    for _ in range(MAX_ATTEMPTS + 1):
-        ours, theirs = multiprocessing.Pipe(duplex=False)
-        process = multiprocessing.get_context("fork").Process(target=life, args=(theirs,))
-        process.start()
-        theirs.close()
-        rows = []
-        with contextlib.suppress(EOFError):
-            while True:
-                rows.append(ours.recv())
-        process.join()
-        lives.append(rows)
+    lives = [blocks_of_a_life(life) for _ in range(MAX_ATTEMPTS + 1)]
     before = MAX_ATTEMPTS if end == "dies" else 1
-    assert lives[:before] == [[[0, False]]] * before
-    assert lives[before:] == [[[0, False], [1, True]]] * (MAX_ATTEMPTS + 1 - before)
+    assert lives[:before] == [[[[0, False]]]] * before
+    assert lives[before:] == [[[[0, False]], [[1, True]]]] * (MAX_ATTEMPTS + 1 - before)
+
+
+def test_the_unit_that_crashes_its_process_is_the_only_suspect_of_its_bundle(
+    config: RunConfig, storage: Storage
+) -> None:
+    """The units before it are decoded again in each life, and those behind it are decoded at last."""
+    refs = list(list_recordings(SourceConfig(uri=config.source.uri, format="files")))
+    ids = [letter * 16 for letter in "abc"]
+    planned = [PlannedUnit(WorkUnit(unit_id, (refs[0],))) for unit_id in ids]
+    write_plan(storage, BASE, planned)
+
+    def life(sender: Connection) -> None:
+        made = decoder(config)
+        real = made.stage.pieces
+
+        def pieces(unit_id: str, *rest: Any) -> Iterator[dict[str, Any]]:
+            if unit_id == ids[1]:
+                os._exit(9)
+            yield from real(unit_id, *rest)
+
+        made.stage.pieces = pieces  # type: ignore[method-assign]
+        for block in made(units_left(storage, frozenset())):
+            sender.send([(row["unit_id"], row["suspect"]) for row in rows_of(block).to_pylist()])
+        sender.close()
+
+    lives = [blocks_of_a_life(life) for _ in range(MAX_ATTEMPTS + 1)]
+    assert lives[:MAX_ATTEMPTS] == [[]] * MAX_ATTEMPTS
+    assert lives[MAX_ATTEMPTS] == [[(ids[0], False), (ids[1], True), (ids[2], False)]]
+
+
+@pytest.mark.usefixtures("storage")
+def test_a_replica_works_on_units_in_flight_of_a_bundle_at_once(config: RunConfig) -> None:
+    limited = config.model_copy(update={"compute": config.compute.model_copy(update={"units_in_flight": 2})})
+    (decoded,) = map(rows_of, decoder(config)(unit(config)))
+    rows = [row | {"unit_id": letter * 16} for row in decoded.to_pylist() for letter in "abcde"]
+    replica = GuardedReplica(limited, ABOUT)
+    real, running, most = replica.replica, 0, 0
+
+    async def counted(pieces: pa.Table) -> pa.Table:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        answer = await real(pieces)
+        running -= 1
+        return answer
+
+    replica.replica = counted  # type: ignore[assignment]
+    answered = rows_of(asyncio.run(replica(as_block(to_table(rows, PIECE_DECODED)))))
+    assert most == 2
+    assert answered["unit_id"].to_pylist() == [row["unit_id"] for row in rows]
+    assert all(len(results) == 4 for results in answered["results"].to_pylist())
+
+
+def blocks_of_a_life(life: Callable[[Connection], None]) -> list[Any]:
+    """What a process sends until its end."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    process = multiprocessing.get_context("fork").Process(target=life, args=(theirs,))
+    process.start()
+    theirs.close()
+    sent = []
+    with contextlib.suppress(EOFError):
+        while True:
+            sent.append(ours.recv())
+    process.join()
+    return sent
 
 
 def hanging(config: RunConfig, hang: Callable[[], object], mark: Callable[[str], object] | None = None) -> int:

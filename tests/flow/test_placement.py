@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig
 from pipeline.flow.cluster import check_machine
-from pipeline.flow.placement import Lack, lack, watched
+from pipeline.flow.placement import Lack, decoders, lack, watched
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ from pipeline.flow.placement import Lack, lack, watched
             "the largest node of the cluster has 8",
         ),
         ([(4, 0)], {"decode_actors": 4}, "decode_actors", "5 CPUs", "the cluster has 4"),
+        ([(1, 4)], {"gpus_per_replica": 1}, "decode_actors", "2 CPUs", "the cluster has 1"),
         ([(4, 2)], {"decode_actors": 5, "gpus_per_replica": 1}, "decode_actors", "5 CPUs", "the cluster has 4"),
         ([], {}, "cpus_per_replica", "1 CPU on one node", "the cluster has 0"),
     ],
@@ -79,6 +80,20 @@ def slowly(seconds: float) -> Iterator[int]:
     for number in range(2):
         time.sleep(seconds)
         yield number
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, "1 decode actor"),
+        ({"replicas_min": 8, "replicas_max": 9}, "1 to 2 decode actors"),
+        ({"gpus_per_replica": 1}, "2 decode actors"),
+        ({"gpus_per_replica": 1, "replicas_max": 8}, "2 to 16 decode actors"),
+        ({"gpus_per_replica": 0.5, "replicas_max": 8, "decode_actors": 5}, "5 decode actors"),
+    ],
+)
+def test_decode_actors_follow_the_replicas_unless_they_are_set(settings: dict[str, float], said: str) -> None:
+    assert decoders(ComputeConfig(**settings)) == said  # type: ignore[arg-type]
 
 
 def test_a_run_from_which_nothing_comes_is_looked_at_again_and_again() -> None:

@@ -52,8 +52,9 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_recording_that_crashes_its_process_is_found_among_its_neighbours(
-    poison: Path, tmp_path: Path, small_model_dir: Path
+    poison: Path, tmp_path: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.flow.bundles.SHARES", 1)  # all units are in one bundle
     source = archive(tmp_path / "in", 10)
     for name, word in (("r001", b"POISON"), ("r005", b"HANG")):  # units of 4
         with (source / f"{name}.wav").open("ab") as stream:

@@ -80,7 +80,13 @@ def test_a_mistake_is_one_line_that_names_the_key(override: str, message: str) -
     assert complaint(override) == message
 
 
-@pytest.mark.parametrize("override", ["denoise.max_steps=0", "denoise.max_steps=many", "model.device=tpu"])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("denoise.max_steps=0", "denoise.max_steps=many", "model.device=tpu"),
+        *("run.partition=0/3", "run.partition=4/3", "run.partition=3", "run.partition=a/b"),
+    ],
+)
 def test_a_wrong_value_is_named_with_its_key(override: str) -> None:
     key, _, value = override.partition("=")
     text = complaint(override)

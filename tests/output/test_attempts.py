@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.output.attempts import ENDED, MAX_ATTEMPTS, PREFIX, Attempts, end_run, forget_all, forget_innocent
+from pipeline.output.attempts import ENDED, MAX_ATTEMPTS, PREFIX, Attempts, end_run, forget_innocent
 from pipeline.storage.base import open_storage
 
 
@@ -43,13 +43,6 @@ def test_a_unit_that_hangs_is_a_suspect_at_once(tmp_path: Path) -> None:
     attempts.begin("a" * 16)
     attempts.condemn("a" * 16)
     assert not Attempts(storage, "decode").begin("a" * 16)
-
-
-def test_all_markers_can_be_deleted(tmp_path: Path) -> None:
-    storage = open_storage(str(tmp_path / "out"))
-    Attempts(storage, "decode").condemn("a" * 16)
-    forget_all(storage)
-    assert Attempts(storage, "decode").begin("a" * 16)
 
 
 def test_runs_that_were_stopped_make_no_suspect_and_those_that_were_killed_do(tmp_path: Path) -> None:

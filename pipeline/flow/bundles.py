@@ -1,0 +1,44 @@
+"""Bundles: neighbouring units that travel through the chain together.
+
+A task costs Ray's driver about 4 ms and some memory, whatever is in it. So the unit of scheduling is a bundle, while
+the unit of commit stays the unit. A bundle is one block of Ray Data: one row, with the rows of its units in a list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+MAX_UNITS = 32
+MAX_SECONDS = 3_600.0  # of audio, as planned: 115 MB of samples, if all of it is speech
+SHARES = 8  # a bundle is at most this part of one worker's share of what is left
+
+
+def in_bundles(units: pa.Table, seconds: Sequence[float], workers: int) -> Iterator[pa.Table]:
+    """The units in order, as slices. The bundles become smaller towards the end, so that all workers end together.
+
+    seconds: of audio of each unit, as planned. workers: processes of the widest stage. With fewer than 2 * SHARES units
+    for each of them, a bundle is one unit.
+    """
+    first = 0
+    while first < len(units):
+        most = max(1, min(MAX_UNITS, (len(units) - first) // (SHARES * workers)))
+        end, total = first + 1, seconds[first]
+        while end < first + most and total + seconds[end] <= MAX_SECONDS:
+            total += seconds[end]
+            end += 1
+        yield units.slice(first, end - first)
+        first = end
+
+
+def as_block(rows: pa.Table) -> pa.Table:
+    """A table of one row that contains all these rows. A table with one chunk is not copied."""
+    columns = [column.chunk(0) if column.num_chunks == 1 else column.combine_chunks() for column in rows.columns]
+    structs = pa.StructArray.from_arrays(columns, fields=list(rows.schema))
+    return pa.table({"rows": pa.ListArray.from_arrays(pa.array([0, len(rows)], pa.int32()), structs)})
+
+
+def rows_of(block: pa.Table) -> pa.Table:
+    """The rows that `as_block` has put into a block."""
+    return pa.Table.from_struct_array(block["rows"].chunk(0).flatten())

@@ -1,0 +1,67 @@
+"""Three runs, each with its share of one output on a real Ceph gateway and one cluster: killed, they end exactly."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from pipeline.output.publish import SUMMARY
+from pipeline.storage.base import open_storage
+from tests.support.bucket_runs import check_exact, committed, upload, words_for
+from tests.support.ray_cluster import ROOT, RayCluster, ray_nodes
+
+SHARES = 3
+RECORDINGS = 90
+KILLS_AT = (3, 12)  # commits: each time all runs that are at work are killed, one after the other
+SEED = 5
+
+
+def start(cluster: RayCluster, words: list[str], share: int, log: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "jobs.transcribe", *words, f"run.partition={share}/{SHARES}"]
+    environment = os.environ | cluster.environment | {"RAY_ADDRESS": f"127.0.0.1:{cluster.gcs_port}"}
+    with log.open("wb") as stream:
+        return subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=environment)
+
+
+@pytest.mark.timeout(900)
+def test_three_shares_that_are_killed_at_random_fill_one_output_and_the_last_publishes(
+    bucket: str, tmp_path: Path, small_model_dir: Path
+) -> None:
+    dice = random.Random(SEED)
+    source = upload(bucket, tmp_path / "in", RECORDINGS)
+    words = [*words_for(source, bucket, small_model_dir), "denoise.max_steps=32"]
+    storage = open_storage(bucket)
+    logs = {share: tmp_path / f"share-{share}" for share in range(1, SHARES + 1)}
+    deadline = time.monotonic() + 800
+    kills = 0
+    with ray_nodes() as cluster:  # with the keys of the bucket in its environment
+        runs = {share: start(cluster, words, share, log) for share, log in logs.items()}  # all of them plan
+        try:
+            for wanted in KILLS_AT:
+                while committed(bucket) < wanted:
+                    assert time.monotonic() < deadline, [log.read_text()[-1000:] for log in logs.values()]
+                    time.sleep(0.05)
+                assert not storage.exists(SUMMARY)
+                for share in dice.sample(sorted(runs), SHARES):
+                    time.sleep(dice.uniform(0, 0.5))
+                    kills += runs[share].poll() is None
+                    runs[share].kill()
+                    runs[share].wait()
+                    runs[share] = start(cluster, words, share, logs[share])
+            for share, run in runs.items():
+                assert run.wait(timeout=max(1, deadline - time.monotonic())) == 0, logs[share].read_text()[-3000:]
+        finally:
+            for run in runs.values():
+                run.kill()
+                run.wait()
+    assert kills >= 2 * SHARES - 1
+    said = [log.read_text() for log in logs.values()]
+    assert any(f"{RECORDINGS} recordings" in text for text in said)
+    assert all((f"{RECORDINGS} recordings" in text) != ("units of other shares are left" in text) for text in said)
+    check_exact(bucket, RECORDINGS)
