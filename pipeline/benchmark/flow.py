@@ -122,7 +122,7 @@ def drive(units: int) -> dict[str, Any]:
         left, lengths = units_left(storage, frozenset()), UnitSeconds(storage)
         seconds = lengths.of(left["unit_id"].to_pylist())
         progress = RunProgress(len(left), 0, lengths.of, sum(seconds))
-        stages = {"GuardedDecoder": Decoder, "GuardedReplica": Replica, "MeteredCommit": Commit}
+        stages: dict[str, Any] = {"GuardedDecoder": Decoder, "GuardedReplica": Replica, "MeteredCommit": Commit}
         with ray_cluster(config.compute), mock.patch.multiple(chain, **stages), progress:
             placement = Placement(config.compute)
             wall, cpu, first = time.perf_counter(), time.process_time(), 0.0

@@ -60,13 +60,14 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         min_size=compute.replicas_min,
         max_size=compute.replicas_max,
         max_concurrent_calls_per_actor=compute.units_in_flight,
-        max_tasks_in_flight_per_actor=2 * compute.units_in_flight,
+        max_tasks_in_flight_per_actor=compute.units_in_flight + 2,
     )
     decoders = ActorPoolStrategy(
         min_size=compute.decoders(compute.replicas_min),
         max_size=compute.decoders(compute.replicas_max),
         max_tasks_in_flight_per_actor=2,
     )
+    workers = max(compute.decoders(compute.replicas_max), compute.replicas_max)
     stage: dict[str, Any] = {
         "fn_constructor_args": (config, about),
         "batch_size": None,  # a call gets a whole block
@@ -75,7 +76,7 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         "max_task_retries": MAX_TASK_RETRIES,
     }
     return (
-        ray.data.from_arrow(list(in_bundles(units, seconds, max(decoders.max_size, compute.replicas_max))))
+        ray.data.from_arrow(list(in_bundles(units, seconds, workers)))
         .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
         .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
         .map_batches(MeteredCommit, compute=ActorPoolStrategy(size=1), num_cpus=0, **stage)
