@@ -18,7 +18,7 @@ from tests.support.ray_cluster import ROOT, RayCluster, ray_nodes
 
 SHARES = 3
 RECORDINGS = 90
-KILLS_AT = (3, 12)  # commits: each time all runs that are at work are killed, one after the other
+KILLS = ((3, SHARES), (12, 1))  # with so many commits so many runs are killed, one after the other
 SEED = 5
 
 
@@ -43,12 +43,12 @@ def test_three_shares_that_are_killed_at_random_fill_one_output_and_the_last_pub
     with ray_nodes() as cluster:  # with the keys of the bucket in its environment
         runs = {share: start(cluster, words, share, log) for share, log in logs.items()}  # all of them plan
         try:
-            for wanted in KILLS_AT:
+            for wanted, count in KILLS:
                 while committed(bucket) < wanted:
                     assert time.monotonic() < deadline, [log.read_text()[-1000:] for log in logs.values()]
                     time.sleep(0.05)
                 assert not storage.exists(SUMMARY)
-                for share in dice.sample(sorted(runs), SHARES):
+                for share in dice.sample(sorted(runs), count):
                     time.sleep(dice.uniform(0, 0.5))
                     kills += runs[share].poll() is None
                     runs[share].kill()
@@ -60,7 +60,7 @@ def test_three_shares_that_are_killed_at_random_fill_one_output_and_the_last_pub
             for run in runs.values():
                 run.kill()
                 run.wait()
-    assert kills >= 2 * SHARES - 1
+    assert kills >= SHARES
     said = [log.read_text() for log in logs.values()]
     assert any(f"{RECORDINGS} recordings" in text for text in said)
     assert all((f"{RECORDINGS} recordings" in text) != ("units of other shares are left" in text) for text in said)
