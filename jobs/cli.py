@@ -8,7 +8,7 @@ import shlex
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
@@ -35,9 +35,9 @@ def main(
     doc: str | None,
     arguments: list[str] | None = None,
     *,
-    dry_run: Callable[[ConfigT], int] | None = None,
+    instead: Mapping[str, Callable[[ConfigT], int]] | None = None,
 ) -> int:
-    """Parse the arguments, load the config, call `run` (or, with `--dry-run`, `dry_run`). Returns the exit code.
+    """Parse the arguments, load the config, call `run`, or what an option puts in its place. Returns the exit code.
 
     Args:
         job: the name of the module below jobs/ ("plan"), or of another module, with its dots.
@@ -45,7 +45,7 @@ def main(
         run: does the work; its result is the exit code.
         doc: the job's docstring: what it does and how it is called.
         arguments: words of the command line; None: those of this process.
-        dry_run: where the job has one; its docstring is the help of `--dry-run`.
+        instead: by the name of an option, such as "--dry-run", what is called instead; its docstring is the help.
 
     Returns:
         0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
@@ -55,14 +55,16 @@ def main(
     for library in ("botocore", "aiobotocore"):  # they tell at each store where the keys are from
         logging.getLogger(library).setLevel(logging.WARNING)
     made = parser(job, schema, doc)
-    if dry_run:
-        made.add_argument("--dry-run", action="store_true", help=" ".join((dry_run.__doc__ or "").split()))
+    made.set_defaults(chosen=run)
+    for option, function in (instead or {}).items():
+        about = " ".join((function.__doc__ or "").split())
+        made.add_argument(option, dest="chosen", action="store_const", const=function, help=about)
     words = sys.argv[1:] if arguments is None else arguments
     options = made.parse_intermixed_args(words)
-    chosen = dry_run if dry_run and options.dry_run else run
     try:
         with stoppable(command(job, words)):
-            return chosen(load(schema, options.config, options.overrides))
+            code: int = options.chosen(load(schema, options.config, options.overrides))
+            return code
     except ConfigError as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE

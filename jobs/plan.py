@@ -23,6 +23,20 @@ def run(config: RunConfig) -> int:
     return show(config, storage, committed_units(storage))
 
 
+def index(config: RunConfig) -> int:
+    """Before planning, write beside each .tar of the source that has none an index of its members (.tar.idx.json).
+
+    Later listings read the index instead of the archive.
+    """
+    from pipeline.sources.formats import write_indexes
+    from pipeline.storage.base import apply
+
+    apply(config.storage)
+    written = [is_new for _, is_new in write_indexes(config.source)]
+    print(f"{sum(written)} indexes written for {len(written)} archives", flush=True)
+    return run(config)
+
+
 def dry_run(config: RunConfig) -> int:
     """Only plan and forecast: nothing is transcribed, nothing is written to output.uri (jobs.plan writes the plan)."""
     from pipeline.run import prepared_copy
@@ -54,7 +68,7 @@ def show(config: RunConfig, storage: Storage, committed: Set[str]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    return cli.main("plan", RunConfig, run, __doc__, arguments)
+    return cli.main("plan", RunConfig, run, __doc__, arguments, instead={"--index": index})
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def _share_done(left: dict[str, Any]) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    return cli.main("transcribe", RunConfig, run, __doc__, arguments, dry_run=dry_run)
+    return cli.main("transcribe", RunConfig, run, __doc__, arguments, instead={"--dry-run": dry_run})
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pipeline.sources.access.languages import language_of_path
 from pipeline.sources.access.lines import kind_of
 from pipeline.sources.access.listing import File, Planned, check_version, find_file, list_files
 from pipeline.sources.access.streams import is_called_gzip, is_gzip
+from pipeline.sources.access.tar_index import ENDING as INDEX
 from pipeline.sources.corpora import commonvoice, fleurs, joined, librispeech, mls, voxpopuli
 from pipeline.sources.corpora.splits import is_corpus
 from pipeline.storage.errors import failure
@@ -100,6 +101,15 @@ def list_recordings(
     if planned is not None:
         return chosen
     return _first_now(chosen, f"source.{'include' if include else 'exclude'}: no recording of {source.uri} is left")
+
+
+def write_indexes(source: SourceConfig) -> Iterator[tuple[str, bool]]:
+    """Do what `webdataset.write_indexes` does. Raises ConfigError if the source has another format."""
+    trust.apply(source)
+    name = detect_format(source.uri) if source.format == "auto" else source.format
+    if name != "webdataset":
+        raise ConfigError(f"source.format: {source.uri} is {name}; only .tar shards have an index")
+    return webdataset.write_indexes(source.uri)
 
 
 def read_recording(ref: RecordingRef) -> Recording:
@@ -228,6 +238,8 @@ def _most_common_format(counts: Counter[str]) -> str | None:
 def _kind(name: str) -> str:
     """Return the format that a file of this name belongs to; "nothing" if to none."""
     last = name.rpartition("/")[2].lower()
+    if last.endswith(INDEX):
+        return "nothing"
     if last in ("dataset_dict.json", "state.json") or last.endswith(".arrow"):
         return "huggingface"
     if last.endswith(streams.ENDINGS):

@@ -21,6 +21,8 @@ from pipeline.sources.access.languages import fixed_language
 from pipeline.sources.access.listing import File, Planned, list_files
 from pipeline.sources.access.streams import ENDINGS, GzipArchive, is_called_gzip, is_gzip, open_archive
 from pipeline.sources.access.tar import BLOCK, Member, walk
+from pipeline.sources.access.tar_index import ENDING as INDEX
+from pipeline.sources.access.tar_index import read_index, write_index
 from pipeline.storage.base import in_order
 
 REMOTE_WALKS = 16  # shards whose headers are fetched at the same time
@@ -68,6 +70,15 @@ def list_recordings(
         ignored.update(map(names.extension_of, alone))
         yield from refs
     unattached.say()
+
+
+def write_indexes(uri: str) -> Iterator[tuple[str, bool]]:
+    """Write an index beside each shard that has none, 16 of them at the same time. Yields its URI and whether it did.
+
+    Later listings read the index, as long as the shard does not change. Raises as `write_index`.
+    """
+    shards = [file for _, file in _named_shards(uri, Counter())]
+    yield from zip((file.uri for file in shards), in_order(write_index, shards, REMOTE_WALKS), strict=True)
 
 
 def read_recording(ref: RecordingRef, fetch: Fetch = remote.read_range) -> Recording:
@@ -137,7 +148,7 @@ def _named_shards(uri: str, ignored: Counter[str]) -> Iterator[tuple[str, File]]
             name = file.name if name in used else name
             used.add(name)
             yield name, file
-        else:
+        elif not file.name.endswith(INDEX):
             ignored[names.extension_of(file.name)] += 1
 
 
@@ -222,6 +233,11 @@ def _read_headers(file: File) -> _Shard:
     def keep(name: str, size: int) -> bool:
         return is_packed and size <= fields.MAX_TEXT_BYTES and names.split_name(name, names.SIDECARS) is not None
 
+    if index := read_index(file):
+        for member in index.members:
+            _add(shard, member)
+        shard.unread, shard.end = max(0, file.size - index.consumed), file.size
+        return shard
     try:
         with contextlib.closing(open_archive(file.uri, file.size, file.version)) as data:
             for member in walk(data, keep):

@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -173,3 +174,24 @@ def test_only_a_job_with_a_dry_run_takes_the_flag(capsys: pytest.CaptureFixture[
         transcribe_job.main(["--help"])
     assert help_shown.value.code == 0
     assert "nothing is written to output.uri" in " ".join(capsys.readouterr().out.split())
+
+
+def test_an_index_is_written_beside_each_shard_before_planning(
+    source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for name in ("a", "b"):
+        with tarfile.open(shards / f"{name}.tar", "w") as packing:
+            packing.add(source, ".")
+    words = [
+        *arguments(shards, tmp_path / "out", small_model_dir),
+        "source.format=webdataset",
+        "plan.probe_recordings=0",
+    ]
+    for expected in (2, 0):
+        assert job.main([*words, "--index"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"{expected} indexes written for 2 archives"
+        assert lines[2].split()[:3] == ["plan", "4", "12"]
+    assert sorted(path.name for path in shards.iterdir()) == ["a.tar", "a.tar.idx.json", "b.tar", "b.tar.idx.json"]
