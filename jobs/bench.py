@@ -3,8 +3,9 @@
 `engine` compares the engine with transformers' generate: the same weights and text prompts, in one process, without the
 audio encoder but in rows that say so. Size `full` is the released model at its published setting. On a CPU with one
 thread it counts processor time, so that other programs do not change the ratios.
-`plan` measures planning at scale, `flow` what a unit costs the driver, `pipeline` the whole way through Ray beside the
-engine alone, `decode` decoding, `read` decoding from a store that is far away.
+`plan` measures planning at scale, `flow` what a unit costs the driver, `commit` one finisher on a local disk and on a
+distant store, `publish` publishing, `pipeline` the whole way through Ray beside the engine alone, `decode` decoding,
+`read` decoding from a store that is far away.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import logging
 import os
 import sys
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from jobs import cli
@@ -29,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _plan(options)
     if options.command == "flow":
         return _flow(options)
+    if options.command == "commit":
+        return _commit(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
     if options.command == "read":
@@ -77,14 +82,8 @@ def _plan(options: argparse.Namespace) -> int:
     """Planning at scale: a row for each size, measured in a process of its own. Returns 0."""
     from pipeline.benchmark import planning
 
-    print(planning.header())
-    rows = []
-    for row in planning.measure(options.units or planning.SIZES, commits=options.commits):
-        print(planning.line(row), flush=True)
-        rows.append(row)
+    rows = _shown(planning, planning.measure(options.units or planning.SIZES, commits=options.commits), options.json)
     print("\n".join(["", *map(planning.verdict, rows)]))
-    if options.json:
-        _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
     return 0
 
 
@@ -115,6 +114,26 @@ def _flow(options: argparse.Namespace) -> int:
     if options.json:
         _write(options.json, json.dumps({"rows": rows}, indent=1) + "\n")
     return 0
+
+
+def _commit(options: argparse.Namespace) -> int:
+    """Commits of one finisher: a row for each store and number of pieces. Returns 0."""
+    from pipeline.benchmark import committing
+
+    _shown(committing, committing.measure(options.units), options.json)
+    return 0
+
+
+def _shown(benchmark: ModuleType, measured: Iterable[dict[str, Any]], path: str | None) -> list[dict[str, Any]]:
+    """Print rows as they are measured, with the header of their module, and write them to `path`. Returns them."""
+    print(benchmark.header())
+    rows = []
+    for row in measured:
+        print(benchmark.line(row), flush=True)
+        rows.append(row)
+    if path:
+        _write(path, json.dumps({"rows": rows}, indent=1) + "\n")
+    return rows
 
 
 def _throughput(options: argparse.Namespace) -> int:
@@ -204,6 +223,11 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--units", type=_count, nargs="+", metavar="N", help="units of ten minutes (default: all sizes)")
     flow.add_argument("--json", metavar="FILE", help="write the figures")
     pipeline = commands.add_parser("pipeline", help="the flow through Ray beside the engine alone; then decode")
+    commit = commands.add_parser(
+        "commit", help="what one finisher commits: on a local disk, and on a store that takes 50 ms for each request"
+    )
+    commit.add_argument("--units", type=_count, default=500, metavar="N", help="units of each row (default: 500)")
+    commit.add_argument("--json", metavar="FILE", help="write the figures")
     decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
     for command in (pipeline, decode):
         command.add_argument("--json", metavar="FILE", help="write the figures")

@@ -17,7 +17,7 @@ from pipeline.config import ComputeConfig, RunConfig
 from pipeline.flow.bundles import in_bundles, rows_of
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
-from pipeline.output.stage import CommitStage
+from pipeline.output.stage import COMMITS_AT_ONCE, CommitStage
 from pipeline.schemas import UNIT_LEFT, About, Place, to_table
 
 # A unit that crashes its process each time becomes a suspect at its fourth attempt (output/attempts.py). So a job
@@ -68,6 +68,12 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         max_tasks_in_flight_per_actor=2,
     )
     workers = max(compute.decoders(compute.replicas_max), compute.replicas_max)
+    finisher = ActorPoolStrategy(  # one, since all pieces of a unit must come to the same one
+        size=1,
+        enable_true_multi_threading=True,
+        max_concurrent_calls_per_actor=COMMITS_AT_ONCE,
+        max_tasks_in_flight_per_actor=2 * COMMITS_AT_ONCE,
+    )
     stage: dict[str, Any] = {
         "fn_constructor_args": (config, about),
         "batch_size": None,  # a call gets a whole block
@@ -79,7 +85,7 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         ray.data.from_arrow(list(in_bundles(units, seconds, workers)))
         .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
         .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
-        .map_batches(MeteredCommit, compute=ActorPoolStrategy(size=1), num_cpus=0, **stage)
+        .map_batches(MeteredCommit, compute=finisher, num_cpus=0, **stage)
     )
 
 

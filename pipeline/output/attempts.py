@@ -7,10 +7,9 @@ markers carry the id of their run, and such a run says that it has ended.
 from __future__ import annotations
 
 import uuid
-from collections import deque
 from collections.abc import Set
 
-from pipeline.storage.base import Storage, in_order
+from pipeline.storage.base import Storage, delete_all
 
 PREFIX = "_run/attempts/"
 ENDED = "_run/ended/"  # one object for each run that has ended, or was stopped, by itself
@@ -60,12 +59,8 @@ def forget_innocent(storage: Storage, committed: Set[str]) -> None:
     """Delete the markers that say nothing against a unit: it is committed, or the marker's run has ended by itself."""
     notes = list(storage.list(ENDED))
     ended = {note.removeprefix(ENDED) for note in notes}
-    _delete(storage, [key for key in storage.list(PREFIX) if _unit_of(key) in committed or _run_of(key) in ended])
-    _delete(storage, notes)  # last: whoever is killed before leaves them to the next run
-
-
-def _delete(storage: Storage, keys: list[str]) -> None:
-    deque(in_order(storage.delete, keys, storage.parallel), maxlen=0)
+    delete_all(storage, [key for key in storage.list(PREFIX) if _unit_of(key) in committed or _run_of(key) in ended])
+    delete_all(storage, notes)  # last: whoever is killed before leaves them to the next run
 
 
 def _unit_of(marker: str) -> str:

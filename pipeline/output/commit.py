@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.planning.pack import UNIT_DIGITS
 from pipeline.schemas import DEAD_LETTER, REASONS, SAMPLE_RATE, TRANSCRIPT, WorkUnit
-from pipeline.storage.base import OutputError, Storage, in_order
+from pipeline.storage.base import OutputError, Storage, delete_all, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
@@ -74,11 +74,15 @@ def commit_unit(
     """
     tables = {"transcripts": transcripts, "dead_letters": dead_letters}
     _check(unit, attempt, tables, figures, fingerprint)
-    data = {
-        name: _put_table(storage, f"{DATA}{unit.unit_id}-{attempt}{suffix}.parquet", tables[name])
+    keys = {
+        name: f"{DATA}{unit.unit_id}-{attempt}{suffix}.parquet"
         for name, suffix in (("transcripts", ""), ("dead_letters", ".dead"))
         if tables[name].num_rows
     }
+    entries = in_order(
+        lambda name: _put_table(storage, keys[name], tables[name]), keys, min(storage.parallel, len(keys))
+    )
+    data = dict(zip(keys, entries, strict=True))
     commit = commit_record(
         unit.unit_id, attempt, by_recording=_by_recording(unit, tables, figures), data=data, fingerprint=fingerprint
     )
@@ -86,9 +90,7 @@ def commit_unit(
         return _receipt(commit, won=True)
     winner = read_commit(storage, unit.unit_id)
     winner_keys = {entry["key"] for entry in winner["data"].values()}
-    for entry in data.values():
-        if entry["key"] not in winner_keys:
-            storage.delete(entry["key"])
+    delete_all(storage, set(keys.values()) - winner_keys)
     return _receipt(winner, won=False)
 
 
@@ -263,7 +265,7 @@ def _check(
 def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:
     """Write a data file. Returns its entry in the commit."""
     sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd", use_dictionary=False)  # a few rows: smaller and faster without
     body = sink.getvalue()
     storage.put(key, body)
     return {"key": key, "rows": table.num_rows, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}

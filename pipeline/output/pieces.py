@@ -4,28 +4,78 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator, Set
+import threading
+from collections.abc import Set
 from itertools import pairwise
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from pipeline.schemas import PIECE_RECOGNISED, Position, to_table
-from pipeline.storage.base import OutputError, Storage
+from pipeline.storage.base import OutputError, Storage, delete_all, in_order
 
 PREFIX = "_run/pieces/"
 LAST = "-last"  # in the name of the last piece of a unit
+LOCKS = 256  # units at work at the same time are few; two that share a lock wait for each other
+
+
+class PieceJoiner:
+    """Joins the pieces of units. All pieces of a unit come through one joiner, in any order, or are saved before.
+
+    It lists the store once, when it starts: which units wait for an earlier piece, because their last one is saved.
+    Threads may share it if each holds `lock(unit)` from `join` until the pieces of a joined unit are forgotten.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._waiting = {_unit_of(key): _number(key) for key in storage.list(PREFIX) if LAST in key}
+        self._locks = [threading.Lock() for _ in range(LOCKS)]
+
+    def lock(self, unit_id: str) -> threading.Lock:
+        """The lock of a unit, which some other units have too."""
+        return self._locks[int(unit_id, 16) % LOCKS]
+
+    def join(self, row: dict[str, Any]) -> list[dict[str, Any]] | None:
+        """The rows of all pieces of a unit in order, if this row of PIECE_RECOGNISED is the only one that is not saved.
+
+        Else it is saved, and the result is None. So it is if another driver has just committed the unit.
+        Raises OutputError if a piece does not begin where the one before it ended: the audio changed between two runs.
+        """
+        unit_id = row["unit_id"]
+        if row["next"] is None:
+            before = _saved(self._storage, [_key(unit_id, number) for number in range(row["piece"])])
+            if before is not None:
+                return self._checked(unit_id, [*before, row])
+            self._waiting[unit_id] = row["piece"]
+        save_piece(self._storage, row)
+        if row["next"] is None or unit_id not in self._waiting:
+            return None
+        rows = _saved(self._storage, _keys(unit_id, self._waiting[unit_id]))
+        return None if rows is None else self._checked(unit_id, rows)
+
+    def forget(self, unit_id: str, pieces: int) -> None:
+        """Delete the saved pieces of a committed unit, which had so many."""
+        self._waiting.pop(unit_id, None)
+        delete_all(self._storage, _keys(unit_id, pieces - 1))
+
+    def _checked(self, unit_id: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        if any(before["next"] != after["start"] for before, after in pairwise(rows)):
+            raise OutputError(
+                f"{self._storage.uri}/{PREFIX}{unit_id}/: the pieces of this unit do not follow each other, so its "
+                "source has changed; delete them to recognise the unit again"
+            )
+        return rows
 
 
 def save_piece(storage: Storage, row: dict[str, Any]) -> bool:
-    """Save a row of PIECE_RECOGNISED as `_run/pieces/<unit>/<piece>.parquet`.
+    """Save a row of PIECE_RECOGNISED as `_run/pieces/<unit>/<piece>.arrow`.
 
     Returns False if that piece is already saved; it does not change then.
     """
     sink = io.BytesIO()
-    pq.write_table(to_table([row], PIECE_RECOGNISED), sink, compression="zstd")
-    last = LAST if row["next"] is None else ""
-    return storage.put_if_absent(f"{PREFIX}{row['unit_id']}/{row['piece']:05d}{last}.parquet", sink.getvalue())
+    with pa.ipc.new_file(sink, PIECE_RECOGNISED, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
+        writer.write_table(to_table([row], PIECE_RECOGNISED))
+    return storage.put_if_absent(_key(row["unit_id"], row["piece"], is_last=row["next"] is None), sink.getvalue())
 
 
 def saved_pieces(storage: Storage, unit_id: str) -> dict[int, Position]:
@@ -36,47 +86,36 @@ def saved_pieces(storage: Storage, unit_id: str) -> dict[int, Position]:
             continue
         # Another driver may have just committed the unit and deleted its pieces.
         with contextlib.suppress(FileNotFoundError), storage.open(key) as stream:
-            position = pq.read_table(stream, columns=["next"], use_threads=False)["next"][0].as_py()
+            position = pa.ipc.open_file(stream).read_all()["next"][0].as_py()
             next_positions[_number(key)] = Position(**position)
     return next_positions
 
 
-def complete_unit(storage: Storage, unit_id: str) -> list[dict[str, Any]] | None:
-    """The rows of all pieces of a unit in order. None if one is missing or another driver has just committed the unit.
-
-    Raises OutputError if a piece does not begin where the one before it ended: the audio changed between two runs.
-    """
-    keys = list(storage.list(f"{PREFIX}{unit_id}/"))
-    if not keys or LAST not in keys[-1] or [_number(key) for key in keys] != list(range(len(keys))):
-        return None
-    try:
-        rows = [row for key in keys for row in _rows(storage, key)]
-    except FileNotFoundError:
-        return None
-    if any(before["next"] != after["start"] for before, after in pairwise(rows)):
-        raise OutputError(
-            f"{storage.uri}/{PREFIX}{unit_id}/: the pieces of this unit do not follow each other, so its source "
-            "has changed; delete them to recognise the unit again"
-        )
-    return rows
-
-
-def forget_pieces(storage: Storage, unit_id: str) -> None:
-    """Delete the saved pieces of a committed unit."""
-    for key in list(storage.list(f"{PREFIX}{unit_id}/")):
-        storage.delete(key)
-
-
 def forget_committed(storage: Storage, committed: Set[str]) -> None:
     """Delete the saved pieces of all committed units. A driver that was slower than another may have left some."""
-    for key in list(storage.list(PREFIX)):
-        if key.removeprefix(PREFIX).partition("/")[0] in committed:
-            storage.delete(key)
+    delete_all(storage, [key for key in storage.list(PREFIX) if _unit_of(key) in committed])
 
 
-def _rows(storage: Storage, key: str) -> Iterator[dict[str, Any]]:
-    with storage.open(key) as stream:
-        yield from pq.ParquetFile(stream).read(use_threads=False).to_pylist()
+def _saved(storage: Storage, keys: list[str]) -> list[dict[str, Any]] | None:
+    """The saved pieces at these keys; None if one is missing. The last come first: these are the missing ones."""
+    try:
+        bodies = list(in_order(storage.get, reversed(keys), storage.parallel))
+    except FileNotFoundError:
+        return None
+    return [row for body in reversed(bodies) for row in pa.ipc.open_file(body).read_all().to_pylist()]
+
+
+def _keys(unit_id: str, last: int) -> list[str]:
+    """The keys of all pieces of a unit. last: the number of its last piece."""
+    return [_key(unit_id, number, is_last=number == last) for number in range(last + 1)]
+
+
+def _key(unit_id: str, number: int, *, is_last: bool = False) -> str:
+    return f"{PREFIX}{unit_id}/{number:05d}{LAST if is_last else ''}.arrow"
+
+
+def _unit_of(key: str) -> str:
+    return key.removeprefix(PREFIX).partition("/")[0]
 
 
 def _number(key: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from itertools import groupby
 from operator import itemgetter
@@ -13,7 +14,7 @@ import pyarrow as pa
 from pipeline.config import RunConfig, public
 from pipeline.output.attempts import Attempts
 from pipeline.output.commit import FIGURES, Receipt, commit_unit, new_attempt
-from pipeline.output.pieces import complete_unit, forget_pieces, save_piece, saved_pieces
+from pipeline.output.pieces import PieceJoiner, saved_pieces
 from pipeline.output.stitch import stitch_segments
 from pipeline.planning.plan import PlanReader
 from pipeline.schemas import (
@@ -34,8 +35,9 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import open_storage
 
-__all__ = ["RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what flow/ uses of this folder
+__all__ = ["COMMITS_AT_ONCE", "RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what flow/ uses of this folder
 
+COMMITS_AT_ONCE = 16  # rows that one stage works on at the same time; most of that time they wait for a store
 RECEIPT = pa.schema(
     [
         *UNIT_LEFT,
@@ -62,7 +64,8 @@ class CommitStage:
     """Turns rows of schemas.PIECE_RECOGNISED into rows of RECEIPT.
 
     A unit of one piece is committed at once. Of a unit with several pieces, each piece is saved, and the piece that
-    completes the unit commits it. A suspect is not committed.
+    completes the unit commits it. A suspect is not committed. Threads may share a stage: it works on COMMITS_AT_ONCE
+    rows at the same time, whether they come in one call or in many.
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
@@ -70,10 +73,12 @@ class CommitStage:
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.plans = PlanReader(self.storage)
         self.about = about
+        self.pieces = PieceJoiner(self.storage)
+        self.workers = ThreadPoolExecutor(COMMITS_AT_ONCE, thread_name_prefix="commit")
 
     def __call__(self, pieces: pa.Table) -> pa.Table:
         """One receipt for each row, in order."""
-        return to_table([self._receipt(row) for row in pieces.to_pylist()], RECEIPT)
+        return to_table(self.workers.map(self._receipt, pieces.to_pylist()), RECEIPT)
 
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
         unit_id, place = row["unit_id"], Place(**row["place"])
@@ -83,13 +88,13 @@ class CommitStage:
             return blank
         if row["piece"] == 0 and row["next"] is None:
             return self.commit_row(self.plans.unit(unit_id, place), place, recordings_of([row]), row["results"])
-        save_piece(self.storage, row)
-        rows = complete_unit(self.storage, unit_id)
-        if rows is None:
-            return blank
-        results = [result for piece in rows for result in piece["results"]]
-        receipt = self.commit_row(self.plans.unit(unit_id, place), place, recordings_of(rows), results)
-        forget_pieces(self.storage, unit_id)
+        with self.pieces.lock(unit_id):
+            rows = self.pieces.join(row)
+            if rows is None:
+                return blank
+            results = [result for piece in rows for result in piece["results"]]
+            receipt = self.commit_row(self.plans.unit(unit_id, place), place, recordings_of(rows), results)
+            self.pieces.forget(unit_id, len(rows))
         return receipt | {"samples": row["samples"]}
 
     def commit_row(
@@ -215,8 +220,13 @@ def milliseconds(samples: int) -> int:
 
 def _in_recording(word: dict[str, Any], start_ms: int) -> dict[str, Any]:
     """A word with times of its recording, from one with times of a segment that begins at start_ms."""
-    times = {name: word[name] for name in ("start_ms", "end_ms")}
-    return word | {name: None if at is None else start_ms + at for name, at in times.items()}
+    start, end = word["start_ms"], word["end_ms"]
+    return {
+        "text": word["text"],
+        "confidence": word["confidence"],
+        "start_ms": None if start is None else start_ms + start,
+        "end_ms": None if end is None else start_ms + end,
+    }
 
 
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import asdict, dataclass, field, fields
@@ -236,10 +237,14 @@ def read_fingerprint(storage: Storage) -> dict[str, Any]:
 
 
 class PlanReader:
-    """Reads single units by their place. It caches the last row groups, about 5 MB each, for a unit's neighbours."""
+    """Reads single units by their place. It caches the last row groups, about 5 MB each, for a unit's neighbours.
+
+    Threads may share it.
+    """
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
+        self._lock = threading.Lock()
         self._row_groups: dict[tuple[str, int], pa.Table] = {}  # by plan and index; the last one used is the last
 
     def unit(self, unit_id: str, place: Place) -> WorkUnit:
@@ -252,15 +257,16 @@ class PlanReader:
 
     def _row_group(self, plan: str, index: int) -> pa.Table:
         """A row group of a plan; an empty table if the plan does not have so many."""
-        table = self._row_groups.pop((plan, index), None)
-        if table is None:
-            with _opened(self._storage, plan) as file:
-                exists = index < file.num_row_groups
-                table = file.read_row_group(index, use_threads=False) if exists else PLAN.empty_table()
-        self._row_groups[plan, index] = table
-        if len(self._row_groups) > CACHED_ROW_GROUPS:
-            del self._row_groups[next(iter(self._row_groups))]
-        return table
+        with self._lock:
+            table = self._row_groups.pop((plan, index), None)
+            if table is None:
+                with _opened(self._storage, plan) as file:
+                    exists = index < file.num_row_groups
+                    table = file.read_row_group(index, use_threads=False) if exists else PLAN.empty_table()
+            self._row_groups[plan, index] = table
+            if len(self._row_groups) > CACHED_ROW_GROUPS:
+                del self._row_groups[next(iter(self._row_groups))]
+            return table
 
 
 def _write(path: Path, units: Iterable[PlannedUnit], footer: Mapping[str, Any]) -> None:

@@ -212,6 +212,11 @@ def read_json(storage: Storage, key: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def delete_all(storage: Storage, keys: Iterable[str]) -> None:
+    """Delete these objects, in parallel where that is worth it."""
+    deque(in_order(storage.delete, keys, storage.parallel), maxlen=0)
+
+
 def in_order(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
     """Yield the results of `function`, in order of `items`. So many threads work, at most 2 * workers items ahead."""
     if workers <= 1:

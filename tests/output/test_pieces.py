@@ -7,7 +7,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import asdict
-from itertools import pairwise
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from pipeline.flow.bundles import rows_of
 from pipeline.flow.guard import GuardedDecoder
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit, read_unit
-from pipeline.output.pieces import PREFIX, complete_unit, forget_committed, save_piece, saved_pieces
+from pipeline.output.pieces import PREFIX, PieceJoiner, forget_committed, save_piece, saved_pieces
 from pipeline.output.stage import CommitStage
 from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
@@ -305,43 +305,71 @@ def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_
         assert (row["start"], row["next"]) == (rows[index]["start"], rows[index]["next"])
 
 
-def test_a_piece_is_saved_once_and_a_unit_with_a_gap_is_not_complete(storage: Storage) -> None:
+def test_a_piece_is_saved_once(storage: Storage) -> None:
     blank = answered(row(0, "a", "b"))
     assert save_piece(storage, blank)
     assert not save_piece(storage, blank | {"samples": 7})
-    save_piece(storage, answered(row(2, "c", None)))
-    assert complete_unit(storage, UNIT_ID) is None
-    save_piece(storage, answered(row(1, "b", "c")))
-    whole = complete_unit(storage, UNIT_ID)
-    assert whole is not None
-    assert [piece["samples"] for piece in whole] == [0, 0, 0]
+    joined = PieceJoiner(storage).join(answered(row(1, "b", None)))
+    assert joined is not None
+    assert [piece["samples"] for piece in joined] == [0, 0]
+
+
+@pytest.mark.parametrize("order", list(permutations(range(4))))
+def test_the_piece_that_comes_last_joins_its_unit_whatever_the_order(storage: Storage, order: tuple[int, ...]) -> None:
+    rows = [answered(row(number, *bounds)) for number, bounds in enumerate(pairwise(["a", "b", "c", "d", None]))]
+    joiner = PieceJoiner(storage)
+    joined = [joiner.join(rows[number]) for number in order]
+    assert joined[:-1] == [None] * 3
+    assert joined[-1] is not None
+    assert [piece["piece"] for piece in joined[-1]] == [0, 1, 2, 3]
+    joiner.forget(UNIT_ID, 4)
+    assert list(storage.list(PREFIX)) == []
+
+
+def test_a_joiner_that_is_started_again_knows_the_units_that_wait(storage: Storage) -> None:
+    assert PieceJoiner(storage).join(answered(row(1, "b", None))) is None
+    joined = PieceJoiner(storage).join(answered(row(0, "a", "b")))
+    assert joined is not None
+    assert [piece["piece"] for piece in joined] == [0, 1]
+
+
+def test_units_are_joined_with_one_listing_in_all(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, list_keys = [], storage.list
+    monkeypatch.setattr(storage, "list", lambda prefix: listed.append(prefix) or list_keys(prefix))
+    joiner = PieceJoiner(storage)
+    for number in range(3):
+        unit_id = f"{number:016x}"
+        assert joiner.join(answered(row(0, "a", "b")) | {"unit_id": unit_id}) is None
+        assert joiner.join(answered(row(1, "b", None)) | {"unit_id": unit_id}) is not None
+        joiner.forget(unit_id, 2)
+    assert listed == [PREFIX]
 
 
 def test_pieces_of_other_units_stay(storage: Storage) -> None:
     save_piece(storage, answered(row(0, "a", "b")))
     save_piece(storage, answered(row(0, "a", "b") | {"unit_id": "cd" * 8}))
     forget_committed(storage, {"cd" * 8, "ef" * 8})
-    assert list(storage.list(PREFIX)) == [f"{PREFIX}{UNIT_ID}/00000.parquet"]
+    assert list(storage.list(PREFIX)) == [f"{PREFIX}{UNIT_ID}/00000.arrow"]
 
 
 def test_pieces_that_another_driver_commits_meanwhile_are_not_an_error(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_piece(storage, answered(row(0, "a", "a")))
-    save_piece(storage, answered(row(1, "a", None)))
-    keys = list(storage.list(f"{PREFIX}{UNIT_ID}/"))
+    save_piece(storage, answered(row(2, "a", None)))
+    joiner, keys = PieceJoiner(storage), list(storage.list(f"{PREFIX}{UNIT_ID}/"))
     monkeypatch.setattr(storage, "list", lambda prefix: iter(keys))
     for key in keys:
         storage.delete(key)
     assert saved_pieces(storage, UNIT_ID) == {}
-    assert complete_unit(storage, UNIT_ID) is None
+    assert joiner.join(answered(row(1, "a", "a"))) is None
+    assert joiner.join(answered(row(2, "a", None))) is None
 
 
 def test_pieces_that_do_not_follow_each_other_are_refused_by_name(storage: Storage) -> None:
     save_piece(storage, answered(row(0, "a", "b")))
-    save_piece(storage, answered(row(1, "x", None)))
     with pytest.raises(OutputError, match=rf"{PREFIX}{UNIT_ID}/: the pieces of this unit do not follow"):
-        complete_unit(storage, UNIT_ID)
+        PieceJoiner(storage).join(answered(row(1, "x", None)))
 
 
 @pytest.fixture
