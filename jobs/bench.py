@@ -34,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _flow(options)
     if options.command == "commit":
         return _commit(options)
+    if options.command == "publish":
+        return _publish(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
     if options.command == "read":
@@ -121,6 +123,14 @@ def _commit(options: argparse.Namespace) -> int:
     from pipeline.benchmark import committing
 
     _shown(committing, committing.measure(options.units), options.json)
+    return 0
+
+
+def _publish(options: argparse.Namespace) -> int:
+    """Publishing: a row for the first publication and one with nothing new. Returns 0."""
+    from pipeline.benchmark import publishing
+
+    _shown(publishing, publishing.measure(options.units), options.json)
     return 0
 
 
@@ -228,6 +238,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     commit.add_argument("--units", type=_count, default=500, metavar="N", help="units of each row (default: 500)")
     commit.add_argument("--json", metavar="FILE", help="write the figures")
+    publish = commands.add_parser("publish", help="publishing all that is committed, and again with nothing new")
+    publish.add_argument("--units", type=_count, default=100_000, metavar="N", help="committed units of 8 segments")
+    publish.add_argument("--json", metavar="FILE", help="write the figures")
     decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
     for command in (pipeline, decode):
         command.add_argument("--json", metavar="FILE", help="write the figures")

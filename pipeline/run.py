@@ -22,8 +22,9 @@ from pipeline.output.accounting import close_books
 from pipeline.output.attempts import end_run, forget_innocent
 from pipeline.output.budget import Budget, OverBudget
 from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
+from pipeline.output.parts import SUMMARY
 from pipeline.output.pieces import forget_committed
-from pipeline.output.publish import SUMMARY, is_published, publish_tables, refreshed_summary
+from pipeline.output.publish import ACCOUNTING, is_published, publish_tables, refreshed_summary
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
 from pipeline.output.terminal import RunProgress
@@ -254,5 +255,5 @@ def _publish(storage: Storage, notes: dict[str, Any]) -> dict[str, Any]:
     """Publish with the notes of this run. If it had nothing to do, the summary keeps the notes of the last run."""
     last = {key: value for key, value in read_json(storage, SUMMARY).items() if key.startswith("pipeline_")}
     summary = publish_tables(storage, notes=notes or last)
-    write_report(storage, summary, close_books(storage))
+    write_report(storage, summary, read_json(storage, ACCOUNTING))
     return summary

@@ -77,6 +77,9 @@ class MadeUpCommits(LocalStorage):
     def get(self, key: str) -> bytes:
         return made_up_commit(key[-21:-5], self.recordings) if key.startswith(COMMITS) else super().get(key)
 
+    def versions(self, prefix: str) -> dict[str, str]:
+        return dict.fromkeys(self.list(prefix), "1") if prefix.startswith(COMMITS) else super().versions(prefix)
+
     def list(self, prefix: str) -> Iterator[str]:
         if not prefix.startswith(COMMITS):
             yield from super().list(prefix)

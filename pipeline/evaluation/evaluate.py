@@ -31,7 +31,7 @@ from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
 from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.model.files import layout
-from pipeline.output.publish import SUMMARY
+from pipeline.output.parts import SUMMARY
 from pipeline.planning.fingerprint import fingerprint_id, make_fingerprint
 from pipeline.planning.overlap import check_absolute
 from pipeline.run import transcribe

@@ -170,7 +170,7 @@ class GuardedReplica:
 
 
 class MeteredCommit:
-    """The `CommitStage` with metrics: a block of PIECE_RECOGNISED becomes one of receipts. Concurrent calls share it."""
+    """The `CommitStage` with metrics: a block of PIECE_RECOGNISED becomes one of receipts. Threads may share it."""
 
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = CommitStage(config, about)

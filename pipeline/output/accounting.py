@@ -5,21 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
-from pipeline.output.commit import LEFT_OUT, SAMPLES, committed_units, one_of, read_commit, read_commits
+from pipeline.output.commit import LEFT_OUT, SAMPLES, Commits, one_of, read_commit
+from pipeline.output.parts import Part, is_known, parts_of, read_ledger
 from pipeline.output.rounds import current_results, planned_now
-from pipeline.planning.plan import plan_names, unit_ids
+from pipeline.planning.plan import plan_names
 from pipeline.schemas import SAMPLE_RATE
-from pipeline.storage.base import Storage
+from pipeline.storage.base import Storage, in_order
 
 
 @dataclass(slots=True)
 class Tally:
     """Sums over commits, in integers. Of a recording that was tried again, one result counts."""
 
-    units_planned: int
-    recordings_planned: int
+    units_planned: int = 0
+    recordings_planned: int = 0
     units_committed: int = 0
     transcribed: int = 0  # recordings
     rows: int = 0  # of transcripts
@@ -48,6 +50,26 @@ class Tally:
             counter = getattr(self, name)
             for key, count in commit[name].items():
                 counter[key] += sign * count
+
+    def merge(self, other: Tally) -> None:
+        """Add the counts of another one."""
+        for name in self.__slots__:
+            if isinstance(counted := getattr(other, name), Counter):
+                getattr(self, name).update(counted)
+            else:
+                setattr(self, name, getattr(self, name) + counted)
+
+    def to_json(self) -> dict[str, Any]:
+        """All counts, for `from_json`."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @classmethod
+    def from_json(cls, counts: Mapping[str, Any]) -> Tally:
+        """The tally that `to_json` has given."""
+        values: dict[str, Any] = {
+            name: Counter(count) if isinstance(count, dict) else count for name, count in counts.items()
+        }
+        return cls(**values)
 
     @property
     def complete(self) -> bool:
@@ -116,21 +138,30 @@ class Tally:
         }
 
 
+def count_part(storage: Storage, part: Part) -> Tally:
+    """The sums over the commits of a part. Each is read once, and so are those of results that count no longer."""
+    tally = Tally()
+    for commit in in_order(partial(read_commit, storage), part.unit_ids(), storage.parallel):
+        tally.add(commit)
+    for unit_id, index in part.superseded:
+        tally.supersede(read_commit(storage, unit_id), index)
+    return tally
+
+
 def close_books(storage: Storage) -> dict[str, Any]:
     """Compare all commits with the plans. Returns the content of _run/accounting.json as it would be now.
 
-    No data file is read. Memory: about 250 MB for a million units.
+    No data file is read. Of parts that are published as they are now, no commit is read either. Memory: about 250 MB
+    for a million units.
     """
-    names = plan_names(storage)
-    planned = set().union(*(unit_ids(storage, name) for name in names))
-    committed = committed_units(storage)
-    results = current_results(storage, names, committed)
-    tally = Tally(*planned_now(storage, names, committed, results))
-    for commit in read_commits(storage):
-        if commit["unit_id"] not in planned:
-            tally.unplanned += 1
-        elif commit["unit_id"] in committed:  # another driver may commit one at this moment
-            tally.add(commit)
-    for unit_id, index in results.superseded:
-        tally.supersede(read_commit(storage, unit_id), index)
+    names, commits, ledger = plan_names(storage), Commits(storage), read_ledger(storage)
+    results = current_results(storage, names, commits.units)
+    tally = Tally(*planned_now(storage, names, commits.units, results))
+    planned = 0
+    for part in parts_of(storage, names, commits, results):
+        known = ledger.get(part.name)
+        is_same = known is not None and is_known(known, part)
+        tally.merge(Tally.from_json(known["tally"]) if known and is_same else count_part(storage, part))
+        planned += len(part.units)
+    tally.unplanned = len(commits.units) - planned
     return tally.report()

@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -25,6 +26,7 @@ from pipeline.storage.base import OutputError, Storage, delete_all, in_order
 
 COMMITS, DATA = "commits/", "data/"
 SCHEMAS = {"transcripts": TRANSCRIPT, "dead_letters": DEAD_LETTER}
+EMPTY = {name: schema.empty_table() for name, schema in SCHEMAS.items()}
 SAMPLES = ("in", "transcribed", "silence", "lost", "dead")  # at 16 kHz; "in" is the sum of the others
 LEFT_OUT = ("audio_tracks", "bytes")  # what transcribed recordings have besides what was recognised; bytes: behind it
 # What a commit counts of each recording. source_bytes: of its audio, as it was listed. unread_bytes: of an archive that
@@ -32,6 +34,7 @@ LEFT_OUT = ("audio_tracks", "bytes")  # what transcribed recordings have besides
 FIGURES = (*SAMPLES, *(f"left_out_{name}" for name in LEFT_OUT), "source_bytes", "unread_bytes")
 DUPLICATE = "duplicate_id"  # the reason of a recording whose id an earlier one has
 ATTEMPT_DIGITS = 16  # hex digits of an attempt's name
+UNIT_BYTES = f"S{UNIT_DIGITS}"  # the type of unit ids in arrays
 HEX = [f"{value:02x}" for value in range(256)]  # the first two digits of unit ids
 SEQUENTIAL_KEYS = 2_000  # a longer listing is split into the 256 prefixes, which are listed in parallel
 
@@ -150,6 +153,23 @@ def committed_units(storage: Storage) -> set[str]:
     return {_unit_of(key) for key in _list_by_unit(storage, COMMITS, "/")}
 
 
+class Commits:
+    """The committed units with the versions of their commits, from one listing. 16 and 8 bytes for each, and its id."""
+
+    def __init__(self, storage: Storage) -> None:
+        listed = [(_unit_of(key), version) for key, version in _list_versions(storage, COMMITS)]
+        self.units = {unit for unit, _ in listed}
+        self._ids = np.array([unit for unit, _ in listed], UNIT_BYTES)  # in order, as keys are listed
+        self._versions = np.fromiter((_number_of(version) for _, version in listed), np.int64, len(listed))
+
+    def versions_of(self, units: np.ndarray) -> np.ndarray:
+        """int64: for each of these ids a number that changes when it is committed again; 0: it is not committed."""
+        if not len(self._ids):
+            return np.zeros(len(units), np.int64)
+        at = np.minimum(np.searchsorted(self._ids, units), len(self._ids) - 1)
+        return np.where(self._ids[at] == units, self._versions[at], 0)
+
+
 def read_commits(storage: Storage) -> Iterator[dict[str, Any]]:
     """All commits in the order of their unit ids. Raises OutputError if one cannot be read."""
     yield from in_order(partial(_load, storage), _list_by_unit(storage, COMMITS, "/"), storage.parallel)
@@ -166,7 +186,10 @@ def read_unit(storage: Storage, commit: Mapping[str, Any]) -> dict[str, pa.Table
     Raises OutputError with the name of the file if it is missing, or if its checksum, schema or number of rows is not
     what the commit says.
     """
-    return {name: _verified(storage, commit["data"].get(name), schema) for name, schema in SCHEMAS.items()}
+    entries = commit["data"]
+    return {
+        name: _verified(storage, entries[name], SCHEMAS[name]) if name in entries else EMPTY[name] for name in SCHEMAS
+    }
 
 
 def collect_garbage(storage: Storage) -> int:
@@ -188,6 +211,13 @@ def collect_garbage(storage: Storage) -> int:
             storage.delete(key)
             deleted += 1
     return deleted
+
+
+def encoded(table: pa.Table) -> bytes:
+    """The content of a data file: Parquet of a few rows in forty columns, as it is written and read fastest."""
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="snappy", use_dictionary=False, write_statistics=False)
+    return sink.getvalue()
 
 
 def dead_samples(seconds: float | None) -> int:
@@ -264,17 +294,13 @@ def _check(
 
 def _put_table(storage: Storage, key: str, table: pa.Table) -> dict[str, Any]:
     """Write a data file. Returns its entry in the commit."""
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd", use_dictionary=False)  # a few rows: smaller and faster without
-    body = sink.getvalue()
+    body = encoded(table)
     storage.put(key, body)
     return {"key": key, "rows": table.num_rows, "bytes": len(body), "sha256": hashlib.sha256(body).hexdigest()}
 
 
-def _verified(storage: Storage, entry: Mapping[str, Any] | None, schema: pa.Schema) -> pa.Table:
-    """The table of one entry of a commit; an empty one without an entry. Raises OutputError as `read_unit` does."""
-    if entry is None:
-        return schema.empty_table()
+def _verified(storage: Storage, entry: Mapping[str, Any], schema: pa.Schema) -> pa.Table:
+    """The table of one entry of a commit. Raises OutputError as `read_unit` does."""
     name = f"{storage.uri}/{entry['key']}"
     repair = "; delete its commit to transcribe the unit again"
     try:
@@ -307,12 +333,25 @@ def _load(storage: Storage, key: str) -> dict[str, Any]:
 
 def _list_by_unit(storage: Storage, prefix: str, separator: str) -> Iterator[str]:
     """Keys `<prefix><2 hex><separator>...` in order. If there are many, the 256 prefixes are listed in parallel."""
-    head = list(islice(storage.list(prefix), SEQUENTIAL_KEYS))
-    if len(head) < SEQUENTIAL_KEYS:
-        yield from head
-        return
-    prefixes = [f"{prefix}{digits}{separator}" for digits in HEX]
+    prefixes = _prefixes(storage, prefix, separator)
     yield from chain.from_iterable(in_order(lambda start: list(storage.list(start)), prefixes, storage.parallel))
+
+
+def _list_versions(storage: Storage, prefix: str) -> Iterator[tuple[str, str]]:
+    """The keys below `prefix` with their versions, in order; in parallel as in `_list_by_unit`."""
+    for versions in in_order(storage.versions, _prefixes(storage, prefix, "/"), storage.parallel):
+        yield from versions.items()
+
+
+def _prefixes(storage: Storage, prefix: str, separator: str) -> list[str]:
+    """What to list to get all keys below `prefix` in order: the 256 prefixes if that is worth it."""
+    is_worth_it = storage.parallel > 1 and next(islice(storage.list(prefix), SEQUENTIAL_KEYS, None), None)
+    return [f"{prefix}{digits}{separator}" for digits in HEX] if is_worth_it else [prefix]
+
+
+def _number_of(version: str) -> int:
+    """63 bits of a hash of a version, not 0."""
+    return int.from_bytes(hashlib.blake2b(version.encode(), digest_size=8).digest()) >> 1 or 1
 
 
 def _unit_of(key: str) -> str:

@@ -4,6 +4,8 @@ A local table is replaced as a whole. In an object store that is impossible: its
 plan decides which recordings are in which part, and that never changes. A reader may see old and new parts together,
 but every recording at most once.
 
+A part that is published as it would be now is kept, and nothing of it is read: neither commits nor data.
+
 If two publications run at the same time, the older one may overwrite parts of the newer one. So every publication ends
 with a check, after it has written its summary: are all parts its own? If not, it publishes again. The publication that
 ends last sees everything that the other one has written. If a publication is killed before its check, `is_published`
@@ -16,98 +18,46 @@ import contextlib
 import json
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
-from itertools import chain
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from pipeline.config import ConfigError
-from pipeline.output.accounting import Tally
-from pipeline.output.commit import DUPLICATE, SCHEMAS, collect_garbage, committed_units, read_commit, read_unit
-from pipeline.output.rounds import Results, current_results, planned_now
+from pipeline.output.accounting import Tally, count_part
+from pipeline.output.commit import SCHEMAS, Commits, collect_garbage
+from pipeline.output.part_files import (
+    PartTask,
+    PartWritten,
+    file_name,
+    is_overtaken,
+    published_units,
+    write_part,
+)
+from pipeline.output.parts import PUBLISHED, SUMMARY, Part, is_known, parts_of, read_ledger
+from pipeline.output.rounds import current_results, planned_now
 from pipeline.planning.fingerprint import fingerprint_id
-from pipeline.planning.pack import PlannedUnit
-from pipeline.planning.plan import ignored_files, plan_names, read_fingerprint, read_plan
+from pipeline.planning.plan import ignored_files, plan_names, read_fingerprint
 from pipeline.planning.update import last_changes
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, WorkUnit
-from pipeline.storage.base import OutputError, Replacement, Storage, clear_abandoned, in_order, read_json
+from pipeline.storage.base import OutputError, Replacement, Storage, clear_abandoned, read_json
 from pipeline.storage.patience import retries
 
-ROW_GROUP = 16_384  # rows: so many are written together
 MAX_PUBLICATIONS = 10  # how often to publish, if other drivers publish at the same time
-ACCOUNTING, SUMMARY = "_run/accounting.json", "_run/summary.json"
-PUBLISHED = "_run/published.json"  # the version of each part, by key
-TABLES = ("dead_letters", "transcripts")
-Tables = dict[str, pa.Table]  # by the names in TABLES
+ACCOUNTING = "_run/accounting.json"
+# Runs `write_part` for tasks in any order, here or in other processes.
+Spread = Callable[[Callable[[PartTask], PartWritten | None], Iterable[PartTask]], Iterator[PartWritten | None]]
 
 
 class _Overtaken(Exception):
     """Another driver published while this publication was running."""
 
 
-class _TableWriter:
-    """Writes one table, part by part. A part without rows has the schema too."""
-
-    def __init__(self, target: Replacement, schema: pa.Schema, overtaken: Callable[[], bool]) -> None:
-        self._target, self._schema, self._overtaken = target, schema, overtaken
-        self._writer: pq.ParquetWriter | None = None
-        self._part = -1
-        self._buffer: list[pa.Table] = []
-        self._buffered_rows = 0
-        self.rows = 0
-
-    def start(self, part: int) -> None:
-        """The following rows belong to `part`. Parts come in ascending order."""
-        if part != self._part:
-            self.finish()
-            self._part = part
-            path = self._target.path(self._name())
-            self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
-
-    def write(self, table: pa.Table) -> None:
-        """Append rows to the current part."""
-        self.rows += table.num_rows
-        self._buffered_rows += table.num_rows
-        self._buffer.append(table)
-        if self._buffered_rows >= ROW_GROUP:
-            self._flush()
-
-    def finish(self) -> None:
-        """Complete the current part. Raises _Overtaken if another driver has published meanwhile."""
-        if self._writer:
-            self._flush()
-            self._writer.close()
-            self._writer = None
-            if self._overtaken():
-                raise _Overtaken
-            self._target.add(self._name())
-
-    def _flush(self) -> None:
-        assert self._writer
-        rows = pa.concat_tables([self._schema.empty_table(), *self._buffer])
-        if rows.num_rows:
-            self._writer.write_table(rows.combine_chunks())
-        self._buffer, self._buffered_rows = [], 0
-
-    def _name(self) -> str:
-        return f"part-{self._part:05d}.parquet"
-
-
-def publish_tables(
-    storage: Storage, *, notes: Mapping[str, Any] | None = None, progress: Callable[[int], None] | None = None
-) -> dict[str, Any]:
+def publish_tables(storage: Storage, *, notes: Mapping[str, Any] | None = None, spread: Spread = map) -> dict[str, Any]:
     """Publish everything that is committed now. Returns the content of _run/summary.json, which includes `notes`.
 
-    It may run at any time and as often as you like; the same commits give the same bytes. Every data file is compared
-    with its commit and every unit with the plan. If another driver publishes meanwhile, this one publishes again.
-    Afterwards the data of lost attempts is deleted. `progress` is called with the number of units read so far.
+    It may run at any time and as often as you like; the same commits give the same bytes. Every data file that is read
+    is compared with its commit and every unit with the plan. If another driver publishes meanwhile, this one publishes
+    again. Afterwards the data of lost attempts is deleted. spread: runs the tasks that write parts.
 
     Raises ConfigError if nothing is planned. Raises OutputError, one line that names the file, if the output is damaged
     or if the books of a complete run do not close; the tables that were published before stay readable.
@@ -118,7 +68,7 @@ def publish_tables(
     for number in range(MAX_PUBLICATIONS):
         started = time.monotonic()
         with contextlib.suppress(_Overtaken):
-            summary = _publish_once(storage, names, dict(notes or {}), progress)
+            summary = _publish_once(storage, names, dict(notes or {}), spread)
             collect_garbage(storage)
             clear_abandoned(storage)
             return summary
@@ -129,8 +79,8 @@ def publish_tables(
 
 def is_published(storage: Storage, committed: int) -> bool:
     """Whether the tables contain exactly `committed` units of all plans, and all parts are from one publication."""
-    written, summary = read_json(storage, PUBLISHED), read_json(storage, SUMMARY)
-    is_all = _published_units(storage) == committed and summary.get("plans") == len(plan_names(storage))
+    written, summary = read_json(storage, PUBLISHED).get("versions"), read_json(storage, SUMMARY)
+    is_all = published_units(storage) == committed and summary.get("plans") == len(plan_names(storage))
     return bool(written) and is_all and written == _versions(storage)
 
 
@@ -143,37 +93,38 @@ def refreshed_summary(storage: Storage) -> dict[str, Any]:
     return summary
 
 
-def _publish_once(
-    storage: Storage, names: list[str], notes: dict[str, Any], progress: Callable[[int], None] | None
-) -> dict[str, Any]:
+def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any], spread: Spread) -> dict[str, Any]:
     """Publish what is committed now, and return the summary. Raises _Overtaken if another driver publishes too."""
-    before = _published_units(storage)
-    fingerprint = fingerprint_id(read_fingerprint(storage))
-    committed = committed_units(storage)
-    results = current_results(storage, names, committed)
-    tally = Tally(*planned_now(storage, names, committed, results))
-    for planned in chain.from_iterable(read_plan(storage, name, placed=False) for name in names[1:]):
-        if planned.unit.unit_id in committed:
-            tally.add(read_commit(storage, planned.unit.unit_id))
-    for unit_id, index in results.superseded:
-        tally.supersede(read_commit(storage, unit_id), index)
-
-    def overtaken() -> bool:
-        """Whether another driver has published meanwhile, and more units than this publication contains."""
-        now = _published_units(storage)
-        # A user may have deleted commits. Then `before` is too large, but it does not change.
-        return now != before and now > len(committed)
-
-    with storage.replace("dead_letters") as dead_letters, storage.replace("transcripts") as transcripts:
-        writers = {
-            "transcripts": _TableWriter(transcripts, TRANSCRIPT, overtaken),
-            "dead_letters": _TableWriter(dead_letters, DEAD_LETTER, overtaken),
+    before, ledger, there = published_units(storage), read_ledger(storage), _versions(storage)
+    commits = Commits(storage)
+    committed = len(commits.units)
+    results = current_results(storage, names, commits.units)
+    tally = Tally(*planned_now(storage, names, commits.units, results))
+    *parts, rest = parts_of(storage, names, commits, results)
+    entries: dict[str, dict[str, Any]] = {}
+    with contextlib.ExitStack() as stack:
+        tables: dict[str, Replacement] = {
+            name: stack.enter_context(storage.replace(name)) for name in reversed(SCHEMAS)
         }
-        _write_tables(storage, names, committed, results, fingerprint, tally, writers, progress)
-        _check_books(storage, tally, writers)
-    if overtaken():
+        changed = [part for part in parts if not _keep(part, ledger.get(part.name), there, tables, entries)]
+        fingerprint = fingerprint_id(read_fingerprint(storage))
+        tasks = (PartTask(storage, part, tables, fingerprint, before, committed) for part in changed)
+        for written in spread(write_part, tasks):
+            if written is None:
+                raise _Overtaken
+            for name, version in written.files.items():
+                tables[name].versions[f"{name}/{file_name(written.part.number or 0)}"] = version
+            entries[written.part.name] = _entry(written.part, written.tally, written.rows, written.files)
+        known = ledger.get(rest.name)
+        entries[rest.name] = (
+            known if known and is_known(known, rest) else _entry(rest, count_part(storage, rest), {}, {})
+        )
+        for entry in entries.values():
+            tally.merge(Tally.from_json(entry["tally"]))
+        _check_books(storage, tally, entries)
+    if is_overtaken(storage, before, committed):
         raise _Overtaken
-    written = dead_letters.versions | transcripts.versions
+    versions = {key: version for table in tables.values() for key, version in table.versions.items()}
     summary = (
         _summary(tally)
         | {"ignored_files": ignored_files(storage)}
@@ -181,128 +132,54 @@ def _publish_once(
         | notes
     )
     storage.put(SUMMARY, _as_json(summary))
-    storage.put(PUBLISHED, _as_json(written))
-    if _versions(storage) != written:
+    storage.put(PUBLISHED, _as_json({"versions": versions, "parts": entries}))
+    if _versions(storage) != versions:
         raise _Overtaken
     return summary
 
 
+def _keep(
+    part: Part,
+    entry: dict[str, Any] | None,
+    there: Mapping[str, str],
+    tables: Mapping[str, Replacement],
+    entries: dict[str, dict[str, Any]],
+) -> bool:
+    """Keep the files of a part if they are as they would be now. Then `entries` gets its entry of the ledger.
+
+    there: the versions of all files. Raises _Overtaken if one is replaced at this moment.
+    """
+    assert part.number is not None
+    if entry is None or not is_known(entry, part):
+        return False
+    keys = {name: f"{name}/{file_name(part.number)}" for name in SCHEMAS if entry["files"].get(name)}
+    if any(there.get(key) != entry["files"][name] for name, key in keys.items()):
+        return False
+    for name, key in keys.items():
+        if not tables[name].keep(file_name(part.number), there[key]):
+            raise _Overtaken
+    entries[part.name] = entry
+    return True
+
+
 def _versions(storage: Storage) -> dict[str, str]:
     """The version of each part that is in the storage now, by key."""
-    return {key: version for name in TABLES for key, version in storage.versions(f"{name}/").items()}
+    return {key: version for name in SCHEMAS for key, version in storage.versions(f"{name}/").items()}
 
 
-def _write_tables(
-    storage: Storage,
-    names: list[str],
-    committed: set[str],
-    results: Results,
-    fingerprint: str,
-    tally: Tally,
-    writers: Mapping[str, _TableWriter],
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Write both tables in the order of the plans `names`, and count every commit of a unit with a part in `tally`.
-
-    committed: ids of units. fingerprint: id that all commits must have. Raises OutputError if a unit is damaged or does
-    not agree with the plan.
-    """
-
-    def load(planned: PlannedUnit) -> tuple[PlannedUnit, dict[str, Any] | None, Tables]:
-        if planned.unit.unit_id not in committed:
-            return planned, None, {name: schema.empty_table() for name, schema in SCHEMAS.items()}
-        commit = read_commit(storage, planned.unit.unit_id)
-        return planned, commit, read_unit(storage, commit)
-
-    @lru_cache(maxsize=4)  # a round of retries has the order of the plan, so neighbours are in the same unit
-    def load_later(unit_id: str) -> Tables:
-        commit = read_commit(storage, unit_id)
-        _check_unit(storage, commit, fingerprint)
-        return read_unit(storage, commit)
-
-    writers["dead_letters"].start(0)  # few rows: a single part
-    writers["transcripts"].start(0)
-    units = chain.from_iterable(read_plan(storage, name, placed=True) for name in names)
-    for done, (planned, commit, own) in enumerate(in_order(load, units, storage.parallel), start=1):
-        unit = planned.unit
-        writers["transcripts"].start(planned.part or 0)
-        ids = [ref.recording_id for ref in unit.refs]
-        if commit:
-            tally.add(commit)
-            _check_unit(storage, commit, fingerprint)
-            _check_recordings(storage, unit, ids, own)
-        elsewhere = {
-            ref.recording_id: results.current[ref.recording_id][0]
-            for ref in unit.refs
-            if ref.recording_id in results.current and ref.problem != DUPLICATE
-        }
-        elsewhere = {name: unit_id for name, unit_id in elsewhere.items() if unit_id != unit.unit_id}
-        if elsewhere:
-            own = _with_retries(own, {one: load_later(one) for one in set(elsewhere.values())}, elsewhere)
-            _check_recordings(storage, unit, ids if commit else list(elsewhere), own)
-        own = _without(own, results.dropped.intersection(ids))
-        for name, table in own.items():
-            writers[name].write(_ordered(table, ids))
-        if progress:
-            progress(done)
-    for writer in writers.values():
-        writer.finish()
+def _entry(part: Part, tally: Tally, rows: Mapping[str, int], files: Mapping[str, str]) -> dict[str, Any]:
+    """What the ledger notes of a part. files: the version of its file in each table."""
+    return {"digest": part.digest, "rows": dict(rows), "files": dict(files), "tally": tally.to_json()}
 
 
-def _with_retries(own: Tables, rounds: Mapping[str, Tables], elsewhere: Mapping[str, str]) -> Tables:
-    """The tables of a unit, in which results of other units replace those of some recordings.
-
-    rounds: tables of the other units, by unit id. elsewhere: the unit whose result counts, by recording id.
-    """
-    merged = {name: [table] for name, table in _without(own, elsewhere).items()}
-    for unit_id, tables in sorted(rounds.items()):
-        ids = [recording for recording, unit in elsewhere.items() if unit == unit_id]
-        for name, sources in merged.items():
-            sources.append(tables[name].filter(_is_of(tables[name], ids)))
-    return {name: pa.concat_tables(sources) for name, sources in merged.items()}
-
-
-def _without(own: Tables, ids: Iterable[str]) -> Tables:
-    """The tables of a unit without the results of these recordings."""
-    return {name: table.filter(pc.invert(_is_of(table, ids))) for name, table in own.items()} if ids else own
-
-
-def _is_of(table: pa.Table, ids: Iterable[str]) -> pa.Array:
-    """Which rows are results of these recordings. Those of another recording with the same id are not."""
-    is_of = pc.is_in(table["recording_id"], pa.array(sorted(ids), pa.string()))
-    return pc.and_(is_of, pc.not_equal(table["reason"], DUPLICATE)) if "reason" in table.schema.names else is_of
-
-
-def _ordered(table: pa.Table, ids: list[str]) -> pa.Table:
-    """Rows in the order of `ids`, the segments of a recording in their order."""
-    place = pc.index_in(table["recording_id"], pa.array(list(dict.fromkeys(ids)), pa.string()))
-    keys = pa.table(
-        {"place": place, "segment": table["segment_index"] if "segment_index" in table.schema.names else place}
-    )
-    return table.take(pc.sort_indices(keys, [("place", "ascending"), ("segment", "ascending")]))
-
-
-def _check_unit(storage: Storage, commit: Mapping[str, Any], fingerprint: str) -> None:
-    if commit["fingerprint"] != fingerprint:
-        unit = f"{storage.uri}: unit {commit['unit_id']}"
-        raise OutputError(f"{unit} was committed under fingerprint {commit['fingerprint']}, not {fingerprint}")
-
-
-def _check_recordings(storage: Storage, unit: WorkUnit, ids: Iterable[str], own: Tables) -> None:
-    """Raises OutputError unless each of `ids` has transcripts or a dead letter, exactly once."""
-    answered = Counter(own["transcripts"]["recording_id"].unique().to_pylist())
-    answered.update(own["dead_letters"]["recording_id"].to_pylist())
-    if answered != Counter(ids):
-        raise OutputError(f"{storage.uri}: unit {unit.unit_id} does not contain the recordings of its plan")
-
-
-def _check_books(storage: Storage, tally: Tally, writers: Mapping[str, _TableWriter]) -> None:
+def _check_books(storage: Storage, tally: Tally, entries: Mapping[str, Mapping[str, Any]]) -> None:
     """Write _run/accounting.json. Raises OutputError if the books do not close or do not agree with the tables."""
     storage.put(ACCOUNTING, _as_json(tally.report()))
     complaints = tally.complaints()
     for name, counted in (("transcripts", tally.rows), ("dead_letters", tally.dead.total())):
-        if writers[name].rows != counted:
-            complaints.append(f"{writers[name].rows} rows of {name}, but {counted} in the commits")
+        rows = sum(entry["rows"].get(name, 0) for entry in entries.values())
+        if rows != counted:
+            complaints.append(f"{rows} rows of {name}, but {counted} in the commits")
     if complaints:
         raise OutputError(f"{storage.uri}/{ACCOUNTING}: the books do not close: {'; '.join(complaints)}")
 
@@ -322,12 +199,6 @@ def _summary(tally: Tally) -> dict[str, Any]:
         "storage_retries": dict(retries),
         "published": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def _published_units(storage: Storage) -> int:
-    """How many units the last publication contains, as its summary says."""
-    units = read_json(storage, SUMMARY).get("units_committed", 0)
-    return units if isinstance(units, int) else 0
 
 
 def _as_json(content: Mapping[str, Any]) -> bytes:

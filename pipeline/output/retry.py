@@ -22,10 +22,11 @@ from pipeline.planning.plan import (
     withdrawn_units,
     write_plan,
 )
-from pipeline.schemas import RecordingRef
+from pipeline.schemas import RecordingRef, WorkUnit
 from pipeline.sources.formats import as_it_is_now, is_there
-from pipeline.storage.base import Storage
+from pipeline.storage.base import Storage, in_order
 
+LOOKUPS = 32  # files that are looked up in the source at the same time
 Wanted = Literal["dead_letters", "damaged"]
 
 log = logging.getLogger(__name__)
@@ -60,8 +61,7 @@ def plan_retry(
         first = next(chosen, None)
         if first is None:
             return None
-        again = ((as_it_is_now(ref), earlier) for ref, earlier in chain([first], chosen))  # it may be repaired
-        units = replacing_units(again, config, number, at_least=at_least)
+        units = replacing_units(chain([first], chosen), config, number, at_least=at_least)
         if write_plan(storage, round_name(number), units, about=Round("retry")):
             return round_name(number)
         # Another driver has planned a round meanwhile, so what is to be tried again is no longer the same.
@@ -78,16 +78,44 @@ def _open_round(storage: Storage, names: list[str], committed: Set[str]) -> str 
 def _chosen(
     storage: Storage, results: Storage, names: list[str], committed: Set[str], wanted: Wanted
 ) -> Iterator[tuple[RecordingRef, Pointer]]:
-    """The recordings to try again with their current results: first those of the plan, then those of each round."""
+    """The recordings to try again, as they are now, with their current results.
+
+    First those of the plan, then those of each round. Their files are looked up in parallel.
+    """
+    candidates = _candidates(storage, results, names, committed, wanted)
+    listed = 0
+    for ref, here in in_order(_looked_up, candidates, LOOKUPS):
+        if ref is None:
+            listed += 1
+        else:
+            yield ref, here
+    if listed:
+        log.warning(
+            "retry: %d dead letters come from the listing and are not tried again: their source says the same", listed
+        )
+
+
+def _looked_up(candidate: tuple[RecordingRef, Pointer]) -> tuple[RecordingRef | None, Pointer]:
+    """The recording as it is now, since it may be repaired. None if its source says the same as when it was listed."""
+    ref, here = candidate
+    if ref.problem is None or is_there(ref):
+        return as_it_is_now(replace(ref, problem=None, problem_detail=None)), here
+    return None, here
+
+
+def _candidates(
+    storage: Storage, results: Storage, names: list[str], committed: Set[str], wanted: Wanted
+) -> Iterator[tuple[RecordingRef, Pointer]]:
+    """The recordings whose current result is `wanted` to be tried again. Their commits are read in parallel."""
     found = current_results(storage, names, committed, results=results)
     kind = "reason" if wanted == "dead_letters" else "problem"
-    listed = 0
+
+    def read(unit: WorkUnit) -> tuple[WorkUnit, list[str | None]]:
+        return unit, read_commit(results, unit.unit_id)["by_recording"][kind]
+
     for name in names:
-        for planned in read_plan(storage, name):
-            unit = planned.unit
-            if unit.unit_id not in committed:
-                continue
-            values = read_commit(results, unit.unit_id)["by_recording"][kind]
+        units = (planned.unit for planned in read_plan(storage, name) if planned.unit.unit_id in committed)
+        for unit, values in in_order(read, units, results.parallel):
             for index, (ref, value) in enumerate(zip(unit.refs, values, strict=True)):
                 here = (unit.unit_id, index)
                 is_copy = ref.problem == "duplicate_id"
@@ -95,11 +123,4 @@ def _chosen(
                     continue
                 if not is_copy and (ref.recording_id in found.pending or ref.recording_id in found.dropped):
                     continue
-                if ref.problem is None or is_there(ref):
-                    yield replace(ref, problem=None, problem_detail=None), here
-                else:
-                    listed += 1
-    if listed:
-        log.warning(
-            "retry: %d dead letters come from the listing and are not tried again: their source says the same", listed
-        )
+                yield ref, here

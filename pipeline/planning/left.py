@@ -25,7 +25,7 @@ def units_left(storage: Storage, committed: Set[str]) -> pa.Table:
         for index, table in enumerate(read_columns(storage, name, ["unit_id"])):
             places = (
                 {"unit_id": unit_id, "place": {"plan": name, "row_group": index, "first_row": first, "rows": rows}}
-                for unit_id, first, rows in _runs(table["unit_id"].combine_chunks())
+                for unit_id, first, rows in unit_runs(table["unit_id"].combine_chunks())
                 if unit_id not in done
             )
             tables.append(to_table(places, UNIT_LEFT))
@@ -78,7 +78,7 @@ def unread_recordings(storage: Storage, committed: Set[str]) -> int:
     return max(0, round(unread * known / size) - archives) if size else 0
 
 
-def _runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
+def unit_runs(ids: pa.Array) -> Iterator[tuple[str, int, int]]:
     """(id, first row, number of rows) of each unit: its rows have equal ids and follow each other."""
     encoded = pc.run_end_encode(ids)
     ends = encoded.run_ends.to_pylist()

@@ -150,10 +150,12 @@ def read_plan(
             yield from _planned(table)
 
 
-def read_columns(storage: Storage, name: str, columns: list[str]) -> Iterator[pa.Table]:
-    """These columns of a plan, one row group after the other."""
+def read_columns(
+    storage: Storage, name: str, columns: list[str], row_groups: Iterable[int] | None = None
+) -> Iterator[pa.Table]:
+    """These columns of a plan, one row group after the other. row_groups: numbers of those to read; None: all."""
     with _opened(storage, name) as file:
-        for index in range(file.num_row_groups):
+        for index in range(file.num_row_groups) if row_groups is None else row_groups:
             yield file.read_row_group(index, columns=columns, use_threads=False)
 
 

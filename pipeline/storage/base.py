@@ -32,15 +32,15 @@ class OutputError(Exception):
 
 
 class Replacement(Protocol):
-    """The new files of a prefix that is being replaced. Write the file `path(name)`, then call `add(name)`."""
+    """The new files of a prefix that is being replaced. A copy in another process adds files too."""
 
-    versions: dict[str, str]  # of the files that were added, by key, as in `Storage.versions`
+    versions: dict[str, str]  # of the files that this copy added or kept, by key, as in `Storage.versions`
 
-    def path(self, name: str) -> Path:
-        """Return the local path to write the file `name` to."""
+    def add(self, name: str, path: Path) -> str:
+        """Add the file at `path`, which is below `scratch()`, as `name`. It is removed there. Returns its version."""
 
-    def add(self, name: str) -> None:
-        """Add the file that was written to `path(name)`."""
+    def keep(self, name: str, version: str) -> bool:
+        """Add the present file `name` without reading it. Returns False if it has another version meanwhile."""
 
 
 class Storage(Protocol):

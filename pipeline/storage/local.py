@@ -111,7 +111,7 @@ class LocalStorage:
         with self.scratch() as directory:
             staged = directory / target.name
             staged.mkdir()
-            yield LocalReplacement(prefix, staged)
+            yield LocalReplacement(prefix, target, staged)
             _fsync(staged)
             self._with_parent(_exchange, staged, target)
             _fsync(target.parent)
@@ -189,16 +189,30 @@ class LocalStorage:
 class LocalReplacement:
     """The next content of a directory. It is on the same file system, and is exchanged with the old one at the end."""
 
-    def __init__(self, prefix: str, directory: Path) -> None:
-        self._prefix, self._directory = prefix, directory
+    def __init__(self, prefix: str, old: Path, new: Path) -> None:
+        self._prefix, self._old, self._new = prefix, old, new
         self.versions: dict[str, str] = {}
 
-    def path(self, name: str) -> Path:
-        return self._directory / name
+    def add(self, name: str, path: Path) -> str:
+        Path(path).replace(self._new / name)
+        _fsync(self._new / name)
+        version = self.versions[f"{self._prefix}/{name}"] = _version(self._new / name)
+        return version
 
-    def add(self, name: str) -> None:
-        _fsync(self._directory / name)
-        self.versions[f"{self._prefix}/{name}"] = _version(self._directory / name)
+    def keep(self, name: str, version: str) -> bool:
+        try:
+            try:
+                os.link(self._old / name, self._new / name)
+            except FileNotFoundError:
+                raise
+            except OSError:  # a file system without hard links
+                shutil.copy2(self._old / name, self._new / name)
+                _fsync(self._new / name)
+            now = _version(self._new / name)
+        except FileNotFoundError:
+            return False
+        self.versions[f"{self._prefix}/{name}"] = now
+        return now == version
 
 
 def open_local(path: str, *, create: bool) -> LocalStorage:

@@ -117,12 +117,11 @@ class ObjectStorage:
 
     @contextlib.contextmanager
     def replace(self, prefix: str) -> Iterator[ObjectReplacement]:
-        with self.scratch() as directory:
-            replacement = ObjectReplacement(self, prefix, directory)
-            yield replacement
-            for key in list(self.list(f"{prefix}/")):
-                if key not in replacement.versions:
-                    self.delete(key)
+        replacement = ObjectReplacement(self, prefix)
+        yield replacement
+        for key in list(self.list(f"{prefix}/")):
+            if key not in replacement.versions:
+                self.delete(key)
 
     def older(self, prefix: str, seconds: float) -> Iterator[str]:
         before = datetime.now(UTC) - timedelta(seconds=seconds)
@@ -243,16 +242,18 @@ class ObjectStorage:
 class ObjectReplacement:
     """The new objects below a prefix. They are put one by one; at the end the old ones are deleted."""
 
-    def __init__(self, storage: ObjectStorage, prefix: str, directory: Path) -> None:
-        self._storage, self._prefix, self._directory = storage, prefix, directory
+    def __init__(self, storage: ObjectStorage, prefix: str) -> None:
+        self._storage, self._prefix = storage, prefix
         self.versions: dict[str, str] = {}
 
-    def path(self, name: str) -> Path:
-        return self._directory / name
-
-    def add(self, name: str) -> None:
+    def add(self, name: str, path: Path) -> str:
         key = f"{self._prefix}/{name}"
-        self.versions[key] = self._storage.put_version(key, self._directory / name)
+        version = self.versions[key] = self._storage.put_version(key, path)
+        return version
+
+    def keep(self, name: str, version: str) -> bool:
+        self.versions[f"{self._prefix}/{name}"] = version  # whoever overwrites it shows in the versions at the end
+        return True
 
 
 def open_objects(uri: str, *, create: bool) -> ObjectStorage:

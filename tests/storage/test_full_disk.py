@@ -43,9 +43,9 @@ def write_a_table(storage: Storage) -> None:
 
 
 def publish(storage: Storage) -> None:
-    with storage.replace("transcripts") as replacement:
-        replacement.path("part").write_bytes(BIG)
-        replacement.add("part")
+    with storage.scratch() as folder, storage.replace("transcripts") as replacement:
+        (folder / "part").write_bytes(BIG)
+        replacement.add("part", folder / "part")
 
 
 @pytest.mark.parametrize("write", [put, put_if_absent, write_a_table, publish])

@@ -13,7 +13,7 @@ from pipeline.storage.base import Storage, open_storage, race_probe
 from pipeline.storage.errors import StorageError
 from tests.support.azurite import KEY
 from tests.support.faults import faults_before
-from tests.support.storages import check_missing, check_puts, check_versions, fill
+from tests.support.storages import check_kept_files, check_missing, check_puts, check_versions, fill
 
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the emulator
 
@@ -63,6 +63,7 @@ def test_keys_are_listed_in_order_by_any_prefix(storage: Storage, tmp_path: Path
 
 def test_the_version_of_an_object_changes_when_it_is_written_again(storage: Storage) -> None:
     check_versions(storage)
+    check_kept_files(storage)
 
 
 def test_replace_puts_in_order_then_deletes_the_rest(storage: Storage) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.local import LocalStorage
-from tests.support.storages import check_puts, check_versions, fill
+from tests.support.storages import check_kept_files, check_puts, check_versions, fill
 
 ROUNDS = 50
 
@@ -156,6 +156,7 @@ def test_replace_swaps_a_whole_directory(storage: LocalStorage) -> None:
 
 def test_the_version_of_an_object_changes_when_it_is_written_again(storage: LocalStorage) -> None:
     check_versions(storage)
+    check_kept_files(storage)
 
 
 def test_replace_that_fails_leaves_the_old_directory(storage: LocalStorage) -> None:

@@ -23,7 +23,7 @@ from tests.support.ceph import ACCESS_KEY, SECRET_KEY, Ceph
 from tests.support.faults import Faults, faults_before
 from tests.support.memory import AnonymousPeak
 from tests.support.outputs import in_environment
-from tests.support.storages import check_missing, check_puts, check_versions, fill
+from tests.support.storages import check_kept_files, check_missing, check_puts, check_versions, fill
 
 ROUNDS = 20
 pytestmark = pytest.mark.timeout(300)  # the first test starts, or installs, the gateway
@@ -175,6 +175,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(storage: Storage) -> None
 
 def test_the_version_of_an_object_changes_when_it_is_written_again(storage: Storage) -> None:
     check_versions(storage)
+    check_kept_files(storage)
 
 
 def test_replace_puts_in_order_then_deletes_the_rest(storage: Storage) -> None:
