@@ -186,7 +186,11 @@ class ModelConfig(Section):
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="number type of weights and activations")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="number type of weights and activations; auto: float32, and for Whisper bfloat16 on a CPU with "
+        "instructions for it",
+    )
     weights: Literal["bf16", "fp8"] = Field(
         "bf16",
         description="fp8: the backbone's matrices take one byte per weight, for smaller GPUs; bf16: all in model.dtype",
@@ -241,6 +245,32 @@ class DenoiseConfig(Section):
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same sound and seed, same text")
 
 
+class DecodeConfig(Section):
+    """How Whisper looks for the text of a segment. Diffusion models use none of it."""
+
+    beams: int = Field(1, ge=1, le=16, description="texts that are followed at the same time; 1: greedy")
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (0.0, 0.2, 0.4, 0.6, 0.8, 1.0),
+        min_length=1,
+        max_length=16,
+        description="of the tries, in order; a further one only where a text is a loop or improbable; 0: no chance",
+    )
+    max_compression_ratio: float = Field(
+        2.4, gt=0, le=1_000, description="a text that zlib makes smaller than this is a loop: another temperature"
+    )
+    min_log_probability: float = Field(
+        -1.0, ge=-100, le=0, description="nats: a text with a lower mean over its tokens is improbable: another one"
+    )
+    no_speech_probability: float = Field(
+        0.6, ge=0, le=1, description="above it an improbable text is silence, also where voice activity finds speech"
+    )
+    clean: bool = Field(
+        True, description="remove loops, and lines of subtitles that Whisper is known to write where nobody says them"
+    )
+    word_times: bool = Field(True, description="begin and end of each word, by one more pass of the decoder")
+    seed: int = Field(0, ge=0, lt=2**31, description="seed of temperatures above 0: same sound and seed, same text")
+
+
 class SegmentConfig(Section):
     """How recordings are cut into windows for the model."""
 
@@ -262,6 +292,13 @@ class SegmentConfig(Section):
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="a frame is speech from this probability on")
     min_silence_ms: int = Field(300, ge=32, le=10_000, description="shortest pause in ms that ends a stretch of speech")
     min_speech_ms: int = Field(100, ge=32, le=10_000, description="shorter sounds, in ms, are not taken for speech")
+    join_ms: int = Field(
+        600,
+        ge=0,
+        le=30_000,
+        description="stretches of speech with longer silence between them are never in one segment, in ms; a model may "
+        "have its own default",
+    )
     pad_ms: int = Field(200, ge=0, le=2000, description="ms of audio added before and after speech")
 
 
@@ -386,6 +423,7 @@ class RunConfig(Section):
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
     denoise: DenoiseConfig = DenoiseConfig()
+    decode: DecodeConfig = DecodeConfig()
     segment: SegmentConfig = SegmentConfig()
     compute: ComputeConfig = ComputeConfig()
     plan: PlanConfig = PlanConfig()

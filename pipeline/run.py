@@ -198,7 +198,9 @@ def _transcribe_units(
         placement = Placement(config.compute)
         placement.before()
         model = f"{info.name}@{info.weights_hash}"
-        about = About(info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt())
+        about = About(
+            info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt(), info.detects_language
+        )
         log.info("transcribing with %s, %s", about.model, decoders(config.compute))
         seconds_left = lengths.of(units["unit_id"].to_pylist())
         started, progress = time.monotonic(), RunProgress(total, done, lengths.of, sum(seconds_left))

@@ -14,7 +14,7 @@ from pipeline.config import public
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 ARCHIVE = "!archive"  # ends the id of a RecordingRef that stands for all that cannot be read of an archive
 
 REASONS = {  # why a recording is a dead letter, and what that means
@@ -196,6 +196,7 @@ class About:
     model: str  # name@hash, a column of the transcripts
     fingerprint: str  # id of the settings, a column of the transcripts
     run: str = "0"  # id of this run of the job, in the names of its markers
+    detects_language: bool = False  # whether the model finds the language of a recording where nobody says it
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +230,7 @@ class SegmentResult:
     canvas_fill: float = 0.0
     overflow: bool = False
     error: str | None = None
+    language: str | None = None  # the detected one; None where the segment's was given, or the model detects none
 
 
 WORD = pa.struct(
@@ -249,7 +251,15 @@ SIGNALS = pa.struct(
         ("revisions", pa.float32()),
         ("ctc_score", pa.float32()),  # log-probability of the text per token, nats; null: no text or too few slots
         ("ctc_disagreement", pa.float32()),  # edit distance to CTC's own text, as a share of the longer one
-        ("repeats_removed", pa.float32()),  # words; null: denoise.remove_repeats is off, or the model has no CTC
+        # words; null: denoise.remove_repeats is off or the model has no CTC; of Whisper: words of loops, decode.clean
+        ("repeats_removed", pa.float32()),
+        # The rest is Whisper's.
+        ("phrases_removed", pa.float32()),  # words of lines that it is known to write where nobody says them
+        ("language_probability", pa.float32()),  # of the detected language; null: the language was given
+        ("no_speech_probability", pa.float32()),
+        ("log_probability_mean", pa.float32()),  # of the tokens and the end, nats
+        ("compression_ratio", pa.float32()),  # of the text before loops were removed: high where it repeats itself
+        ("temperature", pa.float32()),  # at which the text was found; above 0: earlier tries were bad
     ]
 )
 
@@ -262,7 +272,7 @@ TRANSCRIPT = pa.schema(
         ("start_ms", pa.int64()),
         ("end_ms", pa.int64()),
         ("channel", pa.int32()),  # number of the channel or track; null: the mean of all channels of the only track
-        ("language", pa.string()),
+        ("language", pa.string()),  # the source's, else the one that Whisper detects; null: unknown
         ("text", pa.string()),
         ("confidence", pa.float32()),  # of diffusion models: the words' mean, times the share on which CTC agrees
         ("confidence_source", pa.string()),
@@ -403,6 +413,7 @@ RESULT = pa.struct(
         *SPAN,
         ("text", pa.string()),  # null: no answer; `error` says why
         ("error", pa.string()),
+        ("language", pa.string()),  # of the recording, where it was detected; null: the source says it, or nobody
         ("confidence", pa.float32()),
         ("words", pa.list_(WORD)),
         ("signals", SIGNALS),
@@ -454,7 +465,15 @@ _PIECE = [  # one row: a unit, or one bounded piece of a unit with much audio
     ("suspect", pa.bool_()),  # the unit crashed its process before: stages skip it, it runs alone later
     ("saved", pa.bool_()),  # an earlier run saved this piece (output/pieces.py): stages skip it
 ]
-PIECE_DECODED = pa.schema([*_PIECE, ("segments", pa.list_(SEGMENT)), ("pcm", pa.large_binary())])
+_AUDIO = [
+    ("segments", pa.list_(SEGMENT)),
+    ("pcm", pa.large_binary()),
+    # Samples of the first segment of a recording that began in an earlier piece: the model detects the language there,
+    # so that all pieces find the same one. Null: the recording begins here, or its language need not be detected.
+    ("opening", pa.large_binary()),
+]
+AUDIO_COLUMNS = [name for name, _ in _AUDIO]  # they end in the replica
+PIECE_DECODED = pa.schema([*_PIECE, *_AUDIO])
 PIECE_RECOGNISED = pa.schema([*_PIECE, ("results", pa.list_(RESULT))])
 
 
@@ -473,6 +492,7 @@ def piece_row(unit_id: str, place: Place, piece: int, start: Position, following
         "saved": False,
         "segments": [],
         "pcm": b"",
+        "opening": None,
     }
 
 

@@ -11,7 +11,6 @@ from pipeline.audio.voice_activity import FRAME_SAMPLES, VoiceActivity
 from pipeline.config import SegmentConfig
 from pipeline.schemas import SAMPLE_RATE, SAMPLES_PER_MS
 
-MERGE_GAP_SAMPLES = 600 * SAMPLES_PER_MS  # regions of speech with a longer gap between them are never in one window
 OVERLAP_SAMPLES = 300 * SAMPLES_PER_MS  # in both windows when speech is cut where it has no pause
 HYSTERESIS = 0.15  # speech begins at the threshold and ends this far below it (Silero's own value)
 METER_SAMPLES = 256 * FRAME_SAMPLES  # 8.2 s
@@ -109,7 +108,7 @@ def windows_from_regions(
 
     1. Each region is padded by at most config.pad_ms on both sides. Two neighbours share a pause that is too short.
     2. From left to right, regions join the open window while it stays within the limit and the silence between them
-       is at most 600 ms.
+       is at most config.join_ms.
     3. A region that is too long is cut at its least probable frame, if that is a pause. Otherwise it is cut at the
        limit; the next window then begins 300 ms before the cut and has overlaps_previous.
     """
@@ -120,7 +119,7 @@ def windows_from_regions(
     # The open window; speech_end is where its speech ends without padding, -1 while no window is open.
     start, end, speech_end, overlaps = 0, 0, -1, False
     for (first, last), (padded_first, padded_last) in zip(speech, padded, strict=True):
-        if speech_end >= 0 and first - speech_end <= MERGE_GAP_SAMPLES and padded_last - start <= limit:
+        if speech_end >= 0 and first - speech_end <= config.join_ms * SAMPLES_PER_MS and padded_last - start <= limit:
             end, speech_end = padded_last, last
             continue
         if speech_end >= 0:
@@ -145,7 +144,7 @@ def quietest_windows(
     frame; not modified. Source: arXiv 2607.13013, which cuts the audio that diffusion-gemma-asr-small hears.
 
     1. Each region is padded by at most config.pad_ms on both sides.
-    2. Regions with at most 600 ms of silence between them are one stretch. Longer silence is left out.
+    2. Regions with at most config.join_ms of silence between them are one stretch. Longer silence is left out.
     3. A stretch is cut at its quietest frame within search_seconds around target_seconds, then again from there. The
        two windows of a cut meet: no sample is in both, none is in neither.
     """
@@ -156,7 +155,7 @@ def quietest_windows(
     padded = _padded(speech, samples, config.pad_ms * SAMPLES_PER_MS)
     stretches: list[tuple[int, int]] = []
     for index, (start, end) in enumerate(padded):
-        if index and speech[index][0] - speech[index - 1][1] <= MERGE_GAP_SAMPLES:
+        if index and speech[index][0] - speech[index - 1][1] <= config.join_ms * SAMPLES_PER_MS:
             stretches[-1] = (stretches[-1][0], end)
         else:
             stretches.append((start, end))
@@ -233,7 +232,7 @@ def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tup
     A window that the audio behind might still lengthen goes to the next piece. So does a window that the following
     window overlaps, unless speech goes on without a pause for half of the samples.
     """
-    longest_gap = MERGE_GAP_SAMPLES + (2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
+    longest_gap = (config.join_ms + 2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
     if not windows or windows[-1].end_sample <= samples - longest_gap:
         # Before the end there may be padding, or the beginning of speech that is still too short to be a region.
         lead = max(config.pad_ms, config.min_speech_ms) * SAMPLES_PER_MS

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal, NamedTuple
@@ -50,7 +50,8 @@ class Piece:
     next: where the next piece begins; None: this is the last piece. samples: length of the piece at 16 kHz.
     recordings: those that end in this piece, by their index in the unit. damages: rows of schemas.DAMAGE. segments:
     rows of schemas.SEGMENT. pcm: the samples of all segments, int16 little endian; `schemas.pcm_of` returns those of
-    one segment.
+    one segment. opening: samples of the first segment of a recording that began in an earlier piece, if the model has
+    to detect its language.
     """
 
     start: Position
@@ -60,6 +61,7 @@ class Piece:
     damages: list[dict[str, Any]] = field(default_factory=list)
     segments: list[dict[str, Any]] = field(default_factory=list)
     pcm: bytearray = field(default_factory=bytearray)
+    opening: bytes | None = None
 
     def add(self, excerpt: _Excerpt) -> None:
         """Append the excerpt, and release its decoded samples."""
@@ -134,6 +136,7 @@ class DecodeStage:
                 "damages": piece.damages,
                 "segments": piece.segments,
                 "pcm": piece.pcm,
+                "opening": piece.opening,
             }
 
 
@@ -154,7 +157,7 @@ class Decoder:
         self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
         self.split = config.source.channels == "split"
         self.track: int | Literal["all"] | None = None if config.source.track == "default" else config.source.track
-        self.languages = about.languages
+        self.languages, self.detects_language = about.languages, about.detects_language
         longest = min(config.segment.max_seconds, about.window_seconds)
         self.segmenter = Segmenter(config.segment, max_seconds=longest)
 
@@ -164,10 +167,12 @@ class Decoder:
         A piece ends when it contains segment.piece_seconds of audio. Inside a longer recording it ends at a pause
         shortly before that. Unit and start of a piece determine its content.
         """
-        piece, position = Piece(start), start
+        opening = self._opening(unit, start)
+        piece, position = Piece(start, opening=opening), start
         with closing(read_in_order(unit.refs[start.recording :], self.read_ahead)) as readings:
             for read in readings:
                 for excerpt in self._excerpts(unit, position, read):
+                    opening = opening or self._first_segment(excerpt)
                     piece.add(excerpt)
                     position = excerpt.next
                     # The recording goes on (ended is None) only where the piece is full or one of its channels ends.
@@ -175,10 +180,32 @@ class Decoder:
                     if full and position.recording < len(unit.refs):
                         piece.next = position
                         yield piece
-                        piece = Piece(position)
+                        piece = Piece(position, opening=opening if position.recording == excerpt.recording else None)
+                opening = None
         yield piece
 
-    def _excerpts(self, unit: WorkUnit, at: Position, read_now: Callable[[], Recording]) -> Iterator[_Excerpt]:
+    def _opening(self, unit: WorkUnit, at: Position) -> bytes | None:
+        """`Piece.opening` of the piece that begins at `at`, from the recording's beginning on."""
+        if not self.detects_language or not (at.sample or at.channel):
+            return None
+        ref = unit.refs[at.recording]
+        with closing(self._excerpts(unit, Position(at.recording), lambda: read_recording(ref))) as excerpts:
+            for excerpt in excerpts:
+                if (opening := self._first_segment(excerpt)) is not None:
+                    return opening
+                if excerpt.next == at or excerpt.ended is not None:
+                    break
+        return None
+
+    def _first_segment(self, excerpt: _Excerpt) -> bytes | None:
+        """The samples of an excerpt's first segment; None if the model need not detect its language."""
+        if not self.detects_language or not excerpt.segments or excerpt.segments[0][0]["language"] is not None:
+            return None
+        return to_pcm(excerpt.segments[0][1])
+
+    def _excerpts(
+        self, unit: WorkUnit, at: Position, read_now: Callable[[], Recording]
+    ) -> Generator[_Excerpt, None, None]:
         """The excerpts of one recording from `at` on; a single one with its `problem` if it cannot be decoded."""
         ref, after = unit.refs[at.recording], Position(at.recording + 1)
         known = DecodedRecording(language=ref.language, reference=ref.reference, metadata=ref.metadata)

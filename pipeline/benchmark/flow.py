@@ -33,6 +33,7 @@ from pipeline.planning.left import UnitSeconds, units_left
 from pipeline.planning.pack import pack_units, with_parts
 from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import (
+    AUDIO_COLUMNS,
     PIECE_DECODED,
     PIECE_RECOGNISED,
     SAMPLE_RATE,
@@ -88,7 +89,7 @@ class Replica:
     async def __call__(self, block: pa.Table) -> pa.Table:
         pieces = rows_of(block)
         results = pa.concat_arrays([self.results] * len(pieces))
-        return as_block(pieces.drop_columns(["segments", "pcm"]).append_column("results", results))
+        return as_block(pieces.drop_columns(AUDIO_COLUMNS).append_column("results", results))
 
 
 class Commit:

@@ -41,7 +41,7 @@ from pipeline.storage.base import Storage, open_storage
 log = logging.getLogger(__name__)
 
 # The sections of the config that change the figures.
-DECIDING = ("sets", "model", "denoise", "segment", "corrupt")
+DECIDING = ("sets", "model", "denoise", "decode", "segment", "corrupt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,9 @@ def _transcribed(
 ) -> tuple[Storage, dict[str, Any]]:
     """Transcribe a set into an output of its own. Its name depends on the settings: other settings, other output."""
     assert one.source
-    settings = {key: getattr(config, key) for key in ("storage", "model", "denoise", "segment", "compute", "plan")}
+    settings = {
+        key: getattr(config, key) for key in ("storage", "model", "denoise", "decode", "segment", "compute", "plan")
+    }
     uri = f"{config.output.uri.rstrip('/')}/runs/{run}/{name}"
     budget = BudgetConfig(max_dead_fraction=1)  # a dead letter counts as deletions, and the gate decides
     made = RunConfig(source=one.source, output=OutputConfig(uri=uri), budget=budget, **settings)

@@ -11,6 +11,7 @@ from pydantic import Field
 from pipeline.config import (
     LANGUAGES,
     ComputeConfig,
+    DecodeConfig,
     DenoiseConfig,
     Misfit,
     ModelConfig,
@@ -96,6 +97,7 @@ class EvaluateConfig(Section):
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
     denoise: DenoiseConfig = DenoiseConfig()
+    decode: DecodeConfig = DecodeConfig()
     segment: SegmentConfig = SegmentConfig()
     compute: ComputeConfig = ComputeConfig()
     plan: PlanConfig = PlanConfig()
@@ -133,10 +135,10 @@ class EvaluateConfig(Section):
     @pydantic.field_validator("sweep")
     @classmethod
     def _swept(cls, value: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        allowed = {key for key, _ in keys(RunConfig) if key.split(".")[0] in ("model", "denoise", "segment")}
+        allowed = {key for key, _ in keys(RunConfig) if key.split(".")[0] in ("model", "denoise", "decode", "segment")}
         for key, choices in value.items():
             if key not in allowed:
-                raise ValueError(f"{key} is no setting of model, denoise or segment")
+                raise ValueError(f"{key} is no setting of model, denoise, decode or segment")
             if not choices:
                 raise ValueError(f"{key}: no values")
         return value

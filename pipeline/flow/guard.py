@@ -18,6 +18,7 @@ from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.metrics import RetryMetrics
 from pipeline.output.stage import Attempts, CommitStage, saved_pieces
 from pipeline.schemas import (
+    AUDIO_COLUMNS,
     PIECE_DECODED,
     PIECE_RECOGNISED,
     START,
@@ -184,5 +185,5 @@ class MeteredCommit:
 
 def _skipped(piece: pa.Table, **flags: bool) -> pa.Table:
     """The same piece as a row of PIECE_RECOGNISED without results. flags: columns with new values."""
-    (row,) = piece.drop_columns(["segments", "pcm"]).to_pylist()
+    (row,) = piece.drop_columns(AUDIO_COLUMNS).to_pylist()
     return to_table([row | {"results": []} | flags], PIECE_RECOGNISED)

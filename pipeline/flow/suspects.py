@@ -17,6 +17,7 @@ from pipeline.audio.stage import declared_samples, describe
 from pipeline.config import ConfigError
 from pipeline.missing import missing_package
 from pipeline.schemas import (
+    AUDIO_COLUMNS,
     PIECE_DECODED,
     POSITION,
     SPAN,
@@ -195,7 +196,7 @@ def _recognised(replica: Cell, decoded: pa.Table) -> dict[str, Any]:
             results.append(_no_answer(segment, err.detail))
     if failed == len(row["segments"]):
         raise crash
-    known = {name: value for name, value in row.items() if name not in ("segments", "pcm")}
+    known = {name: value for name, value in row.items() if name not in AUDIO_COLUMNS}
     return known | {"results": results}
 
 

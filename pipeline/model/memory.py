@@ -13,6 +13,7 @@ from pipeline.model.denoise.compiled import prompt_widths
 from pipeline.model.denoise.vocabulary_head import FLOATS, TILES
 from pipeline.model.files import checkpoint, hub, layout
 from pipeline.model.network import float8, lora
+from pipeline.model.number_type import torch_type
 from pipeline.model.recogniser import AsrModel
 
 GIB = 2**30
@@ -97,7 +98,7 @@ def beforehand(config: RunConfig) -> Memory:
     Raises ConfigError where a file is missing or does not fit.
     """
     name, revision = config.model.name, config.model.revision
-    device, dtype = config.model.device, getattr(torch, config.model.dtype)
+    device, dtype = config.model.device, torch_type(config.model.dtype, config.model.device)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = layout.directory(name, revision)

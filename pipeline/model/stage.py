@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 from concurrent.futures import Future
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, NoReturn
 
 import pyarrow as pa
@@ -16,13 +16,17 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.model import memory
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.files import checkpoint, layout, whisper_layout
+from pipeline.model.number_type import torch_type
 from pipeline.model.recogniser import AsrModel
 from pipeline.model.whisper import recogniser as whisper
 from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.model.worker import EngineDead, Worker
-from pipeline.schemas import PIECE_RECOGNISED, SPAN, About, Segment, SegmentResult, pcm_of
+from pipeline.schemas import AUDIO_COLUMNS, PIECE_RECOGNISED, SPAN, About, Segment, SegmentResult, pcm_of
 
 log = logging.getLogger(__name__)
+
+# By recording: the place of the segment in which its language is detected (-1: in an earlier piece), and its answer.
+Opened = dict[int, tuple[int, Future[SegmentResult]]]
 
 HUNG_SECONDS = 900.0  # without the end of a turn: longer than compiling again when memory runs out
 
@@ -45,21 +49,65 @@ class Replica:
         """
         rows: list[list[dict[str, Any]]] = pieces["segments"].to_pylist()
         audio = [memoryview(pcm.as_buffer()) for pcm in pieces["pcm"]]
+        given = [
+            [Segment(s["key"], s["language"], pcm_of(pcm, s)) for s in segments]
+            for segments, pcm in zip(rows, audio, strict=True)
+        ]
         try:
-            waiting = [
-                self.engine.submit_all([Segment(s["key"], s["language"], pcm_of(pcm, s)) for s in segments])
-                for segments, pcm in zip(rows, audio, strict=True)
-            ]
+            opened = await self._opened(pieces, rows, given)
+            waiting = [self._submit(*of_piece) for of_piece in zip(rows, given, opened, strict=True)]
             await self._resolved([future for futures in waiting for future in futures])
             answers = [[future.result() for future in futures] for futures in waiting]
         except EngineDead as err:
             _end(str(err))
+        for of_piece in zip(rows, answers, opened, strict=True):
+            _say_language(*of_piece)
         results = [
             [_result(segment, answer) for segment, answer in zip(segments, answered, strict=True)]
             for segments, answered in zip(rows, answers, strict=True)
         ]
         column = pa.array(results, PIECE_RECOGNISED.field("results").type)
-        return pieces.drop_columns(["segments", "pcm"]).append_column("results", column)
+        return pieces.drop_columns(AUDIO_COLUMNS).append_column("results", column)
+
+    async def _opened(
+        self, pieces: pa.Table, rows: list[list[dict[str, Any]]], given: list[list[Segment]]
+    ) -> list[Opened]:
+        """The first answers of recordings whose language nobody says; they have the language that the model detects."""
+        opened: list[Opened] = [{} for _ in rows]
+        if not self.engine.detects_language:
+            return opened
+        wanted: list[tuple[int, int, int, Segment]] = []  # piece, recording, place, segment
+        starts = pieces["start"].to_pylist()
+        for number, (opening, segments) in enumerate(zip(pieces["opening"], rows, strict=True)):
+            seen = set()
+            if opening.is_valid:
+                recording = starts[number]["recording"]
+                seen.add(recording)
+                wanted.append((number, recording, -1, Segment("opening", None, memoryview(opening.as_buffer()))))
+            for place, (row, segment) in enumerate(zip(segments, given[number], strict=True)):
+                if segment.language is None and row["recording_index"] not in seen:
+                    seen.add(row["recording_index"])
+                    wanted.append((number, row["recording_index"], place, segment))
+        futures = self.engine.submit_all([segment for *_, segment in wanted])
+        await self._resolved(futures)
+        for (number, recording, place, _), future in zip(wanted, futures, strict=True):
+            opened[number][recording] = (place, future)
+        return opened
+
+    def _submit(self, rows: list[dict[str, Any]], given: list[Segment], opened: Opened) -> list[Future[SegmentResult]]:
+        """The futures of a piece's segments: of those without an answer yet, in the language of their recording."""
+        futures: list[Future[SegmentResult]] = []
+        left: list[tuple[int, Segment]] = []
+        for place, (row, segment) in enumerate(zip(rows, given, strict=True)):
+            first, future = opened.get(row["recording_index"], (-1, Future()))
+            futures.append(future)
+            if first != place:
+                known = future.result().language if row["recording_index"] in opened else None
+                left.append((place, replace(segment, language=segment.language or known)))
+        new = self.engine.submit_all([segment for _, segment in left])
+        for (place, _), future in zip(left, new, strict=True):
+            futures[place] = future
+        return futures
 
     async def _resolved(self, futures: list[Future[SegmentResult]]) -> None:
         """Wait for all; the process ends where the engine hangs."""
@@ -85,16 +133,18 @@ def start_engine(config: RunConfig) -> Worker:
 def engine_for(run: RunConfig, device: str) -> Worker:
     """The engine for the kind of model that `model.name` is, on "cpu" or "cuda". Raises ConfigError.
 
-    Its batch is compute.canvases. A Whisper checkpoint uses none of denoise.*, model.compile and model.head.
+    Its batch is compute.canvases. A Whisper checkpoint uses none of denoise.*, model.compile and model.head; no other
+    one uses decode.*.
     """
     model, slots = run.model, run.compute.canvases
-    dtype = getattr(torch, model.dtype)
     if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
         if model.weights == "fp8":
             raise ConfigError(f"model.weights: fp8 is for diffusion models; {model.name} is a Whisper checkpoint")
-        return WhisperEngine(whisper.load(model.name, model.revision, device=device, dtype=dtype), slots=slots)
+        dtype = torch_type(model.dtype, device, is_whisper=True)
+        loaded = whisper.load(model.name, model.revision, device=device, dtype=dtype, decode=run.decode)
+        return WhisperEngine(loaded, slots=slots)
     return Engine(
-        _loaded(run, device, dtype),
+        _loaded(run, device, torch_type(model.dtype, device)),
         run.denoise,
         slots=slots,
         compile=model.compile,
@@ -134,6 +184,16 @@ def _end(why: str) -> NoReturn:
     log.critical("replica ends: %s", why)
     logging.shutdown()
     os._exit(1)
+
+
+def _say_language(rows: list[dict[str, Any]], answers: list[SegmentResult], opened: Opened) -> None:
+    """Give all answers of a recording the language that was detected in its first segment, and its probability."""
+    for row, answer in zip(rows, answers, strict=True):
+        if row["recording_index"] in opened:
+            first = opened[row["recording_index"]][1].result()
+            answer.language = first.language
+            if answer.signals is not None and first.signals is not None:
+                answer.signals["language_probability"] = first.signals["language_probability"]
 
 
 def _result(segment: dict[str, Any], answer: SegmentResult) -> dict[str, Any]:

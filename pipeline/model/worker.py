@@ -35,6 +35,8 @@ class Worker(ABC):
     EngineDead. A subclass says what a turn is, and calls `start` at the end of its constructor.
     """
 
+    detects_language = False  # whether results say the language of a segment that comes without one
+
     def __init__(self) -> None:
         self._arrivals: queue.SimpleQueue[list[Waiting] | None] = queue.SimpleQueue()
         self._nan: deque[bool] = deque(maxlen=NAN_WINDOW)  # whether the logits of each of the last rows were not finite

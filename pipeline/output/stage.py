@@ -125,7 +125,8 @@ class CommitStage:
             by_recording[result["recording_index"]].append(result)
         for ref, recording, answers in zip(unit.refs, recordings, by_recording, strict=True):
             answers.sort(key=itemgetter("segment_index"))
-            source = self._source(ref, recording, unit)
+            detected = next((answer["language"] for answer in answers if answer["language"]), None)
+            source = self._source(ref, recording, unit) | {"language": recording.language or detected}
             damage = recording.damage or _unanswered(answers)
             answered = [answer for answer in answers if answer["text"] is not None]
             problem = recording.problem or (damage if not answered else None)
@@ -155,12 +156,11 @@ class CommitStage:
         )
 
     def _source(self, ref: RecordingRef, recording: DecodedRecording, unit: WorkUnit) -> dict[str, Any]:
-        """The columns that transcripts and dead letters have in common."""
+        """The columns that transcripts and dead letters have in common, without `language`."""
         return {
             "recording_id": ref.recording_id,
             "source_uri": public(ref.source_uri),
             "source_member": ref.source_member,
-            "language": recording.language,
             "reference": recording.reference,
             "metadata": recording.metadata,
             "unit_id": unit.unit_id,

@@ -31,6 +31,7 @@ def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
         "source": settings["source"],
         "model": model | {"weights_hash": weights},
         "denoise": settings["denoise"],
+        "decode": settings["decode"],
         "segment": settings["segment"],
     }
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}

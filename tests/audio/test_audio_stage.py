@@ -178,6 +178,26 @@ def rows_of(tmp_path: Path, data: bytes, name: str, *overrides: str, **changes: 
     return rows
 
 
+@pytest.mark.parametrize("language", [None, "de"])
+def test_later_pieces_of_a_recording_carry_its_first_segment_where_the_model_detects_the_language(
+    tmp_path: Path, language: str | None
+) -> None:
+    wav(tmp_path / "in/a.wav", 200, seed=1)
+    wav(tmp_path / "in/b.wav", 2, seed=2)
+    overrides = ["segment.piece_seconds=60", "segment.vad=false"]
+    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), *overrides)
+    unit = WorkUnit("0" * 16, tuple(replace(ref, language=language) for ref in refs_of(tmp_path / "in")))
+    decoder = Decoder(config, About(1.0, ("en", "de"), "m", "f", detects_language=True))
+    pieces = list(decoder.pieces(unit))
+    assert len(pieces) > 2
+    first = bytes(pcm_of(memoryview(pieces[0].pcm), pieces[0].segments[0]))
+    assert [piece.opening for piece in pieces] == [None, *[first if language is None else None] * (len(pieces) - 1)]
+    for piece in pieces:
+        assert next(decoder.pieces(unit, piece.start)) == piece  # as after a restart
+    plain = Decoder(config, About(1.0, ("en", "de"), "m", "f"))
+    assert {piece.opening for piece in plain.pieces(unit)} == {None}
+
+
 @pytest.mark.parametrize("piece_seconds", [900, 60])
 @pytest.mark.parametrize("kind", ["mp3_plain", "flac", "aac", "opus", "m4a", "webm"])
 def test_damage_in_the_middle_is_a_problem_of_a_transcribed_recording(

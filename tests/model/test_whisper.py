@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -13,14 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizer
 
-from pipeline.config import LANGUAGES, ConfigError
+from pipeline.config import LANGUAGES, ConfigError, DecodeConfig
+from pipeline.model.whisper import recogniser
 from pipeline.model.whisper import recogniser as whisper
-from pipeline.model.whisper.recogniser import Whisper
+from pipeline.model.whisper.recogniser import Heard, Whisper
+from pipeline.model.whisper.search import Hypothesis, best_texts
 from pipeline.schemas import SAMPLE_RATE, Segment, SegmentResult
 from tests.support.small_model import noise_segment
 from tests.support.small_whisper import edit, save_whisper
 
 COUNT = 12
+# What transformers does: one greedy try, and whatever comes out is the text.
+PLAIN = DecodeConfig(temperatures=(0.0,), no_speech_probability=1.0, clean=False)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +36,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loaded(folder: Path) -> Whisper:
-    return whisper.load(str(folder))
+    return whisper.load(str(folder), decode=PLAIN)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +89,11 @@ def test_a_result_does_not_depend_on_its_batch(
 
 
 def test_the_same_again_is_the_same_to_the_last_bit(loaded: Whisper, segments: list[Segment], folder: Path) -> None:
-    assert loaded.recognise(segments) == loaded.recognise(segments) == whisper.load(str(folder)).recognise(segments)
+    assert (
+        loaded.recognise(segments)
+        == loaded.recognise(segments)
+        == whisper.load(str(folder), decode=PLAIN).recognise(segments)
+    )
 
 
 def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[SegmentResult]) -> None:
@@ -104,6 +114,8 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
             "ctc_score",
             "ctc_disagreement",
             "repeats_removed",
+            "phrases_removed",
+            *(["language_probability"] if result.language is None else []),
         ]
         assert "".join(str(word["text"]) for word in result.words) == "".join((result.text or "").split())
 
@@ -111,47 +123,50 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
 def test_probabilities_are_those_of_the_decoder_at_temperature_one(loaded: Whisper, segments: list[Segment]) -> None:
     """One pass over the whole sequence gives the same as the steps. Forbidden tokens have no share."""
     segment = segments[2]
-    generated = loaded.generate([segment])
+    with mock.patch.object(recogniser, "best_texts", wraps=best_texts) as watched:
+        watched.side_effect = lambda *given, **wanted: found.append(best_texts(*given, **wanted)) or found[-1]
+        found: list[list[Hypothesis]] = []
+        recognised(loaded, [segment])
+    generated = found[0][0]
     ids = loaded.tokenizer.token_to_id
     prompt = [ids(f"<|{name}|>") for name in ("startoftranscript", str(segment.language), "transcribe", "notimestamps")]
-    count = len(generated.tokens[0])
+    count = len(generated.tokens)
     with torch.inference_mode():
         logits = loaded.model(
             encoder_outputs=(loaded.encode([segment]),),
-            decoder_input_ids=torch.tensor([prompt + generated.tokens[0][:-1]]),
+            decoder_input_ids=torch.tensor([prompt + generated.tokens[:-1]]),
         ).logits[0, 3:]
     logits = logits.clone()
     generation = loaded.model.generation_config
     logits[:, generation.suppress_tokens] = -math.inf
     logits[0, generation.begin_suppress_tokens] = -math.inf
     probability = logits.softmax(-1)
-    assert probability.argmax(-1).tolist() == generated.tokens[0]
-    np.testing.assert_allclose(probability.max(-1).values, generated.probability[0], rtol=1e-4)
+    assert probability.argmax(-1).tolist() == generated.tokens
+    np.testing.assert_allclose(probability.max(-1).values, generated.probability, rtol=1e-4)
+    assert generated.score == pytest.approx(float(probability.max(-1).values.log().sum()), rel=1e-4)
     entropy = [-sum(p * math.log(p) for p in probability[i].double().tolist() if p > 0) for i in range(count)]
-    np.testing.assert_allclose(entropy, generated.entropy[0], rtol=1e-4)
+    np.testing.assert_allclose(entropy, generated.entropy, rtol=1e-4)
 
 
 def test_the_language_decides_and_where_it_is_unknown_it_is_detected(loaded: Whisper) -> None:
+    """Like Whisper does, it compares all languages that it knows; one that is none of ours may be the one."""
     foreign = [noise_segment(n, seconds=0.1 + 0.07 * n) for n in range(COUNT)]
-    tokens = loaded.languages(foreign, loaded.encode(foreign))
-    ours = [(segment, token.strip("<|>")) for segment, token in zip(foreign, tokens, strict=True) if token != "<|it|>"]
-    assert ours
-    for segment, code in ours:
-        spoken = {name: recognised(loaded, [Segment(segment.key, name, segment.pcm)])[0] for name in LANGUAGES}
-        assert len({result.confidence for result in spoken.values()}) == len(LANGUAGES)
-        assert recognised(loaded, [segment])[0] == spoken[code]
-
-
-def test_a_language_that_is_none_of_ours_may_be_detected(loaded: Whisper) -> None:
-    """Like Whisper does, it compares all languages that it knows."""
-    foreign = [noise_segment(n, seconds=0.1 + 0.07 * n) for n in range(COUNT)]
-    detected = loaded.languages(foreign, loaded.encode(foreign))
-    assert "<|it|>" in detected
-    assert len(recognised(loaded, foreign)) == COUNT
+    found = recognised(loaded, foreign)
+    codes = {str(result.language) for result in found}
+    assert "it" in codes
+    assert codes & set(LANGUAGES)
+    for segment, result in zip(foreign, found, strict=True):
+        assert result.signals is not None
+        assert 0 < (result.signals["language_probability"] or 0) <= 1
+        spoken = recognised(loaded, [replace(segment, language=result.language)])[0]
+        assert (spoken.text, spoken.confidence) == (result.text, pytest.approx(result.confidence, abs=1e-4))
+        assert spoken.language is None
+    spoken_by = {recognised(loaded, [replace(foreign[1], language=code)])[0].confidence for code in LANGUAGES}
+    assert len(spoken_by) == len(LANGUAGES)
 
 
 def test_an_english_only_checkpoint_is_asked_without_language_and_task(tmp_path: Path) -> None:
-    model = whisper.load(str(save_whisper(tmp_path / "en", multilingual=False)))
+    model = whisper.load(str(save_whisper(tmp_path / "en", multilingual=False)), decode=PLAIN)
     one, other = recognised(model, [noise_segment(1, "en"), noise_segment(1)])
     assert one == other
     stock = WhisperForConditionalGeneration.from_pretrained(tmp_path / "en")
@@ -162,8 +177,14 @@ def test_an_english_only_checkpoint_is_asked_without_language_and_task(tmp_path:
     assert one.text == text.strip()
 
 
+def said(model: Whisper, tokens: list[int], probability: float = 0.5, **known: Any) -> Heard:
+    """What the model knows when these tokens came out."""
+    found = Hypothesis(tokens, [probability] * len(tokens), [1.0] * len(tokens), math.log(probability) * len(tokens))
+    return replace(Heard(None, None, 0.0, found, 0.0, "", 1.0), **known)
+
+
 @pytest.mark.parametrize(
-    ("said", "text", "steps", "overflow"),
+    ("spoken", "text", "steps", "overflow"),
     [
         ("Ġ ban <|0.00|> n <|1.02|> Ġ f <|endoftext|> ban", "bann f", 8, False),
         ("<|endoftext|> ban", "", 1, False),
@@ -172,20 +193,21 @@ def test_an_english_only_checkpoint_is_asked_without_language_and_task(tmp_path:
         ("<|it|> ban <|endoftext|>", "ban", 3, False),
     ],
 )
-def test_what_counts_as_text(loaded: Whisper, said: str, text: str, steps: int, overflow: bool) -> None:
+def test_what_counts_as_text(loaded: Whisper, spoken: str, text: str, steps: int, overflow: bool) -> None:
     """No timestamps, no special tokens, nothing after the end."""
-    tokens = [loaded.tokenizer.token_to_id(token) for token in said.split()]
-    result = loaded.result(tokens, [0.5] * len(tokens), [1.0] * len(tokens))
+    tokens = [loaded.tokenizer.token_to_id(token) for token in spoken.split()]
+    heard = said(loaded, tokens[: 1 + next((n for n, token in enumerate(tokens) if token in loaded.spec.eos), 99)])
+    result = loaded.result(heard, loaded._cut(heard), [])
     assert result is not None
     assert (result.text, result.steps, result.overflow) == (text, steps, overflow)
     assert result.confidence == 0.5
 
 
-def test_only_a_row_whose_own_numbers_are_not_finite_has_no_answer(loaded: Whisper) -> None:
+def test_a_text_whose_numbers_are_not_finite_is_no_answer(loaded: Whisper) -> None:
     ban, end = (loaded.tokenizer.token_to_id(token) for token in ("ban", "<|endoftext|>"))
-    assert loaded.result([ban, end], [math.nan, 0.5], [1.0, 1.0]) is None
-    assert loaded.result([ban, end], [0.5, math.nan], [1.0, 1.0]) is None
-    assert loaded.result([ban, end, ban], [0.5, 0.5, math.nan], [1.0, 1.0, 1.0]) is not None
+    heard = said(loaded, [ban, end])
+    heard.hypothesis.probability[1] = math.nan
+    assert loaded.result(heard, loaded._cut(heard), []) is None
 
 
 def test_a_row_of_nan_leaves_its_neighbours_alone(
@@ -217,7 +239,7 @@ def test_weights_may_be_shards_and_of_another_type(
     edit_index = copy / "model.safetensors.index.json"
     edit_index.write_text("{}")
     edit(edit_index, weight_map=where)
-    assert [result.text for result in recognised(whisper.load(str(copy)), segments)] == [
+    assert [result.text for result in recognised(whisper.load(str(copy), decode=PLAIN), segments)] == [
         result.text for result in alone
     ]
 

@@ -128,7 +128,7 @@ def test_repeated_nan_ends_the_engine(loaded: Whisper, segments: list[Segment]) 
     [
         (Segment("long", None, b"\0" * 32_002), "long: 32002 bytes"),
         (Segment("odd", None, b"\0" * 3), "odd: 3 bytes"),
-        (Segment("foreign", "it", b""), "foreign: no prompt for language 'it'"),
+        (Segment("foreign", "xx", b""), "foreign: no prompt for language 'xx'"),
     ],
 )
 def test_a_segment_that_does_not_fit_is_refused_with_all_of_its_call_and_the_engine_goes_on(

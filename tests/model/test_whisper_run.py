@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -20,13 +21,13 @@ from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.planning.fingerprint import check_fingerprint
 from pipeline.planning.plan import read_fingerprint
 from pipeline.run import prepare, transcribe
-from pipeline.schemas import RecordingRef
+from pipeline.schemas import PIECE_DECODED, RecordingRef, to_table
 from pipeline.storage.base import open_storage
-from tests.model.test_model_stage import ABOUT, units
+from tests.model.test_model_stage import ABOUT, unit_row, units
 from tests.model.test_model_stage import config as settings_for
 from tests.support.archives import archive, arguments, wav
 from tests.support.small_model import noise_segment
-from tests.support.small_whisper import edit, save_whisper
+from tests.support.small_whisper import CODES, edit, save_whisper
 
 RECORDINGS = 5
 
@@ -44,7 +45,7 @@ def test_weights_in_fp8_are_refused(folder: Path) -> None:
 
 
 def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
-    replica = Replica(settings_for(folder), ABOUT)
+    replica = Replica(settings_for(folder, dtype="float32"), ABOUT)
     assert isinstance(replica.engine, WhisperEngine)
     got = asyncio.run(replica(units({"a": [1, 2, 3, 4], "b": [], "c": [5]})))
     assert got.schema == schemas.PIECE_RECOGNISED
@@ -74,6 +75,29 @@ def test_a_checkpoint_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> Non
         Replica(settings_for(broken), ABOUT)
 
 
+def test_a_recording_has_one_language_that_of_its_first_segment(folder: Path) -> None:
+    """Also where its first segment was in an earlier piece. A language that somebody says is not touched."""
+    replica = Replica(settings_for(folder, dtype="float32"), ABOUT)
+    alone = whisper.load(str(folder))
+    unknown = [replace(noise_segment(n), language=None) for n in range(7)]
+    detected = [result.language for result in alone.recognise(unknown) if result]
+    opening = next(n for n in range(7) if detected[n] != detected[3])
+    row = unit_row("a", [3, 4, 5, 6])
+    for segment, recording, language in zip(row["segments"], (0, 0, 1, 2), (None, None, None, "de"), strict=True):
+        segment |= {"recording_index": recording, "language": language}
+    begun = row | {"opening": bytes(unknown[opening].pcm)}
+    wanted = [(detected[3], detected[3]), (detected[opening], detected[opening])]
+    for given, (one, other) in zip((row, begun), wanted, strict=True):
+        got = asyncio.run(replica(to_table([given], PIECE_DECODED)))["results"].to_pylist()[0]
+        assert [result["language"] for result in got] == [one, other, detected[5], None]
+        spoken = alone.recognise([replace(unknown[4], language=other)])[0]
+        assert spoken is not None
+        assert got[1]["text"] == spoken.text
+        assert got[0]["signals"]["language_probability"] == got[1]["signals"]["language_probability"] > 0
+        assert got[3]["signals"]["language_probability"] is None
+    replica.engine.close()
+
+
 @pytest.fixture(scope="module")
 def done(folder: Path, local_ray: None) -> RunConfig:
     root = folder.parent
@@ -94,7 +118,7 @@ def test_a_whole_run_ends_in_the_same_tables_and_its_books_close(done: RunConfig
     assert {row["model"] for row in rows} == {f"whisper-small@{describe(str(folder)).weights_hash}"}
     for row in rows:
         assert row["text"] is not None
-        assert row["language"] is None
+        assert row["language"] in CODES
         assert row["canvas_length"] == 16
         assert 1 <= row["steps"] <= 16
         assert 0 < row["confidence"] <= 1

@@ -61,14 +61,22 @@ def without_repeats(tokens: list[int], hypothesis: str, tokenizer: Tokenizer) ->
     tokens: of `spoken_tokens`. hypothesis: the greedy CTC text. Tokens between two words (spaces) leave with the second
     one. Two Han characters may be one token; then both stay or leave.
     """
-    words = _spelled(tokens, tokenizer)
+    words = spelled(tokens, tokenizer)
     spans = [span for _, span in words]
     joined = {number + 1 for number, (one, other) in enumerate(pairwise(spans)) if other[0] <= one[1]}
     kept = kept_words([word for word, _ in words], hypothesis, joined)
+    return Kept(kept_positions(spans, kept, len(tokens)), len(words) - len(kept))
+
+
+def kept_positions(spans: list[Span], kept: Sequence[int], count: int) -> list[int]:
+    """Which of `count` tokens stay, if of all words only those of these numbers stay. spans: of `spelled`.
+
+    Tokens between two words (spaces) leave with the second one.
+    """
     gone: set[int] = set()
-    for number in set(range(len(words))).difference(kept):
+    for number in set(range(len(spans))).difference(kept):
         gone.update(range(spans[number - 1][1] + 1 if number else 0, spans[number][1] + 1))
-    return Kept([position for position in range(len(tokens)) if position not in gone], len(words) - len(kept))
+    return [position for position in range(count) if position not in gone]
 
 
 def result(
@@ -152,18 +160,18 @@ def words_of(
 
     spans: the first and the last audio slot of each token; None: unknown, and so are the times.
     """
-    spelled = _spelled(tokens, tokenizer)
-    times: Sequence[tuple[int | None, int | None]] = [(None, None)] * len(spelled)
-    if spans and sound and spelled:
-        slots = [(spans[first][0], spans[last][1]) for _, (first, last) in spelled]
+    words = spelled(tokens, tokenizer)
+    times: Sequence[tuple[int | None, int | None]] = [(None, None)] * len(words)
+    if spans and sound and words:
+        slots = [(spans[first][0], spans[last][1]) for _, (first, last) in words]
         times = word_times(slots, sound.pcm, sound.slot_ms)
     return [
         {"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end}
-        for (word, (first, last)), (start, end) in zip(spelled, times, strict=True)
+        for (word, (first, last)), (start, end) in zip(words, times, strict=True)
     ]
 
 
-def _spelled(tokens: list[int], tokenizer: Tokenizer) -> list[tuple[str, Span]]:
+def spelled(tokens: list[int], tokenizer: Tokenizer) -> list[tuple[str, Span]]:
     """The words of `words_of`, each with the first and the last token that spell it."""
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     words: list[tuple[str, Span]] = []

@@ -164,6 +164,7 @@ class ModelInfo:
     canvas_length: int
     languages: tuple[str, ...]
     defaults: Defaults
+    detects_language: bool = False  # where nobody says the language of a recording
 
 
 def slots_for(frames: int, subsample: int) -> int:
@@ -219,6 +220,7 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
             canvas_length=spec.max_tokens,
             languages=spec.languages,
             defaults=Defaults(),
+            detects_language=bool(spec.language_ids),
         )
     config = read_config(folder)
     pinned = hub.pins(folder, config.hub, revision)

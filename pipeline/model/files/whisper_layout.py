@@ -33,8 +33,27 @@ class WhisperSpec:
     max_tokens: int  # of one transcript: half the decoder's positions, as in Whisper's own code
     eos: tuple[int, ...]
     timestamps: range  # ids of tokens that are no text
-    language_tokens: dict[str, str]  # token per language code; empty for an English-only checkpoint
+    start: int  # token with which each text begins
+    transcribe: int | None  # None: an English-only checkpoint
+    no_timestamps: int
+    language_ids: dict[str, int]  # token of every language code; empty for an English-only checkpoint
+    alignment_heads: dict[int, list[int]]  # by decoder layer: heads that attend to where a token is spoken
     weights: tuple[Path, ...]
+
+    @property
+    def no_speech(self) -> int:
+        """The token whose probability behind the start is that of no speech."""
+        return self.no_timestamps - 1
+
+    def prompt(self, language: int | None) -> list[int]:
+        """The tokens before a text in the language of this token."""
+        asked = [language, self.transcribe] if language is not None and self.transcribe is not None else []
+        return [self.start, *asked, self.no_timestamps]
+
+    @property
+    def prompt_tokens(self) -> int:
+        """How many tokens a prompt has."""
+        return PROMPT_TOKENS if self.language_ids else PROMPT_TOKENS - 2
 
     @property
     def window_seconds(self) -> float:
@@ -44,7 +63,7 @@ class WhisperSpec:
     @property
     def languages(self) -> tuple[str, ...]:
         """Codes of the languages that may be asked for."""
-        return tuple(self.language_tokens) or ("en",)
+        return tuple(code for code in LANGUAGES if code in self.language_ids) or ("en",)
 
 
 def is_hub_id(name: str) -> bool:
@@ -93,8 +112,9 @@ def read(folder: Path) -> WhisperSpec:
     target = config.number("max_target_positions")
     if target < 2 * PROMPT_TOKENS + 2:
         raise config.wrong("max_target_positions", f"{target} are too few")
-    generation.number("decoder_start_token_id")
+    start = generation.number("decoder_start_token_id")
     no_timestamps = generation.number("no_timestamps_token_id")
+    languages = _languages(generation)
     return WhisperSpec(
         mels=config.number("num_mel_bins"),
         positions=positions,
@@ -102,7 +122,11 @@ def read(folder: Path) -> WhisperSpec:
         max_tokens=target // 2,
         eos=generation.numbers("eos_token_id"),
         timestamps=range(no_timestamps + 1, no_timestamps + 1 + TIMESTAMPS),
-        language_tokens=_language_tokens(generation),
+        start=start,
+        transcribe=generation.tree["task_to_id"]["transcribe"] if languages else None,
+        no_timestamps=no_timestamps,
+        language_ids=languages,
+        alignment_heads=_alignment_heads(generation, config),
         weights=hub.shards(folder / WEIGHTS),
     )
 
@@ -112,7 +136,7 @@ def files(folder: Path, spec: WhisperSpec) -> list[Path]:
     return [folder / CONFIG, folder / GENERATION, folder / TOKENIZER, *spec.weights]
 
 
-def _language_tokens(generation: _Keys) -> dict[str, str]:
+def _languages(generation: _Keys) -> dict[str, int]:
     """Token per language code, Whisper's codes being ours. Empty for an English-only checkpoint."""
     known = generation.tree.get("lang_to_id")
     if not generation.tree.get("is_multilingual", bool(known)):
@@ -122,10 +146,25 @@ def _language_tokens(generation: _Keys) -> dict[str, str]:
     tasks = generation.tree.get("task_to_id")
     if not isinstance(tasks, dict) or not generation.fits(tasks.get("transcribe")):
         raise generation.wrong("task_to_id", "a multilingual checkpoint needs its token for `transcribe` here")
-    tokens = {language: f"<|{language}|>" for language in LANGUAGES if f"<|{language}|>" in known}
-    if not tokens:
+    tokens = {name.strip("<|>"): token for name, token in known.items()}
+    if not tokens.keys() & set(LANGUAGES):
         raise generation.wrong("lang_to_id", f"none of {', '.join(LANGUAGES)}")
     return tokens
+
+
+def _alignment_heads(generation: _Keys, config: _Keys) -> dict[int, list[int]]:
+    """The heads that the checkpoint names, by layer; all of the last half of the layers where it names none."""
+    layers, heads = config.number("decoder_layers"), config.number("decoder_attention_heads")
+    named = generation.tree.get("alignment_heads")
+    if named is None:
+        return {layer: list(range(heads)) for layer in range(layers // 2, layers)}
+    try:
+        pairs = [(int(layer), int(head)) for layer, head in named]
+    except (TypeError, ValueError):
+        pairs = []
+    if not pairs or any(not (0 <= layer < layers and 0 <= head < heads) for layer, head in pairs):
+        raise generation.wrong("alignment_heads", f"not pairs of a layer below {layers} and a head below {heads}")
+    return {layer: [head for of, head in pairs if of == layer] for layer, _ in pairs}
 
 
 class _Keys:

@@ -21,12 +21,13 @@ class WhisperEngine(Worker):
     """A worker whose turns are batches of up to `slots` segments, in the order of their arrival.
 
     Where accelerator memory runs out, the batch is halved for good. A row's text depends on its batch by rounding only:
-    all prompts have one length, so nothing is padded, and a row that has ended is not read any more.
+    all prompts have one length, so nothing is padded, and a row that has ended leaves the batch.
     """
 
     def __init__(self, whisper: Whisper, *, slots: int) -> None:
         super().__init__()
         self.whisper, self.slots = whisper, slots
+        self.detects_language = bool(whisper.spec.language_ids)
         self._waiting: deque[Waiting] = deque()
         self.start()
 
@@ -34,7 +35,7 @@ class WhisperEngine(Worker):
         window = 2 * self.whisper.window_samples
         if len(segment.pcm) % 2 or len(segment.pcm) > window:
             raise ValueError(f"segment {segment.key}: {len(segment.pcm)} bytes of int16 in a window of {window}")
-        if segment.language and segment.language not in self.whisper.spec.languages:
+        if segment.language and segment.language not in (self.whisper.spec.language_ids or ("en",)):
             raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
 
     def warm_up(self) -> None:
