@@ -75,6 +75,7 @@ def test_speech_is_padded_but_never_beyond_the_recording() -> None:
 def test_regions_are_merged_only_across_short_gaps() -> None:
     assert windows(track((0.96, 1), (0.576, 0), (0.96, 1)), pad_ms=0) == [(0.0, 2.496, False)]
     assert windows(track((0.96, 1), (0.64, 0), (0.96, 1)), pad_ms=0) == [(0.0, 0.96, False), (1.6, 2.56, False)]
+    assert windows(track((0.96, 1), (0.64, 0), (0.96, 1)), pad_ms=0, join_ms=640) == [(0.0, 2.56, False)]
 
 
 def test_regions_are_merged_while_they_fit() -> None:

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import LANGUAGES, ConfigError
+from pipeline.config import LANGUAGES, ConfigError, RunConfig, SegmentConfig
 from pipeline.model.files import layout, whisper_layout
 from tests.support.small_whisper import edit, save_whisper
 
@@ -39,6 +39,14 @@ def refusal(name: Path | str, revision: str | None = None) -> str:
     assert "\n" not in message
     assert message.startswith("model.name: ")
     return message
+
+
+def test_short_neighbours_share_a_window_of_thirty_seconds() -> None:
+    places = {"source": {"uri": "in"}, "output": {"uri": "out"}}
+    config = RunConfig.model_validate(places | {"model": {"name": "whisper-base"}})
+    assert layout.resolve(config)[0].segment.join_ms == layout.WHISPER_JOIN_MS
+    own = config.model_copy(update={"segment": SegmentConfig(join_ms=100)})
+    assert layout.resolve(own)[0].segment.join_ms == 100
 
 
 def test_describe_says_what_a_job_must_know(folder: Path) -> None:
