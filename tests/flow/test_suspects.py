@@ -19,6 +19,7 @@ from pipeline.flow.suspects import Crash, run_alone
 from pipeline.output.attempts import PREFIX
 from pipeline.run import transcribe
 from pipeline.schemas import (
+    AUDIO_COLUMNS,
     PIECE_DECODED,
     PIECE_RECOGNISED,
     SPAN,
@@ -112,7 +113,7 @@ def test_a_recording_that_crashes_once_alone_is_transcribed_and_one_that_crashes
     unit, place = WorkUnit("ab" * 8, (ref(0),)), Place("plan", 0, 0, 1)
     recording = asdict(DecodedRecording(samples=5)) | {"recording_index": 0}
     row = piece_row(unit.unit_id, place, 0, START, None) | {"recordings": [recording]}
-    answered = {name: value for name, value in row.items() if name not in ("segments", "pcm")} | {"results": []}
+    answered = {name: value for name, value in row.items() if name not in AUDIO_COLUMNS} | {"results": []}
     decoder: Any = Shaky(deaths[0], to_table([row], PIECE_DECODED))
     model: Any = Shaky(deaths[1], to_table([answered], PIECE_RECOGNISED))
     ((_, _, (answered_recording,), results),) = run_alone([(unit, place)], decoder, model)
@@ -157,7 +158,7 @@ def recognised(row: dict[str, Any]) -> dict[str, Any]:
         {name: segment[name] for name, _ in SPAN} | asdict(SegmentResult(text=f"w{segment['segment_index']}"))
         for segment in row["segments"]
     ]
-    return {name: value for name, value in row.items() if name not in ("segments", "pcm")} | {"results": results}
+    return {name: value for name, value in row.items() if name not in AUDIO_COLUMNS} | {"results": results}
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,7 @@ def answer(recording: int, segment: int, start: int, end: int, text: str | None,
         "overlaps_previous": False,
         "text": text,
         "error": None if text is not None else "logits are not finite",
+        "language": None,
         "confidence": 0.5,
         "words": [{"text": word, "confidence": 0.5} for word in (text or "").split()],
         "signals": None,
@@ -80,7 +81,7 @@ def finish(
         "suspect": suspect,
         "results": results,
     }
-    del row["segments"], row["pcm"]
+    del row["segments"], row["pcm"], row["opening"]
     stage = CommitStage(settings(output, output, Path("unused")), About(1.0, ("de",), "tiny@1", MARK))
     table = stage(to_table([row], PIECE_RECOGNISED))
     assert table.schema.equals(RECEIPT)
@@ -126,6 +127,18 @@ def test_every_recording_is_a_transcript_or_a_dead_letter(tmp_path: Path) -> Non
     ]
     assert samples == {"in": 96_000, "transcribed": 36_000, "silence": 28_000, "lost": 0, "dead": 32_000}
     assert (receipt["won"], receipt["recordings"], receipt["segments"], receipt["dead"]) == (True, 4, 3, 2)
+
+
+def test_the_language_is_what_the_source_says_else_what_the_model_detects(tmp_path: Path) -> None:
+    recordings = [
+        RECORDINGS[0],
+        replace(RECORDINGS[0], language=None),
+        replace(RECORDINGS[0], language=None),
+        RECORDINGS[2],
+    ]
+    results = [answer(n, 0, 0, 16_000, "eins", language=code) for n, code in enumerate(("fr", "it", None))]
+    finish(tmp_path / "out", recordings, results)
+    assert committed(tmp_path / "out")[0]["language"].to_pylist() == ["de", "it", None]
 
 
 def test_a_damaged_recording_is_transcribed_with_its_problem_and_its_lost_seconds(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from pipeline.planning.left import units_left
 from pipeline.planning.pack import PlannedUnit
 from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import (
+    AUDIO_COLUMNS,
     PIECE_RECOGNISED,
     SAMPLE_RATE,
     START,
@@ -115,11 +116,11 @@ def recordings_by_index(rows: list[dict[str, Any]]) -> dict[int, dict[str, Any]]
 
 def answered(row: dict[str, Any], text: str = "ja") -> dict[str, Any]:
     """The row as the model returns it."""
-    blank = {"text": text, "error": None, "confidence": 0.5, "words": [], "signals": None, "steps": 1}
+    blank = {"text": text, "error": None, "language": None, "confidence": 0.5, "words": [], "signals": None, "steps": 1}
     blank |= {"canvas_length": 16, "canvas_fill": 0.1, "overflow": False}
     left_out = ("key", "language", "pcm_offset")
     results = [{k: v for k, v in s.items() if k not in left_out} | blank for s in row["segments"]]
-    return {k: v for k, v in row.items() if k not in ("segments", "pcm")} | {"results": results}
+    return {k: v for k, v in row.items() if k not in AUDIO_COLUMNS} | {"results": results}
 
 
 def test_pieces_follow_each_other_and_are_bounded(source: Path, tmp_path: Path) -> None:
