@@ -6,6 +6,7 @@ thread it counts processor time, so that other programs do not change the ratios
 `plan` measures planning at scale, `flow` what a unit costs the driver, `commit` one finisher on a local disk and on a
 distant store, `publish` publishing, `pipeline` the whole way through Ray beside the engine alone, `decode` decoding,
 `read` decoding from a store that is far away.
+`whisper` compares Whisper-base with faster-whisper: python -m jobs.bench whisper SPEECH.parquet
 """
 
 from __future__ import annotations
@@ -40,7 +41,27 @@ def main(arguments: list[str] | None = None) -> int:
         return _engine(options, cli.command("bench", words))
     if options.command == "read":
         return _read(options)
+    if options.command == "whisper":
+        return _whisper(options)
     return _throughput(options)
+
+
+def _whisper(options: argparse.Namespace) -> int:
+    """Whisper beside faster-whisper. Returns 0, or 2 where the speech or the package is missing."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    from pipeline.benchmark import beside
+
+    if not options.speech.is_file():
+        print(f"{options.speech}: no such file; python -m infra.tiny.human_speech makes it", file=sys.stderr)
+        return 2
+    if not (beside.PACKAGES / "faster_whisper").is_dir():
+        print(f"{beside.PACKAGES}: no faster-whisper; make bench installs it", file=sys.stderr)
+        return 2
+    figures = beside.compare(beside.read_clips(options.speech, options.clips))
+    print(beside.table(figures))
+    if options.json:
+        _write(options.json, json.dumps(figures, indent=1) + "\n")
+    return 0
 
 
 def _engine(options: argparse.Namespace, command: str) -> int:
@@ -229,6 +250,10 @@ def _parser() -> argparse.ArgumentParser:
         help="where the commits are: made up as they are read, or files",
     )
     plan.add_argument("--json", metavar="FILE", help="write the figures")
+    whisper = commands.add_parser("whisper", help="Whisper-base beside faster-whisper: error rate and speed")
+    whisper.add_argument("speech", type=Path, metavar="FILE", help="speech.parquet of infra.tiny.human_speech")
+    whisper.add_argument("--clips", type=_count, default=10, metavar="N", help="clips of each language")
+    whisper.add_argument("--json", metavar="FILE", help="write the figures")
     flow = commands.add_parser("flow", help="what a unit costs the driver, without audio and model")
     flow.add_argument("--units", type=_count, nargs="+", metavar="N", help="units of ten minutes (default: all sizes)")
     flow.add_argument("--json", metavar="FILE", help="write the figures")
