@@ -6,7 +6,7 @@ thread it counts processor time, so that other programs do not change the ratios
 `plan` measures planning at scale, `flow` what a unit costs the driver, `commit` one finisher on a local disk and on a
 distant store, `publish` publishing, `pipeline` the whole way through Ray beside the engine alone, `decode` decoding,
 `read` decoding from a store that is far away.
-`whisper` compares Whisper-base with faster-whisper: python -m jobs.bench whisper SPEECH.parquet
+`whisper` compares whisper-base with faster-whisper: python -m jobs.bench whisper SPEECH.parquet
 """
 
 from __future__ import annotations
