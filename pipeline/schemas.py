@@ -274,7 +274,7 @@ TRANSCRIPT = pa.schema(
         ("channel", pa.int32()),  # number of the channel or track; null: the mean of all channels of the only track
         ("language", pa.string()),  # the source's, else the one that Whisper detects; null: unknown
         ("text", pa.string()),
-        ("confidence", pa.float32()),  # of diffusion models: the words' mean, times the share on which CTC agrees
+        ("confidence", pa.float32()),  # of diffusion models: what denoising and CTC say of the text, geometric mean
         ("confidence_source", pa.string()),
         ("words", pa.list_(WORD)),
         ("signals", SIGNALS),

@@ -181,8 +181,16 @@ def test_ctc_tells_how_far_its_own_text_is_away() -> None:
     assert answer.signals is not None
     assert answer.signals["ctc_score"] == -0.5
     assert answer.signals["ctc_disagreement"] == pytest.approx(6 / 10)  # hello -> morgen: all six letters
-    assert answer.confidence == pytest.approx(0.9 * (1 - 6 / 10))  # CTC agrees with four letters of ten
+    assert answer.confidence == pytest.approx((0.9 * math.exp(-0.5)) ** 0.5)  # the geometric mean of both
     assert [word["confidence"] for word in answer.words] == [0.9, 0.9]
+    unaligned = result(
+        canvas(tokens, [0.9] * len(tokens)),
+        Hypothesis("yes morgen", None, None),
+        TOKENIZER,
+        eos={EOS},
+        vocab_size=VOCAB,
+    )
+    assert unaligned.confidence == pytest.approx(0.9 * (1 - 6 / 10))  # CTC agrees with four letters of ten
 
 
 def test_a_text_of_which_ctc_has_heard_nothing_has_no_confidence() -> None:

@@ -91,10 +91,12 @@ def result(
 ) -> SegmentResult:
     """Text up to the first end token. Confidences and signals count the tokens of that text only.
 
-    A word's confidence is the lowest T = 1 probability of its tokens. The segment's confidence is the mean of its
-    words', or the probability of the end token where the text is empty, times the share of the text on which CTC agrees
-    (1 - ctc_disagreement). Denoising is sure of whatever it has written; CTC has not read it. Entropies are divided by
-    log(vocabulary), so they are in [0, 1]. Words get times from the segment's beginning where CTC can align the text.
+    A word's confidence is the lowest T = 1 probability of its tokens. The segment's confidence is the geometric mean of
+    what two judges say: denoising (the mean of its words, or the probability of the end token where the text is empty)
+    and CTC (the probability of the text per token). Denoising is sure of whatever it has written; CTC has not read it.
+    Where CTC cannot align the text, the share of the text on which it agrees (1 - ctc_disagreement) counts instead.
+    Entropies are divided by log(vocabulary), so they are in [0, 1]. Words get times from the segment's beginning where
+    CTC can align the text.
 
     Args:
         canvas: of the last step.
@@ -118,9 +120,13 @@ def result(
     else:
         confidence = canvas.probability[min(end, length - 1)]
     disagreement = Levenshtein.normalized_distance(text, heard.text) if heard else None
+    if heard and heard.score is not None:
+        confidence = math.sqrt(confidence * math.exp(heard.score))
+    else:
+        confidence *= 1 - (disagreement or 0)
     return SegmentResult(
         text=text,
-        confidence=min(1.0, max(0.0, confidence * (1 - (disagreement or 0)))),
+        confidence=min(1.0, max(0.0, confidence)),
         words=words,
         signals=_signals(canvas, positions or [0], vocab_size)
         | {
