@@ -50,12 +50,13 @@ def _whisper(options: argparse.Namespace) -> int:
     """Whisper beside faster-whisper. Returns 0, or 2 where the speech or the package is missing."""
     os.environ["OMP_NUM_THREADS"] = "1"
     from pipeline.benchmark import beside
+    from pipeline.benchmark.decoding import PACKAGES
 
     if not options.speech.is_file():
         print(f"{options.speech}: no such file; python -m infra.tiny.human_speech makes it", file=sys.stderr)
         return 2
-    if not (beside.PACKAGES / "faster_whisper").is_dir():
-        print(f"{beside.PACKAGES}: no faster-whisper; make bench installs it", file=sys.stderr)
+    if not (PACKAGES / "faster_whisper").is_dir():
+        print(f"{PACKAGES}: no faster-whisper; make bench installs it", file=sys.stderr)
         return 2
     figures = beside.compare(beside.read_clips(options.speech, options.clips))
     print(beside.table(figures))
