@@ -214,12 +214,7 @@ def _size(text: str) -> tuple[int, int]:
     return _count(units), _count(each) if by else 1
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=cli.program("bench"), description=(__doc__ or "").replace("python -m jobs.bench", cli.program("bench"))
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    engine = commands.add_parser("engine", help="the engine beside transformers' generate")
+def _engine_options(engine: argparse.ArgumentParser) -> None:
     engine.add_argument("--size", choices=["tiny", "cpu300m", "full"], default="tiny")
     engine.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     engine.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
@@ -238,6 +233,14 @@ def _parser() -> argparse.ArgumentParser:
     engine.add_argument("--json", metavar="FILE", help="write the figures")
     engine.add_argument("--markdown", metavar="FILE", help="write the table")
     engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=cli.program("bench"), description=(__doc__ or "").replace("python -m jobs.bench", cli.program("bench"))
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _engine_options(commands.add_parser("engine", help="the engine beside transformers' generate"))
     plan = commands.add_parser(
         "plan", help="plan, resume and account for up to a million units or 25 million recordings"
     )

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.audio.stage import recording_row
-from pipeline.benchmark.distant_store import DistantStore, distant_store
+from pipeline.benchmark.distant import DistantStore, distant_store
 from pipeline.benchmark.planning import ROWS, SAMPLES_EACH, SECONDS, recordings
 from pipeline.config import OutputConfig, PlanConfig, RunConfig, SourceConfig
 from pipeline.output.commit import committed_units

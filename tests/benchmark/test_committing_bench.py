@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from jobs import bench as job
-from pipeline.benchmark.distant_store import distant_store
+from pipeline.benchmark.distant import distant_store
 from pipeline.storage.base import open_storage, race_probe
 from tests.support.storages import check_missing, check_puts, check_versions
 
