@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -105,8 +106,8 @@ def test_stop_resume_and_budget(small_model_dir: Path, tmp_path: Path) -> None:
 
     over = job("transcribe", *words)
     assert over.returncode == 1, over.stderr
-    line = "11.1% of the recordings are dead letters, budget.max_dead_fraction allows 10.0%; stopped before the end"
-    assert line in over.stderr, over.stderr
+    said = r"1[1-6]\.\d% of the recordings are dead letters, budget.max_dead_fraction allows 10.0%; stopped before"
+    assert re.search(said, over.stderr), over.stderr  # what is committed together counts together
     assert "dead letters (empty_file " in over.stdout
     assert " of 72 units so far" in over.stdout  # and what is committed is published
 
