@@ -75,9 +75,17 @@ def rows_of(number: int, pieces: int = PIECES) -> list[dict[str, Any]]:
         row = piece_row(UNITS[number].unit_id, Place(BASE, 0, number, 1), piece, start, following)
         result = {"recording_index": 0, "segment_index": piece, "channel": None, "overlaps_previous": False}
         result |= {"start_sample": 16_000 * piece, "end_sample": 16_000 * (piece + 1), "text": f"wort {piece}"}
-        result |= {"error": None, "confidence": 0.5, "words": [], "signals": None, "steps": 4, "canvas_length": 16}
+        result |= {
+            "error": None,
+            "language": None,
+            "confidence": 0.5,
+            "words": [],
+            "signals": None,
+            "steps": 4,
+            "canvas_length": 16,
+        }
         row |= {"samples": 16_000, "results": [result | {"canvas_fill": 0.25, "overflow": False}]}
-        rows.append({name: value for name, value in row.items() if name not in ("segments", "pcm")})
+        rows.append({name: value for name, value in row.items() if name in PIECE_RECOGNISED.names})
     rows[-1]["recordings"] = [recording_row(0, DecodedRecording(samples=16_000 * pieces))]
     return rows
 
