@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.schemas import RecordingRef
 from pipeline.sources.access.listing import File, list_files
-from pipeline.sources.corpora.joined import join, read
+from pipeline.sources.corpora.joined import join, read_recording
 from tests.support.corpora import archive, write
 
 
@@ -31,14 +31,14 @@ def test_members_come_in_the_order_of_the_archive_and_are_read(tmp_path: Path, e
         ("xx/a", None),
         ("xx/b", "missing_file"),
     ]
-    assert [(read(ref).audio, read(ref).language) for ref in refs[:2]] == [(b"C", "de"), (b"AA", "de")]
+    assert [(read_recording(ref).audio, read_recording(ref).language) for ref in refs[:2]] == [(b"C", "de"), (b"AA", "de")]
     assert refs[2].problem_detail == "/t.tsv, line 2: there is no audio of this name"
 
 
 def test_files_and_archives_may_be_side_by_side(tmp_path: Path) -> None:
     write(tmp_path, {"a.flac": b"A", "s.tar": archive({"b.wav": b"B", "a.wav": b"other"}, ".tar"), "z.ogg": b"Z"})
     refs = joined(tmp_path, "z", "b", "a")
-    assert [(ref.recording_id, read(ref).audio) for ref in refs] == [("a", b"A"), ("b", b"B"), ("z", b"Z")]
+    assert [(ref.recording_id, read_recording(ref).audio) for ref in refs] == [("a", b"A"), ("b", b"B"), ("z", b"Z")]
 
 
 def test_no_more_audio_is_listed_than_is_needed(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_the_transcripts_of_a_run_become_a_source_as_the_documentation_says(
         archive.extractall(
             tmp_path / "audio", [m for m in archive if m.name.endswith(("00.opus", "01.opus"))], filter="data"
         )
-    paths = [tmp_path / "audio" / name for name in ("en/000.opus", "de/001.opus")]
+    paths = [tmp_path / "audio" / name for name in ("en/000.opus", "fr/001.opus")]
     sides = [soundfile.read(path) for path in paths]
     call = np.zeros((max(len(samples) for samples, _ in sides), 2))
     for channel, (samples, _) in enumerate(sides):
@@ -122,7 +122,7 @@ def test_the_transcripts_of_a_run_become_a_source_as_the_documentation_says(
     in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", *run))
     monkeypatch.chdir(tmp_path)
     exec(code)
-    labelled = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.7]
+    labelled = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.5]
     assert 6 <= len(labelled) <= 12
     calls = [row for row in labelled if row["source_uri"].endswith("call.wav")]
     assert sorted(row["channel"] for row in calls) == [0, 1]

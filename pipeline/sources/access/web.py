@@ -37,9 +37,9 @@ class LimitedWeb(HTTPFileSystem):
             async for chunk in answer.content.iter_chunked(CHUNK_BYTES):
                 body += chunk[skip:]
                 skip = max(0, skip - len(chunk))
-                if len(body) > most and end is None:
+                if end is None and len(body) > most:
                     raise BadRecording("too_large", f"{url}: more than {most:,} bytes")
-                if len(body) >= most:
+                if end is not None and len(body) >= most:
                     break
         return bytes(body[:most])
 
