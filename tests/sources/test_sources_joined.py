@@ -31,7 +31,8 @@ def test_members_come_in_the_order_of_the_archive_and_are_read(tmp_path: Path, e
         ("xx/a", None),
         ("xx/b", "missing_file"),
     ]
-    assert [(read_recording(ref).audio, read_recording(ref).language) for ref in refs[:2]] == [(b"C", "de"), (b"AA", "de")]
+    read = [read_recording(ref) for ref in refs[:2]]
+    assert [(one.audio, one.language) for one in read] == [(b"C", "de"), (b"AA", "de")]
     assert refs[2].problem_detail == "/t.tsv, line 2: there is no audio of this name"
 
 
