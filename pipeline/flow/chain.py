@@ -76,14 +76,14 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
     )
     stage: dict[str, Any] = {
         "fn_constructor_args": (config, about),
-        "batch_size": None,  # a call gets a whole block
+        "batch_size": 1,  # a call gets a block of `as_block`, which is one row; with GPUs Ray wants a number
         "batch_format": "pyarrow",
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_TASK_RETRIES,
     }
     return (
         ray.data.from_arrow(list(in_bundles(units, seconds, workers)))
-        .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
+        .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage | {"batch_size": None})  # a bundle
         .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
         .map_batches(MeteredCommit, compute=finisher, num_cpus=0, **stage)
     )
