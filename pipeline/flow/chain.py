@@ -60,7 +60,7 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         min_size=compute.replicas_min,
         max_size=compute.replicas_max,
         max_concurrent_calls_per_actor=compute.units_in_flight,
-        max_tasks_in_flight_per_actor=compute.units_in_flight + 2,
+        max_tasks_in_flight_per_actor=2 * compute.units_in_flight,  # below 1.75 times Ray never adds a replica
     )
     decoders = ActorPoolStrategy(
         min_size=compute.decoders(compute.replicas_min),
