@@ -18,13 +18,14 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import torch
-from rapidfuzz.distance import Levenshtein
 
 from pipeline.audio import decode
 from pipeline.audio.pcm import to_pcm
 from pipeline.benchmark.decoding import PACKAGES
 from pipeline.config import DecodeConfig
 from pipeline.evaluation.normalise_multilingual import multilingual
+from pipeline.evaluation.result import Counts, headline
+from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.model.files import layout, whisper_layout
 from pipeline.model.number_type import torch_type
 from pipeline.model.whisper import recogniser
@@ -95,16 +96,17 @@ def table(figures: dict[str, Any]) -> str:
 def _errors(clips: list[Clip], texts: list[str]) -> Iterator[tuple[str, tuple[int, int]]]:
     """For each language: errors and units of the references; words, of Mandarin characters."""
     for language in dict.fromkeys(clip.language for clip in clips):
-        wrong = units = 0
+        total = Counts()
         for clip, text in zip(clips, texts, strict=True):
             if clip.language == language:
-                said, found = (_units(multilingual(one), language) for one in (clip.text, text))
-                wrong, units = wrong + Levenshtein.distance(said, found), units + len(said)
-        yield language, (wrong, units)
+                said, found = multilingual(clip.text), multilingual(text)
+                is_cer = headline(language) == "CER"
+                total += char_counts(_joined(said), _joined(found)) if is_cer else word_counts(said, found)
+        yield language, (total.errors, total.units)
 
 
-def _units(text: str, language: str) -> list[str]:
-    return list("".join(text.split())) if language == "zh" else text.split()
+def _joined(text: str) -> str:
+    return "".join(text.split())
 
 
 def _ours() -> Transcribe:

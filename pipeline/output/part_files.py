@@ -1,4 +1,4 @@
-"""Writes one part of the published tables. Parts do not depend on each other, so each may be written by any process."""
+"""Writes one part of the published tables."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Tables = dict[str, pa.Table]  # by the names in SCHEMAS
 
 @dataclass(frozen=True, slots=True)
 class PartTask:
-    """All that a process needs to write one part.
+    """All that it takes to write one part.
 
     replacements: of each table. fingerprint: id that all commits must have. before: how many units the publication
     before this one contains; committed: how many this one does.

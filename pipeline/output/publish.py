@@ -18,7 +18,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -28,7 +28,6 @@ from pipeline.output.accounting import Tally, count_part
 from pipeline.output.commit import SCHEMAS, Commits, collect_garbage
 from pipeline.output.part_files import (
     PartTask,
-    PartWritten,
     file_name,
     is_overtaken,
     published_units,
@@ -44,20 +43,18 @@ from pipeline.storage.patience import retries
 
 MAX_PUBLICATIONS = 10  # how often to publish, if other drivers publish at the same time
 ACCOUNTING = "_run/accounting.json"
-# Runs `write_part` for tasks in any order, here or in other processes.
-Spread = Callable[[Callable[[PartTask], PartWritten | None], Iterable[PartTask]], Iterator[PartWritten | None]]
 
 
 class _Overtaken(Exception):
     """Another driver published while this publication was running."""
 
 
-def publish_tables(storage: Storage, *, notes: Mapping[str, Any] | None = None, spread: Spread = map) -> dict[str, Any]:
+def publish_tables(storage: Storage, *, notes: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Publish everything that is committed now. Returns the content of _run/summary.json, which includes `notes`.
 
     It may run at any time and as often as you like; the same commits give the same bytes. Every data file that is read
     is compared with its commit and every unit with the plan. If another driver publishes meanwhile, this one publishes
-    again. Afterwards the data of lost attempts is deleted. spread: runs the tasks that write parts.
+    again. Afterwards the data of lost attempts is deleted.
 
     Raises ConfigError if nothing is planned. Raises OutputError, one line that names the file, if the output is damaged
     or if the books of a complete run do not close; the tables that were published before stay readable.
@@ -68,7 +65,7 @@ def publish_tables(storage: Storage, *, notes: Mapping[str, Any] | None = None, 
     for number in range(MAX_PUBLICATIONS):
         started = time.monotonic()
         with contextlib.suppress(_Overtaken):
-            summary = _publish_once(storage, names, dict(notes or {}), spread)
+            summary = _publish_once(storage, names, dict(notes or {}))
             collect_garbage(storage)
             clear_abandoned(storage)
             return summary
@@ -93,7 +90,7 @@ def refreshed_summary(storage: Storage) -> dict[str, Any]:
     return summary
 
 
-def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any], spread: Spread) -> dict[str, Any]:
+def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any]) -> dict[str, Any]:
     """Publish what is committed now, and return the summary. Raises _Overtaken if another driver publishes too."""
     before, ledger, there = published_units(storage), read_ledger(storage), _versions(storage)
     commits = Commits(storage)
@@ -108,8 +105,8 @@ def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any], spr
         }
         changed = [part for part in parts if not _keep(part, ledger.get(part.name), there, tables, entries)]
         fingerprint = fingerprint_id(read_fingerprint(storage))
-        tasks = (PartTask(storage, part, tables, fingerprint, before, committed) for part in changed)
-        for written in spread(write_part, tasks):
+        for part in changed:
+            written = write_part(PartTask(storage, part, tables, fingerprint, before, committed))
             if written is None:
                 raise _Overtaken
             for name, version in written.files.items():

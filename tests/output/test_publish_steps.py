@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from pipeline.config import PlanConfig
 from pipeline.output.accounting import close_books
-from pipeline.output.part_files import PartTask, PartWritten
 from pipeline.output.publish import publish_tables
 from pipeline.output.retry import plan_retry
 from pipeline.storage.base import Storage, open_storage
@@ -85,27 +84,6 @@ def test_a_unit_that_is_committed_again_is_published_again(storage: Reads) -> No
     storage.delete(next(iter(storage.list("commits/"))))
     run(storage, fingerprint, dead=[f"r{number}" for number in range(RECORDINGS)])
     assert publish_tables(storage)["dead_letters"] == {"model_error": 3}
-
-
-def test_tasks_may_run_in_any_order_and_on_copies(storage: Reads, tmp_path: Path) -> None:
-    """As in other processes: each task travels, and its result travels back."""
-    import pickle
-
-    def elsewhere(
-        write: Callable[[PartTask], PartWritten | None], tasks: Iterator[PartTask]
-    ) -> Iterator[PartWritten | None]:
-        for task in reversed(list(tasks)):
-            yield pickle.loads(pickle.dumps(write(pickle.loads(pickle.dumps(task)))))
-
-    fingerprint = plan(storage, [ref(number) for number in range(RECORDINGS)])
-    run(storage, fingerprint, dead=["r1", "r20"])
-    plain = LocalStorage(storage.root)
-    summary = publish_tables(plain)
-    whole = tables(plain)
-    for key in ("_run/published.json", *whole):
-        plain.delete(key)
-    assert publish_tables(plain, spread=elsewhere) | {"published": ""} == summary | {"published": ""}
-    assert tables(plain) == whole
 
 
 # What happens between two publications: the units with these numbers, of those that are left, are committed.
