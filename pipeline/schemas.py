@@ -14,7 +14,7 @@ from pipeline.config import public
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 ARCHIVE = "!archive"  # ends the id of a RecordingRef that stands for all that cannot be read of an archive
 
 REASONS = {  # why a recording is a dead letter, and what that means
@@ -215,6 +215,7 @@ class Word(TypedDict):
     confidence: float
     start_ms: int | None
     end_ms: int | None
+    signals: dict[str, float | None] | None
 
 
 @dataclass(slots=True)
@@ -233,22 +234,37 @@ class SegmentResult:
     language: str | None = None  # the detected one; None where the segment's was given, or the model detects none
 
 
+WORD_SIGNALS = pa.struct(  # of the tokens that spell a word; null where the engine has no such thing
+    [
+        ("token_probability_min", pa.float32()),  # at T = 1: the word's confidence before calibration
+        ("token_probability_mean", pa.float32()),
+        ("entropy_max", pa.float32()),  # divided by log(vocabulary), as all entropies
+        ("first_stable_step", pa.float32()),  # the last of its tokens
+        ("revisions", pa.float32()),  # sum
+        ("early_distance", pa.float32()),  # share of the tokens that the argmax of step 2 had otherwise
+        ("ctc_score", pa.float32()),  # log-probability at its audio slots of the least probable token, nats
+        ("ctc_agreement", pa.float32()),  # share of the letters that CTC's own text has too
+    ]
+)
 WORD = pa.struct(
     [
         ("text", pa.string()),
         ("confidence", pa.float32()),
         ("start_ms", pa.int64()),  # of the recording; null: not known
         ("end_ms", pa.int64()),
+        ("signals", WORD_SIGNALS),
     ]
 )
 SIGNALS = pa.struct(
     [
+        ("confidence_raw", pa.float32()),  # the segment's confidence before calibration
         ("token_probability_mean", pa.float32()),
         ("token_probability_min", pa.float32()),
         ("entropy_mean", pa.float32()),
         ("entropy_max", pa.float32()),
         ("first_stable_step_mean", pa.float32()),
         ("revisions", pa.float32()),
+        ("early_distance", pa.float32()),  # of the argmax of step 2 to the text, as a share of the longer one
         ("ctc_score", pa.float32()),  # log-probability of the text per token, nats; null: no text or too few slots
         ("ctc_disagreement", pa.float32()),  # edit distance to CTC's own text, as a share of the longer one
         # words; null: denoise.remove_repeats is off or the model has no CTC; of Whisper: words of loops, decode.clean

@@ -226,6 +226,7 @@ def _in_recording(word: dict[str, Any], start_ms: int) -> dict[str, Any]:
         "confidence": word["confidence"],
         "start_ms": None if start is None else start_ms + start,
         "end_ms": None if end is None else start_ms + end,
+        "signals": word["signals"],
     }
 
 
@@ -265,6 +266,7 @@ def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict
                 "start_ms": start_ms,
                 "end_ms": end_ms,
                 "confidence_source": "raw",
+                "signals": (result["signals"] or {}) | {"confidence_raw": result["confidence"]},
                 "chars_per_second": chars_per_second(result["text"], start_ms, end_ms),
             }
         )

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from pipeline.model.denoise.confidence import FinalCanvas, SegmentResult, Sound, result, words_of
+from pipeline.model.denoise.confidence import Sound, result, words_of
 from pipeline.model.denoise.ctc import Hypothesis
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.new_model import EOS, PAD, train_tokenizer
+from pipeline.schemas import SegmentResult
 
 TOKENIZER = train_tokenizer(["guten morgen", "hello yes", "yes hello morgen"] * 5, 400)
 VOCAB = TOKENIZER.get_vocab_size()
@@ -54,6 +56,7 @@ def test_the_end_token_tail_is_excluded() -> None:
         "entropy_max": pytest.approx(0.5 / math.log(VOCAB)),
         "first_stable_step_mean": pytest.approx((1 + spoken) / 2),
         "revisions": float(spoken),
+        "early_distance": None,
         "ctc_score": None,
         "ctc_disagreement": None,
         "repeats_removed": None,

@@ -11,8 +11,8 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import lane as lane_module
 from pipeline.model.denoise import noise
-from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Finished, Lane, Prepared
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.network import backbone
 from pipeline.model.network.backbone import PromptKV
 from pipeline.model.recogniser import AsrModel

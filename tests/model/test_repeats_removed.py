@@ -13,8 +13,9 @@ from tokenizers import Tokenizer
 from pipeline.config import DenoiseConfig
 from pipeline.evaluation.score import char_counts
 from pipeline.model.denoise import confidence
-from pipeline.model.denoise.confidence import FinalCanvas, without_repeats
+from pipeline.model.denoise.confidence import without_repeats
 from pipeline.model.denoise.engine import Engine
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import ASSETS
 from pipeline.model.new_model import EOS, train_tokenizer

@@ -18,8 +18,8 @@ from torch import Tensor
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.compiled import Calls
-from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Lane, Prepared
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.denoise.vocabulary_head import HeadOutput, State, run_head, start_state, tile_step
 from pipeline.model.network import backbone
 from tests.support.small_model import random_model

@@ -13,24 +13,11 @@ from tokenizers import Tokenizer
 
 from pipeline.model.denoise.ctc import Hypothesis
 from pipeline.model.denoise.repeats import is_han, kept_words
+from pipeline.model.denoise.signals import FinalCanvas, Span, canvas_signals, spoken_tokens, word_signals
 from pipeline.model.denoise.timing import word_times
 from pipeline.schemas import SegmentResult, Word
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that spells one byte: the decoder reads a run of them as a whole
-
-Span = tuple[int, int]  # the first and the last of some tokens
-
-
-@dataclass(frozen=True, slots=True)
-class FinalCanvas:
-    """The last step of one row. Each list has one entry per canvas position."""
-
-    tokens: list[int]  # argmax
-    probability: list[float]  # of that token at T = 1
-    entropy: list[float]  # nats at T = 1
-    stable_since: list[int]  # step since which the argmax has not changed; the first step is 1
-    revisions: list[int]  # how often it changed after the first step
-    steps: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +34,6 @@ class Kept:
 
     positions: list[int]  # of the canvas, ascending
     removed: int  # words
-
-
-def spoken_tokens(canvas: FinalCanvas, eos: set[int]) -> list[int]:
-    """The tokens of the text: up to the first end token, or all of them. eos: ids of the end tokens."""
-    end = next((i for i, token in enumerate(canvas.tokens) if token in eos), len(canvas.tokens))
-    return canvas.tokens[:end]
 
 
 def without_repeats(tokens: list[int], hypothesis: str, tokenizer: Tokenizer) -> Kept:
@@ -114,7 +95,12 @@ def result(
     overflow = end == length
     text = str(tokenizer.decode(tokens, skip_special_tokens=True)).strip()
     probability = [canvas.probability[position] for position in positions]
-    words = words_of(tokens, probability, heard.spans if heard else None, tokenizer, sound)
+    parts = spelled(tokens, tokenizer)
+    words = _timed(parts, probability, heard.spans if heard else None, sound)
+    for word, signals in zip(
+        words, word_signals(canvas, positions, parts, heard, text, vocab_size=vocab_size), strict=True
+    ):
+        word["signals"] = signals
     if words:
         confidence = sum(float(word["confidence"]) for word in words) / len(words)
     else:
@@ -128,7 +114,7 @@ def result(
         text=text,
         confidence=min(1.0, max(0.0, confidence)),
         words=words,
-        signals=_signals(canvas, positions or [0], vocab_size)
+        signals=canvas_signals(canvas, positions or [0], eos=eos, vocab_size=vocab_size)
         | {
             "ctc_score": heard.score if heard else None,
             "ctc_disagreement": disagreement,
@@ -139,20 +125,6 @@ def result(
         canvas_fill=end / length,
         overflow=overflow,
     )
-
-
-def _signals(canvas: FinalCanvas, counted: list[int], vocab_size: int) -> dict[str, float | None]:
-    """The signals of denoising. counted: positions of the canvas, at least one."""
-    probability = [canvas.probability[position] for position in counted]
-    entropy = [min(1.0, max(0.0, canvas.entropy[position] / math.log(vocab_size))) for position in counted]
-    return {
-        "token_probability_mean": _mean(probability),
-        "token_probability_min": min(probability),
-        "entropy_mean": _mean(entropy),
-        "entropy_max": max(entropy),
-        "first_stable_step_mean": _mean([canvas.stable_since[position] for position in counted]),
-        "revisions": float(sum(canvas.revisions[position] for position in counted)),
-    }
 
 
 def words_of(
@@ -166,13 +138,25 @@ def words_of(
 
     spans: the first and the last audio slot of each token; None: unknown, and so are the times.
     """
-    words = spelled(tokens, tokenizer)
+    return _timed(spelled(tokens, tokenizer), probability, spans, sound)
+
+
+def _timed(
+    words: list[tuple[str, Span]], probability: list[float], spans: list[Span] | None, sound: Sound | None
+) -> list[Word]:
+    """The words of `words_of`. words: of `spelled`."""
     times: Sequence[tuple[int | None, int | None]] = [(None, None)] * len(words)
     if spans and sound and words:
         slots = [(spans[first][0], spans[last][1]) for _, (first, last) in words]
         times = word_times(slots, sound.pcm, sound.slot_ms)
     return [
-        {"text": word, "confidence": min(probability[first : last + 1]), "start_ms": start, "end_ms": end}
+        {
+            "text": word,
+            "confidence": min(probability[first : last + 1]),
+            "start_ms": start,
+            "end_ms": end,
+            "signals": None,
+        }
         for (word, (first, last)), (start, end) in zip(words, times, strict=True)
     ]
 
@@ -235,7 +219,3 @@ def _per_character(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
         if not run and alone and "\ufffd" not in alone and not _BYTE.fullmatch(piece):
             start, base, cut, decoded = number, len(spans), len(alone), ""
     return spans + [_union(*run)] * (base + len(decoded) - len(spans)) if run else spans
-
-
-def _mean(values: list[float] | list[int]) -> float:
-    return sum(values) / len(values)

@@ -34,6 +34,7 @@ class Hypothesis:
     text: str  # its own, of the tokens of `greedy`
     score: float | None  # log-probability of the text per token, nats; None: no text, or more tokens than slots
     spans: list[tuple[int, int]] | None  # for each token of the text its first and its last slot; None as for `score`
+    token_scores: list[float] | None = None  # log-probability of each token at the best of its slots, nats
 
 
 @torch.inference_mode()
@@ -75,7 +76,9 @@ def hypothesis(slots: SlotScores, weight_VH: Tensor, tokens: list[int], own: str
         log_probs[:, None], torch.tensor([targets]), torch.tensor([len(log_probs)]), torch.tensor([len(targets)]),
         reduction="sum",
     )  # fmt: skip
-    return Hypothesis(own, -float(loss) / len(tokens), spans)
+    scores = log_probs.numpy()
+    token_scores = [float(scores[a : b + 1, k].max()) for (a, b), k in zip(spans, targets, strict=True)]
+    return Hypothesis(own, -float(loss) / len(tokens), spans, token_scores)
 
 
 def align(log_probs: np.ndarray, targets: list[int]) -> list[tuple[int, int]] | None:

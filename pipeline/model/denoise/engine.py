@@ -12,9 +12,9 @@ import torch
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import confidence, ctc
 from pipeline.model.denoise.compiled import Calls
-from pipeline.model.denoise.confidence import FinalCanvas
 from pipeline.model.denoise.lane import Finished
 from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
+from pipeline.model.denoise.signals import FinalCanvas, spoken_tokens
 from pipeline.model.positions import POSITIONS_PER_SECOND
 from pipeline.model.recogniser import AsrModel
 from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
@@ -98,7 +98,7 @@ class Engine(Worker):
         canvas = finished.canvas
         if not self.is_finite(canvas is not None, job.future) or canvas is None:
             return
-        tokens = confidence.spoken_tokens(canvas, self._eos)
+        tokens = spoken_tokens(canvas, self._eos)
         if len(tokens) == len(canvas.tokens) < self.scheduler.full_length:
             self.reruns += 1
             self.scheduler.add(replace(job, length=self.scheduler.full_length), first=True)

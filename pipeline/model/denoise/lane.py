@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise
 from pipeline.model.denoise.compiled import Calls, prompt_widths, slot_buckets
-from pipeline.model.denoise.confidence import FinalCanvas
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.denoise.step import Rows
 from pipeline.model.denoise.vocabulary_head import Guide, HeadOutput, run_head
 from pipeline.model.network.backbone import LayerKV, PromptKV
@@ -91,6 +91,7 @@ class Lane:
         self.soft = torch.zeros(slots, canvas_length, weight.shape[1], dtype=dtype, device=device)
         self.stable_since = torch.zeros(slots, canvas_length, dtype=torch.int32, device=device)
         self.revisions = torch.zeros_like(self.stable_since)
+        self.early = torch.zeros_like(self.canvas)
         self.jobs: list[Any] = []
         self.done: list[int] = []  # finished steps of each active row: `step`, on the host
         self.needs: list[int] = []  # prompt positions of each active row: `kept`, on the host
@@ -105,7 +106,7 @@ class Lane:
     @property
     def _rows(self) -> Rows:
         """The state of all slots. Steps write into it."""
-        return Rows(self.canvas, self.argmax, self.unchanged, self.revisions, self.stable_since, self.step)
+        return Rows(self.canvas, self.argmax, self.unchanged, self.revisions, self.stable_since, self.early, self.step)
 
     @property
     def free(self) -> int:
@@ -261,6 +262,7 @@ class Lane:
             entropy=entropy,
             stable_since=self.stable_since[row].tolist(),
             revisions=self.revisions[row].tolist(),
+            early=self.early[row].tolist(),
             steps=int(self.step[row]),
         )
         return Finished(self.jobs[row], canvas)

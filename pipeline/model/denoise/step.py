@@ -13,6 +13,8 @@ from torch import Tensor
 from pipeline.config import DenoiseConfig
 from pipeline.model.denoise import noise, sampler
 
+EARLY_STEP = 2  # the first step that sees a canvas which the model itself has written
+
 
 class Draws(NamedTuple):
     """The random numbers of one step over B rows of C positions, and the temperature."""
@@ -30,6 +32,7 @@ class Rows(NamedTuple):
     unchanged: Tensor  # int32 [B], for how many steps the whole argmax canvas has stayed the same
     revisions: Tensor  # int32 [B, C], how often the argmax of a position has changed
     stable_since: Tensor  # int32 [B, C], the step since which the argmax has stayed the same; the first step is 1
+    early: Tensor  # int64 [B, C], the argmax of step EARLY_STEP, or of the last step before it
     step: Tensor  # int32 [B], finished steps
 
 
@@ -71,6 +74,7 @@ def advance(
         unchanged=unchanged,
         revisions=rows.revisions + (changed & (rows.step > 0)[:, None]),
         stable_since=torch.where(changed, (rows.step + 1)[:, None], rows.stable_since),
+        early=torch.where((rows.step < EARLY_STEP)[:, None], argmax, rows.early),
         step=rows.step + 1,
     )
     return after, ends | ~entropy.isfinite().all(-1)

@@ -18,7 +18,8 @@ from transformers import GenerationConfig, WhisperConfig, WhisperForConditionalG
 from pipeline.audio.pcm import from_pcm
 from pipeline.config import DecodeConfig
 from pipeline.model.denoise import confidence
-from pipeline.model.denoise.confidence import FinalCanvas, Kept
+from pipeline.model.denoise.confidence import Kept
+from pipeline.model.denoise.signals import FinalCanvas
 from pipeline.model.files import layout, weights, whisper_layout
 from pipeline.model.files.weights import unusable
 from pipeline.model.files.whisper_layout import WhisperSpec
@@ -236,8 +237,8 @@ class Whisper:
             tokens=found.tokens + [spec.eos[0]] * tail,
             probability=found.probability + [1.0] * tail,
             entropy=found.entropy + [0.0] * tail,
-            stable_since=[0] * spec.max_tokens,
-            revisions=[0] * spec.max_tokens,
+            stable_since=None,
+            revisions=None,
             steps=steps,
         )
         kept = Kept(cut.positions, cut.loops)
@@ -257,8 +258,6 @@ class Whisper:
             result.language = code
         result.overflow = found.tokens[-1] not in spec.eos
         result.signals = (result.signals or {}) | {
-            "first_stable_step_mean": None,
-            "revisions": None,
             "repeats_removed": float(cut.loops) if self.decode.clean else None,
             "phrases_removed": float(cut.phrases) if self.decode.clean else None,
             "language_probability": heard.language_probability,
