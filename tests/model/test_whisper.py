@@ -111,6 +111,7 @@ def test_a_result_has_what_a_sequence_has_and_null_for_the_rest(alone: list[Segm
         assert [name for name, value in result.signals.items() if value is None] == [
             "first_stable_step_mean",
             "revisions",
+            "early_distance",
             "ctc_score",
             "ctc_disagreement",
             "repeats_removed",
