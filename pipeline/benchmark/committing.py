@@ -26,6 +26,7 @@ from pipeline.planning.plan import BASE, write_plan
 from pipeline.schemas import (
     PIECE_RECOGNISED,
     START,
+    WORD_SIGNALS,
     About,
     DecodedRecording,
     Place,
@@ -127,7 +128,13 @@ def _result(index: int) -> dict[str, Any]:
     """A row of schemas.RESULT: one of the ROWS segments of a unit."""
     length = SAMPLES_EACH // ROWS
     words = [
-        Word(text=f"wort{number}", confidence=0.9, start_ms=number * 400, end_ms=number * 400 + 300)
+        Word(
+            text=f"wort{number}",
+            confidence=0.9,
+            start_ms=number * 400,
+            end_ms=number * 400 + 300,
+            signals=dict.fromkeys(WORD_SIGNALS.names, 0.5),
+        )
         for number in range(WORDS)
     ]
     span = {"recording_index": 0, "segment_index": index, "channel": None, "overlaps_previous": False}

@@ -38,6 +38,7 @@ from pipeline.schemas import (
     PIECE_RECOGNISED,
     SAMPLE_RATE,
     START,
+    WORD_SIGNALS,
     About,
     DecodedRecording,
     Place,
@@ -78,7 +79,9 @@ class Replica:
     """Stands in for GuardedReplica: every unit has the same transcript."""
 
     def __init__(self, _config: RunConfig, _about: About) -> None:
-        words: list[Word] = [{"text": "word", "confidence": 0.5, "start_ms": 0, "end_ms": 400}] * WORDS
+        signals = dict.fromkeys(WORD_SIGNALS.names, 0.5)
+        word: Word = {"text": "word", "confidence": 0.5, "start_ms": 0, "end_ms": 400, "signals": signals}
+        words = [word] * WORDS
         answer = asdict(SegmentResult("word " * WORDS, 0.5, words))
         span = {"recording_index": 0, "channel": None, "overlaps_previous": False, "start_sample": 0, "end_sample": 1}
         self.results = pa.array(

@@ -24,7 +24,7 @@ from pipeline.output.publish import publish_tables
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.pack import mark_duplicates, pack_units, with_parts
 from pipeline.planning.plan import BASE, read_plan, write_plan
-from pipeline.schemas import TRANSCRIPT, WorkUnit, to_table
+from pipeline.schemas import TRANSCRIPT, WORD_SIGNALS, WorkUnit, to_table
 from pipeline.storage.local import LocalStorage
 from pipeline.storage.scratch import scratch_folder
 
@@ -116,6 +116,7 @@ def _transcripts() -> pa.Table:
     for index in range(SEGMENTS):
         words: list[dict[str, Any]] = [
             {"text": f"wort{number}", "confidence": 0.9, "start_ms": number * 400, "end_ms": number * 400 + 300}
+            | {"signals": dict.fromkeys(WORD_SIGNALS.names, 0.5)}
             for number in range(WORDS)
         ]
         segment = dict.fromkeys(TRANSCRIPT.names) | {"recording_id": "", "unit_id": "", "model": "bench"}

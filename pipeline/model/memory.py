@@ -69,7 +69,7 @@ def estimate(model: AsrModel, denoise: DenoiseConfig, *, slots: int, dtype: torc
     widest_prompt = prompt_widths(prompt, audio, 0, static=False)[-1]
     rows = slots * len(lengths) + 2 * prefill
     heard = rows * audio * (hidden * size + 8 + 4)  # audio vectors, best token and log-sum-exp of each slot, for CTC
-    state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, first stable step, revisions
+    state = hidden * size + 4 * 8  # soft embeddings; canvas, argmax, early argmax, first stable step, revisions
 
     expert = text.top_k_experts * (2 * hidden + 3 * text.moe_intermediate_size)
     token = size * (6 * hidden + 3 * queries + 3 * text.intermediate_size + expert)
