@@ -79,7 +79,7 @@ class Replica:
     """Stands in for GuardedReplica: every unit has the same transcript."""
 
     def __init__(self, _config: RunConfig, _about: About) -> None:
-        signals = dict.fromkeys(WORD_SIGNALS.names, 0.5)
+        signals: dict[str, float | None] = dict.fromkeys(WORD_SIGNALS.names, 0.5)
         word: Word = {"text": "word", "confidence": 0.5, "start_ms": 0, "end_ms": 400, "signals": signals}
         words = [word] * WORDS
         answer = asdict(SegmentResult("word " * WORDS, 0.5, words))
