@@ -101,18 +101,11 @@ def result(
         words, word_signals(canvas, positions, parts, heard, text, vocab_size=vocab_size), strict=True
     ):
         word["signals"] = signals
-    if words:
-        confidence = sum(float(word["confidence"]) for word in words) / len(words)
-    else:
-        confidence = canvas.probability[min(end, length - 1)]
+    sure = sum(word["confidence"] for word in words) / len(words) if words else canvas.probability[min(end, length - 1)]
     disagreement = Levenshtein.normalized_distance(text, heard.text) if heard else None
-    if heard and heard.score is not None:
-        confidence = math.sqrt(confidence * math.exp(heard.score))
-    else:
-        confidence *= 1 - (disagreement or 0)
     return SegmentResult(
         text=text,
-        confidence=min(1.0, max(0.0, confidence)),
+        confidence=_with_ctc(sure, heard, disagreement),
         words=words,
         signals=canvas_signals(canvas, positions or [0], eos=eos, vocab_size=vocab_size)
         | {
@@ -125,6 +118,15 @@ def result(
         canvas_fill=end / length,
         overflow=overflow,
     )
+
+
+def _with_ctc(sure: float, heard: Hypothesis | None, disagreement: float | None) -> float:
+    """What CTC makes of the confidence of denoising, as `result` says."""
+    if heard and heard.score is not None:
+        sure = math.sqrt(sure * math.exp(heard.score))
+    else:
+        sure *= 1 - (disagreement or 0)
+    return min(1.0, max(0.0, sure))
 
 
 def words_of(
