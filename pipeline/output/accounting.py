@@ -143,8 +143,13 @@ def count_part(storage: Storage, part: Part) -> Tally:
     tally = Tally()
     for commit in in_order(partial(read_commit, storage), part.unit_ids(), storage.parallel):
         tally.add(commit)
+    superseded: dict[str, list[int]] = {}
     for unit_id, index in part.superseded:
-        tally.supersede(read_commit(storage, unit_id), index)
+        superseded.setdefault(unit_id, []).append(index)
+    commits = in_order(partial(read_commit, storage), superseded, storage.parallel)
+    for commit, indexes in zip(commits, superseded.values(), strict=True):
+        for index in indexes:
+            tally.supersede(commit, index)
     return tally
 
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from pipeline.output.commit import read_commit
-from pipeline.planning.pack import Pointer
+from pipeline.planning.pack import PlannedUnit, Pointer
 from pipeline.planning.plan import gone_recordings, plan_size, read_plan, read_round, withdrawn_units
 from pipeline.storage.base import Storage, in_order
 
 DEAD, DAMAGED, WHOLE = range(3)  # results, from the worst to the best
+Worth = tuple[int, int]  # of a result: the larger, the better
+_UnitOfRound = tuple[bool, PlannedUnit]  # with whether the round is an update
 
 
 @dataclass(slots=True)
@@ -43,19 +47,25 @@ def current_results(
     """
     found = Results()
     withdrawn = withdrawn_units(storage, names)
+    commits = results or storage
     # A round has the order of its plan, so neighbours are in the same unit.
-    load = lru_cache(maxsize=4)(lambda unit_id: read_commit(results or storage, unit_id))
-    for is_update, name, new, earlier in _results_of_rounds(storage, names):
-        old = found.current.setdefault(name, earlier)
-        if new[0] in committed:
-            was = None if is_update or old[0] not in committed else _worth(load(old[0]), old[1])
-            is_better = was is None or _worth(load(new[0]), new[1]) >= was
-            found.current[name] = new if is_better else old
-            if old[0] in committed:
-                found.superseded.append(old if is_better else new)
-            found.pending.discard(name)
-        elif new[0] not in withdrawn:
-            found.pending.add(name)
+    load = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id))
+    read = partial(_worth_of_unit, commits, committed)
+    for (is_update, planned), worth in in_order(read, _units_of_rounds(storage, names), commits.parallel):
+        for index, (ref, earlier) in enumerate(zip(planned.unit.refs, planned.earlier, strict=True)):
+            name, new = ref.recording_id, (planned.unit.unit_id, index)
+            old = found.current.setdefault(name, earlier)
+            if new[0] in committed:
+                was = None
+                if old[0] in committed and not is_update:
+                    was = worth[old] if old in worth else _worth(load(old[0]), old[1])
+                is_better = was is None or worth[new] >= was
+                found.current[name] = new if is_better else old
+                if old[0] in committed:
+                    found.superseded.append(old if is_better else new)
+                found.pending.discard(name)
+            elif new[0] not in withdrawn:
+                found.pending.add(name)
     for name, places in gone_recordings(storage, names).items():
         have_results = [place for place in places if place[0] in committed]
         last = found.current.get(name, have_results[-1]) if have_results else None
@@ -77,16 +87,33 @@ def planned_now(storage: Storage, names: list[str], committed: Set[str], found: 
     return units, sum(size.added for size in sizes) - found.taken_back - len(found.dropped)
 
 
-def _results_of_rounds(storage: Storage, names: list[str]) -> Iterator[tuple[bool, str, Pointer, Pointer]]:
-    """Of each recording that a round has again: whether the round is an update, its id, its result, the one before."""
+def _units_of_rounds(storage: Storage, names: list[str]) -> Iterator[_UnitOfRound]:
+    """The units of all rounds, which have recordings again."""
     for name in names[1:]:
         is_update = read_round(storage, name).kind == "update"
         for planned in read_plan(storage, name, placed=False):
-            for index, (ref, earlier) in enumerate(zip(planned.unit.refs, planned.earlier, strict=True)):
-                yield is_update, ref.recording_id, (planned.unit.unit_id, index), earlier
+            yield is_update, planned
 
 
-def _worth(commit: dict[str, Any], index: int) -> tuple[int, int]:
+def _worth_of_unit(
+    commits: Storage, committed: Set[str], of_round: _UnitOfRound
+) -> tuple[_UnitOfRound, dict[Pointer, Worth]]:
+    """The unit with the worth of its results and of those before them. None is compared if it is not committed.
+
+    The result of an update counts whatever was before it.
+    """
+    is_update, planned = of_round
+    unit_id = planned.unit.unit_id
+    worth: dict[Pointer, Worth] = {}
+    if unit_id in committed and not is_update:
+        places = {*planned.earlier, *((unit_id, index) for index in range(len(planned.unit.refs)))}
+        for name, of_commit in groupby(sorted(place for place in places if place[0] in committed), itemgetter(0)):
+            commit = read_commit(commits, name)
+            worth |= {place: _worth(commit, place[1]) for place in of_commit}
+    return of_round, worth
+
+
+def _worth(commit: dict[str, Any], index: int) -> Worth:
     """How good the result of a recording is: the larger, the better."""
     lists = commit["by_recording"]
     kind = DEAD if lists["reason"][index] else DAMAGED if lists["problem"][index] else WHOLE

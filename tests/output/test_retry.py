@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pipeline.output.rounds import current_results
 from pipeline.output.tables import published_rows
 from pipeline.planning.plan import plan_names, read_plan
 from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.local import LocalStorage
 from tests.support.outputs import commit, left, plan, ref, run
 
 PAIRS = PlanConfig(unit_recordings=2)
@@ -95,6 +97,31 @@ def test_the_latest_committed_round_counts(storage: Storage) -> None:
     results = current_results(storage, plan_names(storage), committed_units(storage))
     assert results.current == {"r1": (second[0].unit_id, 0), "r4": (first[1].unit_id, 0)}
     assert len(results.superseded) == 3
+
+
+class Meeting(LocalStorage):
+    """A directory where two commits are read at the same time. Alone, a read fails."""
+
+    parallel = 2
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._barrier = Barrier(self.parallel, timeout=60)
+
+    def get(self, key: str) -> bytes:
+        if key.startswith("commits/"):
+            self._barrier.wait()
+        return super().get(key)
+
+
+def test_the_results_of_a_round_and_those_before_are_read_at_the_same_time(storage: Storage, tmp_path: Path) -> None:
+    fingerprint = plan(storage, [ref(number) for number in range(6)])
+    run(storage, fingerprint, dead=["r1", "r4"])
+    plan_retry(storage, PlanConfig(unit_recordings=1))
+    run(storage, fingerprint)
+    first, second = read_plan(storage, "round-1")
+    results = current_results(Meeting(tmp_path / "out"), plan_names(storage), committed_units(storage))
+    assert results.current == {"r1": (first.unit.unit_id, 0), "r4": (second.unit.unit_id, 0)}
 
 
 @pytest.mark.parametrize(
