@@ -102,13 +102,15 @@ content_of = attrgetter(*_REF_FIELDS)  # all fields of a RecordingRef in order; 
 class Recording:
     """One recording as it was read: encoded audio, and what the source says about it.
 
-    audio: the bytes, or for a large recording a seekable file that reads ranges. The caller closes it.
+    audio: the bytes, or for a large recording a seekable file that reads ranges. The caller closes it. version: as that
+    of a `RecordingRef`, if the store has said it together with the bytes; else "".
     """
 
     audio: bytes | BinaryIO
     language: str | None
     reference: str | None
     metadata: str | None
+    version: str = field(default="", compare=False)
 
     def close(self) -> None:
         """Close the audio, if it is a file."""

@@ -73,15 +73,18 @@ def read_recording(ref: RecordingRef) -> Recording:
     """
     described = fields.Fields(ref.language, ref.reference, ref.metadata)
     companions, settings = files_and_settings(ref)
+    versions: list[str] = []
     if companions:
         folder = ref.source_uri.rpartition("/")[0]
-        payloads = {
-            name.rpartition(".")[2].lower(): remote.read_file(f"{folder}/{name}", size) for name, _, size in companions
-        }
+        payloads = {}
+        for name, _, size in companions:
+            payloads[name.rpartition(".")[2].lower()], version = remote.read_versioned(f"{folder}/{name}", size)
+            versions.append(version)
         beside = describe_sidecars(payloads, ref.source_uri, **settings)
         reference = beside.reference if ref.reference is None else ref.reference
         described = fields.Fields(beside.language, reference, _joined(beside.metadata, ref.metadata))
-    return Recording(remote.read_audio(ref.source_uri, ref.size), *described)
+    audio, version = remote.read_audio(ref.source_uri, ref.size)
+    return Recording(audio, *described, "\n".join([version, *versions]))
 
 
 def _ref(source: SourceConfig, file: File, companions: list[File], described: Described | None) -> RecordingRef:

@@ -53,7 +53,8 @@ def list_recordings(source: SourceConfig) -> Iterator[RecordingRef]:
 
 def read_recording(ref: RecordingRef) -> Recording:
     """Read the whole audio file; the ref says which section is meant. Raises BadRecording as `remote.read_audio`."""
-    return Recording(remote.read_audio(ref.source_uri, ref.size), ref.language, ref.reference, ref.metadata)
+    audio, version = remote.read_audio(ref.source_uri, ref.size)
+    return Recording(audio, ref.language, ref.reference, ref.metadata, version)
 
 
 def _check_header(source: SourceConfig, file: File, row: Row) -> None:

@@ -99,7 +99,7 @@ def read_recording(ref: RecordingRef, fetch: Fetch = remote.read_range) -> Recor
     is_large = ref.size > remote.WHOLE_BYTES
     member, *texts = _read_spans(ref, [(offset - BLOCK, BLOCK + (0 if is_large else ref.size)), *spans], fetch)
     _check_header(ref, member[:BLOCK])
-    audio = remote.read_audio(ref.source_uri, ref.size, offset) if is_large else member[BLOCK:]
+    audio = remote.read_part(ref.source_uri, offset, ref.size) if is_large else member[BLOCK:]
     payloads = {extension: text for (extension, _, _), text in zip(sidecars, texts, strict=True)}
     described = describe_sidecars(payloads, f"{ref.source_member}", **settings)
     return Recording(audio, *described)

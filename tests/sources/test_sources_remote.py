@@ -245,6 +245,32 @@ def test_a_source_that_does_not_answer_is_no_mistake_in_the_settings(
         refs_of(uri, format="files")
 
 
+def test_a_file_costs_one_request_and_each_file_beside_it_another(s3: SmallS3) -> None:
+    s3.objects = {"in/a.wav": b"A", "in/a.txt": b"text", "list/m.jsonl": b'{"audio_filepath": "../in/a.wav"}'}
+    for uri in ("s3://b/in", "s3://b/list/m.jsonl"):  # a manifest does not say the size
+        (ref,) = refs_of(uri, root="s3://b")
+        s3.log.clear()
+        assert read_recording(ref).audio == b"A"
+        methods = [method for method, *_ in s3.log]
+        assert methods == ["GET"] * (1 + len(ref.sidecars))
+
+
+@pytest.mark.parametrize("name", ["a.wav", "a.txt"])
+def test_an_object_that_was_written_again_has_changed_also_where_no_other_request_asks(s3: SmallS3, name: str) -> None:
+    s3.objects = {"in/a.wav": b"A", "in/a.txt": b"text"}
+    (ref,) = refs_of("s3://b/in")
+    s3.objects[f"in/{name}"] = b"new"
+    with pytest.raises(BadRecording, match=f"source_changed: s3://b/in/{name}"):
+        read_recording(ref)
+
+
+@pytest.mark.parametrize("size", [0, 1, remote.FIRST_BYTES - 1, remote.FIRST_BYTES, remote.FIRST_BYTES + 1])
+def test_a_file_whose_size_nobody_says_is_read_whole(s3: SmallS3, size: int) -> None:
+    s3.objects = {"a.wav": bytes(size)}
+    audio, version = remote.read_audio("s3://b/a.wav")
+    assert (audio, version in ("", etag_of(bytes(size)).strip('"'))) == (bytes(size), True)
+
+
 def test_an_object_that_shrank_has_changed(s3: SmallS3) -> None:
     s3.objects = {"s.tar": tar({"a.wav": b"A" * 5000, "b.wav": b"B"})}
     _, ref = refs_of("s3://b/s.tar")
@@ -377,13 +403,16 @@ def test_large_audio_is_a_file_of_its_range(
     content = bytes(range(256)) * 40
     (tmp_path / "a").write_bytes(content)
     wanted = content if offset is None else content[offset : offset + 5000]
-    with remote.read_audio(str(tmp_path / "a"), len(wanted), offset) as stream:  # type: ignore[union-attr]
+    path = str(tmp_path / "a")
+    is_whole = offset is None
+    audio = remote.read_audio(path, len(wanted))[0] if is_whole else remote.read_part(path, offset, len(wanted))
+    with audio as stream:  # type: ignore[union-attr]
         assert stream.read() == wanted
         assert stream.seek(-10, io.SEEK_END) == len(wanted) - 10
         assert stream.read(99) == wanted[-10:]
         stream.seek(37)
         assert stream.read(20) == wanted[37:57]
-    assert remote.read_audio(str(tmp_path / "a"), 100, 0) == content[:100]
+    assert remote.read_part(path, 0, 100) == content[:100]
 
 
 def test_large_files_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -213,7 +213,7 @@ def audio_bytes(cell: Any, where: str, rate: object = None) -> bytes | BinaryIO:
     if data is None and path:
         named = remote.relative_to(where, path)
         trust.check(named, where)
-        return remote.read_audio(named)
+        return remote.read_audio(named)[0]
     if data is None:
         raise BadRecording("missing_file", f"{where}: the row has neither bytes nor a path")
     if isinstance(data, list):

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
 
+from fsspec.asyn import sync
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
@@ -27,6 +29,7 @@ from pipeline.storage.ranges import Ranges, Slice, buffered
 
 MAX_RECORDING_BYTES = 512 << 20  # limit of what must be read whole; a larger recording is too_large
 WHOLE_BYTES = 32 << 20  # audio up to this size is read in one request; larger audio by range while it is decoded
+FIRST_BYTES = 4 << 20  # so much is asked for at first of a file whose size nobody says
 ATTEMPTS = 7  # about 12 seconds, longer than a gateway's restart
 
 T = TypeVar("T")
@@ -106,29 +109,45 @@ def version_of(info: Mapping[str, Any]) -> str:
 
 def read_file(uri: str, size: int = 0) -> bytes:
     """Read a whole file. size: bytes as listed, 0 if unknown. Raises BadRecording("too_large"), or as `read_range`."""
+    return read_versioned(uri, size)[0]
+
+
+def read_versioned(uri: str, size: int = 0) -> tuple[bytes, str]:
+    """Read a file as `read_file`. Returns also its version, if the store says it together with the bytes, else ""."""
     fs, path = _open(uri)
 
-    def fetch() -> bytes:
+    def fetch() -> tuple[bytes, str]:
         expected = size or _size(fs, path, uri)
         if expected > MAX_RECORDING_BYTES:
             raise BadRecording("too_large", f"{uri}: {expected:,} bytes; the limit is {MAX_RECORDING_BYTES:,}")
-        return cast(bytes, fs.cat_file(path, start=0, end=expected) if expected else fs.cat_file(path))
+        return _first(fs, path, expected) if expected else (cast(bytes, fs.cat_file(path)), "")
 
     return _read(fetch, uri)
 
 
-def read_audio(uri: str, size: int = 0, offset: int | None = None) -> bytes | BinaryIO:
-    """Read a file, or its `size` bytes from `offset` on: as bytes, or if they are many as a seekable file of ranges.
+def read_audio(uri: str, size: int = 0) -> tuple[bytes | BinaryIO, str]:
+    """Read a file: as bytes with its version, as `read_versioned`, or if they are many as a seekable file of ranges.
 
     size: bytes as listed, 0 if unknown; fewer bytes are not an error here. Raises as `read_range`.
     """
     if not size:
         fs, path = _open(uri)
+        if not is_local(fs):  # most are smaller: one request instead of two
+            data, version = _read(lambda: _first(fs, path, FIRST_BYTES), uri)
+            if 0 < len(data) < FIRST_BYTES:
+                return data, version
         size = ask(lambda: _size(fs, path, uri), uri)
+    return (open_stream(uri), "") if size > WHOLE_BYTES else read_versioned(uri, size)
+
+
+def read_part(uri: str, offset: int, size: int) -> bytes | BinaryIO:
+    """Read `size` bytes of a file from `offset` on: as bytes, or if they are many as a seekable file of ranges.
+
+    Fewer bytes are not an error here. Raises as `read_range`.
+    """
     if size > WHOLE_BYTES:
-        stream = open_stream(uri)
-        return stream if offset is None else buffered(Slice(stream, offset, size), io.DEFAULT_BUFFER_SIZE)
-    return read_file(uri, size) if offset is None else read_range(uri, offset, offset + size)
+        return buffered(Slice(open_stream(uri), offset, size), io.DEFAULT_BUFFER_SIZE)
+    return read_range(uri, offset, offset + size)
 
 
 def read_range(uri: str, start: int, end: int) -> bytes:
@@ -296,6 +315,23 @@ def _open(uri: str) -> tuple[Any, str]:
         return open_fs(uri)
     except ConfigError as err:  # a URL in a manifest: only this recording is concerned
         raise BadRecording("missing_file", str(err).removeprefix("source.uri: ")) from None
+
+
+def _first(fs: Any, path: str, size: int) -> tuple[bytes, str]:
+    """Return at most the first `size` bytes of a file, and its version if the store says it in the same answer.
+
+    b"" where the store answers that the file has no bytes.
+    """
+    try:
+        if "s3" not in fs.protocol or not hasattr(fs, "call_s3"):
+            return fs.cat_file(path, start=0, end=size), ""
+        bucket, key, _ = fs.split_path(path)
+        answer = fs.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes=0-{size - 1}")
+        return sync(fs.loop, answer["Body"].read), version_of({"ETag": answer.get("ETag")})
+    except network_errors() as err:
+        if _answer(err)[0] != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            raise
+        return b"", ""
 
 
 def _size(fs: Any, path: str, uri: str) -> int:

@@ -49,11 +49,11 @@ def join(refs: Iterable[RecordingRef], files: Iterable[File]) -> Iterator[Record
 
 def read_recording(ref: RecordingRef, fetch: webdataset.Fetch = remote.read_range) -> Recording:
     """Read the audio file or member. Raises BadRecording as `remote.read_audio` and `webdataset.read_recording`."""
-    if ref.source_member is None:
-        audio = remote.read_audio(ref.source_uri, ref.size)
+    if ref.source_member is not None:
+        audio, version = webdataset.read_recording(ref, fetch).audio, ""
     else:
-        audio = webdataset.read_recording(ref, fetch).audio
-    return Recording(audio, ref.language, ref.reference, ref.metadata)
+        audio, version = remote.read_audio(ref.source_uri, ref.size)
+    return Recording(audio, ref.language, ref.reference, ref.metadata, version)
 
 
 def _with_audio(
