@@ -62,7 +62,7 @@ def measure_one(store: str, units: int, pieces: int) -> dict[str, Any]:
         distant: DistantStore | None = None
         if store == "distant":
             distant = stack.enter_context(distant_store(DELAY_SECONDS))
-            uri = distant.uri
+            uri = f"{distant.uri}/out"
         else:
             uri = str(stack.enter_context(scratch_folder("bench-")) / "out")
         config = RunConfig(source=SourceConfig(uri="s3://archive"), output=OutputConfig(uri=uri))

@@ -1,6 +1,6 @@
 """A distant S3 for benchmarks: its objects are in the memory of a process of its own, each answer comes after a delay.
 
-It has what the output needs: whole objects, ranges, conditional puts, deletes, and listings in pages.
+It has what source and output need: whole objects, ranges, conditional puts, deletes, and listings in pages.
 """
 
 from __future__ import annotations
@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import md5
 from multiprocessing.connection import Connection
+from pathlib import Path
 from unittest import mock
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+import fsspec
 
 BUCKET = "bench"
 PAGE_KEYS = 1000
@@ -28,7 +31,7 @@ Answer = tuple[int, bytes, dict[str, str]]  # status, body, headers
 
 @dataclass(frozen=True, slots=True)
 class DistantStore:
-    """uri: of a folder in its bucket."""
+    """uri: of its bucket."""
 
     uri: str
     _pipe: Connection
@@ -41,11 +44,14 @@ class DistantStore:
 
 
 @contextlib.contextmanager
-def distant_store(delay_seconds: float) -> Iterator[DistantStore]:
-    """Run the store. Within the block the environment leads all clients of this process to it."""
+def distant_store(delay_seconds: float, folder: Path | None = None) -> Iterator[DistantStore]:
+    """Run the store. Within the block the environment leads all clients of this process to it.
+
+    folder: its files are there at the beginning.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(delay_seconds, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(delay_seconds, folder, theirs), daemon=True)
     process.start()
     try:
         environment = {
@@ -57,8 +63,9 @@ def distant_store(delay_seconds: float) -> Iterator[DistantStore]:
         with mock.patch.dict(os.environ, environment):
             for name in ("AWS_ENDPOINT_URL_S3", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
                 os.environ.pop(name, None)
-            yield DistantStore(f"s3://{BUCKET}/out", ours)
+            yield DistantStore(f"s3://{BUCKET}", ours)
     finally:
+        fsspec.get_filesystem_class("s3").clear_instance_cache()  # a later store has another port
         process.kill()
         process.join()
 
@@ -66,8 +73,11 @@ def distant_store(delay_seconds: float) -> Iterator[DistantStore]:
 class _Objects:
     """Objects by key, and the answers to requests."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self._objects: dict[str, tuple[bytes, str]] = {}  # content and etag
+        if folder is not None:
+            for path in filter(Path.is_file, folder.rglob("*")):
+                self._put(path.relative_to(folder).as_posix(), path.read_bytes())
         self.counted: Counter[str] = Counter()
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -78,8 +88,7 @@ class _Objects:
         if method == "PUT":
             if "if-none-match" in headers and key in self._objects:
                 return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
-            self._objects[key] = body, f'"{md5(body).hexdigest()}"'
-            return 200, b"", {"ETag": self._objects[key][1]}
+            return 200, b"", {"ETag": self._put(key, body)}
         if method == "DELETE":
             self._objects.pop(key, None)
             return 204, b"", {}
@@ -93,6 +102,12 @@ class _Objects:
             start, end = int(found[1]), min(int(found[2]) + 1, len(content))
             return 206, content[start:end], described | {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
         return 200, content, described
+
+    def _put(self, key: str, content: bytes) -> str:
+        """Returns the etag."""
+        etag = f'"{md5(content).hexdigest()}"'
+        self._objects[key] = content, etag
+        return etag
 
     def _page(self, query: dict[str, list[str]]) -> str:
         """A page of a listing without folders."""
@@ -112,12 +127,11 @@ class _Objects:
         )
 
 
-def _serve(delay_seconds: float, pipe: Connection) -> None:
-    asyncio.run(_serve_until_killed(delay_seconds, pipe))
+def _serve(delay_seconds: float, folder: Path | None, pipe: Connection) -> None:
+    asyncio.run(_serve_until_killed(delay_seconds, _Objects(folder), pipe))
 
 
-async def _serve_until_killed(delay_seconds: float, pipe: Connection) -> None:
-    objects = _Objects()
+async def _serve_until_killed(delay_seconds: float, objects: _Objects, pipe: Connection) -> None:
 
     async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):

@@ -1,22 +1,17 @@
 """Reading and decoding from a store that is far away, beside the same files on the local disk.
 
-One decoder works through an archive of clips (or one long recording) as a decode actor does. The far store is a web
-server of this machine, in a process of its own, that waits before each answer, also before the one to a HEAD. Both
-sides work in turns; of each the fastest time counts. The clock is wall time: waiting is what is measured. On a busy
-machine decoding is slower, and hides more of the waiting.
+One decoder works through an archive of clips (or one long recording) as a decode actor does. The far store is an S3 on
+this machine, in a process of its own, that waits before each answer. Both sides work in turns; of each the fastest time
+counts. The clock is wall time: waiting is what is measured. On a busy machine decoding is slower, and hides more of the
+waiting.
 """
 
 from __future__ import annotations
 
 import io
 import json
-import multiprocessing
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +22,7 @@ import pyarrow.parquet as pq
 import soundfile
 
 from pipeline.audio.stage import Decoder
+from pipeline.benchmark.distant import distant_store
 from pipeline.benchmark.speech import sample_speech
 from pipeline.config import LANGUAGES, RunConfig
 from pipeline.planning.plan import make_plan
@@ -44,9 +40,9 @@ def compare(seconds: float = 600.0, delay_ms: int = DELAY_MS, read_ahead: int = 
     rows = []
     with scratch_folder("bench-") as folder:
         layouts = write_sources(folder, sample_speech(seconds))
-        with far_store(folder, delay_ms / 1000) as address:
+        with distant_store(delay_ms / 1000, folder) as store:
             for name, (format_name, place) in layouts.items():
-                sides = [_config(format_name, f"{root}/{place}", read_ahead) for root in (folder, address)]
+                sides = [_config(format_name, f"{root}/{place}", read_ahead) for root in (folder, store.uri)]
                 runs = [[_decode(config) for config in sides] for _ in range(REPEATS)]
                 if len({samples for pair in runs for samples, _ in pair}) != 1:
                     raise RuntimeError(f"{name}: the two sides decode different audio")
@@ -99,9 +95,10 @@ def write_sources(folder: Path, samples: np.ndarray) -> dict[str, tuple[str, str
             entry.size = len(clip)
             tar.addfile(entry, io.BytesIO(clip))
     pq.write_table(pa.table({"audio": clips}), folder / "clips.parquet", row_group_size=256)
+    (folder / "clips").mkdir()
     with (folder / "clips.jsonl").open("w", encoding="utf-8") as manifest:
         for number, clip in enumerate(clips):
-            name = f"{number:05d}.flac"
+            name = f"clips/{number:05d}.flac"
             (folder / name).write_bytes(clip)
             manifest.write(json.dumps({"audio_filepath": name, "duration": CLIP_SECONDS}) + "\n")
     stereo = np.repeat(np.repeat(samples, 3)[:, None], 2, axis=1)  # 48 kHz: 115 MB for ten minutes, read by range
@@ -109,62 +106,10 @@ def write_sources(folder: Path, samples: np.ndarray) -> dict[str, tuple[str, str
     return {
         "tar of 5 s flac": ("webdataset", "clips.tar"),
         "Parquet of 5 s flac": ("parquet", "clips.parquet"),
-        "files of 5 s flac": ("manifest", "clips.jsonl"),
+        "files of 5 s flac": ("files", "clips"),
+        "manifest of 5 s flac": ("manifest", "clips.jsonl"),
         "one long wav": ("files", "long.wav"),
     }
-
-
-@contextmanager
-def far_store(folder: Path, delay_seconds: float) -> Iterator[str]:
-    """Serve the files of a folder, in a process of its own. Yields the address."""
-    ours, theirs = multiprocessing.get_context("spawn").Pipe()
-    server = multiprocessing.get_context("spawn").Process(target=serve, args=(folder, delay_seconds, theirs))
-    server.start()
-    try:
-        yield f"http://127.0.0.1:{ours.recv()}"
-    finally:
-        server.kill()
-        server.join()
-
-
-def serve(folder: Path, delay_seconds: float, port: Connection) -> None:
-    """Answer GET, with ranges, and HEAD until the process ends. port: gets the number of the port."""
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        wbufsize = 1 << 20
-        disable_nagle_algorithm = True
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-        def answer(self) -> None:
-            time.sleep(delay_seconds)
-            path = folder / Path(self.path).name
-            if not path.exists():
-                self.send_response(404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-                return
-            size = path.stat().st_size
-            first, _, last = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
-            start, end = int(first), min(int(last) + 1 if last else size, size)
-            self.send_response(206 if "Range" in self.headers else 200)
-            self.send_header("Content-Length", str(end - start))
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{size}")
-            self.send_header("Accept-Ranges", "bytes")
-            self.send_header("ETag", f'"{size}"')
-            self.end_headers()
-            if self.command == "GET":
-                with path.open("rb") as file:
-                    file.seek(start)
-                    self.wfile.write(file.read(end - start))
-
-        do_GET = do_HEAD = answer
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    port.send(server.server_port)
-    server.serve_forever()
 
 
 def _config(format_name: str, uri: str, read_ahead: int) -> RunConfig:

@@ -38,7 +38,7 @@ def test_rows_hold_the_rate_and_the_requests_of_both_stores(tmp_path: Path, caps
 
 def test_the_distant_store_is_a_store() -> None:
     with distant_store(0) as store:
-        storage = open_storage(store.uri)
+        storage = open_storage(f"{store.uri}/out")
         race_probe(storage)
         check_puts(storage)
         check_missing(storage)
@@ -56,7 +56,7 @@ def test_the_distant_store_is_a_store() -> None:
 
 def test_each_answer_of_the_distant_store_takes_its_delay() -> None:
     with distant_store(0.1) as store:
-        storage = open_storage(store.uri)
+        storage = open_storage(f"{store.uri}/out")
         started = time.monotonic()
         storage.put("a", b"1")
         assert time.monotonic() - started >= 0.1

@@ -16,7 +16,7 @@ def test_the_job_writes_a_row_for_each_layout(tmp_path: Path, capsys: pytest.Cap
     assert job.main(["read", "--minutes", "0.2", "--delay-ms", "1", "--read-ahead", "2", "--json", str(path)]) == 0
     figures = json.loads(path.read_text())
     assert (figures["delay_ms"], figures["read_ahead"]) == (1, 2)
-    assert len(figures["rows"]) == 4
+    assert len(figures["rows"]) == 5
     for row in figures["rows"]:
         assert row["audio_seconds"] in (10.0, 12.0)
         assert row["far_to_local"] == pytest.approx(row["far_rtfx"] / row["local_rtfx"], rel=0.05)
