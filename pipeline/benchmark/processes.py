@@ -10,17 +10,19 @@ import psutil
 
 EVERY_SECONDS = 1.0
 ROLES = {"GuardedReplica": "replica", "GuardedDecoder": "decode", "MeteredCommit": "commit", "spawn_main": "driver"}
+CALLED = ".submit"  # ends the title of an actor's process while it works on a bundle; before, it loads and waits
 OTHER = "ray"  # gcs, raylet, agents, idle workers
 
 
 class ProcessorSeconds:
-    """`with ProcessorSeconds() as used:` then `used.by_role`: user and system seconds, read every second.
+    """`with ProcessorSeconds() as used:` then `used.by_role` and `used.to_start`: user and system seconds.
 
-    The last second of a process may be missing.
+    They are read every second. So the last second of a process may be missing.
     """
 
     def __init__(self) -> None:
         self._seen: dict[int, tuple[str, float]] = {}
+        self._starts: dict[int, float] = {}  # by process: its seconds before it was first seen at work
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -40,6 +42,10 @@ class ProcessorSeconds:
             total[role] += seconds
         return {role: round(seconds, 2) for role, seconds in total.items()}
 
+    def to_start(self, role: str) -> float:
+        """Seconds of the processes of a role before their first bundle: they import libraries and load the model."""
+        return round(sum(self._starts.get(pid, 0.0) for pid, (name, _) in self._seen.items() if name == role), 2)
+
     def _watch(self) -> None:
         while not self._ended.wait(EVERY_SECONDS):
             for process in psutil.Process().children(recursive=True):
@@ -47,5 +53,7 @@ class ProcessorSeconds:
                     times = process.cpu_times()
                     command = " ".join(process.cmdline())
                     role = next((role for mark, role in ROLES.items() if mark in command), OTHER)
-                    known = self._seen.get(process.pid, (OTHER, 0.0))[0]
+                    known, before = self._seen.get(process.pid, (OTHER, 0.0))
+                    if CALLED in command:
+                        self._starts.setdefault(process.pid, before)
                     self._seen[process.pid] = (role if role != OTHER else known, times.user + times.system)

@@ -20,6 +20,7 @@ KEYS = {
     "pipeline_to_engine", "pipeline_rtfx", "engine_rtfx", "pipeline_seconds", "engine_seconds", "audio_seconds",
     "recordings", "segments", "units", "texts_equal", "canvases", "threads_per_replica", "max_steps", "cores",
     "cores_busy_before", "clock", "goal", "engine_to_replica_processor", "pipeline_processor_seconds",
+    "replica_start_processor_seconds",
 }  # fmt: skip
 
 
@@ -55,7 +56,10 @@ def test_the_job_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert figures["engine_rtfx"] == pytest.approx(seconds / figures["engine_seconds"], rel=0.02)
     assert figures["pipeline_rtfx"] == pytest.approx(seconds / figures["pipeline_seconds"], rel=0.02)
     assert figures["pipeline_to_engine"] == pytest.approx(figures["pipeline_rtfx"] / figures["engine_rtfx"], rel=0.01)
-    assert figures["pipeline_processor_seconds"]["replica"] > 0
+    replica = figures["pipeline_processor_seconds"]["replica"] - figures["replica_start_processor_seconds"]
+    assert figures["engine_to_replica_processor"] == pytest.approx(
+        figures["engine_processor_seconds"] / replica, rel=0.01
+    )
     assert figures["decode"]["decode_rtfx_flac"] > 0
     shown = capsys.readouterr().out
     assert "| engine alone |" in shown
@@ -78,6 +82,18 @@ def test_a_number_that_cannot_be_is_a_usage_error(given: tuple[str, str], capsys
     with pytest.raises(SystemExit, match="2"):
         job.main(["engine", *given])
     assert "is not a whole number of 1 or more" in capsys.readouterr().err
+
+
+def test_the_start_of_an_actor_is_what_it_takes_before_its_first_bundle() -> None:
+    busy = "import os, sys, time; end = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
+    title = "# GuardedReplica"
+    at_work = f"[sys.executable, '-c', {busy.format(6.0)!r} + {title!r} + '.sub' + 'mit']"  # seconds go on counting
+    with ProcessorSeconds() as used:
+        code = busy.format(3.0) + f"os.execv(sys.executable, {at_work})  {title}"
+        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert 1.0 < used.to_start("replica") <= 3.5
+    assert used.by_role["replica"] > used.to_start("replica")
+    assert used.to_start("decode") == 0
 
 
 def test_processor_seconds_are_counted_by_role() -> None:
