@@ -182,7 +182,8 @@ class ModelConfig(Section):
 
     name: str = Field(
         "tiny",
-        description="tiny, whisper-base, diffusion-gemma-asr-small, a directory in format fullcanvas/1 or of Whisper",
+        description="tiny, whisper-base, diffusion-gemma-asr-small, a directory in format fullcanvas/1, or a checkpoint of "
+        "Whisper or for CTC: a directory or a name of the hub",
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")
@@ -246,7 +247,7 @@ class DenoiseConfig(Section):
 
 
 class DecodeConfig(Section):
-    """How Whisper looks for the text of a segment. Diffusion models use none of it."""
+    """How Whisper looks for the text of a segment. Other models use none of it."""
 
     beams: int = Field(1, ge=1, le=16, description="texts that are followed at the same time; 1: greedy")
     temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
@@ -316,7 +317,7 @@ class ComputeConfig(Section):
         1.0, ge=0, le=1_024, description="logical CPUs reserved for a replica without a GPU"
     )
     threads_per_replica: int = Field(1, ge=1, le=1_024, description="torch threads of a replica without a GPU")
-    canvases: int = Field(16, ge=1, le=65_536, description="segments that one replica denoises at the same time")
+    canvases: int = Field(16, ge=1, le=65_536, description="segments that one replica recognises at the same time")
     decode_actors: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
         None,
         description="processes that read, decode and cut audio; one CPU each; null: two for each replica with a GPU, "

@@ -18,6 +18,7 @@ from pipeline.config import ConfigError, RunConfig, ShareConfig
 from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.flow.placement import Placement, decoders, watched
 from pipeline.model.files import layout
+from pipeline.model.files.facts import ModelInfo
 from pipeline.output.accounting import close_books
 from pipeline.output.attempts import end_run, forget_innocent
 from pipeline.output.budget import Budget, OverBudget
@@ -173,7 +174,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
 def _transcribe_units(
     config: RunConfig,
     storage: Storage,
-    info: layout.ModelInfo,
+    info: ModelInfo,
     fingerprint: str,
     units: pa.Table,
     committed: Set[str],

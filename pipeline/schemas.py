@@ -228,10 +228,11 @@ class SegmentResult:
     confidence: float | None = None
     words: list[Word] = field(default_factory=list)
     signals: dict[str, float | None] | None = None
-    steps: int = 0
-    canvas_length: int = 0
-    canvas_fill: float = 0.0
-    overflow: bool = False
+    # What follows is None for an engine without steps, or without a limit of tokens.
+    steps: int | None = None
+    canvas_length: int | None = None
+    canvas_fill: float | None = None
+    overflow: bool | None = None
     error: str | None = None
     language: str | None = None  # the detected one; None where the segment's was given, or the model detects none
 

@@ -242,7 +242,7 @@ class Bench:
         for segment, result in zip(self.segments, results, strict=True):
             prompt = around + model.config.seen_slots(len(segment.pcm) // 2)
             flop += flop_per_window(
-                self.model, result.canvas_length, result.steps, prompt=prompt, guided=way.guidance != 1
+                self.model, result.canvas_length or 0, result.steps or 0, prompt=prompt, guided=way.guidance != 1
             )
         computed, needed = (after - then for after, then in zip(engine.scheduler.row_steps, steps_before, strict=True))
         return self._row(str(way), early, engine.scheduler.slots, self.windows, meter, flop) | {
@@ -253,8 +253,8 @@ class Bench:
             "graphs": graphs,
             "recompilations": engine.scheduler.recompilations,
             "reruns": engine.reruns,
-            "steps_mean": sum(result.steps for result in results) / len(results),
-            "canvas_mean": sum(result.canvas_length for result in results) / len(results),
+            "steps_mean": sum(result.steps or 0 for result in results) / len(results),
+            "canvas_mean": sum(result.canvas_length or 0 for result in results) / len(results),
         }
 
     def _without_hiding(self) -> AsrModel:

@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.config import DenoiseConfig, SegmentConfig
 from pipeline.model.files import checkpoint, layout
 from pipeline.model.files.allocation import allocate
+from pipeline.model.files.facts import Defaults
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import float8, lora
 from pipeline.model.new_model import SizeSection, asr_config, train_tokenizer
@@ -142,7 +143,7 @@ def _full() -> Size:
     Only the end tokens differ, so that texts of random weights end.
     """
     config = layout.read_config(layout.ASSETS / layout.FULL_SIZE)
-    defaults = config.defaults or layout.Defaults()
+    defaults = config.defaults or Defaults()
     segment = SegmentConfig.model_validate(defaults.segment)
     half = segment.search_seconds / 2
     seconds = (segment.target_seconds - half, segment.target_seconds + half)

@@ -15,7 +15,8 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.doctor.disks import existing
 from pipeline.doctor.hardware import gpu_facts
 from pipeline.doctor.rows import Result, size
-from pipeline.model.files import constants, hub, layout, whisper_layout
+from pipeline.model import engines
+from pipeline.model.files import constants, hub, layout
 from pipeline.model.files.hub import HubPart
 
 FETCH_AGAIN = "copy or fetch the model again"
@@ -25,18 +26,20 @@ ON_EVERY_NODE = "the same folder must be there on every node: a shared disk, an 
 def files(config: RunConfig) -> Iterator[Result]:
     """The model as a run describes it, then its files against all known hashes. Reads every byte of them."""
     name, revision = config.model.name, config.model.revision
-    if whisper_layout.is_hub_id(name) and to_fetch(config):
+    if engines.is_hub_id(name) and to_fetch(config):
         yield Result("model", "ok", f"{name}: comes from the hub, see the rows `hub`")
         return
     info = layout.describe(name, revision)
+    folder = layout.directory(name, revision)
+    engine = engines.engine_of(folder)
+    canvas = f"canvas {info.canvas_length}, " if info.canvas_length else ""
     yield Result(
         "model",
         "ok",
-        f"{info.name}@{info.weights_hash}: windows of {info.window_seconds:g} s, canvas {info.canvas_length}, "
+        f"{info.name}@{info.weights_hash}: engine {engine.name}, windows of {info.window_seconds:g} s, {canvas}"
         f"languages {', '.join(info.languages)}",
     )
-    folder = layout.directory(name, revision)
-    if whisper_layout.is_whisper(folder) or to_fetch(config):
+    if engine is not engines.DIFFUSION or to_fetch(config):
         return
     located = hub.locate(folder, layout.read_config(folder).hub, revision)
     try:
@@ -61,7 +64,7 @@ def adapter(config: RunConfig) -> Iterator[Result]:
     name, revision = config.model.name, config.model.revision
     try:
         folder = layout.directory(name, revision)
-        if to_fetch(config) or whisper_layout.is_whisper(folder):
+        if to_fetch(config) or engines.engine_of(folder) is not engines.DIFFUSION:
             return
         spec = layout.read_config(folder)
         located = hub.locate(folder, spec.hub, revision)
@@ -89,8 +92,9 @@ def present(config: RunConfig) -> Iterator[Result]:
             yield Result("model", "ok", "comes from the hub, to the cache of each node")
             return
         folder = layout.directory(name, revision)
-        if whisper_layout.is_whisper(folder):
-            paths = whisper_layout.files(folder, whisper_layout.read(folder))
+        engine = engines.engine_of(folder)
+        if engine is not engines.DIFFUSION:
+            paths = engine.files(folder)
         else:
             located = hub.locate(folder, layout.read_config(folder).hub, revision)
             paths = [located.tokenizer, *located.encoder, *located.adapter, *located.backbone]
@@ -105,11 +109,11 @@ def to_fetch(config: RunConfig) -> dict[str, tuple[HubPart, tuple[str, ...]]]:
     """Parts of the model that are not on this machine, with the patterns of their files. Raises ConfigError."""
     name, revision = config.model.name, config.model.revision
     parts: dict[str, tuple[HubPart, tuple[str, ...]]]
-    if whisper_layout.is_hub_id(name):
-        parts = {name: (HubPart(repo=name, revision=revision), whisper_layout.FILES)}
+    if engines.is_hub_id(name):
+        parts = {name: (HubPart(repo=name, revision=revision), engines.HUB_PATTERNS)}
     else:
         folder = layout.directory(name)
-        if whisper_layout.is_whisper(folder):
+        if engines.engine_of(folder) is not engines.DIFFUSION:
             return {}
         pinned = hub.pins(folder, layout.read_config(folder).hub, revision)
         parts = {part: (pin, hub.PATTERNS[part]) for part, pin in pinned.items()}
@@ -153,15 +157,15 @@ def hub_access(config: RunConfig) -> Iterator[Result]:
 def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Result]:
     """The memory that a replica will take, against what is free: on the GPU where the run uses one, else main memory.
 
-    gpus: devices as gpu_probe.py reports them; None: those of this machine. There is no row for a Whisper checkpoint,
-    whose memory is not known beforehand, and none while parts of the model are still on the hub.
+    gpus: devices as gpu_probe.py reports them; None: those of this machine. There is a row for diffusion
+    models only, whose memory is known beforehand, and none while parts of the model are still on the hub.
     """
     # Only here: a torch that cannot be imported is a row of this doctor, not its end.
     from pipeline.model.memory import beforehand, require
 
     name, revision = config.model.name, config.model.revision
     try:
-        if to_fetch(config) or whisper_layout.is_whisper(layout.directory(name, revision)):
+        if to_fetch(config) or engines.engine_of(layout.directory(name, revision)) is not engines.DIFFUSION:
             return
         needed = beforehand(config)
     except ConfigError:

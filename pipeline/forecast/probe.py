@@ -203,7 +203,8 @@ def _missing_device(config: RunConfig) -> str | None:
 def _transcribed(config: RunConfig, sampled: list[Sampled], seconds: float) -> list[float]:
     """For each recording, the seconds that one replica needs for a second of speech.
 
-    The measured time is divided among the segments by their denoising steps times canvas positions. It includes filling
+    The measured time is divided among the segments by their denoising steps times canvas positions, or by their length
+    where the engine has neither. It includes filling
     and draining the slots. So with few segments on a GPU the figure is somewhat slower than a long run.
     """
     segments = [(number, segment) for number, item in enumerate(sampled) for segment in item.segments]
@@ -224,7 +225,7 @@ def _transcribed(config: RunConfig, sampled: list[Sampled], seconds: float) -> l
             number, segment, future = waiting.popleft()
             result = future.result()
             speech[number] += (segment["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
-            work[number] += max(1, result.steps) * max(1, result.canvas_length)
+            work[number] += (result.steps or 1) * (result.canvas_length or len(segment["pcm"]))
 
         for fed, (number, segment) in enumerate(cycle(segments)):
             late = fed > 0 and time.perf_counter() - started > seconds

@@ -7,19 +7,15 @@ import logging
 import os
 from concurrent.futures import Future
 from dataclasses import asdict, replace
+from importlib import import_module
 from typing import Any, NoReturn
 
 import pyarrow as pa
 import torch
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.model import memory
-from pipeline.model.denoise.engine import Engine
-from pipeline.model.files import checkpoint, layout, whisper_layout
-from pipeline.model.number_type import torch_type
-from pipeline.model.recogniser import AsrModel
-from pipeline.model.whisper import recogniser as whisper
-from pipeline.model.whisper.engine import WhisperEngine
+from pipeline.model import engines
+from pipeline.model.files import layout
 from pipeline.model.worker import EngineDead, Worker
 from pipeline.schemas import AUDIO_COLUMNS, PIECE_RECOGNISED, SPAN, About, Segment, SegmentResult, pcm_of
 
@@ -131,52 +127,13 @@ def start_engine(config: RunConfig) -> Worker:
 
 
 def engine_for(run: RunConfig, device: str) -> Worker:
-    """The engine for the kind of model that `model.name` is, on "cpu" or "cuda". Raises ConfigError.
-
-    Its batch is compute.canvases. A Whisper checkpoint uses none of denoise.*, model.compile and model.head; no other
-    one uses decode.*.
-    """
-    model, slots = run.model, run.compute.canvases
-    if whisper_layout.is_whisper(layout.directory(model.name, model.revision)):
-        if model.weights == "fp8":
-            raise ConfigError(f"model.weights: fp8 is for diffusion models; {model.name} is a Whisper checkpoint")
-        dtype = torch_type(model.dtype, device, is_whisper=True)
-        loaded = whisper.load(model.name, model.revision, device=device, dtype=dtype, decode=run.decode)
-        return WhisperEngine(loaded, slots=slots)
-    return Engine(
-        _loaded(run, device, torch_type(model.dtype, device)),
-        run.denoise,
-        slots=slots,
-        compile=model.compile,
-        compile_cache=model.compile_cache,
-        head=model.head,
-    )
-
-
-def _loaded(run: RunConfig, device: str, dtype: torch.dtype) -> AsrModel:
-    """The loaded model, its LoRA merged.
-
-    Raises ConfigError before anything is allocated where GPU memory will not be enough.
-    """
-    slots = run.compute.canvases
-
-    def check(model: AsrModel) -> None:
-        needed = memory.estimate(model, run.denoise, slots=slots, dtype=dtype)
-        log.info("model needs %s", needed)
-        if device == "cuda":
-            memory.require(needed, torch.cuda.mem_get_info()[0], slots=slots)
-
+    """The engine that reads `model.name`, on "cpu" or "cuda". Its batch is compute.canvases. Raises ConfigError."""
     model = run.model
-    return checkpoint.load(
-        model.name,
-        model.revision,
-        device=device,
-        dtype=dtype,
-        fp8=model.weights == "fp8",
-        verify=model.verify,
-        merge=True,
-        check=check,
-    )
+    engine = engines.engine_of(layout.directory(model.name, model.revision))
+    if model.weights == "fp8" and engine is not engines.DIFFUSION:
+        raise ConfigError(f"model.weights: fp8 is for diffusion models; {model.name} runs on the engine {engine.name}")
+    worker: Worker = import_module(engine.module).start(run, device)
+    return worker
 
 
 def _end(why: str) -> NoReturn:

@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from pipeline.config import ConfigError
-from pipeline.model import memory
-from pipeline.model.files import checkpoint, hub, importer, layout, weights, whisper_layout
+from pipeline.model import engines, memory
+from pipeline.model.files import checkpoint, hub, importer, layout, weights
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
 from pipeline.model.network.projector import Projector
@@ -38,8 +38,8 @@ def prepare_start(config: AdapterConfig) -> Path:
     if (folder / "config.json").exists():
         return folder
     source = layout.directory(start.name, start.revision)
-    if whisper_layout.is_whisper(source):
-        raise ConfigError(f"model.name: {start.name}: a Whisper checkpoint; it has no adapter")
+    if engines.engine_of(source) is not engines.DIFFUSION:
+        raise ConfigError(f"model.name: {start.name}: no diffusion model; it has no adapter")
     found = layout.read_config(source)
     if start.adapter == "new" and found.hub is not None:
         found = found.model_copy(update={"hub": found.hub.model_copy(update={"adapter": None})})

@@ -132,7 +132,9 @@ def evaluate(
             rows = range(group.rank, len(recordings), group.world)
             segments = [Segment(recordings.keys[i], recordings.languages[i], recordings.pcm(i)) for i in rows]
             results = engine.transcribe(segments)
-            mine[name] = {i: Answer(result.text or "", result.steps) for i, result in zip(rows, results, strict=True)}
+            mine[name] = {
+                i: Answer(result.text or "", result.steps or 0) for i, result in zip(rows, results, strict=True)
+            }
     finally:
         engine.close()
     answers: dict[str, dict[int, Answer]] = {name: {} for name in sets}

@@ -11,6 +11,7 @@ from torch import nn
 from pipeline.config import LANGUAGES
 from pipeline.model import recogniser
 from pipeline.model.files import checkpoint, layout
+from pipeline.model.files.facts import Defaults
 from pipeline.model.network import lora
 from pipeline.model.recogniser import AsrModel
 
@@ -55,9 +56,7 @@ def test_the_numbers_of_the_released_system_are_config(model: AsrModel) -> None:
     assert (tokens.pad, tokens.bos, tokens.eos) == (0, 2, [1, 106, 50])
     assert model.backbone.final_logit_softcapping == 30.0
     assert config.lora == layout.LoraSpec(rank=16, alpha=32, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
-    assert config.defaults == layout.Defaults(
-        denoise={"max_steps": 8, "remove_repeats": True}, segment={"method": "quietest"}
-    )
+    assert config.defaults == Defaults(denoise={"max_steps": 8, "remove_repeats": True}, segment={"method": "quietest"})
 
 
 def test_the_prompt_is_an_instruction_and_the_audio_and_nothing_after_it(model: AsrModel) -> None:

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from pipeline.config import LANGUAGES
+from pipeline.model.batches import BatchEngine
 from pipeline.model.whisper import recogniser as whisper
-from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.model.whisper.recogniser import Whisper
 from pipeline.model.worker import REPEATED_NAN, EngineDead
 from pipeline.schemas import Segment, SegmentResult
@@ -60,7 +60,7 @@ def test_batches_are_full_and_answers_in_order(
 ) -> None:
     seen: list[int] = []
     with watched(loaded, seen):
-        engine = WhisperEngine(loaded, slots=slots)
+        engine = BatchEngine(loaded, slots=slots)
         assert texts(engine.transcribe(segments)) == texts(alone)
         engine.close()
     assert seen == batches
@@ -71,7 +71,7 @@ def test_exhausted_memory_halves_the_batch_and_loses_nothing(
 ) -> None:
     seen: list[int] = []
     with watched(loaded, seen, room=3):
-        engine = WhisperEngine(loaded, slots=8)
+        engine = BatchEngine(loaded, slots=8)
         assert texts(engine.transcribe(segments)) == texts(alone)
         engine.close()
     assert seen == [8, 4, 2, 2, 2, 2, 2, 2]
@@ -79,7 +79,7 @@ def test_exhausted_memory_halves_the_batch_and_loses_nothing(
 
 def test_memory_for_not_even_one_row_ends_the_engine(loaded: Whisper, segments: list[Segment]) -> None:
     with watched(loaded, [], room=0):
-        engine = WhisperEngine(loaded, slots=2)
+        engine = BatchEngine(loaded, slots=2)
         for future in engine.submit_all(segments):
             with pytest.raises(EngineDead, match="out of memory"):
                 future.result(SECONDS)
@@ -104,7 +104,7 @@ def test_a_row_of_nan_gets_an_error_and_leaves_the_others_alone(
     loaded: Whisper, segments: list[Segment], alone: list[SegmentResult]
 ) -> None:
     with poisoned(loaded, {segments[2].key, segments[7].key}):
-        engine = WhisperEngine(loaded, slots=4)
+        engine = BatchEngine(loaded, slots=4)
         got = engine.transcribe(segments)
         engine.close()
     for n, result in enumerate(got):
@@ -116,7 +116,7 @@ def test_a_row_of_nan_gets_an_error_and_leaves_the_others_alone(
 
 def test_repeated_nan_ends_the_engine(loaded: Whisper, segments: list[Segment]) -> None:
     with poisoned(loaded, {segment.key for segment in segments}):
-        engine = WhisperEngine(loaded, slots=3)
+        engine = BatchEngine(loaded, slots=3)
         errors = [future.exception(SECONDS) for future in engine.submit_all(segments)]
         engine.close()
     assert errors[: REPEATED_NAN - 1] == [None] * (REPEATED_NAN - 1)  # row faults so far
@@ -134,7 +134,7 @@ def test_repeated_nan_ends_the_engine(loaded: Whisper, segments: list[Segment]) 
 def test_a_segment_that_does_not_fit_is_refused_with_all_of_its_call_and_the_engine_goes_on(
     loaded: Whisper, segments: list[Segment], segment: Segment, message: str
 ) -> None:
-    engine = WhisperEngine(loaded, slots=2)
+    engine = BatchEngine(loaded, slots=2)
     with pytest.raises(ValueError, match=message):
         engine.submit_all([segments[0], segment])
     assert engine.idle
@@ -143,7 +143,7 @@ def test_a_segment_that_does_not_fit_is_refused_with_all_of_its_call_and_the_eng
 
 
 def test_silence_and_an_empty_segment_have_an_answer(loaded: Whisper) -> None:
-    engine = WhisperEngine(loaded, slots=2)
+    engine = BatchEngine(loaded, slots=2)
     for result in engine.transcribe([Segment("empty", "en", b""), Segment("silent", None, b"\0" * 32_000)]):
         assert result.text is not None
         assert result.error is None
@@ -159,7 +159,7 @@ def test_stalled_seconds_run_while_a_batch_hangs(loaded: Whisper, segments: list
         return encoded(given)
 
     with mock.patch.object(loaded, "encode", hangs):
-        engine = WhisperEngine(loaded, slots=2)
+        engine = BatchEngine(loaded, slots=2)
         assert engine.stalled_seconds() == 0.0
         future = engine.submit(segments[0])
         threading.Event().wait(0.1)

@@ -14,10 +14,10 @@ from pipeline import schemas
 from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
 from pipeline.forecast.probe import measure_sample
+from pipeline.model.batches import BatchEngine
 from pipeline.model.files.layout import describe
 from pipeline.model.stage import Replica
 from pipeline.model.whisper import recogniser as whisper
-from pipeline.model.whisper.engine import WhisperEngine
 from pipeline.planning.fingerprint import check_fingerprint
 from pipeline.planning.plan import read_fingerprint
 from pipeline.run import prepare, transcribe
@@ -46,7 +46,7 @@ def test_weights_in_fp8_are_refused(folder: Path) -> None:
 
 def test_the_replica_answers_in_the_schema_of_every_model(folder: Path) -> None:
     replica = Replica(settings_for(folder, dtype="float32"), ABOUT)
-    assert isinstance(replica.engine, WhisperEngine)
+    assert isinstance(replica.engine, BatchEngine)
     got = asyncio.run(replica(units({"a": [1, 2, 3, 4], "b": [], "c": [5]})))
     assert got.schema == schemas.PIECE_RECOGNISED
     alone = whisper.load(str(folder))

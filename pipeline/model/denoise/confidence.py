@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer
@@ -18,6 +19,16 @@ from pipeline.model.denoise.timing import word_times
 from pipeline.schemas import SegmentResult, Word
 
 _BYTE = re.compile("<0x[0-9A-F]{2}>")  # a token that spells one byte: the decoder reads a run of them as a whole
+
+
+class Speller(Protocol):
+    """What spells tokens: a `Tokenizer`, or anything else with these two methods of it."""
+
+    def decode(self, ids: list[int], skip_special_tokens: bool = True) -> str:
+        """The text of tokens."""
+
+    def id_to_token(self, id: int) -> str | None:
+        """The piece of one token, as the tokenizer stores it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +174,7 @@ def _timed(
     ]
 
 
-def spelled(tokens: list[int], tokenizer: Tokenizer) -> list[tuple[str, Span]]:
+def spelled(tokens: list[int], tokenizer: Speller) -> list[tuple[str, Span]]:
     """The words of `words_of`, each with the first and the last token that spell it."""
     text = str(tokenizer.decode(tokens, skip_special_tokens=True))
     words: list[tuple[str, Span]] = []
@@ -185,7 +196,7 @@ def _union(*spans: Span) -> Span:
     return min(first for first, _ in spans), max(last for _, last in spans)
 
 
-def _per_character(tokens: list[int], tokenizer: Tokenizer) -> list[Span]:
+def _per_character(tokens: list[int], tokenizer: Speller) -> list[Span]:
     """For each character of the text, the first and the last token that spell it.
 
     It finds them by turning longer and longer runs of the tokens into text. Characters that a run of byte tokens spells

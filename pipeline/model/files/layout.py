@@ -10,16 +10,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 from pydantic import Field
 
-from pipeline.config import ConfigError, DenoiseConfig, RunConfig, Section, SegmentConfig
-from pipeline.config_file import mistakes, validate
-from pipeline.model.files import hub, whisper_layout
+from pipeline.config import ConfigError, RunConfig, Section
+from pipeline.config_file import mistakes
+from pipeline.model import engines
+from pipeline.model.files import hub
+from pipeline.model.files.facts import Defaults, Facts, ModelInfo
 from pipeline.model.files.hub import HubSpec
 from pipeline.model.positions import MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 from pipeline.schemas import SAMPLE_RATE
@@ -28,9 +30,6 @@ FORMAT = "fullcanvas/1"
 ASSETS = hub.ASSETS
 FULL_SIZE = "diffusion-gemma-asr-small"
 EMBEDDED = ("tiny", "whisper-base", FULL_SIZE)  # folders of ASSETS; the last has no weights
-# Whisper takes 30 s at a time, and a shorter segment costs as much. Short prompts of people that are put together with
-# 1 s or 2.5 s of silence between them had fewer errors than each alone.
-WHISPER_JOIN_MS = 2000
 WEIGHTS = tuple(hub.PARTS.values())
 
 
@@ -85,25 +84,6 @@ class LoraSpec(Section):
     )
 
 
-class Defaults(Section):
-    """Settings that the model was made for. They count where the user sets nothing."""
-
-    denoise: dict[str, Any] = Field(default_factory=dict)
-    segment: dict[str, Any] = Field(default_factory=dict)
-
-    @pydantic.model_validator(mode="after")
-    def _known(self) -> Defaults:
-        for name, section, given in (
-            ("denoise", DenoiseConfig, self.denoise),
-            ("segment", SegmentConfig, self.segment),
-        ):
-            try:
-                validate(section, given)
-            except ConfigError as err:
-                raise ValueError(f"{name}.{str(err).splitlines()[0]}") from None
-        return self
-
-
 class AsrConfig(Section):
     """config.json of a checkpoint."""
 
@@ -156,20 +136,6 @@ class AsrConfig(Section):
         return int(self.backbone["text_config"]["vocab_size"])
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """What a job must know of a model before a replica loads it."""
-
-    name: str
-    revision: str
-    weights_hash: str
-    window_seconds: float
-    canvas_length: int
-    languages: tuple[str, ...]
-    defaults: Defaults
-    detects_language: bool = False  # where nobody says the language of a recording
-
-
 def slots_for(frames: int, subsample: int) -> int:
     """Audio vectors for `frames` encoder frames: each convolution of stride 2 and padding 1 halves, rounding up."""
     while subsample > 1:
@@ -180,8 +146,8 @@ def slots_for(frames: int, subsample: int) -> int:
 def directory(name: str, revision: str | None = None) -> Path:
     """The folder of a model name. Raises ConfigError."""
     folder = ASSETS / name if name in EMBEDDED else Path(name)
-    if whisper_layout.is_hub_id(name):
-        folder = whisper_layout.snapshot(name, revision)
+    if engines.is_hub_id(name):
+        folder = engines.snapshot(name, revision)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model.name: {name}: no config.json in {folder}")
     return folder
@@ -213,17 +179,14 @@ def read_config(folder: Path) -> AsrConfig:
 def describe(name: str, revision: str | None = None) -> ModelInfo:
     """What a job must know of a model, with a hash of its weights. Raises ConfigError naming a missing file."""
     folder = directory(name, revision)
-    if whisper_layout.is_whisper(folder):
-        spec = whisper_layout.read(folder)
+    engine = engines.engine_of(folder)
+    if engine is not engines.DIFFUSION:
+        facts = engine.facts(folder)
         return ModelInfo(
-            name=name if whisper_layout.is_hub_id(name) else folder.resolve().name,
+            **{fact.name: getattr(facts, fact.name) for fact in fields(Facts)},
+            name=name if engines.is_hub_id(name) else folder.resolve().name,
             revision=revision or "local",
-            weights_hash=_digest(whisper_layout.files(folder, spec)),
-            window_seconds=spec.window_seconds,
-            canvas_length=spec.max_tokens,
-            languages=spec.languages,
-            defaults=Defaults(segment={"join_ms": WHISPER_JOIN_MS}),
-            detects_language=bool(spec.language_ids),
+            weights_hash=_digest(engine.files(folder)),
         )
     config = read_config(folder)
     pinned = hub.pins(folder, config.hub, revision)

@@ -7,18 +7,21 @@ model.safetensors or its shards. Imports no torch, because drivers start and res
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.model.files import hub
+from pipeline.model.files.facts import Defaults, Facts
 from pipeline.model.positions import MAX_POSITIONS, MAX_WINDOW_SECONDS, POSITIONS_PER_SECOND
 
 ARCHITECTURE = "WhisperForConditionalGeneration"
 CONFIG, GENERATION, TOKENIZER, WEIGHTS = "config.json", "generation_config.json", "tokenizer.json", "model.safetensors"
-FILES = (CONFIG, GENERATION, TOKENIZER, WEIGHTS, f"{WEIGHTS}.index.json", "model-*-of-*.safetensors")  # on the hub
+NEEDED = (CONFIG, GENERATION, TOKENIZER)  # beside the weights
+# Whisper takes 30 s at a time, and a shorter segment costs as much. Short prompts of people that are put together with
+# 1 s or 2.5 s of silence between them had fewer errors than each alone.
+JOIN_MS = 2000
 PROMPT_TOKENS = 4  # start, language, task, no timestamps
 TIMESTAMPS = MAX_POSITIONS + 1  # tokens, 0.00 s to 30.00 s in steps of 20 ms; they follow "no timestamps"
 
@@ -66,41 +69,6 @@ class WhisperSpec:
         return tuple(code for code in LANGUAGES if code in self.language_ids) or ("en",)
 
 
-def is_hub_id(name: str) -> bool:
-    """Whether a model name is OWNER/NAME of the Hugging Face hub, and no folder of this machine."""
-    return bool(re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name)) and not Path(name).exists()
-
-
-def snapshot(name: str, revision: str | None) -> Path:
-    """The folder of a checkpoint in the hub's cache, fetched where it is not there yet (not with HF_HUB_OFFLINE).
-
-    revision: a commit, so that all replicas load the same files. Raises ConfigError, also where the hub cannot be
-    reached.
-    """
-    if not re.fullmatch(r"[0-9a-f]{40}", revision or ""):
-        raise ConfigError(
-            f"model.name: {name}: no such folder; from the hub it needs model.revision, a commit of 40 hex digits"
-        )
-    return hub.fetch(hub.HubPart(repo=name, revision=revision), FILES)
-
-
-def is_whisper(folder: Path) -> bool:
-    """Whether config.json is that of a Whisper checkpoint. Raises ConfigError for another architecture."""
-    try:
-        tree = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # the reader of format fullcanvas/1 says what is wrong
-    if not isinstance(tree, dict) or "format" in tree or not {"architectures", "model_type"} & set(tree):
-        return False
-    architecture = tree.get("architectures") or tree.get("model_type")
-    if architecture != [ARCHITECTURE]:
-        raise ConfigError(
-            f"model.name: {folder / CONFIG}: architecture {json.dumps(architecture)}; "
-            f"this version reads {ARCHITECTURE} and fullcanvas/1"
-        )
-    return True
-
-
 def read(folder: Path) -> WhisperSpec:
     """Read config.json and generation_config.json. Raises ConfigError, one line that names the file and the key."""
     config = _Keys(folder / CONFIG)
@@ -131,9 +99,16 @@ def read(folder: Path) -> WhisperSpec:
     )
 
 
-def files(folder: Path, spec: WhisperSpec) -> list[Path]:
-    """All files that decide the text of a recording."""
-    return [folder / CONFIG, folder / GENERATION, folder / TOKENIZER, *spec.weights]
+def facts(folder: Path) -> Facts:
+    """What the other stages must know of a checkpoint. Raises ConfigError as `read`."""
+    spec = read(folder)
+    return Facts(
+        window_seconds=spec.window_seconds,
+        canvas_length=spec.max_tokens,
+        languages=spec.languages,
+        defaults=Defaults(segment={"join_ms": JOIN_MS}),
+        detects_language=bool(spec.language_ids),
+    )
 
 
 def _languages(generation: _Keys) -> dict[str, int]:

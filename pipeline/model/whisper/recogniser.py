@@ -57,7 +57,13 @@ class Cut:
 
 
 class Whisper:
-    """A loaded checkpoint, which recognises segments."""
+    """A loaded checkpoint, which recognises segments.
+
+    A row's text depends on its batch by rounding only: all prompts have one length, so nothing is padded, and a row
+    that has ended leaves the batch.
+    """
+
+    pads = False  # every window has 30 s
 
     def __init__(
         self,
@@ -78,6 +84,19 @@ class Whisper:
         self._rules = Rules(frozenset(spec.eos), spec.max_tokens, forbidden, at_first)
         self._languages = list(spec.language_ids.values())
         self._code_of: dict[int | None, str] = {token: code for code, token in spec.language_ids.items()}
+
+    @property
+    def detects_language(self) -> bool:
+        """Whether the checkpoint knows more languages than English."""
+        return bool(self.spec.language_ids)
+
+    def check(self, segment: Segment) -> None:
+        """Raises ValueError where the segment is longer than the window, or in a language without a prompt."""
+        window = BYTES_PER_SAMPLE * self.window_samples
+        if len(segment.pcm) % BYTES_PER_SAMPLE or len(segment.pcm) > window:
+            raise ValueError(f"segment {segment.key}: {len(segment.pcm)} bytes of int16 in a window of {window}")
+        if segment.language and segment.language not in (self.spec.language_ids or ("en",)):
+            raise ValueError(f"segment {segment.key}: no prompt for language {segment.language!r}")
 
     def recognise(self, segments: list[Segment]) -> list[SegmentResult | None]:
         """One result per segment; None where its logits were not finite.
