@@ -182,8 +182,8 @@ class ModelConfig(Section):
 
     name: str = Field(
         "tiny",
-        description="tiny, whisper-base, diffusion-gemma-asr-small, a directory in format fullcanvas/1, or a checkpoint of "
-        "Whisper or for CTC: a directory or a name of the hub",
+        description="tiny, whisper-base, diffusion-gemma-asr-small, a directory in format fullcanvas/1, or one of "
+        "Whisper or CTC of transformers, or its name on the hub",
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")

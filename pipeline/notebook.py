@@ -1,6 +1,7 @@
-"""For notebooks: transcribe an archive with one call, and read the table that it made.
+"""For notebooks: transcribe a few files, or an archive, with one call; and read the table that an archive became.
 
 >>> from pipeline import transcribe, read_transcripts
+>>> transcripts = transcribe(["a.mp3", "b.wav"], model="whisper-base")
 >>> summary = transcribe("recordings/", "out/mine", source={"language": "de"})
 >>> transcripts = read_transcripts("out/mine")
 >>> transcripts.to_pandas()  # or duckdb.sql("select recording_id, text from transcripts")
@@ -8,33 +9,71 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+import logging
+import os
+import wave
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, overload
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import run
-from pipeline.config import RunConfig, StorageConfig
+from pipeline.audio.pcm import to_pcm
+from pipeline.config import ConfigError, RunConfig, StorageConfig
 from pipeline.config_file import validate
-from pipeline.schemas import TRANSCRIPT
-from pipeline.storage.base import open_storage
+from pipeline.output.tables import published_rows
+from pipeline.schemas import BYTES_PER_SAMPLE, DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, to_table
+from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.scratch import scratch_folder
+
+log = logging.getLogger(__name__)
+
+Recording = str | os.PathLike[str] | np.ndarray
+TRANSCRIBED = TRANSCRIPT.append(pa.field("error", pa.string()))
+OF_A_RUN = ("output", "run", "publish", "retry")  # settings that mean nothing without an output
 
 
-def transcribe(source_uri: str, output_uri: str, **settings: Any) -> dict[str, Any]:
-    """Transcribe an archive, as `fullcanvas transcribe` does: what is committed already is not done again.
+@overload
+def transcribe(recordings: Recording | Sequence[Recording], **settings: Any) -> pa.Table: ...
+
+
+@overload
+def transcribe(recordings: str, output_uri: str, **settings: Any) -> dict[str, Any]: ...
+
+
+def transcribe(
+    recordings: Recording | Sequence[Recording], output_uri: str | None = None, **settings: Any
+) -> pa.Table | dict[str, Any]:
+    """Transcribe a few recordings into a table; or, with `output_uri`, an archive as `fullcanvas transcribe` does.
+
+        >>> transcripts = transcribe(["a.mp3", "b.wav"], model="whisper-base", source={"language": "de"})
+        >>> transcripts.to_pandas()[["recording_id", "start_ms", "text", "confidence", "error"]]
 
         >>> summary = transcribe("recordings/", "out/mine", source={"language": "de"}, compute={"decode_actors": 2})
         >>> summary["recordings_transcribed"], summary["recordings_dead_lettered"]
 
     Args:
-        source_uri: a file, folder, glob (`**` allowed) or object-store prefix.
+        recordings: without `output_uri`: a path or address of an audio file, samples (floats in [-1, 1], one channel,
+            16 kHz), or a list of these. They are transcribed in this process, with the same results as in a job. With
+            `output_uri`: a file, folder, glob (`**` allowed) or object-store prefix. What is committed already is not
+            done again.
         output_uri: a local directory or s3://bucket/prefix. Several calls with it are one run that goes on.
-        settings: the other sections of a config, each as a dict (`model={"name": "tiny"}`), and `publish`, `retry`;
-            `fullcanvas transcribe --help` lists all of them.
+        settings: the other sections of a config, each as a dict (`model={"name": "tiny"}`, in short `model="tiny"`),
+            and `publish`, `retry`; `fullcanvas transcribe --help` lists all of them.
 
     Returns:
-        The content of _run/summary.json: counts of recordings, segments and dead letters, audio hours, speed. With
-        `run={"partition": "1/8"}`, while other shares have units to do: `units_left` and `units_left_to_others`.
+        Without `output_uri`: the segments of all recordings in the order given, with the columns of
+        `pipeline.schemas.TRANSCRIPT`, and `error`. A recording's id is its path as given; that of samples is
+        `samples-0`, `samples-1`, ... by its place. A recording that cannot be transcribed has one row with null text,
+        with the reason as `problem` and what exactly is wrong as `error`; the log has one line about it.
+
+        With `output_uri`: the content of _run/summary.json: counts of recordings, segments and dead letters, audio
+        hours, speed. With `run={"partition": "1/8"}`, while other shares have units to do: `units_left` and
+        `units_left_to_others`.
 
     Raises:
         ConfigError: a setting does not exist or has an impossible value; the source or the output cannot be used.
@@ -43,7 +82,13 @@ def transcribe(source_uri: str, output_uri: str, **settings: Any) -> dict[str, A
         OverBudget: so much has failed that the run stopped; the same call goes on with another `budget`.
     """
     sections: dict[str, Any] = dict(settings)
-    sections["source"] = {**settings.get("source", {}), "uri": source_uri}
+    if isinstance(sections.get("model"), str):
+        sections["model"] = {"name": sections["model"]}
+    if output_uri is None:
+        return _transcribed(recordings, sections)
+    if not isinstance(recordings, str):
+        raise ConfigError("output_uri: is for an archive, which is one path, glob or address; a list needs none")
+    sections["source"] = {**settings.get("source", {}), "uri": recordings}
     sections["output"] = {**settings.get("output", {}), "uri": output_uri}
     return run.transcribe(validate(RunConfig, sections))
 
@@ -65,10 +110,64 @@ def read_transcripts(output_uri: str, storage: dict[str, Any] | None = None) -> 
     Raises:
         ConfigError: there is no output, or it cannot be read.
     """
-    store = open_storage(output_uri, create=False, config=validate(StorageConfig, storage or {}))
+    return _published(open_storage(output_uri, create=False, config=validate(StorageConfig, storage or {})))
+
+
+def _published(store: Storage) -> pa.Table:
     tables = [TRANSCRIPT.empty_table()]
     for key in sorted(store.list("transcripts/")):
         if key.endswith(".parquet"):
             with store.open(key) as stream:
                 tables.append(pq.read_table(stream))
     return pa.concat_tables(tables)
+
+
+def _transcribed(recordings: Recording | Sequence[Recording], sections: dict[str, Any]) -> pa.Table:
+    """The table of a few recordings. A manifest of them is the source of a run in a folder that does not stay."""
+    from pipeline.in_process import transcribe_here  # imports torch, which the driver of an archive does not need
+
+    if mistaken := [name for name in OF_A_RUN if name in sections]:
+        raise ConfigError(f"{mistaken[0]}: needs output_uri")
+    given = [recordings] if isinstance(recordings, str | os.PathLike | np.ndarray) else list(recordings)
+    if not given:
+        return TRANSCRIBED.empty_table()
+    with scratch_folder("few-") as folder:
+        places = dict(_named(given, folder))
+        lines = (json.dumps({"id": name, "audio_filepath": path}) for name, path in places.items())
+        manifest = folder / "recordings.jsonl"
+        manifest.write_text("\n".join(lines))
+        place = {"uri": str(manifest), "format": "manifest", "trust": True}  # the caller has chosen each path
+        threads = {"threads_per_replica": os.cpu_count() or 1}
+        wanted = {
+            "source": {**sections.get("source", {}), **place},
+            "output": {"uri": str(folder / "out")},
+            "compute": {**threads, **sections.get("compute", {})},
+        }
+        store = transcribe_here(validate(RunConfig, sections | wanted))
+        rows = [row | {"error": None} for row in _published(store).to_pylist()]
+        for letter in published_rows(store, "dead_letters", DEAD_LETTER.names):
+            log.warning("%s: %s: %s", letter["recording_id"], letter["reason"], letter["error"])
+            known = {name: letter.get(name) for name in TRANSCRIBED.names}
+            rows.append(known | {"problem": letter["reason"]})
+    order = {name: number for number, name in enumerate(places)}
+    rows.sort(key=lambda row: (order[row["recording_id"]], row["segment_index"] or 0))
+    return to_table(rows, TRANSCRIBED)
+
+
+def _named(given: Sequence[Recording], folder: Path) -> Iterator[tuple[str, str]]:
+    """The id of each recording, and where it is. Samples become files of `folder`. Raises ConfigError."""
+    for number, recording in enumerate(given):
+        if isinstance(recording, np.ndarray):
+            if recording.ndim != 1 or recording.dtype.kind != "f" or not np.isfinite(recording).all():
+                raise ConfigError(
+                    f"recordings: samples {number}: {recording.dtype} of shape {recording.shape}; they must be finite "
+                    "floats in [-1, 1] of one channel, 16 kHz"
+                )
+            path = folder / f"samples-{number}.wav"
+            with wave.open(str(path), "wb") as file:
+                file.setparams((1, BYTES_PER_SAMPLE, SAMPLE_RATE, 0, "NONE", ""))
+                file.writeframes(to_pcm(recording))
+            yield path.stem, str(path)
+        else:
+            name = os.fspath(recording)
+            yield name, name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - links stay as they are

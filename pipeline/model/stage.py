@@ -30,18 +30,23 @@ HUNG_SECONDS = 900.0  # without the end of a turn: longer than compiling again w
 class Replica:
     """Loads the model in `__init__` (a broken one fails the job); `await replica(table)` recognises its segments."""
 
-    def __init__(self, config: RunConfig, _about: About) -> None:
-        """Raises ConfigError where the model cannot be loaded."""
-        # A process of Ray shows warnings only: what the model needs and how it runs belongs in the replica's log.
-        logging.basicConfig(format="%(message)s")
-        logging.getLogger("pipeline").setLevel(logging.INFO)
+    def __init__(self, config: RunConfig, _about: About, *, own_process: bool = True) -> None:
+        """Raises ConfigError where the model cannot be loaded.
+
+        own_process: whether the process is there for this replica alone, so that it may log and end as it must.
+        """
+        self.own_process = own_process
+        if own_process:
+            # A process of Ray shows warnings only: what the model needs and how it runs belongs in the replica's log.
+            logging.basicConfig(format="%(message)s")
+            logging.getLogger("pipeline").setLevel(logging.INFO)
         self.engine = start_engine(config)
 
     async def __call__(self, pieces: pa.Table) -> pa.Table:
         """Rows of PIECE_DECODED become rows of PIECE_RECOGNISED.
 
-        An engine that is dead or hangs ends the process with status 1. Ray then replaces the replica and gives its
-        pieces to another.
+        An engine that is dead or hangs ends the replica's own process with status 1. Ray then replaces the replica and
+        gives its pieces to another. In a process of others it raises EngineDead.
         """
         rows: list[list[dict[str, Any]]] = pieces["segments"].to_pylist()
         audio = [memoryview(pcm.as_buffer()) for pcm in pieces["pcm"]]
@@ -55,7 +60,7 @@ class Replica:
             await self._resolved([future for futures in waiting for future in futures])
             answers = [[future.result() for future in futures] for futures in waiting]
         except EngineDead as err:
-            _end(str(err))
+            self._end(str(err))
         for of_piece in zip(rows, answers, opened, strict=True):
             _say_language(*of_piece)
         results = [
@@ -111,7 +116,15 @@ class Replica:
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=HUNG_SECONDS / 60)
             if waiting and self.engine.stalled_seconds() > HUNG_SECONDS:
-                _end(f"the engine hangs: no turn has ended for {HUNG_SECONDS:g} s")
+                self._end(f"the engine hangs: no turn has ended for {HUNG_SECONDS:g} s")
+
+    def _end(self, why: str) -> NoReturn:
+        """End the process with status 1, at once; or raise EngineDead where it is not the replica's own."""
+        if not self.own_process:
+            raise EngineDead(why)
+        log.critical("replica ends: %s", why)
+        logging.shutdown()
+        os._exit(1)
 
 
 def start_engine(config: RunConfig) -> Worker:
@@ -134,13 +147,6 @@ def engine_for(run: RunConfig, device: str) -> Worker:
         raise ConfigError(f"model.weights: fp8 is for diffusion models; {model.name} runs on the engine {engine.name}")
     worker: Worker = import_module(engine.module).start(run, device)
     return worker
-
-
-def _end(why: str) -> NoReturn:
-    """End the process with status 1, at once."""
-    log.critical("replica ends: %s", why)
-    logging.shutdown()
-    os._exit(1)
 
 
 def _say_language(rows: list[dict[str, Any]], answers: list[SegmentResult], opened: Opened) -> None:

@@ -12,12 +12,13 @@ import pytest
 ROOT = Path(__file__).parents[2]
 ORDER = (  # as DESIGN.md draws the house: the way of the data, then what is built on it
     *("missing", "config", "config_file", "schemas", "storage", "sources", "planning", "audio", "model", "output"),
-    *("flow", "forecast", "run", "notebook", "evaluation", "labels", "training", "doctor", "benchmark"),
+    *("flow", "forecast", "run", "in_process", "notebook", "evaluation", "labels", "training", "doctor", "benchmark"),
 )
 RAY = ("pipeline/flow/", "pipeline/training/")
 STATIONS = ("sources", "planning", "audio", "model", "output")
 LAZY = {  # imports of our own inside a function, with their reasons
     ("pipeline/__init__.py", "pipeline.notebook"): "`import pipeline` costs nothing",
+    ("pipeline/notebook.py", "pipeline.in_process"): "torch is loaded only in processes that hold a model",
     (
         "pipeline/run.py",
         "pipeline.flow.chain",

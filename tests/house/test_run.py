@@ -24,7 +24,6 @@ from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.errors import StorageError
 from tests.support.archives import archive, arguments, settings, wav
 from tests.support.outputs import commit, left
-from tests.support.runs import in_this_process
 
 
 @pytest.fixture
@@ -153,12 +152,14 @@ def test_dead_fraction(transcribed: int, dead: int, fraction: float) -> None:
 def test_a_run_whose_budget_is_spent_ends_before_ray_starts_and_shows_what_is_there(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from pipeline.in_process import transcribe_here  # imports torch
+
     source = archive(tmp_path / "in", 4, seconds=1.2)
     for number in range(3):
         (source / f"a{number}.wav").write_bytes(b"")
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.unit_recordings=1"]
     config = load(RunConfig, None, words)
-    in_this_process(config)
+    transcribe_here(config)
     storage = open_storage(config.output.uri)
     good = [commit["unit_id"] for commit in read_commits(storage) if not commit["dead"]]
     for unit in good[:2]:

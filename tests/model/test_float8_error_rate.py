@@ -12,10 +12,10 @@ import pytest
 from jobs import evaluate
 from pipeline.config import RunConfig
 from pipeline.config_file import load
+from pipeline.in_process import transcribe_here
 from pipeline.model.files import layout
 from pipeline.model.network.float8 import Kernels
 from tests.support.float8_products import on_the_cpu
-from tests.support.runs import in_this_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -24,7 +24,7 @@ def transcribed(output: Path, *words: str) -> None:
     """The utterances of the self evaluation, in this process."""
     source = [f"source.uri={layout.ASSETS}/evaluation/self.tar", "source.format=webdataset"]
     words = (*source, "source.language=column:language", "compute.canvases=16", "model.device=cpu", *words)
-    in_this_process(layout.resolve(load(RunConfig, None, [*words, f"output.uri={output}"]))[0])
+    transcribe_here(layout.resolve(load(RunConfig, None, [*words, f"output.uri={output}"]))[0])
 
 
 def compared(output: Path, rates: Path, *words: str) -> int:

@@ -28,7 +28,6 @@ from tests.sources.test_sources_webdataset import write_tar
 from tests.support import corpora
 from tests.support.archives import settings, wav
 from tests.support.audio_files import encoded
-from tests.support.runs import in_this_process
 
 pytestmark = pytest.mark.timeout(300)
 ON_RAY = ("webdataset", "huggingface")
@@ -183,12 +182,14 @@ def test_all_that_a_source_says_is_in_the_tables(
     caplog: pytest.LogCaptureFixture,
     request: pytest.FixtureRequest,
 ) -> None:
+    from pipeline.in_process import transcribe_here  # imports torch
+
     archive = build(tmp_path / "in")
     config = config_for(archive, tmp_path / "out", small_model_dir)
     if name in ON_RAY:
         request.getfixturevalue("local_ray")
     with caplog.at_level(logging.INFO):
-        (transcribe if name in ON_RAY else in_this_process)(config)
+        (transcribe if name in ON_RAY else transcribe_here)(config)
     assert f"{archive.uri} is read as {name} " in caplog.text
     rows = table(config, "transcripts")
     assert {row["recording_id"] for row in rows} == set(archive.expected)

@@ -16,13 +16,13 @@ import soundfile
 
 from pipeline.audio import stage as decode
 from pipeline.config import ConfigError, SegmentConfig, SourceConfig, StorageConfig
+from pipeline.in_process import transcribe_here
 from pipeline.model.files import layout
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.new_model import SizeSection, asr_config
 from pipeline.training import examples
 from pipeline.training.examples import Examples
 from tests.support.archives import settings
-from tests.support.runs import in_this_process
 
 MODEL: AsrConfig = asr_config(SizeSection(window_seconds=1.0), 2048)
 FIXED = SegmentConfig(vad=False)
@@ -119,7 +119,7 @@ def test_the_transcripts_of_a_run_become_a_source_as_the_documentation_says(
     for path in paths:
         path.unlink()
     run = ("denoise.max_steps=16", "source.channels=split")
-    in_this_process(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", *run))
+    transcribe_here(settings(tmp_path / "audio", tmp_path / "out/mine", layout.ASSETS / "tiny", *run))
     monkeypatch.chdir(tmp_path)
     exec(code)
     labelled = [row for row in pq.read_table("out/mine/transcripts").to_pylist() if row["confidence"] >= 0.5]

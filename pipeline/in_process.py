@@ -1,0 +1,45 @@
+"""One run in this process: the stages of the chain one after the other, without Ray. For a handful of recordings."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.audio.stage import DecodeStage
+from pipeline.config import RunConfig
+from pipeline.model.files import layout
+from pipeline.model.stage import Replica
+from pipeline.output.commit import committed_units
+from pipeline.output.publish import publish_tables
+from pipeline.output.stage import CommitStage
+from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning.left import units_left
+from pipeline.planning.plan import read_fingerprint
+from pipeline.run import prepare
+from pipeline.schemas import PIECE_DECODED, About, Place, to_table
+from pipeline.storage.base import Storage
+
+
+def transcribe_here(config: RunConfig) -> Storage:
+    """Plan, transcribe what is left, and publish. Returns the output.
+
+    A recording that cannot be transcribed is a dead letter, as in a job; but one that crashes the process ends it, and
+    there is no time limit and no budget. Raises ConfigError, OutputError or StorageError as a job does, and EngineDead
+    where the model fails.
+    """
+    storage = prepare(config)
+    config, info = layout.resolve(config)
+    model, fingerprint = f"{info.name}@{info.weights_hash}", fingerprint_id(read_fingerprint(storage))
+    about = About(info.window_seconds, info.languages, model, fingerprint, detects_language=info.detects_language)
+    decoder, commit = DecodeStage(config, about), CommitStage(config, about)
+    replica = Replica(config, about, own_process=False)
+    # In a notebook this thread has an event loop that runs already.
+    with ThreadPoolExecutor(1, thread_name_prefix="replica") as aside:
+        try:
+            for unit in units_left(storage, committed_units(storage)).to_pylist():
+                for row in decoder.pieces(unit["unit_id"], Place(**unit["place"])):
+                    commit(aside.submit(asyncio.run, replica(to_table([row], PIECE_DECODED))).result())
+        finally:
+            replica.engine.close()
+    publish_tables(storage)
+    return storage
