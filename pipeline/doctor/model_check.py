@@ -157,8 +157,8 @@ def hub_access(config: RunConfig) -> Iterator[Result]:
 def memory(config: RunConfig, gpus: list[dict[str, Any]] | None = None) -> Iterator[Result]:
     """The memory that a replica will take, against what is free: on the GPU where the run uses one, else main memory.
 
-    gpus: devices as gpu_probe.py reports them; None: those of this machine. There is a row for diffusion
-    models only, whose memory is known beforehand, and none while parts of the model are still on the hub.
+    gpus: devices as gpu_probe.py reports them; None: those of this machine. There is a row for diffusion models
+    only, whose memory is known beforehand, and none while parts of the model are still on the hub.
     """
     # Only here: a torch that cannot be imported is a row of this doctor, not its end.
     from pipeline.model.memory import beforehand, require

@@ -204,8 +204,8 @@ def _transcribed(config: RunConfig, sampled: list[Sampled], seconds: float) -> l
     """For each recording, the seconds that one replica needs for a second of speech.
 
     The measured time is divided among the segments by their denoising steps times canvas positions, or by their length
-    where the engine has neither. It includes filling
-    and draining the slots. So with few segments on a GPU the figure is somewhat slower than a long run.
+    where the engine has neither. It includes filling and draining the slots. So with few segments on a GPU the figure
+    is somewhat slower than a long run.
     """
     segments = [(number, segment) for number, item in enumerate(sampled) for segment in item.segments]
     if not segments:
