@@ -28,11 +28,13 @@ from pipeline.model.files.weights import unusable
 from pipeline.model.number_type import torch_type
 from pipeline.model.positions import MAX_WINDOW_SECONDS
 from pipeline.model.worker import Worker
-from pipeline.schemas import BYTES_PER_SAMPLE, SAMPLE_RATE, SIGNALS, Segment, SegmentResult, Word
+from pipeline.schemas import BYTES_PER_SAMPLE, SAMPLE_RATE, SIGNALS, WORD_SIGNALS, Segment, SegmentResult, Word
 
 WINDOW = MAX_WINDOW_SECONDS * SAMPLE_RATE  # samples
 TRIED = [400 << n for n in range(6)] + [SAMPLE_RATE]  # samples of the shortest clip that a model may take, 25 ms to 1 s
 LONGER = 16 * 2560  # samples, 2.56 s: a multiple of every usual length of a frame
+NO_SIGNALS: dict[str, float | None] = dict.fromkeys(field.name for field in SIGNALS)
+NO_WORD_SIGNALS: dict[str, float | None] = dict.fromkeys(field.name for field in WORD_SIGNALS)
 OF_TRAINING = "masked_spec_embed"  # ends the name of a weight that many checkpoints lack, and that nobody needs here
 LENGTHS = (
     "_get_subsampling_output_length",
@@ -168,7 +170,7 @@ class CtcRecogniser:
         """
         tokens, spans = _collapsed(path, self.blank)
         own = [_mean(probability[first : last + 1]) for first, last in spans]
-        counted = [frame for first, last in spans for frame in range(first, last + 1)] or range(len(path))
+        counted = [frame for span in spans for frame in _frames(span)] or list(range(len(path)))
         length = len(segment.pcm) // BYTES_PER_SAMPLE * 1000 // SAMPLE_RATE
         words: list[Word] = [
             {
@@ -176,13 +178,18 @@ class CtcRecogniser:
                 "confidence": _mean(own[first : last + 1]),
                 "start_ms": min(length, round(spans[first][0] * self.frame_ms)),
                 "end_ms": min(length, round((spans[last][1] + 1) * self.frame_ms)),
+                "signals": NO_WORD_SIGNALS
+                | {
+                    "token_probability_min": min(own[first : last + 1]),
+                    "token_probability_mean": _mean(own[first : last + 1]),
+                    "entropy_max": max(entropy[frame] for one in spans[first : last + 1] for frame in _frames(one)),
+                },
             }
             for text, (first, last) in spelled(tokens, self.spelling)
         ]
         of_frames = [probability[frame] for frame in counted]
         of_words = [float(word["confidence"]) for word in words]
-        signals: dict[str, float | None] = dict.fromkeys((field.name for field in SIGNALS), None)
-        signals |= {
+        signals = NO_SIGNALS | {
             "token_probability_mean": _mean(own or of_frames),
             "token_probability_min": min(own or of_frames),
             "entropy_mean": _mean([entropy[frame] for frame in counted]),
@@ -232,6 +239,10 @@ def _collapsed(path: list[int], blank: int) -> tuple[list[int], list[tuple[int, 
     borders = [0, *(frame for frame in range(1, len(path)) if path[frame] != path[frame - 1]), len(path)]
     runs = [(path[first], (first, end - 1)) for first, end in pairwise(borders) if path[first] != blank]
     return [token for token, _ in runs], [span for _, span in runs]
+
+
+def _frames(span: tuple[int, int]) -> range:
+    return range(span[0], span[1] + 1)
 
 
 def _mean(values: list[float]) -> float:

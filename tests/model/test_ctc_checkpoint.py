@@ -19,7 +19,7 @@ from pipeline.config import LANGUAGES, ConfigError
 from pipeline.model.batches import BatchEngine
 from pipeline.model.ctc_checkpoint import WINDOW, CtcRecogniser, load
 from pipeline.model.files import layout
-from pipeline.schemas import SIGNALS, Segment, SegmentResult
+from pipeline.schemas import SIGNALS, WORD_SIGNALS, Segment, SegmentResult
 from tests.support.small_ctc import FAMILIES, save_ctc
 from tests.support.small_model import noise_segment
 
@@ -151,6 +151,13 @@ def test_what_the_engine_does_not_have_is_null(loaded: dict[str, CtcRecogniser])
     assert {name for name, value in result.signals.items() if value is not None} == {
         *("token_probability_mean", "token_probability_min", "entropy_mean", "entropy_max", "ctc_score")
     }
+    for word in result.words:
+        assert word["signals"] is not None
+        assert word["signals"].keys() == {field.name for field in WORD_SIGNALS}
+        known = {name: value for name, value in word["signals"].items() if value is not None}
+        assert known.keys() == {"token_probability_min", "token_probability_mean", "entropy_max"}
+        assert 0 < known["token_probability_min"] <= known["token_probability_mean"] == word["confidence"]
+        assert 0 < known["entropy_max"] <= result.signals["entropy_max"]  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("family", [*PADDED, "hubert"])
