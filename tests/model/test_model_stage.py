@@ -114,7 +114,7 @@ def test_a_table_of_units_comes_back_with_their_results(replica: Replica) -> Non
             assert result["text"] is not None
             assert result["error"] is None
             assert 0 <= result["confidence"] <= 1
-            columns = {"text", "confidence", "start_ms", "end_ms"}
+            columns = {"text", "confidence", "start_ms", "end_ms", "signals"}
             assert [set(word) for word in result["words"]] == [columns] * len(result["words"])
             assert (result["canvas_length"], 1 <= result["steps"] <= 6) == (8, True)
             assert 0 <= result["signals"]["ctc_disagreement"] <= 1
