@@ -52,10 +52,10 @@ class Engine:
         return [*(folder / name for name in self.needed), *optional, *hub.shards(folder / WEIGHTS)]
 
 
-DIFFUSION = Engine("diffusion", f"{HERE}.denoise.start", "")  # of format fullcanvas/1, which layout.py reads
+DIFFUSION = Engine("diffusion", f"{HERE}.denoise.loading", "")  # of format fullcanvas/1, which layout.py reads
 ENGINES = (
     DIFFUSION,
-    Engine("whisper", f"{HERE}.whisper.start", WHISPER, whisper_layout.NEEDED, facts=whisper_layout.facts),
+    Engine("whisper", f"{HERE}.whisper.loading", WHISPER, whisper_layout.NEEDED, facts=whisper_layout.facts),
     Engine("ctc", f"{HERE}.ctc_checkpoint", r"\w+ForCTC", optional=PROCESSORS),
 )
 HUB_PATTERNS = tuple(dict.fromkeys(pattern for engine in ENGINES for pattern in engine.patterns))
