@@ -64,13 +64,13 @@ class Decoder:
     def __init__(self, _config: RunConfig, _about: About) -> None:
         pass
 
-    def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         recording = asdict(DecodedRecording(samples=SAMPLES)) | {"recording_index": 0}
         recording = {name: value for name, value in recording.items() if name not in ("damage", "lost_samples")}
         rows = [
             piece_row(unit["unit_id"], Place(**unit["place"]), 0, START, None)
             | {"recordings": [recording], "samples": SAMPLES, "pcm": PCM}
-            for unit in units.to_pylist()
+            for unit in rows_of(block).to_pylist()
         ]
         yield as_block(to_table(rows, PIECE_DECODED))
 

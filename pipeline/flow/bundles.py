@@ -7,12 +7,53 @@ the unit of commit stays the unit. A bundle is one block of Ray Data.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
+from ray.data import Datasource, ReadTask
+from ray.data.block import BlockMetadata
 
 MAX_UNITS = 32
 MAX_SECONDS = 3_600.0  # of audio, as planned: 115 MB of samples, if all of it is speech
 SHARES = 8  # a bundle is at most this part of one worker's share of what is left
+TASK_BUNDLES = 1_000  # that one task hands out, one after the other
+
+
+class Bundles(Datasource):
+    """Hands out `in_bundles` as blocks of `as_block`, by tasks that run while the chain runs.
+
+    from_arrow costs the driver 3 ms and 44 kB for each block, and all of them before the first begins.
+    """
+
+    def __init__(self, units: pa.Table, seconds: Sequence[float], workers: int) -> None:
+        super().__init__()
+        bundles = list(in_bundles(units, seconds, workers))
+        self.tasks = [bundles[first : first + TASK_BUNDLES] for first in range(0, len(bundles), TASK_BUNDLES)]
+
+    def estimate_inmemory_data_size(self) -> int:
+        return sum(map(_size, self.tasks))
+
+    def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+        return [
+            ReadTask(
+                partial(_blocks, as_block(pa.concat_tables(bundles).combine_chunks()), list(map(len, bundles))),
+                BlockMetadata(len(bundles), _size(bundles), None, None),
+            )
+            for bundles in self.tasks
+        ]
+
+
+def _size(bundles: list[pa.Table]) -> int:
+    return sum(bundle.nbytes for bundle in bundles)
+
+
+def _blocks(units: pa.Table, lengths: list[int]) -> Iterator[pa.Table]:
+    """Blocks of neighbouring units. units: a block that has all of them. lengths: how many units each block takes."""
+    rows, first = rows_of(units), 0
+    for length in lengths:
+        yield as_block(rows.slice(first, length))
+        first += length
 
 
 def in_bundles(units: pa.Table, seconds: Sequence[float], workers: int) -> Iterator[pa.Table]:

@@ -14,7 +14,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ComputeConfig, RunConfig
-from pipeline.flow.bundles import in_bundles, rows_of
+from pipeline.flow.bundles import Bundles, rows_of
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
 from pipeline.output.stage import COMMITS_AT_ONCE, CommitStage
@@ -81,9 +81,10 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         "max_restarts": MAX_RESTARTS,
         "max_task_retries": MAX_TASK_RETRIES,
     }
+    bundles = Bundles(units, seconds, workers)
     return (
-        ray.data.from_arrow(list(in_bundles(units, seconds, workers)))
-        .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage | {"batch_size": None})  # a bundle
+        ray.data.read_datasource(bundles, override_num_blocks=len(bundles.tasks), concurrency=1, num_cpus=0)
+        .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
         .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
         .map_batches(MeteredCommit, compute=finisher, num_cpus=0, **stage)
     )

@@ -37,7 +37,7 @@ MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process 
 
 
 class GuardedDecoder:
-    """Turns a bundle, which has rows of schemas.UNIT_LEFT, into blocks of rows of PIECE_DECODED, one for each piece.
+    """Turns a block of rows of schemas.UNIT_LEFT, a bundle, into blocks of rows of PIECE_DECODED, one for each piece.
 
     If decoding a piece has crashed its process before, its row says that the unit is a suspect, and it is the last one
     of its unit. A block ends with the bundle, and after each piece that is not the last of its unit: so the pieces of
@@ -54,9 +54,9 @@ class GuardedDecoder:
         self.timeout_seconds = config.compute.unit_timeout_seconds
         self.metrics = RetryMetrics("decode")
 
-    def __call__(self, units: pa.Table) -> Iterator[pa.Table]:
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []  # pieces of the next block
-        for unit in units.to_pylist():
+        for unit in rows_of(block).to_pylist():
             for row in self._pieces(unit["unit_id"], Place(**unit["place"])):
                 waiting.append(to_table([row], PIECE_DECODED))
                 if row["next"] is not None:

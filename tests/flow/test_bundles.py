@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+
 import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.flow.bundles import MAX_SECONDS, MAX_UNITS, SHARES, as_block, in_bundles, rows_of
+from pipeline.flow.bundles import (
+    MAX_SECONDS,
+    MAX_UNITS,
+    SHARES,
+    TASK_BUNDLES,
+    Bundles,
+    as_block,
+    in_bundles,
+    rows_of,
+)
 from pipeline.schemas import PIECE_DECODED, START, UNIT_LEFT, Place, piece_row, to_table
 
 PLACE = {"plan": "plan", "row_group": 0, "first_row": 0, "rows": 1}
@@ -57,3 +68,16 @@ def test_a_block_has_the_rows_that_were_put_into_it() -> None:
         assert rows_of(block).equals(table)
         assert rows_of(block).schema.equals(PIECE_DECODED)
     assert rows_of(as_block(table.slice(1, 1))).to_pylist() == rows[1:2]
+
+
+def test_the_tasks_hand_out_every_bundle_in_order() -> None:
+    """Tasks of TASK_BUNDLES bundles; each block is one bundle; the task itself has no unit of another one."""
+    table, seconds = units(2 * TASK_BUNDLES), [2 * MAX_SECONDS / 5] * (2 * TASK_BUNDLES)
+    table, seconds = pa.concat_tables([table] * 3), seconds * 3
+    wanted = list(in_bundles(table, seconds, workers=2))
+    tasks = Bundles(table, seconds, workers=2).get_read_tasks(1)
+    handed_out = [list(task()) for task in tasks]
+    assert [len(blocks) for blocks in handed_out[:-1]] == [TASK_BUNDLES] * (len(tasks) - 1)
+    assert len(tasks) == -(-len(wanted) // TASK_BUNDLES) > 2
+    assert [rows_of(block).to_pylist() for blocks in handed_out for block in blocks] == [b.to_pylist() for b in wanted]
+    assert max(len(pickle.dumps(task.read_fn)) for task in tasks) < 2 * table.nbytes / len(tasks)

@@ -76,7 +76,7 @@ def recognise(config: RunConfig, decoded: pa.Table) -> pa.Table:
 
 
 def test_units_pass_both_stages_and_leave_no_markers(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = map(rows_of, decoder(config)(unit(config)))
+    (decoded,) = map(rows_of, decoder(config)(as_block(unit(config))))
     assert decoded.schema.equals(PIECE_DECODED)
     transcribed = recognise(config, decoded)
     assert transcribed.schema.equals(PIECE_RECOGNISED)
@@ -90,7 +90,7 @@ def test_both_stages_skip_a_suspect(config: RunConfig, storage: Storage) -> None
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "decode").begin(f"{UNIT}.0")
     table = unit(config)
-    (decoded,) = map(rows_of, decoder(config)(table))
+    (decoded,) = map(rows_of, decoder(config)(as_block(table)))
     assert decoded.schema.equals(PIECE_DECODED)
     place = Place(**table["place"][0].as_py())
     assert decoded.to_pylist() == [piece_row(UNIT, place, 0, START, None) | {"suspect": True}]
@@ -102,14 +102,14 @@ def test_both_stages_skip_a_suspect(config: RunConfig, storage: Storage) -> None
 
 
 def test_a_unit_that_crashed_three_replicas_is_not_given_to_another_one(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = map(rows_of, decoder(config)(unit(config)))
+    (decoded,) = map(rows_of, decoder(config)(as_block(unit(config))))
     for _ in range(MAX_ATTEMPTS):
         Attempts(storage, "model").begin(f"{UNIT}.0")
     assert recognise(config, decoded)["suspect"][0].as_py()
 
 
 def test_a_unit_without_an_answer_in_time_becomes_a_suspect(config: RunConfig, storage: Storage) -> None:
-    (decoded,) = map(rows_of, decoder(config)(unit(config)))
+    (decoded,) = map(rows_of, decoder(config)(as_block(unit(config))))
     short = config.model_copy(update={"compute": config.compute.model_copy(update={"unit_timeout_seconds": 1e-3})})
     transcribed = recognise(short, decoded)
     assert transcribed["suspect"][0].as_py()
@@ -140,7 +140,7 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
                 yield row
 
         made.stage.pieces = pieces  # type: ignore[method-assign]
-        for block in made(table):
+        for block in made(as_block(table)):
             sender.send([[row["piece"], row["suspect"]] for row in rows_of(block).to_pylist()])
         sender.close()
 
@@ -169,7 +169,7 @@ def test_the_unit_that_crashes_its_process_is_the_only_suspect_of_its_bundle(
             yield from real(unit_id, *rest)
 
         made.stage.pieces = pieces  # type: ignore[method-assign]
-        for block in made(units_left(storage, frozenset())):
+        for block in made(as_block(units_left(storage, frozenset()))):
             sender.send([(row["unit_id"], row["suspect"]) for row in rows_of(block).to_pylist()])
         sender.close()
 
@@ -181,7 +181,7 @@ def test_the_unit_that_crashes_its_process_is_the_only_suspect_of_its_bundle(
 @pytest.mark.usefixtures("storage")
 def test_a_replica_works_on_units_in_flight_of_a_bundle_at_once(config: RunConfig) -> None:
     limited = config.model_copy(update={"compute": config.compute.model_copy(update={"units_in_flight": 2})})
-    (decoded,) = map(rows_of, decoder(config)(unit(config)))
+    (decoded,) = map(rows_of, decoder(config)(as_block(unit(config))))
     rows = [row | {"unit_id": letter * 16} for row in decoded.to_pylist() for letter in "abcde"]
     replica = GuardedReplica(limited, ABOUT)
     real, running, most = replica.replica, 0, 0
@@ -231,7 +231,7 @@ def hanging(config: RunConfig, hang: Callable[[], object], mark: Callable[[str],
 
         made.stage.pieces = pieces  # type: ignore[method-assign]
         made.attempts.condemn = mark or made.attempts.condemn  # type: ignore[method-assign]
-        list(made(table))
+        list(made(as_block(table)))
 
     process = multiprocessing.get_context("fork").Process(target=life)
     process.start()
@@ -275,5 +275,5 @@ def test_a_store_that_fails_is_not_the_fault_of_a_unit(config: RunConfig, storag
 
     made.stage.pieces = pieces  # type: ignore[method-assign]
     with pytest.raises(StorageError, match=r"^/out/x: Transport endpoint is not connected; once it is back"):
-        list(made(table))
+        list(made(as_block(table)))
     assert list(storage.list(PREFIX)) == []

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from pipeline.audio.segment import OVERLAP_SAMPLES, Window, piece_end
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import RunConfig, SegmentConfig, SourceConfig
-from pipeline.flow.bundles import rows_of
+from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.guard import GuardedDecoder
 from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit, read_unit
@@ -297,7 +297,7 @@ def test_a_resume_recognises_only_the_pieces_that_are_missing(source: Path, tmp_
         save_piece(storage, answered(rows[index]))
     assert set(saved_pieces(storage, UNIT_ID)) == {0, 2}  # the last piece always runs: it commits the unit
     guarded = GuardedDecoder(run, ABOUT)
-    again = [row for block in guarded(units_left(storage, frozenset())) for row in rows_of(block).to_pylist()]
+    again = [row for block in guarded(as_block(units_left(storage, frozenset()))) for row in rows_of(block).to_pylist()]
     assert [row["saved"] for row in again] == [index in (0, 2) for index in range(len(rows))]
     assert [row["piece"] for row in again] == list(range(len(rows)))
     for index, row in enumerate(again):
