@@ -37,7 +37,7 @@ class DistantStore:
     _pipe: Connection
 
     def requests(self) -> Counter[str]:
-        """How many requests it has answered since the last call, by method."""
+        """How many requests it has answered since the last call, by method; LIST: pages of a listing."""
         self._pipe.send("count")
         counted: Counter[str] = self._pipe.recv()
         return counted
@@ -82,9 +82,9 @@ class _Objects:
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
         """The answer to one request."""
-        self.counted[method] += 1
         parts = urlsplit(target)
         key = unquote(parts.path).lstrip("/").partition("/")[2]
+        self.counted[method if key else "LIST"] += 1
         if method == "PUT":
             if "if-none-match" in headers and key in self._objects:
                 return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
