@@ -13,6 +13,7 @@ JOBS = {
     "transcribe": "transcribe an archive into one table",
     "plan": "plan a run, forecast its time and cost",
     "evaluate": "measure error rates and compare them with a baseline",
+    "calibrate": "make confidences mean what they say, from transcripts with references",
     "train": "train an adapter on your own recordings with texts",
     "doctor": "check what would stop a run on this machine or cluster",
     "bench": "measure speed: engine, flow, planning, decoding",

@@ -186,6 +186,11 @@ class ModelConfig(Section):
         "Whisper or CTC of transformers, or its name on the hub",
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
+    calibrator: str | None = Field(
+        "auto",
+        description="a file of jobs.calibrate, for the confidences that are published; auto: the output keeps its own, "
+        "and a new one has the model's, where it ships one; null: none, confidences are raw",
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="where the model runs; auto: cuda if available")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",

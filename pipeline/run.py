@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Set
 from functools import lru_cache, partial
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,7 @@ from pipeline.model.files.facts import ModelInfo
 from pipeline.output.accounting import close_books
 from pipeline.output.attempts import end_run, forget_innocent
 from pipeline.output.budget import Budget, OverBudget
+from pipeline.output.calibrator import FILE, KEY, Calibrator, keep, read_file
 from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
 from pipeline.output.parts import SUMMARY
 from pipeline.output.pieces import forget_committed
@@ -54,7 +56,9 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     failed; the message is one line.
     """
     if config.publish:
-        return _publish(open_storage(config.output.uri, create=False, config=config.storage), {})
+        storage = open_storage(config.output.uri, create=False, config=config.storage)
+        _choose_calibrator(storage, config)
+        return _publish(storage, {})
     if config.run.partition and (config.plan.update or config.retry != "none"):
         raise ConfigError(
             f"run.partition: {config.run.partition}: plan.update and retry plan a further round, once for all shares: "
@@ -125,6 +129,15 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
         yield copy, committed_units(output) if output else frozenset()
 
 
+def recalibrate(storage: Storage, calibrator: Calibrator | None) -> dict[str, Any]:
+    """Publish an output with the confidences of a calibrator, or None: the raw ones. Returns the summary.
+
+    Nothing is recognised again.
+    """
+    keep(storage, calibrator)
+    return _publish(storage, {})
+
+
 def dead_fraction(summary: dict[str, Any]) -> float:
     """Dead letters divided by all recordings that have a result; 0 if none has.
 
@@ -151,6 +164,7 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
         fingerprint=wanted,
         at_least=at_least,
     )
+    _choose_calibrator(storage, config)
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
     if is_planned and config.run.number == 0:  # of several shares the first one looks at the source
         commits = results or storage
@@ -169,6 +183,17 @@ def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: 
     if config.retry != "none":
         plan_retry(storage, config.plan, config.retry, results=results, at_least=at_least)
     return fingerprint
+
+
+def _choose_calibrator(storage: Storage, config: RunConfig) -> None:
+    """Put the calibrator of the config into the output. With `auto` an output keeps the one that it has."""
+    wanted = config.model.calibrator
+    if wanted == "auto":
+        own = layout.directory(config.model.name, config.model.revision) / FILE
+        if not storage.exists(KEY):
+            keep(storage, read_file(own) if own.is_file() else None)
+    else:
+        keep(storage, read_file(Path(wanted)) if wanted else None)
 
 
 def _transcribe_units(

@@ -38,7 +38,8 @@ from pipeline.training.augment import add_noise
 PER_LANGUAGE = 20  # utterances of each set
 MAX_SECONDS = 5.0
 SHORT = {"zh": 1, "hi": 3}  # most letters of a word of one syllable, about; other languages: 4
-SCHEMA = pa.schema([("id", pa.string()), ("language", pa.string()), ("text", pa.string()), ("pcm", pa.binary())])
+NAMES = ("id", "language", "voice", "text")
+SCHEMA = pa.schema([*((name, pa.string()) for name in NAMES), ("pcm", pa.binary())])
 Speech = tuple[str, np.ndarray]  # text, float32 samples at 16 kHz
 Maker = Callable[[str, Voice, random.Random], Speech]
 
@@ -119,20 +120,25 @@ def make(folder: Path, *, per_language: int = PER_LANGUAGE, engines: tuple[str, 
     for number, (name, maker) in enumerate(SETS.items()):
         path = folder / f"{number}.parquet"
         if not path.exists():
-            rows = [row for language in LANGUAGES for row in _rows(name, maker, language, per_language, engines)]
-            pq.write_table(pa.Table.from_pylist(rows, SCHEMA), path)
+            made = [row for language in LANGUAGES for row in rows(name, maker, language, per_language, engines)]
+            pq.write_table(pa.Table.from_pylist(made, SCHEMA), path)
 
 
-def _rows(name: str, maker: Maker, language: str, count: int, engines: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+def rows(
+    name: str, maker: Maker, language: str, count: int, engines: tuple[str, ...] = ENGINES
+) -> Iterator[dict[str, Any]]:
+    """Yield `count` utterances of the set `name` in a language, rows of SCHEMA. The same name gives the same speech."""
     rng = random.Random(f"{name} {language}")
     made = 0
     while made < count:
         try:
-            text, samples = maker(language, pick_voice(language, rng, held_out=True, engines=engines), rng)
+            voice = pick_voice(language, rng, held_out=True, engines=engines)
+            text, samples = maker(language, voice, rng)
         except EngineError:
             continue
         if len(samples) <= MAX_SECONDS * SAMPLE_RATE:
-            yield {"id": f"{name} {language} {made}", "language": language, "text": text, "pcm": to_pcm(samples)}
+            about = {"id": f"{name} {language} {made}", "language": language, "voice": str(voice), "text": text}
+            yield about | {"pcm": to_pcm(samples)}
             made += 1
 
 

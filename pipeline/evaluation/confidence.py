@@ -1,10 +1,11 @@
-"""How good a confidence is: whether it is as often right as it says (ECE), and whether it ranks right before wrong."""
+"""How good a confidence is: whether it is as often right as it says, and whether it ranks right before wrong."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
+from sklearn.metrics import average_precision_score
 
 BINS = 15
 
@@ -33,3 +34,46 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
         return None
     above = stats.rankdata(sure)[right].sum() - good * (good + 1) / 2  # Mann and Whitney's U
     return float(above / (good * bad))
+
+
+def nce(confidence: ArrayLike, correct: ArrayLike) -> float | None:
+    """Normalised cross entropy, at most 1: 0 is as good as the share of right words for all, below 0 is worse.
+
+    confidence: [words], in [0, 1]; it counts as at least 1e-6 away from 0 and 1. correct: [words], 1 (right), 0, or a
+    share of both. None unless there are right words and wrong ones. Source: Siu and Gish 1999, "Evaluation of word
+    confidence for speech recognition systems".
+    """
+    sure, right = np.clip(np.asarray(confidence, float), 1e-6, 1 - 1e-6), np.asarray(correct, float)
+    usual = right.mean() if len(right) else 0.0
+    if not 0 < usual < 1:
+        return None
+    entropy = -usual * np.log(usual) - (1 - usual) * np.log(1 - usual)
+    return float(1 + np.mean(right * np.log(sure) + (1 - right) * np.log(1 - sure)) / entropy)
+
+
+def aupr_of_errors(confidence: ArrayLike, correct: ArrayLike) -> float | None:
+    """Average precision, in [0, 1], of looking for the wrong words at the lowest confidences.
+
+    By chance it is the share of wrong words. confidence, correct: as of `auroc`. None without a wrong word.
+    """
+    wrong = 1 - np.asarray(correct, int)
+    return float(average_precision_score(wrong, -np.asarray(confidence, float))) if wrong.any() else None
+
+
+def risk_coverage(confidence: ArrayLike, errors: ArrayLike, units: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Coverage and risk, float64, where only the surest rows are kept: more and more of them.
+
+    confidence, errors, units: [rows]. Coverage is the share of all units, in (0, 1]. Risk is errors per unit among
+    those that are kept. Rows of equal confidence are kept together.
+    """
+    sure = np.asarray(confidence, float)
+    order = np.argsort(-sure, kind="stable")
+    kept, wrong = np.cumsum(np.asarray(units, float)[order]), np.cumsum(np.asarray(errors, float)[order])
+    last = np.append(np.diff(sure[order]) != 0, True)[: len(order)] & (kept > 0)
+    return kept[last] / kept[-1:], wrong[last] / kept[last]
+
+
+def aurc(confidence: ArrayLike, errors: ArrayLike, units: ArrayLike) -> float | None:
+    """Area under the curve of `risk_coverage`: the mean risk over all coverages. None without a unit."""
+    coverage, risk = risk_coverage(confidence, errors, units)
+    return float(np.sum(risk * np.diff(coverage, prepend=0.0))) if len(coverage) else None

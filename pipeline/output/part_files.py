@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.accounting import Tally
+from pipeline.output.calibrator import Calibrator, calibrated
 from pipeline.output.commit import DUPLICATE, EMPTY, SCHEMAS, read_commit, read_unit
 from pipeline.output.parts import SUMMARY, Part
 from pipeline.planning.left import unit_runs
@@ -33,7 +34,7 @@ class PartTask:
     """All that it takes to write one part.
 
     replacements: of each table. fingerprint: id that all commits must have. before: how many units the publication
-    before this one contains; committed: how many this one does.
+    before this one contains; committed: how many this one does. calibrator: makes the confidences; None: they are raw.
     """
 
     storage: Storage
@@ -42,6 +43,7 @@ class PartTask:
     fingerprint: str
     before: int
     committed: int
+    calibrator: Calibrator | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,10 @@ def write_part(task: PartTask) -> PartWritten | None:
     assert part.number is not None
     tally = Tally()
     with storage.scratch() as folder:
-        writers = {name: _TableWriter(folder / f"{name}.parquet", schema) for name, schema in SCHEMAS.items()}
+        writers = {
+            name: _TableWriter(folder / f"{name}.parquet", schema, task.calibrator if name == "transcripts" else None)
+            for name, schema in SCHEMAS.items()
+        }
         reader = _UnitReader(task)
         planned = _planned(storage, part)
         several = iter(lambda: list(islice(planned, UNITS_TOGETHER)), [])
@@ -114,8 +119,8 @@ def write_part(task: PartTask) -> PartWritten | None:
 class _TableWriter:
     """Writes one file of a table. A file without rows has the schema too."""
 
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self.path, self.rows = path, 0
+    def __init__(self, path: Path, schema: pa.Schema, calibrator: Calibrator | None) -> None:
+        self.path, self.rows, self._calibrator = path, 0, calibrator
         self._schema = schema
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         self._buffer: list[pa.Table] = []
@@ -137,7 +142,7 @@ class _TableWriter:
 
     def _flush(self) -> None:
         if self._buffer:
-            self._writer.write_table(pa.concat_tables(self._buffer).combine_chunks())
+            self._writer.write_table(calibrated(pa.concat_tables(self._buffer).combine_chunks(), self._calibrator))
         self._buffer, self._buffered_rows = [], 0
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.output.calibrator import calibrator_id
 from pipeline.output.commit import DUPLICATE, SCHEMAS, UNIT_BYTES, Commits
 from pipeline.output.rounds import Results
 from pipeline.planning.fingerprint import fingerprint_id
@@ -79,9 +80,9 @@ def parts_of(storage: Storage, names: list[str], commits: Commits, results: Resu
                 _note_result(parts[number], unit_id, recording, results)
     if names:
         parts.setdefault(0, Part(0, names[0]))
-    fingerprint = fingerprint_id(read_fingerprint(storage)) if names else ""
+    made_by = [fingerprint_id(read_fingerprint(storage)), calibrator_id(storage)] if names else []
     for part in (everything := [*(parts[number] for number in sorted(parts)), rest]):
-        _close(part, found.get(part.number, []), commits, fingerprint)
+        _close(part, found.get(part.number, []), commits, made_by)
     return everything
 
 
@@ -118,13 +119,13 @@ def _note_result(part: Part, unit_id: str, recording: str, results: Results) -> 
         part.dropped.add(recording)
 
 
-def _close(part: Part, units: list[np.ndarray], commits: Commits, fingerprint: str) -> None:
-    """Set the committed units of a part, and its digest."""
+def _close(part: Part, units: list[np.ndarray], commits: Commits, made_by: list[str]) -> None:
+    """Set the committed units of a part, and its digest. made_by: ids of the settings and of the calibrator."""
     ids = np.concatenate([part.units, *units])
     versions = commits.versions_of(ids)
     part.units = ids[versions != 0]
     others = np.array(sorted({*part.elsewhere.values(), *(unit for unit, _ in part.superseded)}), UNIT_BYTES)
-    content = [fingerprint, *(str(schema) for schema in SCHEMAS.values())]
+    content = [*made_by, *(str(schema) for schema in SCHEMAS.values())]
     content += [repr(sorted(part.elsewhere.items())), repr(sorted(part.dropped)), repr(sorted(part.superseded))]
     digest = hashlib.blake2b("\n".join(content).encode(), digest_size=16)
     for array in (ids, versions, others, commits.versions_of(others)):

@@ -25,6 +25,7 @@ from typing import Any
 
 from pipeline.config import ConfigError
 from pipeline.output.accounting import Tally, count_part
+from pipeline.output.calibrator import calibrator_id, of_output
 from pipeline.output.commit import SCHEMAS, Commits, collect_garbage
 from pipeline.output.part_files import (
     PartTask,
@@ -78,6 +79,7 @@ def is_published(storage: Storage, committed: int) -> bool:
     """Whether the tables contain exactly `committed` units of all plans, and all parts are from one publication."""
     written, summary = read_json(storage, PUBLISHED).get("versions"), read_json(storage, SUMMARY)
     is_all = published_units(storage) == committed and summary.get("plans") == len(plan_names(storage))
+    is_all &= summary.get("calibrator") == calibrator_id(storage)
     return bool(written) and is_all and written == _versions(storage)
 
 
@@ -94,7 +96,7 @@ def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any]) -> 
     """Publish what is committed now, and return the summary. Raises _Overtaken if another driver publishes too."""
     before, ledger, there = published_units(storage), read_ledger(storage), _versions(storage)
     commits = Commits(storage)
-    committed = len(commits.units)
+    committed, calibrator = len(commits.units), of_output(storage)
     results = current_results(storage, names, commits.units)
     tally = Tally(*planned_now(storage, names, commits.units, results))
     *parts, rest = parts_of(storage, names, commits, results)
@@ -106,7 +108,7 @@ def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any]) -> 
         changed = [part for part in parts if not _keep(part, ledger.get(part.name), there, tables, entries)]
         fingerprint = fingerprint_id(read_fingerprint(storage))
         for part in changed:
-            written = write_part(PartTask(storage, part, tables, fingerprint, before, committed))
+            written = write_part(PartTask(storage, part, tables, fingerprint, before, committed, calibrator))
             if written is None:
                 raise _Overtaken
             for name, version in written.files.items():
@@ -124,7 +126,7 @@ def _publish_once(storage: Storage, names: list[str], notes: dict[str, Any]) -> 
     versions = {key: version for table in tables.values() for key, version in table.versions.items()}
     summary = (
         _summary(tally)
-        | {"ignored_files": ignored_files(storage)}
+        | {"ignored_files": ignored_files(storage), "calibrator": calibrator.id if calibrator else ""}
         | {"plans": len(names), "source_changes": asdict(last_changes(storage))}
         | notes
     )

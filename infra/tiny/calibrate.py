@@ -1,0 +1,131 @@
+"""Fit the calibrator that an embedded model ships with, and write its figures into the model's card.
+
+    python -m infra.tiny.calibrate MODEL [folder [utterances of a set]]
+
+For tiny it synthesises speech by voices that the training never saw: the sets of probes.py, each in six languages. For
+whisper-base it takes recorded people (human_speech.py). Then it transcribes them, fits (jobs.calibrate), and writes
+pipeline/assets/MODEL/calibrator.json and the section "## Confidence" of the card. FOLDER (work/calibrate/MODEL) keeps
+the speech and the transcripts: the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import random
+import re
+import shutil
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import soundfile
+
+from infra.tiny import human_speech, probes
+from pipeline.calibration.calibrate import Calibration, run_calibration
+from pipeline.calibration.report import markdown_table
+from pipeline.calibration.settings import CalibrateConfig
+from pipeline.config import LANGUAGES, RunConfig
+from pipeline.config_file import load
+from pipeline.model.files.layout import ASSETS
+from pipeline.output.calibrator import FILE
+from pipeline.run import transcribe
+from pipeline.schemas import SAMPLE_RATE
+
+TINY = "tiny"
+UTTERANCES = {TINY: 30, "whisper-base": 150}  # of a set in one language; of a corpus, at most
+HEADING = "## Confidence"
+SCHEMA = pa.schema(
+    [*((name, pa.string()) for name in ("id", "text", "language", "speaker", "corpus")), ("audio", pa.binary())]
+)
+_SECTION = re.compile(rf"^{HEADING}\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def synthetic(per_set: int) -> list[dict[str, Any]]:
+    """Utterances of every set of probes.py. The speaker is the voice without its accent."""
+    rows = []
+    for name, maker in probes.SETS.items():
+        for language in LANGUAGES:
+            for row in probes.rows(f"calibration {name}", maker, language, per_set):
+                out = io.BytesIO()
+                soundfile.write(out, np.frombuffer(row["pcm"], "<i2"), SAMPLE_RATE, format="FLAC")
+                about = {key: row[key] for key in ("id", "text", "language")}
+                rows.append(about | {"speaker": row["voice"].split("+")[-1], "corpus": name, "audio": out.getvalue()})
+    return rows
+
+
+def people(per_corpus: int) -> list[dict[str, Any]]:
+    """Recordings of people, a sample of each corpus. Where the speaker is unknown, the corpus counts as one."""
+    rows = pq.read_table(human_speech.make(human_speech.FOLDER)).to_pylist()
+    random.Random(0).shuffle(rows)
+    by_corpus: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        by_corpus[row["corpus"]].append(row)
+    return [
+        {name: row[name] for name in SCHEMA.names} | {"speaker": row["speaker"] or corpus}
+        for corpus, own in by_corpus.items()
+        for row in own[:per_corpus]
+    ]
+
+
+def calibrate(model: str, folder: Path, count: int) -> Calibration:
+    """Make the speech, transcribe it and fit. What is there already is kept."""
+    speech, output = folder / "speech.parquet", folder / "transcripts"
+    if not speech.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        rows = synthetic(count) if model == TINY else people(count)
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), speech, row_group_size=64)
+    source = {"uri": str(speech), "format": "parquet", "id_column": "id", "language": "column:language"}
+    run = {"source": source, "output": {"uri": str(output)}, "model": {"name": model, "calibrator": None}}
+    transcribe(RunConfig.model_validate(run))
+    sets = [f"sets.{model}.output={output}", f"sets.{model}.normaliser=multilingual"]
+    return run_calibration(load(CalibrateConfig, None, [*sets, "source_column=corpus", f"output.uri={folder / 'fit'}"]))
+
+
+def section(model: str, calibration: Calibration, command: str) -> str:
+    """The section of the card."""
+    about, fitted = calibration.about, calibration.about["fitted"]
+    sources = ", ".join(f"{count} {name}" for name, count in about["confidence_source"].items())
+    speech = (
+        "synthesised utterances of the sets of infra/tiny/probes.py, by voices that the training never saw"
+        if model == TINY
+        else "recordings of people (infra/tiny/human_speech.yaml; where a speaker is unknown, the corpus is one)"
+    )
+    return f"""{HEADING}
+
+`calibrator.json` is fitted on {fitted["segments"]} {speech}: {fitted["words"]} words, {fitted["speakers"]}
+speakers, on {fitted["date"]}. Languages with curves of their own: {", ".join(about["languages"]) or "none"}. The
+figures are of speakers that were held out (five folds, everything fitted anew). A word is right or wrong; a segment
+counts as right where it has no error, and its confidence stands for 1 - WER. Segments by `confidence_source`:
+{sources}.
+
+{markdown_table(calibration.figures)}
+
+    {command}
+"""
+
+
+def main(model: str, folder: Path, count: int) -> None:
+    """Fit, and write calibrator and card of the model in pipeline/assets."""
+    calibration = calibrate(model, folder, count)
+    shutil.copy(folder / "fit" / FILE, ASSETS / model / FILE)
+    path = ASSETS / model / "MODEL_CARD.md"
+    card = _SECTION.sub("", path.read_text(encoding="utf-8")).rstrip("\n")
+    new = section(model, calibration, f"python -m infra.tiny.calibrate {model}")
+    path.write_text(f"{card}\n\n{new}", encoding="utf-8")
+    print(markdown_table(calibration.figures))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    given = sys.argv[1:]
+    name = given[0]
+    main(
+        name,
+        Path(given[1]) if len(given) > 1 else Path("work/calibrate") / name,
+        int(given[2]) if len(given) > 2 else UTTERANCES[name],
+    )

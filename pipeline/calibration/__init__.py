@@ -1,0 +1,1 @@
+"""Calibrators: samples from transcripts with references, the fit, and how good it is."""
