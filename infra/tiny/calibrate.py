@@ -55,6 +55,7 @@ def synthetic(per_set: int) -> list[dict[str, Any]]:
                 soundfile.write(out, np.frombuffer(row["pcm"], "<i2"), SAMPLE_RATE, format="FLAC")
                 about = {key: row[key] for key in ("id", "text", "language")}
                 rows.append(about | {"speaker": row["voice"].split("+")[-1], "corpus": name, "audio": out.getvalue()})
+    random.Random(0).shuffle(rows)
     return rows
 
 

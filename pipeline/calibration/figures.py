@@ -15,6 +15,7 @@ from pipeline.evaluation.confidence import aupr_of_errors, aurc, auroc, ece, nce
 from pipeline.output.calibrator import Judged
 
 Level = Literal["word", "segment"]
+Group = Literal["all", "language", "source"]
 EVERYTHING = "all"
 
 
@@ -27,7 +28,7 @@ class Figures:
     """
 
     level: Level
-    group: Literal["all", "language", "source"]
+    group: Group
     key: str
     predictor: str  # raw, calibrated, or the name of a signal
     rows: int
@@ -95,14 +96,13 @@ def scored(samples: Samples, judged: Judged) -> tuple[Scored, Scored]:
 def figures(rows: Scored) -> Iterator[Figures]:
     """The figures of everything, of each language and of each source; of single signals those of everything only."""
     yield from _of_group(rows, "all", EVERYTHING, list(rows.predictors))
-    for group, column in (("language", rows.language), ("source", rows.source)):
+    groups: list[tuple[Group, np.ndarray]] = [("language", rows.language), ("source", rows.source)]
+    for group, column in groups:
         for key in sorted(set(column.tolist())):
             yield from _of_group(rows.some(column == key), group, key, ["raw", "calibrated"])
 
 
-def _of_group(
-    rows: Scored, group: Literal["all", "language", "source"], key: str, names: list[str]
-) -> Iterator[Figures]:
+def _of_group(rows: Scored, group: Group, key: str, names: list[str]) -> Iterator[Figures]:
     right = rows.errors == 0
     for name in names:
         values = rows.predictors[name]

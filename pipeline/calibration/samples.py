@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -60,8 +60,15 @@ class Samples:
             model=own.model[rows],
             has_text=own.has_text[rows],
         )
-        kept = (values[rows] for values in (self.errors, self.units, self.speaker, self.source))
-        return Samples(features, self.right[words], *kept, self.fingerprints)
+        return replace(
+            self,
+            features=features,
+            right=self.right[words],
+            errors=self.errors[rows],
+            units=self.units[rows],
+            speaker=self.speaker[rows],
+            source=self.source[rows],
+        )
 
     @property
     def accuracy(self) -> np.ndarray:

@@ -32,7 +32,6 @@ from pipeline.output.features import Features, features_of
 from pipeline.schemas import WORD
 from pipeline.storage.base import Storage
 
-FORMAT = "fullcanvas-calibrator/1"
 KEY = "_run/calibrator.json"
 FILE = "calibrator.json"  # in a model's folder
 ALL = "all"  # the curves of all languages
@@ -106,7 +105,7 @@ class Curves(Section):
 class Calibrator(Section):
     """A file of jobs.calibrate."""
 
-    format: Literal["fullcanvas-calibrator/1"] = FORMAT
+    format: Literal["fullcanvas-calibrator/1"] = "fullcanvas-calibrator/1"
     model: str = Field(description="name@hash of the weights, as in the transcripts")
     fitted: dict[str, Any] = Field(default_factory=dict, description="what it was fitted on, for people")
     curves: dict[str, Curves] = Field(description="by language; `all`: of all of them")
@@ -179,7 +178,7 @@ def judged(features: Features, calibrator: Calibrator | None) -> Judged:
     """The confidences of all rows. calibrator: None: all are raw."""
     count = len(features.language)
     word, segment = features.raw_word.copy(), features.raw_segment.copy()
-    source = np.where(features.has_text, RAW, None).astype(object)
+    source = np.array([RAW if has_text else None for has_text in features.has_text], object)
     if calibrator is None:
         return Judged(word, segment, source)
     has_words = np.bincount(features.row_of, minlength=count) > 0
