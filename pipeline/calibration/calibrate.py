@@ -47,7 +47,7 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
         for found in [list(transcribed(one.output, config.storage))]
         for inner, storage in found
     ]
-    calibration = calibrate(read_samples(outputs, config.source_column))
+    calibration = fit_and_measure(read_samples(outputs, config.source_column))
     target = open_storage(config.output.uri, config=config.storage)
     target.put(FILE, calibration.calibrator.to_json())
     report = calibration.about | {"figures": [asdict(one) for one in calibration.figures]}
@@ -57,7 +57,7 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
     return calibration
 
 
-def calibrate(samples: Samples) -> Calibration:
+def fit_and_measure(samples: Samples) -> Calibration:
     """Fit on all samples, and measure with speakers held out. Raises ConfigError where the samples are not enough."""
     models = sorted(set(samples.features.model.tolist()))
     if len(models) > 1:

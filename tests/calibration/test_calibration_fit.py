@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.calibration.calibrate import calibrate
+from pipeline.calibration.calibrate import fit_and_measure
 from pipeline.calibration.figures import Figures
 from pipeline.calibration.fit import fit, folds, isotonic
 from pipeline.calibration.samples import Samples
@@ -77,7 +77,7 @@ def samples(
 
 
 def test_confidences_of_held_out_speakers_are_as_often_right_as_they_say() -> None:
-    found = calibrate(samples())
+    found = fit_and_measure(samples())
     assert found.about["confidence_source"].keys() <= {"calibrated:language", "calibrated:all"}
     assert found.about["languages"] == ["de", "en"]
 
@@ -109,11 +109,11 @@ def test_a_language_with_few_speakers_has_no_curves_of_its_own() -> None:
 
 def test_a_single_speaker_is_not_enough() -> None:
     with pytest.raises(ConfigError, match="a single speaker"):
-        calibrate(samples(speakers=1, segments=40))
+        fit_and_measure(samples(speakers=1, segments=40))
 
 
 def test_words_that_are_all_right_are_not_enough() -> None:
     one = samples(segments=40)
     one.right[:] = 1
     with pytest.raises(ConfigError, match="all words are right"):
-        calibrate(one)
+        fit_and_measure(one)
