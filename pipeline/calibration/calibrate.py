@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calibration.figures import EVERYTHING, Figures, Scored, figures, scored
+from pipeline.calibration.figures import EVERYTHING, Figures, Scored, figures_of, scored
 from pipeline.calibration.fit import fit, held_out
 from pipeline.calibration.report import render
 from pipeline.calibration.samples import Samples, read_samples
@@ -82,7 +82,7 @@ def fit_and_measure(samples: Samples) -> Calibration:
         "languages": [name for name in calibrator.curves if name != EVERYTHING],
         "confidence_source": dict(sorted(Counter(filter(None, judged.source.tolist())).items())),
     }
-    return Calibration(calibrator, about, [one for of_level in rows for one in figures(of_level)], rows)
+    return Calibration(calibrator, about, [one for of_level in rows for one in figures_of(of_level)], rows)
 
 
 def transcribed(uri: str, config: StorageConfig) -> Iterator[tuple[str, Storage]]:

@@ -93,7 +93,7 @@ def scored(samples: Samples, judged: Judged) -> tuple[Scored, Scored]:
     )
 
 
-def figures(rows: Scored) -> Iterator[Figures]:
+def figures_of(rows: Scored) -> Iterator[Figures]:
     """The figures of everything, of each language and of each source; of single signals those of everything only."""
     yield from _of_group(rows, "all", EVERYTHING, list(rows.predictors))
     groups: list[tuple[Group, np.ndarray]] = [("language", rows.language), ("source", rows.source)]
