@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.calibration.figures import EVERYTHING, Figures, Scored, figures_of, scored
-from pipeline.calibration.fit import fit, held_out
+from pipeline.calibration.fit import fit_calibrator, held_out
 from pipeline.calibration.report import render
 from pipeline.calibration.samples import Samples, read_samples
 from pipeline.calibration.settings import CalibrateConfig
@@ -71,7 +71,7 @@ def fit_and_measure(samples: Samples) -> Calibration:
     }
     try:
         judged = held_out(samples)
-        calibrator = fit(samples, fitted)
+        calibrator = fit_calibrator(samples, fitted)
     except ValueError as err:
         raise ConfigError(f"sets: not enough to fit a calibrator on: {err}") from None
     rows = scored(samples, judged)

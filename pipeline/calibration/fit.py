@@ -31,7 +31,7 @@ class Fit:
     group: np.ndarray
 
 
-def fit(samples: Samples, fitted: dict[str, Any] | None = None) -> Calibrator:
+def fit_calibrator(samples: Samples, fitted: dict[str, Any] | None = None) -> Calibrator:
     """A calibrator on all samples. fitted: what it says of itself. Raises ValueError where no curve is possible."""
     features = samples.features
     curves = {ALL: _curves(samples)}
@@ -53,7 +53,7 @@ def held_out(samples: Samples) -> Judged:
     for _, test in folds(samples.speaker):
         rows = np.zeros(len(segment), bool)
         rows[test] = True
-        found = judged(samples.some(rows).features, fit(samples.some(~rows)))
+        found = judged(samples.some(rows).features, fit_calibrator(samples.some(~rows)))
         word[rows[features.row_of]], segment[rows], source[rows] = found.word, found.segment, found.source
     return Judged(word, segment, source)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.calibration.calibrate import fit_and_measure
 from pipeline.calibration.figures import Figures
-from pipeline.calibration.fit import fit, folds, isotonic
+from pipeline.calibration.fit import fit_calibrator, folds, isotonic
 from pipeline.calibration.samples import Samples
 from pipeline.config import ConfigError
 from pipeline.output.calibrator import parse
@@ -99,12 +99,12 @@ def test_confidences_of_held_out_speakers_are_as_often_right_as_they_say() -> No
 
 
 def test_a_fitted_calibrator_is_the_same_after_its_file() -> None:
-    made = fit(samples(segments=60, speakers=4))
+    made = fit_calibrator(samples(segments=60, speakers=4))
     assert parse(made.to_json(), "file") == made
 
 
 def test_a_language_with_few_speakers_has_no_curves_of_its_own() -> None:
-    assert list(fit(samples(speakers=3)).curves) == ["all"]
+    assert list(fit_calibrator(samples(speakers=3)).curves) == ["all"]
 
 
 def test_a_single_speaker_is_not_enough() -> None:
