@@ -12,9 +12,9 @@ from pipeline.calibration.calibrate import run_calibration
 from pipeline.calibration.settings import CalibrateConfig
 from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
+from pipeline.in_process import transcribe_here
 from pipeline.notebook import read_transcripts
 from pipeline.output.calibrator import read_file
-from tests.support.runs import in_this_process
 
 SELF = Path(__file__).parents[2] / "pipeline" / "assets" / "evaluation" / "self.tar"
 
@@ -22,7 +22,7 @@ SELF = Path(__file__).parents[2] / "pipeline" / "assets" / "evaluation" / "self.
 def transcribe(output: Path, calibrator: str) -> None:
     """English and German of the self evaluation by tiny."""
     given = [f"source.uri={SELF}", "source.include=*[de][en]/0[0-2]*", f"output.uri={output}", "model.name=tiny"]
-    in_this_process(load(RunConfig, None, [*given, f"model.calibrator={calibrator}"]))
+    transcribe_here(load(RunConfig, None, [*given, f"model.calibrator={calibrator}"]))
 
 
 @pytest.fixture(scope="module")
