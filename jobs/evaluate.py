@@ -2,6 +2,9 @@
 
 Transcribes the sets (or reads finished outputs), compares them with a baseline, keeps the result for later evaluations
 and writes report.html and junit.xml. Exit code 1 if the gate is closed.
+
+models=[tiny,whisper-base] evaluates several models, each below OUT/models/, and writes one report of all, with the
+differences between them. The exit code is then 1 if the gate is closed for any of them.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from pipeline.evaluation.settings import EvaluateConfig
 
 def run(config: EvaluateConfig) -> int:
     """Evaluate and print the rates; returns the exit code."""
+    if config.models:
+        return _side_by_side(config)
     from pipeline.evaluation.evaluate import run_evaluation
     from pipeline.evaluation.wording import summary_lines
 
@@ -21,6 +26,16 @@ def run(config: EvaluateConfig) -> int:
     print("\n".join(summary_lines(evaluation)))
     print(f"{config.output.uri}/report.html")
     return 0 if evaluation.verdict.passed else 1
+
+
+def _side_by_side(config: EvaluateConfig) -> int:
+    from pipeline.evaluation.side_by_side import run_side_by_side
+    from pipeline.evaluation.wording import side_by_side_lines
+
+    found = run_side_by_side(config)
+    print("\n".join(side_by_side_lines(found)))
+    print(f"{config.output.uri}/report.html")
+    return 0 if found.passed else 1
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -113,7 +113,12 @@ def _apply(tree: dict[str, Any], override: str, schema: type[Section]) -> None:
 
 
 def section_of(field: FieldInfo) -> type[Section] | None:
-    """The section class of a field of type Section, `Section | None` or dict[str, Section]; None for a plain value."""
+    """The section class of a field of type Section, `Section | None` or dict[str, Section]; None for a plain value.
+
+    A list of sections is a plain value: its entries have no key of their own.
+    """
+    if get_origin(field.annotation) is list:
+        return None
     for candidate in (field.annotation, *get_args(field.annotation)):
         if isinstance(candidate, type) and issubclass(candidate, Section):
             return candidate

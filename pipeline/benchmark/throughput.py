@@ -32,8 +32,8 @@ import psutil
 import pyarrow.parquet as pq
 
 from pipeline.audio.stage import Decoder
-from pipeline.benchmark.processes import ProcessorSeconds
 from pipeline.config import RunConfig
+from pipeline.flow.processes import ProcessorSeconds
 from pipeline.model.files import layout
 from pipeline.model.stage import start_engine
 from pipeline.output.stage import milliseconds

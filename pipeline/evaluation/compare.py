@@ -25,7 +25,13 @@ _COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HIT
 
 
 def compare_rows(
-    new: pa.Table, old: pa.Table, *, resamples: int = 1_000, alpha: float = 0.05, seed: int = 0
+    new: pa.Table,
+    old: pa.Table,
+    *,
+    resamples: int = 1_000,
+    alpha: float = 0.05,
+    seed: int = 0,
+    against: str = "baseline",
 ) -> list[Comparison]:
     """One comparison per language, sorted by name, on the recordings that both evaluations have.
 
@@ -36,27 +42,14 @@ def compare_rows(
     the same normalised reference, which is not empty. `left_out` counts recordings that have a reference in either
     evaluation but no partner. Blocks: see `blocks_of`. A language with one pair only has no comparison. `low` and
     `high` each hold with probability 1 - alpha. p_holm is corrected for the number of comparisons. `detectable` is for
-    the strictest step of this correction, so it does not depend on the other languages.
+    the strictest step of this correction, so it does not depend on the other languages. against: what `old` is, for
+    messages.
 
     Raises ConfigError where an evaluation has a recording twice, where the normalisers differ, where nothing pairs, or
     where `resamples` are too few for any p below alpha.
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
-    both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
-    changed = both.filter(pc.field("normaliser_new") != pc.field("normaliser_old"))
-    if changed.num_rows:
-        old_name, new_name = (changed[f"normaliser_{name}"][0].as_py() for name in ("old", "new"))
-        raise ConfigError(
-            f"baseline: {changed.num_rows:,} of {both.num_rows:,} recordings have another normaliser there "
-            f"({old_name}, here {new_name}): the rates cannot be compared, evaluate the baseline again"
-        )
-    pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
-    if not pairs.num_rows:
-        sizes = [joined[f"language_{name}"].length() - joined[f"language_{name}"].null_count for name in ("new", "old")]
-        raise ConfigError(
-            f"baseline: nothing to compare: {sizes[0]:,} recordings with a reference here, {sizes[1]:,} there, "
-            f"{both.num_rows:,} of them with the same set and recording_id, none with the same reference"
-        )
+    pairs = _pairs(joined, against)
     counts = pairs["language_new"].value_counts().to_pylist()
     languages = sorted(count["values"] for count in counts if count["counts"] > 1)
     languages = [ALL, *languages] if len(languages) > 1 else languages
@@ -136,6 +129,26 @@ def _side(table: pa.Table, name: str) -> pa.Table:
         side = "this evaluation" if name == "new" else "baseline"
         raise ConfigError(f"{side}: {twice:,} rows repeat a set and recording_id: one evaluation is compared at a time")
     return rows.rename_columns([column if column in KEY else f"{column}_{name}" for column in _COLUMNS])
+
+
+def _pairs(joined: pa.Table, against: str) -> pa.Table:
+    """The rows of both evaluations with the same reference. Raises ConfigError: there are none, other normalisers."""
+    both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
+    changed = both.filter(pc.field("normaliser_new") != pc.field("normaliser_old"))
+    if changed.num_rows:
+        old_name, new_name = (changed[f"normaliser_{name}"][0].as_py() for name in ("old", "new"))
+        raise ConfigError(
+            f"{against}: {changed.num_rows:,} of {both.num_rows:,} recordings have another normaliser there "
+            f"({old_name}, here {new_name}): the rates cannot be compared; evaluate both with the same normaliser"
+        )
+    pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
+    if not pairs.num_rows:
+        sizes = [joined[f"language_{name}"].length() - joined[f"language_{name}"].null_count for name in ("new", "old")]
+        raise ConfigError(
+            f"{against}: nothing to compare: {sizes[0]:,} recordings with a reference here, {sizes[1]:,} there, "
+            f"{both.num_rows:,} of them with the same set and recording_id, none with the same reference"
+        )
+    return pairs
 
 
 def _compared(

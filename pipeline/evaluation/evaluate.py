@@ -25,32 +25,36 @@ from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.rates import language_rates, rate
 from pipeline.evaluation.report import render
-from pipeline.evaluation.result import Evaluation, SweepPoint, Verdict
+from pipeline.evaluation.result import Evaluation, Speed, SweepPoint, Verdict
 from pipeline.evaluation.rows import outcomes
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
+from pipeline.evaluation.words import JudgedWord, judged, word_confidence
 from pipeline.flow.cluster import check_machine, ray_cluster
+from pipeline.flow.processes import ProcessorSeconds
 from pipeline.model.files import layout
 from pipeline.output.parts import SUMMARY
 from pipeline.planning.fingerprint import fingerprint_id, make_fingerprint
 from pipeline.planning.overlap import check_absolute
 from pipeline.run import transcribe
 from pipeline.schemas import EVALUATED, to_table
-from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.base import Storage, open_storage, read_json
 
 log = logging.getLogger(__name__)
 
 # The sections of the config that change the figures.
 DECIDING = ("sets", "model", "denoise", "decode", "segment", "corrupt")
 
+PROCESSOR = "_run/processor.json"  # in the output of a set: how much processor time its replicas took
+
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
-    """The rows of all sets under one combination of settings, and how long transcribing took."""
+    """The rows and words of all sets under one combination of settings, and how long transcribing took."""
 
     rows: list[dict[str, Any]]
-    audio_seconds: float
-    seconds: float  # of the clock; 0: nothing had to be transcribed
+    words: list[JudgedWord]
+    speed: Speed
 
 
 def run_evaluation(config: EvaluateConfig) -> Evaluation:
@@ -99,6 +103,8 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         baseline=old["evaluation"][0].as_py() if old is not None else None,
         verdict=_noted(config, old, verdict(compared, measured, gate, lost=lost)),
         sweep=sweep,
+        speed=base.speed,
+        words=word_confidence(base.words),
     )
     history.write_rows(storage, table)
     history.write_result(storage, config.name, evaluation)
@@ -113,23 +119,28 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
 def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Scored:
     """All sets under one config. stack: keeps Ray, which the first set with something to transcribe starts."""
     rows: list[dict[str, Any]] = []
-    audio = seconds = 0.0
+    words: list[JudgedWord] = []
+    speed = Speed()
     for name, one in config.sets.items():
         if one.output:
             output = open_storage(one.output, create=False, config=config.storage)
         else:
-            output, summary = _transcribed(config, name, one, run, stack)
-            audio += summary.get("pipeline_audio_seconds", 0.0)
-            seconds += summary.get("pipeline_seconds", 0.0)
+            output, taken = _transcribed(config, name, one, run, stack)
+            speed += taken
         identity = {**common, "set": name}
-        rows += [scored(row, identity, one.normaliser, config.corrupt) for row in outcomes(output)]
-    return _Scored(rows, audio, seconds)
+        for outcome in outcomes(output):
+            rows.append(scored(outcome, identity, one.normaliser, config.corrupt))
+            words += judged(outcome, rows[-1])
+    return _Scored(rows, words, speed)
 
 
 def _transcribed(
     config: EvaluateConfig, name: str, one: SetConfig, run: str, stack: contextlib.ExitStack
-) -> tuple[Storage, dict[str, Any]]:
-    """Transcribe a set into an output of its own. Its name depends on the settings: other settings, other output."""
+) -> tuple[Storage, Speed]:
+    """Transcribe a set into an output of its own. Its name depends on the settings: other settings, other output.
+
+    Returns the output, and how long the last run took that had something to transcribe.
+    """
     assert one.source
     settings = {
         key: getattr(config, key) for key in ("storage", "model", "denoise", "decode", "segment", "compute", "plan")
@@ -144,7 +155,12 @@ def _transcribed(
     if not output.exists(SUMMARY):
         log.info("set %s", name)
         stack.enter_context(ray_cluster(config.compute))
-    return output, transcribe(wanted)
+    with ProcessorSeconds() as used:
+        summary = transcribe(wanted)
+    if replicas := used.by_role["replica"]:
+        output.put(PROCESSOR, json.dumps({"replica_seconds": replicas}).encode())
+    known = read_json(output, PROCESSOR).get("replica_seconds") if output.exists(PROCESSOR) else None
+    return output, Speed(summary.get("pipeline_audio_seconds", 0.0), summary.get("pipeline_seconds", 0.0), known)
 
 
 def _noted(config: EvaluateConfig, old: pa.Table | None, judged: Verdict) -> Verdict:
@@ -174,7 +190,7 @@ def _point(
         settings=settings,
         rates={one.key: one for one in measured if one.group == "language"},
         overall=rate("all", "all", done.rows, resamples=config.gate.resamples, seed=config.gate.seed),
-        rtfx=done.audio_seconds / done.seconds if done.seconds else None,
+        rtfx=done.speed.rtfx,
         steps=sum(steps) / len(steps) if steps else None,
     )
 

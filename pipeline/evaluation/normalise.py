@@ -5,6 +5,7 @@
 | english | en | as Whisper's: no brackets and fillers, contractions expanded, numbers in digits, US spelling |
 | multilingual | de, fr, es, hi, ... | lower case, NFC, no punctuation and symbols; every letter, mark and digit stays |
 | mandarin | zh | NFKC, simplified, numerals in digits, no spaces, no punctuation |
+| spoken | any | as multilingual, and whole numbers in words: "21" is "twenty one" |
 | whisper-compatible | any | what published Whisper figures use, to compare with those; breaks Hindi words apart |
 
 The rules are in the files normalise_*.py.
@@ -22,13 +23,19 @@ from pipeline.config import ConfigError
 from pipeline.evaluation.normalise_english import english
 from pipeline.evaluation.normalise_mandarin import mandarin
 from pipeline.evaluation.normalise_multilingual import multilingual
+from pipeline.evaluation.normalise_spoken import spoken
 from pipeline.evaluation.normalise_whisper import whisper
 
 Step = Callable[[str], str]
 
-NAMES = ("auto", "english", "multilingual", "mandarin", "whisper-compatible")
-VERSIONS = {"english": "1", "multilingual": "1", "mandarin": "1", "whisper-compatible": "1"}  # raised with the rules
-LIBRARIES = {"english": "whisper-normalization", "mandarin": "opencc", "whisper-compatible": "whisper-normalization"}
+NAMES = ("auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible")
+VERSIONS = dict.fromkeys(NAMES[1:], "1")  # raised with the rules
+LIBRARIES = {
+    "english": "whisper-normalization",
+    "mandarin": "opencc",
+    "spoken": "unicode-rbnf",
+    "whisper-compatible": "whisper-normalization",
+}
 PASSES = 20  # at most; texts settle after two or three
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character of UTF-16: no encoder takes it
 
@@ -69,6 +76,8 @@ def normaliser(name: str, language: str) -> Normaliser:
         name = {"en": "english", "zh": "mandarin"}.get(language, "multilingual")
     if name == "whisper-compatible":
         return Normaliser(name, whisper(language), settles=False)
+    if name == "spoken":
+        return Normaliser(name, spoken(language))
     steps: dict[str, Step] = {"english": english, "multilingual": multilingual, "mandarin": mandarin}
     if name in steps:
         return Normaliser(name, steps[name])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
@@ -107,6 +107,29 @@ def by_duration(rates: Sequence[Rates]) -> str:
             axes.set_title(f"{_short(language)} ({buckets[0][1].metric}, %)")
             axes.grid(axis="y")
         return svg("by-duration", figure, "Error rate by duration of the recordings")
+
+
+def side_by_side(rates: Mapping[str, Sequence[Rates]]) -> str:
+    """Rate of each model with 95 % interval, a panel per language. rates: by the name of the model."""
+    by_key: dict[tuple[str, str], list[tuple[str, Rates]]] = {}
+    for model, given in rates.items():
+        for one in given:
+            if one.group == "language" and one.counts.rate is not None:
+                by_key.setdefault((one.key, one.metric), []).append((model, one))
+    if not by_key:
+        return ""
+    with svg_canvas("side-by-side"):
+        figure, panels = _panels(len(by_key))
+        for ((language, metric), chosen), axes in zip(by_key.items(), panels, strict=True):
+            values = [100 * (one.counts.rate or 0.0) for _, one in chosen]
+            places = list(range(len(chosen)))
+            _dots(axes, places, values, [(one.low, one.high) for _, one in chosen], across=False)
+            axes.set_xticks(places, [_short(model, 40 // len(chosen)) for model, _ in chosen], fontsize=9)
+            axes.set_xlim(-0.5, len(chosen) - 0.5)
+            axes.set_ylim(bottom=0)
+            axes.set_title(f"{_short(language)} ({metric}, %)")
+            axes.grid(axis="y")
+        return svg("side-by-side", figure, f"Error rate of each model: {_names(name for name, _ in by_key)}")
 
 
 def calibration(bins: Sequence[Bin]) -> str:

@@ -120,6 +120,41 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """One model minus another on the recordings that both have: differences of corpus-level rates (0.01: one point)."""
+
+    model: str
+    other: str
+    language: str
+    metric: Metric
+    recordings: int
+    left_out: int  # recordings that only one of both has with a reference
+    blocks: int  # speakers, or recordings whose speaker is unknown
+    rate: float
+    other_rate: float
+    difference: float
+    low: float  # 95 % interval: paired bootstrap over blocks
+    high: float
+    p: float  # two-sided
+    p_holm: float  # the same, corrected for the number of all differences of the report
+
+
+@dataclass(frozen=True, slots=True)
+class SideBySide:
+    """Several models on the same sets."""
+
+    name: str
+    run: str
+    evaluations: Mapping[str, Evaluation]  # by the name of the model, in order
+    differences: Sequence[Difference]  # of each model and every one before it
+
+    @property
+    def passed(self) -> bool:
+        """Whether the gate is open for every model."""
+        return all(one.verdict.passed for one in self.evaluations.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Point:
     """A rate of an earlier evaluation or of this one, for the plot over time."""
 
@@ -131,6 +166,47 @@ class Point:
     rate: float
     low: float
     high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How long transcribing took. The figures are those of the last run of each set that had something to do."""
+
+    audio_seconds: float = 0.0
+    seconds: float = (
+        0.0  # of the clock, from the start of the first actor to the last commit; 0: nothing was transcribed
+    )
+    replica_seconds: float | None = 0.0  # of processors, by the replicas with their start; None: Ray runs elsewhere
+
+    @property
+    def rtfx(self) -> float | None:
+        """Seconds of audio per second of the clock."""
+        return self.audio_seconds / self.seconds if self.seconds else None
+
+    @property
+    def processor_rtfx(self) -> float | None:
+        """Seconds of audio per second of a processor in the replicas."""
+        return self.audio_seconds / self.replica_seconds if self.replica_seconds else None
+
+    def __add__(self, other: Speed) -> Speed:
+        known = None not in (self.replica_seconds, other.replica_seconds)
+        return Speed(
+            self.audio_seconds + other.audio_seconds,
+            self.seconds + other.seconds,
+            (self.replica_seconds or 0.0) + (other.replica_seconds or 0.0) if known else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WordConfidence:
+    """How good the confidence of recognised words is (characters where the language is judged by them)."""
+
+    language: str  # or "all"
+    words: int
+    accuracy: float  # share of them that are right, in [0, 1]
+    confidence: float  # mean, in [0, 1]
+    ece: float
+    auroc: float | None  # None: all are right, or all are wrong
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,3 +255,5 @@ class Evaluation:
     verdict: Verdict = field(default_factory=Verdict)
     history: Sequence[Point] = ()
     sweep: Sequence[SweepPoint] = ()
+    speed: Speed = Speed()
+    words: Sequence[WordConfidence] = ()  # of all languages, then of each

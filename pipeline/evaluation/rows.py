@@ -16,7 +16,7 @@ from pipeline.storage.base import Storage
 
 SEGMENT_COLUMNS = [
     *("recording_id", "segment_index", "channel", "start_ms", "end_ms", "language", "text", "confidence", "steps"),
-    *("problem", "reference", "metadata", "model", "fingerprint"),
+    *("words", "problem", "reference", "metadata", "model", "fingerprint"),
 ]
 LETTER_COLUMNS = ["recording_id", "language", "reason", "seconds", "reference", "metadata", "fingerprint"]
 SPEAKER_NAMES = (
@@ -43,6 +43,7 @@ class Outcome:
     seconds: float | None = None  # declared by the source, else where the last segment ends
     confidence: float | None = None  # mean over the characters of the segments
     steps: float | None = None  # mean over the segments
+    words: list[tuple[str, float]] = field(default_factory=list)  # recognised, with their confidence, in order
     audio: str = ""
     model: str | None = None
     fingerprint: str | None = None
@@ -92,6 +93,12 @@ def _transcribed(ref: RecordingRef, segments: list[dict[str, Any]]) -> Outcome:
     segments.sort(key=lambda row: (row["channel"] or 0, row["segment_index"]))
     row = _known(ref, segments[0], ref.recording_id, "transcribed", reason=segments[0]["problem"])
     row.hypothesis, row.confidence = joined((one["text"], one["confidence"]) for one in segments)
+    row.words = [
+        (word["text"], word["confidence"])
+        for one in segments
+        for word in one["words"] or ()
+        if word["confidence"] is not None
+    ]
     steps = [one["steps"] for one in segments if one["steps"]]
     row.steps = sum(steps) / len(steps) if steps else None
     if row.seconds is None:

@@ -24,7 +24,7 @@ from pipeline.config import (
     StorageConfig,
     place,
 )
-from pipeline.config_file import keys
+from pipeline.config_file import keys, mistakes
 from pipeline.evaluation.corrupt import CorruptConfig
 
 UNKNOWN = "unknown"  # the language where the source does not name one
@@ -76,8 +76,9 @@ class SetConfig(Section):
 
     source: SourceConfig | None = Field(None, description="audio to transcribe for this evaluation")
     output: str | None = Field(None, description="or a finished output of jobs.transcribe, which is only read")
-    normaliser: Literal["auto", "english", "multilingual", "mandarin", "whisper-compatible"] = Field(
-        "auto", description="auto: english for en, mandarin for zh, else multilingual"
+    normaliser: Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"] = Field(
+        "auto",
+        description="auto: english for en, mandarin for zh, else multilingual; spoken: multilingual, numbers in words",
     )
 
     @pydantic.model_validator(mode="after")
@@ -85,6 +86,22 @@ class SetConfig(Section):
         if (self.source is None) == (self.output is None):
             raise ValueError("needs either a source to transcribe or the output of an earlier run")
         return self
+
+
+class SideConfig(Section):
+    """One of several models side by side: what differs from the sections of the evaluation. A text is `model.name`."""
+
+    name: str | None = Field(None, description="in the report and as a folder; null: the end of model.name")
+    model: dict[str, Any] = Field(default_factory=dict, description="{name: whisper-base}")
+    denoise: dict[str, Any] = Field(default_factory=dict, description="{max_steps: 4}")
+    decode: dict[str, Any] = Field(default_factory=dict, description="{beams: 5}")
+    segment: dict[str, Any] = Field(default_factory=dict, description="{max_seconds: 10}")
+    compute: dict[str, Any] = Field(default_factory=dict, description="{canvases: 4}")
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _a_model(cls, value: Any) -> Any:
+        return {"model": {"name": value}} if isinstance(value, str) else value
 
 
 class EvaluateConfig(Section):
@@ -114,6 +131,10 @@ class EvaluateConfig(Section):
     sweep: dict[str, list[Any]] = Field(
         default_factory=dict,
         description="{denoise.max_steps: [4, 8, 16]}: every combination, in one table and plot",
+    )
+    models: list[SideConfig] = Field(
+        default_factory=list,
+        description="[tiny, {model: {name: whisper-base}, decode: {beams: 5}}]: side by side in one report",
     )
 
     @pydantic.field_validator("name", "run", "keep_as")
@@ -157,3 +178,44 @@ class EvaluateConfig(Section):
             text = "is the output itself, where it would delete every earlier evaluation; give a NAME or another folder"
             raise Misfit("keep_as", f"{self.keep_as}: {text}")
         return self
+
+    @pydantic.model_validator(mode="after")
+    def _stands_side_by_side(self) -> EvaluateConfig:
+        if not self.models:
+            return self
+        for key in ("baseline", "keep_as", "sweep"):
+            if getattr(self, key):
+                raise Misfit(key, "is for one model: not together with models; set it to null or leave it out")
+        if len(self.models) < 2:
+            raise Misfit("models", "needs two or more; for one, set model.name")
+        for name, one in self.sets.items():
+            if one.output:
+                raise Misfit(
+                    f"sets.{name}.output", "a finished output has one model: models needs a source to transcribe"
+                )
+        self.sides()
+        return self
+
+    def sides(self) -> dict[str, EvaluateConfig]:
+        """The evaluation of each of `models`, by its name, in their order; each has an output of its own.
+
+        Raises Misfit, which names the key of an entry that does not fit.
+        """
+        made: dict[str, EvaluateConfig] = {}
+        common = self.model_dump(mode="json") | {"models": []}
+        for number, one in enumerate(self.models):
+            changes = one.model_dump(exclude={"name"}, exclude_unset=True)
+            tree = common | {section: common[section] | values for section, values in changes.items()}
+            name = one.name or str(tree["model"].get("name")).rstrip("/").rpartition("/")[2]
+            if not SAFE.fullmatch(name):
+                raise Misfit(f"models.{number}.name", f"{name}: {_UNSAFE}")
+            tree["output"] = common["output"] | {"uri": f"{self.output.uri.rstrip('/')}/models/{name}"}
+            try:
+                side = EvaluateConfig.model_validate(tree)
+            except pydantic.ValidationError as err:
+                key, _, text = mistakes(err, EvaluateConfig)[0].partition(": ")
+                raise Misfit(f"models.{number}.{key}", text) from None
+            if name in made:
+                raise Misfit(f"models.{number}.name", f"{name} is there twice; give this one another name")
+            made[name] = side
+        return made

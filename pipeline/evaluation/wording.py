@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from rich.cells import cell_len
 
-from pipeline.evaluation.result import Comparison, Evaluation, SweepPoint
+from pipeline.evaluation.result import Comparison, Evaluation, SideBySide, SweepPoint
 from pipeline.output.terminal import plain
 
 NOTHING = "–"  # instead of a figure that does not exist
@@ -29,6 +29,11 @@ def share(part: float | None) -> str:
 def decimal(value: float | None) -> str:
     """12.345 as "12.3"."""
     return NOTHING if value is None else f"{value:.1f}"
+
+
+def third(value: float | None) -> str:
+    """0.0471 as "0.047"."""
+    return NOTHING if value is None else f"{value:.3f}"
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -120,6 +125,28 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     if evaluation.verdict.passed:
         return [*lines, "passed"]
     return [*lines, *(f"FAILED: {plain(reason)}" for reason in shortened(list(evaluation.verdict.failures)))]
+
+
+def side_by_side_lines(found: SideBySide) -> list[str]:
+    """Several models for the terminal, one string per line, without control characters."""
+    header = ("model", "", "", "rate", "95 % interval", "pipeline_rtfx", "processor_rtfx", "ECE", "AUROC")
+    rows: list[tuple[str, ...]] = [header]
+    for name, one in found.evaluations.items():
+        overall = next(rates for rates in one.rates if rates.group == "all")
+        words = next(iter(one.words), None)
+        known = (percent(overall.counts.rate), interval(overall.low, overall.high))
+        speeds = (decimal(one.speed.rtfx), decimal(one.speed.processor_rtfx))
+        quality = (third(words.ece), third(words.auroc)) if words else (NOTHING, NOTHING)
+        rows.append((plain(name), "", overall.metric, *known, *speeds, *quality))
+    lines = _aligned(rows)
+    lines += [
+        f"{plain(one.model)} minus {plain(one.other)}, {plain(one.language)}: {points(one.difference)} points "
+        f"[{points(one.low)}, {points(one.high)}], p {probability(one.p_holm)} after Holm"
+        for one in found.differences
+    ]
+    for name, one in found.evaluations.items():
+        lines += [f"FAILED: {plain(name)}: {plain(reason)}" for reason in shortened(list(one.verdict.failures))]
+    return lines
 
 
 def _damaged(evaluation: Evaluation) -> list[str]:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from jobs import bench as job
 from pipeline.benchmark import throughput
-from pipeline.benchmark.processes import ProcessorSeconds
 from pipeline.planning.plan import make_plan
 from tests.support.archives import archive, settings
 
@@ -82,31 +78,3 @@ def test_a_number_that_cannot_be_is_a_usage_error(given: tuple[str, str], capsys
     with pytest.raises(SystemExit, match="2"):
         job.main(["engine", *given])
     assert "is not a whole number of 1 or more" in capsys.readouterr().err
-
-
-def test_the_start_of_an_actor_is_what_it_takes_before_its_first_bundle() -> None:
-    busy = "import os, sys, time; end = time.process_time() + {}\nwhile time.process_time() < end: pass\n"
-    title = "# GuardedReplica"
-    at_work = f"[sys.executable, '-c', {busy.format(6.0)!r} + {title!r} + '.sub' + 'mit']"  # seconds go on counting
-    with ProcessorSeconds() as used:
-        code = busy.format(3.0) + f"os.execv(sys.executable, {at_work})  {title}"
-        subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
-    assert 1.0 < used.to_start("replica") <= 3.5
-    assert used.by_role["replica"] > used.to_start("replica")
-    assert used.to_start("decode") == 0
-
-
-def test_processor_seconds_are_counted_by_role() -> None:
-    with ProcessorSeconds() as used:
-        work = [
-            subprocess.Popen([sys.executable, "-c", f"while True: pass  # {mark}"])
-            for mark in ("MeteredCommit", "other")
-        ]
-        time.sleep(4)
-        for process in work:
-            process.kill()
-            process.wait()
-    assert used.by_role.keys() == {"replica", "decode", "commit", "driver", "ray"}
-    assert used.by_role["commit"] > 0.1
-    assert used.by_role["ray"] > 0.1
-    assert used.by_role["replica"] == used.by_role["decode"] == 0

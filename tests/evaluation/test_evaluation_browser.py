@@ -11,10 +11,11 @@ import pytest
 import soundfile
 
 from pipeline.evaluation.report import render
+from pipeline.evaluation.side_by_side_report import render as side_by_side
 from tests.evaluation.test_evaluation_report import NASTY, hostile
 from tests.output.test_report import page as run_report
 from tests.support.browser import DESKTOP, PHONE, Browser, Tab
-from tests.support.evaluated import evaluated_table, made_up_evaluation, made_up_rows, row
+from tests.support.evaluated import evaluated_table, made_up_evaluation, made_up_rows, made_up_side_by_side, row
 
 SIZES = pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
 COLOUR = "getComputedStyle(document.querySelector('{}')).{}"
@@ -34,10 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "evaluation.html").write_text(render(night, evaluated_table(rows)))
     (folder / "hostile.html").write_text(hostile())
     (folder / "run.html").write_text(run_report())
+    (folder / "side-by-side.html").write_text(side_by_side(made_up_side_by_side("tiny", "whisper-base", "long-" * 30)))
     return folder
 
 
-@pytest.fixture(params=["evaluation", "hostile", "run"])
+@pytest.fixture(params=["evaluation", "hostile", "run", "side-by-side"])
 def url(request: pytest.FixtureRequest, folder: Path) -> str:
     return (folder / f"{request.param}.html").as_uri()
 

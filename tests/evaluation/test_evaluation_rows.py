@@ -79,6 +79,7 @@ def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: 
         seconds=3.9,  # where the last segment ends
         confidence=pytest.approx((0.25 * 4 + 1.0 * 3) / 7),
         steps=4.5,
+        words=[("hallo", 0.5)] * 4,
         audio="/in/a.tar!0.flac",
         model="tiny",
         fingerprint=mark,

@@ -10,9 +10,9 @@ import whisper_normalization
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError
+from pipeline.config import LANGUAGES, ConfigError
 from pipeline.evaluation import normalise_multilingual
-from pipeline.evaluation.normalise import normaliser
+from pipeline.evaluation.normalise import NAMES, normaliser
 
 ENGLISH = [
     ("Hello, World!", "hello world"),
@@ -131,6 +131,20 @@ def test_each_language_is_written_one_way(language: str, text: str, expected: st
     assert normaliser("auto", language)(text) == expected
 
 
+# Text from all of Unicode, halves of surrogates too, and text dense in what the rules are about.
+ANY = st.text(st.characters() | st.characters(categories=["Cs", "M", "P"]), max_size=40)
+NUMBERS = sorted(whisper_normalization.EnglishTextNormalizer().standardize_numbers.words)
+SPOKEN = st.lists(
+    st.sampled_from(
+        [*NUMBERS, *"0123456789", "1", "20", "0.05", "$1", "-1", "and a half", "mr", "it's", "'d been", "½"]
+    )
+    | st.sampled_from([*"$¢£€%.,'’-+()[]<>", "colour", "um", "a"]),
+    max_size=10,
+).flatmap(lambda words: st.sampled_from([" ".join(words), "".join(words)]))
+COUNTED = st.text("〇零一二三四五六七八九十百千万亿两点0159.%，a半萬點後乾", max_size=16)
+MARKED = st.text("abcé'’-।ाि्ँं़कनदहöß \u0301\u0308\u200d\u00ad", max_size=20)
+
+
 @pytest.mark.parametrize("words", ["किताब", "स्कूल", "ज्ञान", "श्रीमान", "हूँ", "विद्यार्थी", "दुःख", "अँगूठा", "ट्रेन", "कृपया"])
 def test_hindi_words_survive_byte_for_byte(words: str) -> None:
     for text in (f"{words}।", f"({words})", f'"{words}"', f"{words}, {words}?"):
@@ -170,6 +184,37 @@ def test_whisper_compatible_agrees_with_the_copy_in_transformers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("language", "text", "expected"),
+    [
+        ("en", "Room 21, 305!", "room twenty one three hundred five"),
+        ("en", "0, 007, 2024", "zero zero zero seven two thousand twenty four"),
+        (
+            "en",
+            "1234567890",
+            "one two three four five six seven eight nine zero",
+        ),  # longer than any number that is said
+        ("de", "Kreis 1, 21.", "kreis eins einundzwanzig"),
+        ("fr", "90 ou 71", "quatre vingt dix ou soixante et onze"),
+        ("es", "26 y 21", "veintiséis y veintiuno"),
+        ("hi", "५० लोग, 50 लोग", "पचास लोग पचास लोग"),
+        ("zh", "35个, 305", "三十五个 三百零五"),
+        ("xx", "35 a", "35 a"),  # no language that CLDR spells
+    ],
+)
+def test_spoken_writes_whole_numbers_in_words(language: str, text: str, expected: str) -> None:
+    assert normaliser("spoken", language)(text) == expected
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+@settings(max_examples=100)
+@given(ANY | MARKED | st.text("0123456789. a一", max_size=20))
+def test_a_spoken_text_is_spoken_and_has_no_digit(language: str, text: str) -> None:
+    once = normaliser("spoken", language)(text)
+    assert normaliser("spoken", language)(once) == once == " ".join(once.split())
+    assert not any(character.isdecimal() for character in once)
+
+
+@pytest.mark.parametrize(
     ("language", "name"), [("en", "english"), ("zh", "mandarin"), ("hi", "multilingual"), ("xx", "multilingual")]
 )
 def test_auto_picks_by_language(language: str, name: str) -> None:
@@ -182,18 +227,6 @@ def test_an_unknown_name_is_one_line_with_the_known_ones() -> None:
         normaliser("klingon", "en")
 
 
-# Text from all of Unicode, halves of surrogates too, and text dense in what the rules are about.
-ANY = st.text(st.characters() | st.characters(categories=["Cs", "M", "P"]), max_size=40)
-NUMBERS = sorted(whisper_normalization.EnglishTextNormalizer().standardize_numbers.words)
-SPOKEN = st.lists(
-    st.sampled_from(
-        [*NUMBERS, *"0123456789", "1", "20", "0.05", "$1", "-1", "and a half", "mr", "it's", "'d been", "½"]
-    )
-    | st.sampled_from([*"$¢£€%.,'’-+()[]<>", "colour", "um", "a"]),
-    max_size=10,
-).flatmap(lambda words: st.sampled_from([" ".join(words), "".join(words)]))
-COUNTED = st.text("〇零一二三四五六七八九十百千万亿两点0159.%，a半萬點後乾", max_size=16)
-MARKED = st.text("abcé'’-।ाि्ँं़कनदहöß \u0301\u0308\u200d\u00ad", max_size=20)
 TEXTS = {
     "english": ANY | SPOKEN,
     "multilingual": ANY | MARKED,
@@ -228,7 +261,7 @@ def test_whisper_compatible_never_raises(name: str, language: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", ["english", "multilingual", "mandarin", "whisper-compatible"])
+@pytest.mark.parametrize("name", ["english", "multilingual", "mandarin", "spoken", "whisper-compatible"])
 def test_numbers_beyond_what_python_converts_do_not_raise(name: str) -> None:
     compare = normaliser(name, "en")
     for text in ("9" * 5000, "9" * 4299 + " decillion", "nine " * 5000 + "million", "九" * 5000 + "亿"):
@@ -284,17 +317,18 @@ def in_characters(number: int) -> str:
 
 
 def test_a_normaliser_is_named_with_its_version_and_its_library() -> None:
-    names = [normaliser(name, "xx").identity for name in ("english", "multilingual", "mandarin", "whisper-compatible")]
+    names = [normaliser(name, "xx").identity for name in NAMES[1:]]
     whisper = f"whisper-normalization {version('whisper-normalization')}"
     assert names == [
         f"english/1 {whisper}",
         "multilingual/1",
         f"mandarin/1 opencc {version('opencc')}",
+        f"spoken/1 unicode-rbnf {version('unicode-rbnf')}",
         f"whisper-compatible/1 {whisper}",
     ]
 
 
-@pytest.mark.parametrize("name", ["english", "mandarin", "whisper-compatible"])
+@pytest.mark.parametrize("name", ["english", "mandarin", "spoken", "whisper-compatible"])
 def test_another_version_of_the_library_makes_another_normaliser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = normaliser(name, "xx").identity
     monkeypatch.setattr("pipeline.evaluation.normalise.version", lambda library: "99.0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from typing import Any
 
 import jiwer
@@ -14,11 +15,15 @@ from pipeline import schemas
 from pipeline.evaluation.result import (
     Comparison,
     Counts,
+    Difference,
     Evaluation,
     Point,
     Rates,
+    SideBySide,
+    Speed,
     SweepPoint,
     Verdict,
+    WordConfidence,
     headline,
 )
 
@@ -244,3 +249,25 @@ def made_up_evaluation(rows: list[dict[str, Any]], **changed: Any) -> Evaluation
         "sweep": made_up_sweep(rows),
     }
     return Evaluation(**known | changed)
+
+
+def made_up_side_by_side(*names: str) -> SideBySide:
+    """Models of these names; the first one failed, and every further one is better than those before."""
+    evaluations = {
+        name: made_up_evaluation(
+            made_up_rows(seed=7 + number),
+            verdict=Verdict() if number else Verdict(["de: no rate to compare with its ceiling of 9.00 %"]),
+            speed=Speed(900.0, 60.0 * (1 + number), 45.0),
+            words=[
+                WordConfidence(key, 400, 0.8 + number / 20, 0.9, 0.1 / (1 + number), None if key == "hi" else 0.8)
+                for key in ("all", *VOCABULARY)
+            ],
+        )
+        for number, name in enumerate(names)
+    }
+    differences = [
+        Difference(model, other, name, headline(name), 58, 0, 7, 0.1, 0.14, -0.04, -0.05, -0.03, 0.002, 0.01)
+        for other, model in combinations(names, 2)
+        for name in ("all", *VOCABULARY)
+    ]
+    return SideBySide("nightly", "2026-11-25", evaluations, differences)
