@@ -105,8 +105,8 @@ def section(model: str, rows: list[dict[str, Any]], packages: Mapping[str, str],
         f'"In vocabulary" are the recordings with no other words than those that {TINY} knows, "any text" is all of '
         "them. A cell is error rate, its 95 % interval (errors / units of the reference; recordings); the interval is "
         "a bootstrap over speakers, or over recordings where the speaker is unknown or the only one. Words are "
-        f"counted as they are spoken, Mandarin in characters. In {silent} recordings nothing was recognised: their "
-        f"words count as deleted.{doubt if model == TINY else ''}",
+        f"counted as they are spoken, digits as words, Mandarin in characters. In {silent} recordings nothing was "
+        f"recognised: their words count as deleted.{doubt if model == TINY else ''}",
         "\n".join(lines_of(rows, corpora)),
         "The Mandarin recordings are single syllables, which this measurement joined to words, with 30 ms between and "
         "250 ms of silence around them. Prompts and the clock are telephone speech of 8 kHz. Texts are the packages' "

@@ -197,10 +197,10 @@ def _point(
 
 def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig:
     """The config with some settings changed. Raises ConfigError, which names the key and the value refused."""
-    tree = config.model_dump(mode="json")
+    tree = config.model_dump(mode="json", exclude_unset=True)  # a model has defaults of its own
     for key, value in settings.items():
         section, _, name = key.partition(".")
-        tree[section][name] = value
+        tree.setdefault(section, {})[name] = value
     try:
         changed = EvaluateConfig.model_validate(tree)
     except pydantic.ValidationError as err:

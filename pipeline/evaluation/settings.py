@@ -202,11 +202,11 @@ class EvaluateConfig(Section):
         Raises Misfit, which names the key of an entry that does not fit.
         """
         made: dict[str, EvaluateConfig] = {}
-        common = self.model_dump(mode="json") | {"models": []}
+        common = self.model_dump(mode="json", exclude_unset=True) | {"models": []}  # a model has defaults of its own
         for number, one in enumerate(self.models):
             changes = one.model_dump(exclude={"name"}, exclude_unset=True)
-            tree = common | {section: common[section] | values for section, values in changes.items()}
-            name = one.name or str(tree["model"].get("name")).rstrip("/").rpartition("/")[2]
+            tree = common | {section: common.get(section, {}) | values for section, values in changes.items()}
+            name = one.name or str(tree.get("model", {}).get("name", self.model.name)).rstrip("/").rpartition("/")[2]
             if not SAFE.fullmatch(name):
                 raise Misfit(f"models.{number}.name", f"{name}: {_UNSAFE}")
             tree["output"] = common["output"] | {"uri": f"{self.output.uri.rstrip('/')}/models/{name}"}

@@ -13,6 +13,7 @@ from pipeline.config_file import load
 from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 from pipeline.evaluation.side_by_side import differences, run_side_by_side
+from pipeline.model.files.layout import WHISPER_JOIN_MS
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, arguments
 from tests.support.evaluated import evaluated_table, row
@@ -70,7 +71,9 @@ def test_two_models_get_one_report_and_nothing_is_transcribed_twice(
         assert one["speed"]["rtfx"] > 0
         assert 0 <= one["words"][0]["ece"] <= 1
     config = (out / "models" / WHISPER / "runs/monday").glob("dev-*/_run/config.yaml")
-    assert "beams: 2" in next(config).read_text()
+    text = next(config).read_text()
+    assert "beams: 2" in text
+    assert f"join_ms: {WHISPER_JOIN_MS}" in text  # the default of Whisper
     page, text = ((out / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     for shown in (WHISPER, f"{100 * difference['difference']:+.2f}"):
         assert shown in page
@@ -131,6 +134,7 @@ def test_an_entry_changes_only_what_it_names() -> None:
     assert (second.decode.beams, second.decode.seed, second.denoise.max_steps) == (5, 4, 2)
     assert second.output.uri == "o/models/wide"
     assert second.models == []
+    assert second.segment.model_fields_set == set()  # so that Whisper has the defaults of Whisper
 
 
 def test_an_unknown_model_is_an_error_before_any_work(tmp_path: Path) -> None:
