@@ -13,7 +13,7 @@ from pipeline.config_file import load
 from pipeline.evaluation.history import read_rows
 from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 from pipeline.evaluation.side_by_side import differences, run_side_by_side
-from pipeline.model.files.layout import WHISPER_JOIN_MS
+from pipeline.model.files.whisper_layout import JOIN_MS
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, arguments
 from tests.support.evaluated import evaluated_table, row
@@ -73,7 +73,7 @@ def test_two_models_get_one_report_and_nothing_is_transcribed_twice(
     config = (out / "models" / WHISPER / "runs/monday").glob("dev-*/_run/config.yaml")
     text = next(config).read_text()
     assert "beams: 2" in text
-    assert f"join_ms: {WHISPER_JOIN_MS}" in text  # the default of Whisper
+    assert f"join_ms: {JOIN_MS}" in text  # the default of Whisper
     page, text = ((out / f"report.{ending}").read_text(encoding="utf-8") for ending in ("html", "md"))
     for shown in (WHISPER, f"{100 * difference['difference']:+.2f}"):
         assert shown in page
