@@ -1,6 +1,6 @@
 """What committing costs: units a second of one finisher, on a local disk and on a store with a delay.
 
-The finisher is the commit stage of a run, called as Ray calls it, one piece in each call. The recognised pieces are
+The finisher is the last stage of a run, called as Ray calls it, one piece in each call. The recognised pieces are
 made up: ten minutes of speech in a unit, 35 words in each of its 40 segments.
 """
 
@@ -18,8 +18,10 @@ from pipeline.audio.stage import recording_row
 from pipeline.benchmark.distant import DistantStore, distant_store
 from pipeline.benchmark.planning import ROWS, SAMPLES_EACH, SECONDS, recordings
 from pipeline.config import OutputConfig, PlanConfig, RunConfig, SourceConfig
+from pipeline.flow.bundles import as_block, rows_of
+from pipeline.flow.guard import MeteredCommit
 from pipeline.output.commit import committed_units
-from pipeline.output.stage import COMMITS_AT_ONCE, CommitStage
+from pipeline.output.stage import COMMITS_AT_ONCE
 from pipeline.planning.left import units_left
 from pipeline.planning.pack import pack_units, with_parts
 from pipeline.planning.plan import BASE, write_plan
@@ -73,14 +75,14 @@ def measure_one(store: str, units: int, pieces: int) -> dict[str, Any]:
             with_parts(pack_units(recordings(units), PlanConfig(unit_recordings=1)), config.output.part_rows),
         )
         rows = list(_rows(storage, pieces))
-        stage = CommitStage(config, About(SECONDS, ("de",), "bench", "0" * 16))
-        stage.plans.unit(rows[0]["unit_id"], Place(**rows[0]["place"]))  # it keeps this part of the plan
-        calls = [to_table([row], PIECE_RECOGNISED) for row in rows]
+        commit = MeteredCommit(config, About(SECONDS, ("de",), "bench", "0" * 16))
+        commit.stage.plans.unit(rows[0]["unit_id"], Place(**rows[0]["place"]))  # it keeps this part of the plan
+        calls = [as_block(to_table([row], PIECE_RECOGNISED)) for row in rows]
         if distant:
             distant.requests()
         with ThreadPoolExecutor(COMMITS_AT_ONCE) as ray:
             started, used = time.perf_counter(), time.process_time()
-            receipts = list(ray.map(stage, calls))
+            receipts = [rows_of(block) for block in ray.map(commit, calls)]
             seconds, processor = time.perf_counter() - started, time.process_time() - used
         requests = distant.requests().total() if distant else 0
         done = sum(receipt["done"][0].as_py() for receipt in receipts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import gc
 import logging
 import os
 import threading
@@ -33,6 +34,9 @@ from pipeline.storage.errors import storage_error
 
 log = logging.getLogger(__name__)
 
+NEW_OBJECTS = (
+    100_000  # between looks for cycles: a unit has thousands of words without any; looking took 40 % of the time
+)
 MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process ends without one
 
 
@@ -176,6 +180,8 @@ class MeteredCommit:
     def __init__(self, config: RunConfig, about: About) -> None:
         self.stage = CommitStage(config, about)
         self.metrics = RetryMetrics("commit")
+        gc.freeze()
+        gc.set_threshold(NEW_OBJECTS)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         receipts = self.stage(rows_of(block))
