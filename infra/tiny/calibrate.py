@@ -17,6 +17,8 @@ import re
 import shutil
 import sys
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,18 +28,18 @@ import pyarrow.parquet as pq
 import soundfile
 
 from infra.tiny import human_speech, probes
-from pipeline.calibration.calibrate import Calibration, run_calibration
+from pipeline.calibration.calibrate import Calibration, fit_and_measure, write
 from pipeline.calibration.report import markdown_table
-from pipeline.calibration.settings import CalibrateConfig
+from pipeline.calibration.samples import read_samples
 from pipeline.config import LANGUAGES, RunConfig
-from pipeline.config_file import load
+from pipeline.in_process import transcribe_here
 from pipeline.model.files.layout import ASSETS
 from pipeline.output.calibrator import FILE
-from pipeline.run import transcribe
 from pipeline.schemas import SAMPLE_RATE
+from pipeline.storage.local import LocalStorage
 
 TINY = "tiny"
-UTTERANCES = {TINY: 30, "whisper-base": 150}  # of a set in one language; of a corpus, at most
+UTTERANCES = {TINY: 15, "whisper-base": 150}  # of a set in one language; of a corpus, at most
 HEADING = "## Confidence"
 SCHEMA = pa.schema(
     [*((name, pa.string()) for name in ("id", "text", "language", "speaker", "corpus")), ("audio", pa.binary())]
@@ -74,7 +76,10 @@ def people(per_corpus: int) -> list[dict[str, Any]]:
 
 
 def calibrate(model: str, folder: Path, count: int) -> Calibration:
-    """Make the speech, transcribe it and fit. What is there already is kept."""
+    """Make the speech, transcribe it and fit. What is there already is kept.
+
+    Texts are compared as they are spoken: a number from 0 to 99 is its words.
+    """
     speech, output = folder / "speech.parquet", folder / "transcripts"
     if not speech.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -82,9 +87,16 @@ def calibrate(model: str, folder: Path, count: int) -> Calibration:
         pq.write_table(pa.Table.from_pylist(rows, SCHEMA), speech, row_group_size=64)
     source = {"uri": str(speech), "format": "parquet", "id_column": "id", "language": "column:language"}
     run = {"source": source, "output": {"uri": str(output)}, "model": {"name": model, "calibrator": None}}
-    transcribe(RunConfig.model_validate(run))
-    sets = [f"sets.{model}.output={output}", f"sets.{model}.normaliser=multilingual"]
-    return run_calibration(load(CalibrateConfig, None, [*sets, "source_column=corpus", f"output.uri={folder / 'fit'}"]))
+    storage = transcribe_here(RunConfig.model_validate(run))
+    samples = read_samples([(model, storage, _as_spoken)], "corpus")
+    calibration = fit_and_measure(samples)
+    write(calibration, LocalStorage(folder / "fit"))
+    return calibration
+
+
+def _as_spoken(language: str) -> Callable[[str], str]:
+    """The normaliser of a language."""
+    return partial(human_speech.normal_form, language=language)
 
 
 def section(model: str, calibration: Calibration, command: str) -> str:

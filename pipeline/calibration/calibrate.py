@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.calibration.samples import Samples, read_samples
 from pipeline.calibration.settings import CalibrateConfig
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation import history
+from pipeline.evaluation.normalise import normaliser
 from pipeline.output.calibrator import FILE, Calibrator
 from pipeline.planning.plan import plan_names
 from pipeline.storage.base import Storage, open_storage
@@ -42,19 +44,23 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
     if not config.sets:
         raise ConfigError("sets: none; give sets.NAME.output=ADDRESS of transcripts with references")
     outputs = [
-        (name if len(found) == 1 else f"{name}/{inner}", storage, one.normaliser)
+        (name if len(found) == 1 else f"{name}/{inner}", storage, partial(normaliser, one.normaliser))
         for name, one in config.sets.items()
         for found in [list(transcribed(one.output, config.storage))]
         for inner, storage in found
     ]
     calibration = fit_and_measure(read_samples(outputs, config.source_column))
-    target = open_storage(config.output.uri, config=config.storage)
+    write(calibration, open_storage(config.output.uri, config=config.storage))
+    return calibration
+
+
+def write(calibration: Calibration, target: Storage) -> None:
+    """Put calibrator.json, report.json and report.html."""
     target.put(FILE, calibration.calibrator.to_json())
     report = calibration.about | {"figures": [asdict(one) for one in calibration.figures]}
     target.put(REPORT_JSON, json.dumps(report, indent=1, ensure_ascii=False).encode() + b"\n")
     page = render(calibration.about, calibration.figures, calibration.rows)
     target.put(REPORT_HTML, page.encode())
-    return calibration
 
 
 def fit_and_measure(samples: Samples) -> Calibration:

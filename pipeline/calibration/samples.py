@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 from rapidfuzz.distance import Levenshtein
 
 from pipeline.config import ConfigError
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import headline
 from pipeline.evaluation.rows import speaker_of
 from pipeline.evaluation.score import alignment
@@ -25,6 +24,9 @@ from pipeline.output.stitch import join_words
 from pipeline.storage.base import Storage
 
 _READ = [*dict.fromkeys([*COLUMNS, "recording_id", "segment_index", "channel", "reference", "metadata", "fingerprint"])]
+
+
+NormaliserOf = Callable[[str], Callable[[str], str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +87,19 @@ class Labels:
     units: list[int]
 
 
-def read_samples(outputs: Sequence[tuple[str, Storage, str]], source_column: str | None = None) -> Samples:
-    """The samples of outputs of jobs.transcribe. outputs: name of the set, where it is, name of the normaliser.
+def read_samples(outputs: Sequence[tuple[str, Storage, NormaliserOf]], source_column: str | None = None) -> Samples:
+    """The samples of outputs of jobs.transcribe. outputs: name of the set, where it is, the normaliser of a language.
 
     source_column: key of the metadata that says where a recording is from; None, or where it is missing: the set.
     Raises ConfigError where no recording has a reference.
     """
     tables, labels, speakers, sources = [], [], [], []
-    for name, storage, wanted in outputs:
+    for name, storage, normaliser_of in outputs:
         for rows, table in _recordings(storage):
-            normal = normaliser(wanted, rows[0]["language"] or UNKNOWN)
+            language = rows[0]["language"] or UNKNOWN
+            normal = normaliser_of(language)
             words = [[word["text"] for word in row["words"] or []] for row in rows]
-            is_chars = headline(rows[0]["language"] or UNKNOWN) == "CER"
+            is_chars = headline(language) == "CER"
             found = label(words, normal(rows[0]["reference"]), normal, chars=is_chars)
             if not any(found.units):
                 continue
