@@ -86,6 +86,7 @@ def make_features(config: TrainConfig) -> None:
         window_seconds=size.window_seconds,
     ).eval()
     encoder.load_whisper(_whisper(config))
+    encoder.whisper.to(getattr(torch, config.phases.precision))
     folder = Path(config.folder)
     data.cache_features(folder / "train", folder / "features", encoder, window_samples=size.window_samples)
 
