@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.calibration.figures import EVERYTHING, Figures, Scored, figures_of, scored
+from pipeline.calibration.figures import Figures, Scored, figures_of, scored
 from pipeline.calibration.fit import fit_calibrator, held_out
 from pipeline.calibration.report import render
 from pipeline.calibration.samples import Samples, read_samples
@@ -21,7 +21,7 @@ from pipeline.calibration.settings import CalibrateConfig
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation import history
 from pipeline.evaluation.normalise import normaliser
-from pipeline.output.calibrator import FILE, Calibrator
+from pipeline.output.calibrator import ALL, FILE, Calibrator
 from pipeline.planning.plan import plan_names
 from pipeline.storage.base import Storage, open_storage
 
@@ -85,7 +85,7 @@ def fit_and_measure(samples: Samples) -> Calibration:
         "model": models[0],
         "calibrator": calibrator.id,
         "fitted": fitted,
-        "languages": [name for name in calibrator.curves if name != EVERYTHING],
+        "languages": [name for name in calibrator.curves if name != ALL],
         "confidence_source": dict(sorted(Counter(filter(None, judged.source.tolist())).items())),
     }
     return Calibration(calibrator, about, [one for of_level in rows for one in figures_of(of_level)], rows)

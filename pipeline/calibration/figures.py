@@ -12,11 +12,10 @@ from scipy import stats
 from pipeline.calibration.fit import segment_rows, word_rows
 from pipeline.calibration.samples import Samples
 from pipeline.evaluation.confidence import aupr_of_errors, aurc, auroc, ece, nce
-from pipeline.output.calibrator import Judged
+from pipeline.output.calibrator import ALL, Judged
 
 Level = Literal["word", "segment"]
 Group = Literal["all", "language", "source"]
-EVERYTHING = "all"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +63,7 @@ def scored(samples: Samples, judged: Judged) -> tuple[Scored, Scored]:
     """Words and segments with their predictors: raw, calibrated, then each signal, turned so that more is surer."""
     features = samples.features
     words, segments = word_rows(samples), segment_rows(samples)
-    known = ~np.isnan(samples.right)
-    spoken = (np.bincount(features.row_of, minlength=len(samples.units)) > 0) & features.has_text
+    known, spoken = samples.known, samples.spoken
     language = np.array([name or "unknown" for name in features.language], object)
     row = features.row_of[known]
     of_words = {"raw": features.raw_word[known], "calibrated": judged.word[known]}
@@ -95,7 +93,7 @@ def scored(samples: Samples, judged: Judged) -> tuple[Scored, Scored]:
 
 def figures_of(rows: Scored) -> Iterator[Figures]:
     """The figures of everything, of each language and of each source; of single signals those of everything only."""
-    yield from _of_group(rows, "all", EVERYTHING, list(rows.predictors))
+    yield from _of_group(rows, "all", ALL, list(rows.predictors))
     groups: list[tuple[Group, np.ndarray]] = [("language", rows.language), ("source", rows.source)]
     for group, column in groups:
         for key in sorted(set(column.tolist())):

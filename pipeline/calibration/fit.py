@@ -117,7 +117,7 @@ def isotonic(score: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple
 
 def word_rows(samples: Samples) -> Fit:
     """Words that the normaliser leaves something of."""
-    known, features = ~np.isnan(samples.right), samples.features
+    known, features = samples.known, samples.features
     signals = {name: values[known] for name, values in features.word.items()}
     target = samples.right[known]
     return Fit(signals, target, np.ones(len(target)), samples.speaker[features.row_of][known])
@@ -126,7 +126,7 @@ def word_rows(samples: Samples) -> Fit:
 def segment_rows(samples: Samples) -> Fit:
     """Segments with words; each weighs as many words as its part of the reference has."""
     features = samples.features
-    spoken = (np.bincount(features.row_of, minlength=len(samples.units)) > 0) & features.has_text
+    spoken = samples.spoken
     signals = {name: values[spoken] for name, values in features.segment.items()}
     return Fit(signals, samples.accuracy[spoken], np.maximum(1, samples.units[spoken]), samples.speaker[spoken])
 

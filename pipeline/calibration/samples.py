@@ -12,15 +12,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rapidfuzz.distance import Levenshtein
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.result import headline
 from pipeline.evaluation.rows import speaker_of
-from pipeline.evaluation.score import alignment
 from pipeline.evaluation.settings import UNKNOWN
+from pipeline.evaluation.words import label
 from pipeline.output.features import COLUMNS, Features, features_of
-from pipeline.output.stitch import join_words
 from pipeline.storage.base import Storage
 
 _READ = [*dict.fromkeys([*COLUMNS, "recording_id", "segment_index", "channel", "reference", "metadata", "fingerprint"])]
@@ -73,18 +71,20 @@ class Samples:
         )
 
     @property
+    def known(self) -> np.ndarray:
+        """Bool [words]: the normaliser leaves something of them."""
+        return ~np.isnan(self.right)
+
+    @property
+    def spoken(self) -> np.ndarray:
+        """Bool [segments]: they have words."""
+        own = self.features
+        return (np.bincount(own.row_of, minlength=len(self.units)) > 0) & own.has_text
+
+    @property
     def accuracy(self) -> np.ndarray:
         """Of each segment, in [0, 1]: 1 - WER, and 0 where there are more errors than words of the reference."""
         return 1 - np.minimum(1, self.errors / np.maximum(1, self.units))
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """Of one recording: which of its words are right (None: nothing is left of it), errors and units by segment."""
-
-    right: list[bool | None]
-    errors: list[int]
-    units: list[int]
 
 
 def read_samples(outputs: Sequence[tuple[str, Storage, NormaliserOf]], source_column: str | None = None) -> Samples:
@@ -121,56 +121,6 @@ def read_samples(outputs: Sequence[tuple[str, Storage, NormaliserOf]], source_co
         source=np.array(sources, object),
         fingerprints=tuple(sorted(set(whole["fingerprint"].to_pylist()))),
     )
-
-
-def label(segments: list[list[str]], reference: str, normal: Callable[[str], str], *, chars: bool) -> Labels:
-    """Align the words of a recording with its reference.
-
-    segments: the words of each, as they were recognised. reference: normalised. chars: the units are characters.
-
-    A normaliser may join, split or drop words. So the letters of the recognised words are aligned with those of the
-    normalised text: a word is right if all units are right that its letters became.
-    """
-    words = [word for of_segment in segments for word in of_segment]
-    segment_of = [number for number, of_segment in enumerate(segments) for _ in of_segment]
-    errors, units = [0] * len(segments), [0] * len(segments)
-    hypothesis = normal(join_words([{"text": word} for word in words]))
-    steps = alignment(reference, hypothesis, chars=chars)
-    recognised = [step.hypothesis for step in steps if step.hypothesis.strip()]
-    touched = touched_units(words, recognised)
-    word_of = {unit: word for word, of_word in reversed(list(enumerate(touched))) for unit in of_word}
-    is_right: list[bool] = []
-    segment = 0
-    for step in steps:
-        if step.hypothesis.strip():
-            segment = segment_of[word_of[len(is_right)]] if len(is_right) in word_of else segment
-            is_right.append(step.operation == "equal")
-        if step.reference.strip():
-            units[segment] += 1
-        if step.operation != "equal" and (step.hypothesis.strip() or step.reference.strip()):
-            errors[segment] += 1
-    right = [all(is_right[unit] for unit in of_word) if of_word else None for of_word in touched]
-    return Labels(right, errors, units)
-
-
-def touched_units(words: list[str], units: list[str]) -> list[set[int]]:
-    """For each recognised word the indexes of the normalised units that its letters became, perhaps none."""
-    letters, of_unit = "".join(units), [number for number, unit in enumerate(units) for _ in unit]
-    raw, of_word = "".join(words).lower(), [number for number, word in enumerate(words) for _ in word.lower()]
-    touched: list[set[int]] = [set() for _ in words]
-    blocks = groupby(Levenshtein.opcodes(raw, letters), key=lambda block: block.tag == "equal")
-    for is_equal, group in blocks:
-        several = list(group)
-        if is_equal:
-            for block in several:
-                for number in range(block.src_end - block.src_start):
-                    touched[of_word[block.src_start + number]].add(of_unit[block.dest_start + number])
-            continue
-        there = of_unit[several[0].dest_start : several[-1].dest_end]
-        first, end = several[0].src_start, several[-1].src_end
-        for word in set(of_word[first:end] or of_word[max(0, first - 1) : first]):
-            touched[word].update(there)
-    return touched
 
 
 def _recordings(storage: Storage) -> Iterator[tuple[list[dict[str, Any]], pa.Table]]:

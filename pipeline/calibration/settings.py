@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field
 
 from pipeline.config import OutputConfig, Section, StorageConfig
+from pipeline.evaluation.settings import NormaliserName
 
 
 class CalibrateSet(Section):
     """Transcripts with references: an output of jobs.transcribe, or of jobs.evaluate with sets of its own."""
 
     output: str = Field(min_length=1, description="where it is; it is only read")
-    normaliser: Literal["auto", "english", "multilingual", "mandarin", "whisper-compatible"] = Field(
-        "auto", description="auto: english for en, mandarin for zh, else multilingual"
-    )
+    normaliser: NormaliserName = Field("auto", description="as that of a set of jobs.evaluate")
 
 
 class CalibrateConfig(Section):

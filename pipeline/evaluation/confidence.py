@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 BINS = 15
 
@@ -28,12 +27,8 @@ def auroc(confidence: ArrayLike, correct: ArrayLike) -> float | None:
 
     confidence: [words]. correct: [words], 1 (right) or 0. None unless there are right words and wrong ones.
     """
-    sure, right = np.asarray(confidence, float), np.asarray(correct, bool)
-    good, bad = right.sum(), (~right).sum()
-    if not good or not bad:
-        return None
-    above = stats.rankdata(sure)[right].sum() - good * (good + 1) / 2  # Mann and Whitney's U
-    return float(above / (good * bad))
+    right = np.asarray(correct, bool)
+    return float(roc_auc_score(right, np.asarray(confidence, float))) if right.any() and not right.all() else None
 
 
 def nce(confidence: ArrayLike, correct: ArrayLike) -> float | None:

@@ -173,9 +173,7 @@ class Speed:
     """How long transcribing took. The figures are those of the last run of each set that had something to do."""
 
     audio_seconds: float = 0.0
-    seconds: float = (
-        0.0  # of the clock, from the start of the first actor to the last commit; 0: nothing was transcribed
-    )
+    seconds: float = 0.0  # of the clock, from the first actor to the last commit; 0: nothing was transcribed
     replica_seconds: float | None = 0.0  # of processors, by the replicas with their start; None: Ray runs elsewhere
 
     @property

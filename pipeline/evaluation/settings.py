@@ -27,6 +27,7 @@ from pipeline.config import (
 from pipeline.config_file import keys, mistakes
 from pipeline.evaluation.corrupt import CorruptConfig
 
+NormaliserName = Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"]
 UNKNOWN = "unknown"  # the language where the source does not name one
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
 _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
@@ -76,7 +77,7 @@ class SetConfig(Section):
 
     source: SourceConfig | None = Field(None, description="audio to transcribe for this evaluation")
     output: str | None = Field(None, description="or a finished output of jobs.transcribe, which is only read")
-    normaliser: Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"] = Field(
+    normaliser: NormaliserName = Field(
         "auto",
         description="auto: english for en, mandarin for zh, else multilingual; spoken: multilingual, numbers in words",
     )

@@ -36,10 +36,8 @@ LONGER = 16 * 2560  # samples, 2.56 s: a multiple of every usual length of a fra
 NO_SIGNALS: dict[str, float | None] = dict.fromkeys(field.name for field in SIGNALS)
 NO_WORD_SIGNALS: dict[str, float | None] = dict.fromkeys(field.name for field in WORD_SIGNALS)
 OF_TRAINING = "masked_spec_embed"  # ends the name of a weight that many checkpoints lack, and that nobody needs here
-LENGTHS = (
-    "_get_subsampling_output_length",
-    "_get_feat_extract_output_lengths",
-)  # transformers' names: frames of inputs
+# transformers' methods that say how many frames an input has.
+LENGTHS = ("_get_subsampling_output_length", "_get_feat_extract_output_lengths")
 
 
 class Spelling:

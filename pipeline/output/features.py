@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 # The columns of schemas.TRANSCRIPT that `features_of` reads.
-COLUMNS = (*("language", "text", "confidence", "words", "signals", "steps", "overflow", "chars_per_second", "model"),)
+COLUMNS = ("language", "text", "confidence", "words", "signals", "overflow", "chars_per_second", "model")
 SMALL = 1e-6
 
 

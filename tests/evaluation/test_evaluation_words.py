@@ -1,4 +1,4 @@
-"""Which recognised words are right, in the alignment that the error rate counts."""
+"""Which recognised words are right, checked by hand, where a normaliser joins, splits and drops words."""
 
 from __future__ import annotations
 
@@ -8,37 +8,50 @@ from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.rows import Outcome
 from pipeline.evaluation.score import scored
-from pipeline.evaluation.words import JudgedWord, judged, right_words, word_confidence
+from pipeline.evaluation.words import JudgedWord, judged, label, touched_units, word_confidence
 from pipeline.schemas import EVALUATED
 
-
-def rights(language: str, recognised: str, reference: str) -> list[bool | None]:
-    words = list(recognised) if language == "zh" else recognised.split()
-    normal = normaliser("auto", language)
-    return right_words(words, normal(reference), normal(recognised), normal, chars=language == "zh")
+Right = list[bool | None]
 
 
-def test_a_word_is_right_where_the_alignment_has_it_equal() -> None:
-    assert rights("de", "Die alte Katze, saß nun dort.", "die Katze saß hier dort") == [
-        True,
-        False,
-        True,
-        True,
-        False,
-        True,
-    ]
+@pytest.mark.parametrize(
+    ("language", "text", "reference", "right"),
+    [
+        ("de", "Guten Tag, Welt!", "guten tag welt", [True, True, True]),
+        ("de", "guten tag welt", "guten abend welt", [True, False, True]),
+        ("de", "guten sehr tag", "guten tag", [True, False, True]),
+        ("de", "guten - tag", "guten tag", [True, None, True]),  # nothing is left of a dash
+        ("en", "it's twenty one now", "it is 21 now", [True, True, True, True]),
+        ("en", "it's twenty two now", "it is 21 now", [True, False, False, True]),
+        ("en", "don't stop um please", "do not stop please", [True, True, None, True]),
+        ("zh", "我要茶", "我要鱼", [True, True, False]),
+        ("zh", "今天二十三", "今天23", [True] * 5),
+        ("fr", "İstanbul est loin", "i̇stanbul est près", [True, True, False]),  # one letter becomes two
+    ],
+)
+def test_a_word_is_right_if_what_it_became_is_right(language: str, text: str, reference: str, right: Right) -> None:
+    normal, chars = normaliser("auto", language), language == "zh"
+    words = list(text) if chars else text.split()
+    assert label([words], normal(reference), normal, chars=chars).right == right
 
 
-def test_characters_of_mandarin_are_judged_one_by_one() -> None:
-    assert rights("zh", "我要喝茶。", "我要吃茶") == [True, True, False, True, None]  # a full stop is no word
+def test_errors_count_in_the_segment_where_they_are_and_deletions_behind_the_word_before() -> None:
+    normal = normaliser("auto", "de")
+    found = label([["eins", "zwo"], [], ["vier", "sechs"]], "eins zwei drei vier fünf sechs", normal, chars=False)
+    assert found.right == [True, False, True, True]
+    assert found.errors == [2, 0, 1]  # zwo for zwei, drei is missing; fünf is missing
+    assert found.units == [3, 0, 3]
 
 
-def test_words_that_are_one_only_together_are_not_judged() -> None:
-    assert rights("en", "at twenty one, don't stay", "at 21 do not stay") == [True, None, None, True, True]
+def test_a_segment_without_words_has_all_errors() -> None:
+    found = label([[]], "eins zwei", normaliser("auto", "de"), chars=False)
+    assert (found.right, found.errors, found.units) == ([], [2], [2])
 
 
-def test_a_word_of_two_normal_words_is_right_where_both_are() -> None:
-    assert rights("en", "I don't know", "I do know") == [True, False, True]
+def test_letters_find_their_units() -> None:
+    assert touched_units(["twenty", "one", "uh", "days"], ["21", "days"]) == [{0}, {0}, {0}, {1}]
+    assert touched_units(["isn't"], ["is", "not"]) == [{0, 1}]
+    assert touched_units([], []) == []
 
 
 def outcome(reference: str | None) -> Outcome:
