@@ -9,13 +9,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config import ConfigError
 from pipeline.flow import reaper
-from pipeline.storage.scratch import last_change
+from pipeline.storage.scratch import changed_within
 
 SOCKET_BYTES = 107  # the longest address of a Unix socket
 NAMED_BYTES = 66  # what Ray puts below its folder: "/session_2026-11-29_06-28-06_024868_1234567/sockets/plasma_store"
@@ -71,7 +70,7 @@ def clear_left_over(home: Path, older_than_seconds: float = LEFT_OVER_SECONDS) -
     """Delete the folders of starts in which nobody has written or made a file for so long. Returns how many."""
     cleared = 0
     for folder in home.iterdir():
-        if time.time() - last_change(folder) > older_than_seconds and not reaper.holders(str(folder)):
+        if not changed_within(folder, older_than_seconds) and not reaper.holders(str(folder)):
             shutil.rmtree(folder, ignore_errors=True)
             cleared += 1
     return cleared

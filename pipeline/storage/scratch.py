@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 import time
@@ -34,22 +35,27 @@ def sweep_folder(folder: Path, older_than_seconds: float, *, prefix: str = "") -
     swept = 0
     with contextlib.suppress(OSError):  # there is no such folder
         for entry in list(folder.glob(f"{prefix}*")):
-            if not entry.is_symlink() and time.time() - last_change(entry) > older_than_seconds:
+            if not entry.is_symlink() and not changed_within(entry, older_than_seconds):
                 _remove(entry)
                 swept += not entry.exists()
     return swept
 
 
-def last_change(path: Path) -> float:
-    """Time of the last change of a file, or of anything in a folder; now, if that cannot be read."""
-    newest = 0.0
+def changed_within(path: Path, seconds: float) -> bool:
+    """Whether a file, or anything in a folder, changed in the last `seconds`. What cannot be read counts as changed.
+
+    The first change that is found is the answer: a folder in use is not walked through.
+    """
+    since, found = time.time() - seconds, False
     try:
-        for inner in (path, *path.rglob("*")):
+        for inner in itertools.chain([path], path.rglob("*")):
             with contextlib.suppress(FileNotFoundError):
-                newest = max(newest, inner.lstat().st_mtime)
+                changed, found = inner.lstat().st_mtime >= since, True
+                if changed:
+                    return True
     except OSError:
-        return time.time()
-    return newest or time.time()
+        return True
+    return not found
 
 
 def _remove(path: Path) -> None:

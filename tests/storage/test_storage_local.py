@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.storage.local import LocalStorage
+from pipeline.storage.scratch import scratch_folder
 from tests.support.storages import check_kept_files, check_puts, check_versions, fill
 
 ROUNDS = 50
@@ -222,6 +223,28 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(
     assert storage.sweep(3600) == 1
     assert list((storage.root / ".tmp").iterdir()) == []
     assert storage.get("kept") == b"1"
+
+
+def test_a_scratch_folder_in_use_is_not_walked_through(
+    storage: LocalStorage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every storage that opens looks for abandoned ones: a folder of 100,000 files cost it seconds."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    walked = []
+    rglob = Path.rglob
+    monkeypatch.setattr(
+        Path, "rglob", lambda path, pattern: (walked.append(path) or inner for inner in rglob(path, pattern))
+    )
+    with scratch_folder() as folder:
+        (folder / "file").touch()
+        assert storage.sweep(3600) == 0
+        assert walked == []
+        old = time.time() - 7200
+        for path in (folder / "file", folder):
+            os.utime(path, (old, old))
+        assert storage.sweep(3600) == 1
+        assert walked
+        folder.mkdir()
 
 
 def test_a_storage_can_be_sent_to_other_processes(storage: LocalStorage) -> None:

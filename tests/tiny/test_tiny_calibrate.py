@@ -28,9 +28,9 @@ def test_a_second_fit_replaces_calibrator_and_section_and_nothing_else(
     monkeypatch.setattr(calibrate, "calibrate", lambda *_: SimpleNamespace(about=ABOUT, figures=[]))
     for body in ("{}", '{"new": 1}'):
         (folder / "fit" / calibrate.FILE).write_text(body)
-        calibrate.main("tiny", folder, 1)
+        calibrate.main("tiny", folder)
     text = card.read_text()
     assert (model / calibrate.FILE).read_text() == body
     assert (text.count(calibrate.HEADING), text.count("## Licence\n\nMIT\n"), text.count("of old weights")) == (1, 1, 0)
-    assert "9 words, 2\nspeakers, on 2026-01-01" in text
+    assert "9 words, 2 speakers, on 2026-01-01" in text
     assert "2 calibrated:language, 1 raw" in text
