@@ -311,6 +311,26 @@ TRANSCRIPT = pa.schema(
     ]
 )
 
+_OF_SEGMENT = (  # columns of TRANSCRIPT that a label keeps
+    *("recording_id", "source_uri", "source_member", "channel", "start_ms", "end_ms", "language", "text", "words"),
+    *("confidence", "confidence_source", "signals", "steps", "reference", "metadata", "unit_id", "model"),
+    "fingerprint",
+)
+LABELS = pa.schema(  # one row per kept label and per dropped segment; each segment of the transcripts is in one row
+    [
+        ("label_id", pa.string()),  # hash of model, recording, channel and segments: the same in every selection
+        ("segment_indices", pa.list_(pa.int32())),  # ascending; several where neighbours are merged to one label
+        # Of merged segments: signals are null, steps is the largest, confidence the mean over their characters.
+        *(TRANSCRIPT.field(name) for name in _OF_SEGMENT),
+        ("speaker", pa.string()),  # of the metadata; null: unknown
+        ("expected_wer", pa.float32()),  # in [0, 1]; null where nothing says it
+        ("kept", pa.bool_()),
+        ("reason", pa.string()),  # why it is dropped; null where it is kept
+        ("split", pa.string()),  # train, dev or test; null where it is dropped
+        ("policy", pa.string()),  # hash of what decided
+    ]
+)
+
 DEAD_LETTER = pa.schema(
     [
         ("recording_id", pa.string()),
