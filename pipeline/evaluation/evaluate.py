@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
-import os
-import platform
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,12 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pydantic
 
-from pipeline import __version__
 from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig
 from pipeline.config_file import mistakes
-from pipeline.evaluation import history
+from pipeline.evaluation import history, kept_reports
 from pipeline.evaluation.compare import compare_rows, unpaired, verdict
 from pipeline.evaluation.junit import junit_xml
+from pipeline.evaluation.made_with import about_of, differing, recorded
 from pipeline.evaluation.rates import language_rates, rate
 from pipeline.evaluation.report import render
 from pipeline.evaluation.result import Evaluation, Speed, SweepPoint, Verdict
@@ -42,9 +39,6 @@ from pipeline.storage.base import Storage, open_storage, read_json
 
 log = logging.getLogger(__name__)
 
-# The sections of the config that change the figures.
-DECIDING = ("sets", "model", "denoise", "decode", "segment", "corrupt")
-
 PROCESSOR = "_run/processor.json"  # in the output of a set: how much processor time its replicas took
 
 
@@ -60,7 +54,8 @@ class _Scored:
 def run_evaluation(config: EvaluateConfig) -> Evaluation:
     """Evaluate all sets. What the same run has transcribed under the same settings is not transcribed again.
 
-    Writes rows, result, report.html and junit.xml to the output. Raises ConfigError and OutputError, one line each.
+    Writes rows, result, report.html and junit.xml to the output, and keeps both pages in its reports/. Raises
+    ConfigError and OutputError, one line each.
     """
     check_absolute("output.uri", config.output.uri)
     for name, one in config.sets.items():
@@ -70,21 +65,22 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         check_machine(config.model, config.compute)
     swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work
     storage = open_storage(config.output.uri, config=config.storage)
-    about = _about(config)
+    about = about_of(config)
     run = config.run or datetime.now(UTC).date().isoformat()
     identity = f"{config.name}-{run}-{about['config_hash'][:6]}"
     at = history.started(storage, identity)
-    old = None
+    base = None
     if config.baseline:  # a missing baseline is an error before hours of work
-        old = history.baseline_rows(storage, config.baseline, config.name, identity, config.storage)
+        base = history.baseline(storage, config.baseline, config.name, identity, config.storage)
+    old = base.rows if base else None
     kept = ("revision", "config_hash", "code_version", "hardware")
     common = {"date": at.date().isoformat(), "evaluation": identity, "evaluated_at": at} | {
         name: about[name] for name in kept
     }
     with contextlib.ExitStack() as stack:
-        base = _scored(config, run, common, stack)
+        done = _scored(config, run, common, stack)
         sweep = [_point(one, settings, run, common, stack) for settings, one in swept]
-    rows = base.rows
+    rows = done.rows
     gate = config.gate
     measured = language_rates(rows, resamples=gate.resamples, seed=gate.seed)
     table = to_table(rows, EVALUATED)
@@ -103,16 +99,22 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         baseline=old["evaluation"][0].as_py() if old is not None else None,
         verdict=_noted(config, old, verdict(compared, measured, gate, lost=lost)),
         sweep=sweep,
-        speed=base.speed,
-        words=word_confidence(base.words),
+        speed=done.speed,
+        words=word_confidence(done.words),
+        settings=recorded(config),
     )
+    if base:
+        evaluation = replace(evaluation, differing=differing(evaluation, base.result))
     history.write_rows(storage, table)
     history.write_result(storage, config.name, evaluation)
     if config.keep_as:
-        history.keep(storage, config.keep_as, table, config.storage)
-    evaluation = replace(evaluation, history=history.points(history.results(storage), config.name))
-    storage.put("report.html", render(evaluation, table).encode())
-    storage.put("junit.xml", junit_xml(evaluation).encode())
+        history.keep(storage, config.keep_as, config.name, evaluation, table, config.storage)
+    known = history.results(storage)
+    evaluation = replace(evaluation, history=history.points(known, config.name))
+    pages = {"html": render(evaluation, table), "xml": junit_xml(evaluation)}
+    storage.put("report.html", pages["html"].encode())
+    storage.put("junit.xml", pages["xml"].encode())
+    kept_reports.keep(storage, identity, pages, known)
     return evaluation
 
 
@@ -208,19 +210,3 @@ def _with(config: EvaluateConfig, settings: Mapping[str, Any]) -> EvaluateConfig
     if changed.model != config.model:
         layout.describe(changed.model.name, changed.model.revision)
     return changed
-
-
-def _about(config: EvaluateConfig) -> dict[str, str]:
-    settings = config.model_dump(mode="json")
-    deciding: dict[str, Any] = {key: settings[key] for key in DECIDING}
-    revision = "as the output says"
-    if any(one.source for one in config.sets.values()):
-        info = layout.describe(config.model.name, config.model.revision)
-        deciding["weights"], revision = info.weights_hash, info.revision
-    damage = config.corrupt.description()
-    return ({"corrupt": damage} if damage else {}) | {
-        "revision": revision,
-        "config_hash": hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()[:16],
-        "code_version": __version__,
-        "hardware": f"{platform.machine()}, {os.cpu_count()} CPUs, {config.compute.gpus_per_replica:g} GPUs a replica",
-    }

@@ -1,7 +1,7 @@
 """Past evaluations: rows as Parquet by date, set and language, a small result for each, baselines by name.
 
 OUT/evaluations/date=YYYY-MM-DD/set=NAME/language=xx/EVALUATION.parquet   a row per recording, schemas.EVALUATED
-OUT/results/EVALUATION.json                                              rates, comparisons, verdict: one object each
+OUT/results/EVALUATION.json                                              rates, settings, comparisons, verdict
 OUT/results/EVALUATION.started                                           when it began; a resume keeps this date
 OUT/baselines/NAME.json                                                  which evaluation NAME stands for
 """
@@ -13,21 +13,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError, StorageConfig
-from pipeline.evaluation.result import Evaluation, Point
+from pipeline.evaluation.result import Evaluation, Point, rate_of
 from pipeline.schemas import EVALUATED
-from pipeline.storage.base import Storage, open_storage, read_json
+from pipeline.storage.base import Storage, delete_all, open_storage, read_json
 
 ROWS, RESULTS, BASELINES = "evaluations", "results", "baselines"
 PARTITIONS = ("date", "set", "language")
 PREVIOUS = "previous"
 _KEY = re.compile(rf"{ROWS}/date=([^/]+)/set=([^/]+)/language=([^/]+)/([^/]+)\.parquet")
+
+
+class Baseline(NamedTuple):
+    """An earlier evaluation: its rows (schemas.EVALUATED), and its result, which is empty where only rows were kept."""
+
+    rows: pa.Table
+    result: dict[str, Any]
 
 
 def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
@@ -67,27 +74,36 @@ def read_rows(storage: Storage, evaluation: str) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def write_result(storage: Storage, name: str, evaluation: Evaluation) -> None:
-    """Write the result as JSON, without the rates of speakers, durations and noise: they follow from the rows."""
-    rates = [asdict(rate) for rate in evaluation.rates if rate.group in ("all", "set", "language")]
+def write_result(storage: Storage, name: str, evaluation: Evaluation) -> str:
+    """Write the result as JSON, without the rates of speakers, durations and noise: they follow from the rows.
+
+    Returns its key.
+    """
+    key = f"{RESULTS}/{evaluation.evaluation}.json"
+    rates = [
+        asdict(rates) | {"rate": rates.counts.rate}
+        for rates in evaluation.rates
+        if rates.group in ("all", "set", "language")
+    ]
     content = {"name": name} | asdict(evaluation) | {"history": [], "rates": rates}
-    storage.put(f"{RESULTS}/{evaluation.evaluation}.json", json.dumps(content, indent=1, default=_text).encode())
+    storage.put(key, json.dumps(content, indent=1, default=_text).encode())
+    return key
 
 
-def keep(storage: Storage, target: str, rows: pa.Table, config: StorageConfig) -> None:
+def keep(
+    storage: Storage, target: str, name: str, evaluation: Evaluation, rows: pa.Table, config: StorageConfig
+) -> None:
     """Make an evaluation the baseline `target`: a NAME in its own output, or an address.
 
-    An address then contains this evaluation only; the rows of earlier ones are deleted there.
+    An address then contains this evaluation only; the rows and results of earlier ones are deleted there.
     """
     if "/" not in target:
-        content = {"evaluation": rows["evaluation"][0].as_py()}
+        content = {"evaluation": evaluation.evaluation}
         storage.put(f"{BASELINES}/{target}.json", json.dumps(content).encode())
         return
     other = open_storage(target, config=config)
-    written = write_rows(other, rows)
-    for key in list(other.list(f"{ROWS}/")):
-        if key not in written:
-            other.delete(key)
+    written = write_rows(other, rows) | {write_result(other, name, evaluation)}
+    delete_all(other, [key for kind in (ROWS, RESULTS) for key in other.list(f"{kind}/") if key not in written])
 
 
 def results(storage: Storage) -> list[dict[str, Any]]:
@@ -114,7 +130,7 @@ def points(known: list[dict[str, Any]], name: str, *, last: int = 100) -> list[P
             model=one["about"].get("model", ""),
             language=rate["key"],
             metric=rate["metric"],
-            rate=_headline(rate),
+            rate=rate_of(rate) or 0.0,
             low=rate["low"],
             high=rate["high"],
         )
@@ -124,35 +140,38 @@ def points(known: list[dict[str, Any]], name: str, *, last: int = 100) -> list[P
     ]
 
 
-def baseline_rows(
-    storage: Storage, baseline: str, name: str, evaluation: str, config: StorageConfig
-) -> pa.Table | None:
-    """The rows of the baseline: of a kept NAME, of `previous`, or at the address of another output of jobs.evaluate.
+def baseline(storage: Storage, named: str, name: str, evaluation: str, config: StorageConfig) -> Baseline | None:
+    """The baseline: a kept NAME, `previous`, or at the address of another output of jobs.evaluate.
 
     evaluation: the present one; it is never its own baseline, and corrupted evaluations are none either. None where
     `previous` does not exist yet. Raises ConfigError, one line, where any other baseline does not exist.
     """
-    if baseline == PREVIOUS:
+    if named == PREVIOUS:
         earlier = [one["evaluation"] for one in results(storage) if one["name"] == name and not is_corrupted(one)]
         earlier = [one for one in earlier if one != evaluation]
-        return read_rows(storage, earlier[-1]) if earlier else None
-    if "/" not in baseline:
-        key = f"{BASELINES}/{baseline}.json"
+        return _baseline(storage, earlier[-1]) if earlier else None
+    if "/" not in named:
+        key = f"{BASELINES}/{named}.json"
         if storage.exists(key):
-            if not isinstance(named := read_json(storage, key).get("evaluation"), str):
-                raise ConfigError(f"baseline: {baseline}: {storage.uri}/{key} names no evaluation")
-            return read_rows(storage, named)
+            if not isinstance(kept_one := read_json(storage, key).get("evaluation"), str):
+                raise ConfigError(f"baseline: {named}: {storage.uri}/{key} names no evaluation")
+            return _baseline(storage, kept_one)
         kept = ", ".join(sorted(_kept(storage))) or "none"
-        raise ConfigError(f"baseline: {baseline}: not kept in {storage.uri} (kept there: {kept})")
-    other = open_storage(baseline, create=False, config=config)
+        raise ConfigError(f"baseline: {named}: not kept in {storage.uri} (kept there: {kept})")
+    other = open_storage(named, create=False, config=config)
     stored = sorted({match[4] for key in other.list(f"{ROWS}/") if (match := _KEY.fullmatch(key))})
     known = results(other)
     if len(stored) == 1 and not any(is_corrupted(one) for one in known):
-        return read_rows(other, stored[0])
+        return _baseline(other, stored[0])
     sound = [one["evaluation"] for one in known if not is_corrupted(one)]
     if not sound:
-        raise ConfigError(f"baseline: {baseline}: {len(stored)} evaluations there, and no result says which is last")
-    return read_rows(other, sound[-1])
+        raise ConfigError(f"baseline: {named}: {len(stored)} evaluations there, and no result says which is last")
+    return _baseline(other, sound[-1])
+
+
+def _baseline(storage: Storage, evaluation: str) -> Baseline:
+    key = f"{RESULTS}/{evaluation}.json"
+    return Baseline(read_rows(storage, evaluation), read_json(storage, key) if storage.exists(key) else {})
 
 
 def started(storage: Storage, evaluation: str) -> datetime:
@@ -171,13 +190,6 @@ def _row_key(group: dict[str, str], evaluation: str) -> str:
 def _kept(storage: Storage) -> Iterator[str]:
     for key in storage.list(f"{BASELINES}/"):
         yield key.removeprefix(f"{BASELINES}/").removesuffix(".json")
-
-
-def _headline(rate: dict[str, Any]) -> float:
-    c = rate["chars" if rate["metric"] == "CER" else "words"]
-    return float(c["substitutions"] + c["deletions"] + c["insertions"]) / (
-        c["hits"] + c["substitutions"] + c["deletions"]
-    )
 
 
 def _text(value: object) -> str:

@@ -30,7 +30,8 @@ from pipeline.output.page import render_page
 WORST = 50  # utterances shown
 SPEAKERS = 100  # shown, those with most errors first
 
-_ABOUT = ("model", "revision", "config_hash", "normaliser", "code_version", "hardware")  # first, in this order
+# first, in this order
+_ABOUT = ("model", "revision", "config_hash", "normaliser", "code_version", "git_commit", "hardware")
 _WORDING = {
     function.__name__: function for function in (decimal, finding, interval, percent, points, probability, share, utc)
 }

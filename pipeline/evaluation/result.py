@@ -48,6 +48,11 @@ class Counts:
         )
 
 
+def rate_of(stored: Mapping[str, Any]) -> float | None:
+    """The rate of a group from the result that is kept as JSON; None where it has no reference."""
+    return Counts(**stored["chars" if stored["metric"] == "CER" else "words"]).rate
+
+
 @dataclass(frozen=True, slots=True)
 class Rates:
     """One group of recordings: a set, a language, a speaker, a range of durations or of noise.
@@ -241,6 +246,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class Differing:
+    """A setting, or a fact about model, code or machine, that was another one for the baseline."""
+
+    name: str
+    here: str
+    there: str
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Everything that the report, the JUnit file and the log show. The rows are a table of schemas.EVALUATED."""
 
@@ -255,3 +269,5 @@ class Evaluation:
     sweep: Sequence[SweepPoint] = ()
     speed: Speed = Speed()
     words: Sequence[WordConfidence] = ()  # of all languages, then of each
+    settings: Mapping[str, Any] = field(default_factory=dict)  # by full key
+    differing: Sequence[Differing] = ()  # from the baseline

@@ -1,7 +1,7 @@
 """Several models on the same sets: an evaluation of each, their differences, one report of all.
 
 OUT/models/NAME/    the evaluation of one model, with its own report
-OUT/comparison.json  OUT/report.html  OUT/report.md
+OUT/comparison.json  OUT/report.html  OUT/report.md    the last one; reports/NAME-RUN.html: every one
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.evaluation import history
+from pipeline.evaluation import history, kept_reports
 from pipeline.evaluation.compare import compare_rows
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.result import Difference, Evaluation, SideBySide
@@ -51,6 +51,7 @@ def run_side_by_side(config: EvaluateConfig) -> SideBySide:
     storage = open_storage(config.output.uri, config=config.storage)
     storage.put("comparison.json", json.dumps(_content(found), indent=1, default=str).encode())
     storage.put("report.html", render(found).encode())
+    kept_reports.keep(storage, f"{found.name}-{found.run}", {"html": render(found, "../")}, [])
     storage.put("report.md", "\n".join(report_lines(found)).encode())
     return found
 

@@ -28,11 +28,12 @@ NOTES = {
 }
 
 
-def render(found: SideBySide) -> str:
-    """The page as text. Everything that comes from outside is escaped."""
+def render(found: SideBySide, up: str = "") -> str:
+    """The page as text. Everything that comes from outside is escaped. up: the way to the folder of models/: "../"."""
     return render_page(
         "side_by_side.html.j2",
         found=found,
+        up=up,
         notes=NOTES,
         headers={"models": MODELS, "rates": RATES, "differences": DIFFERENCES, "words": WORDS},
         models=list(model_rows(found)),

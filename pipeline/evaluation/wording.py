@@ -121,6 +121,9 @@ def summary_lines(evaluation: Evaluation) -> list[str]:
     ]
     lines = [*_aligned([HEADER, *rows]), *_damaged(evaluation), *_sweep(evaluation)]
     lines += [plain(comparison_line(comparison, evaluation.baseline)) for comparison in evaluation.comparisons]
+    if evaluation.differing:
+        changed = "; ".join(f"{one.name} {one.here} (there: {one.there})" for one in evaluation.differing)
+        lines.append(plain(f"differs from {evaluation.baseline}: {changed}"))
     lines += [f"warning: {plain(warning)}" for warning in evaluation.verdict.warnings]
     if evaluation.verdict.passed:
         return [*lines, "passed"]

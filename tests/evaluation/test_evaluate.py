@@ -84,6 +84,32 @@ def test_rows_result_report_and_junit_are_written_and_written_again_replace_them
     assert len(second.history) == 1
 
 
+def test_every_night_keeps_its_pages_and_the_settings_that_differ_are_named(
+    tmp_path: Path, outputs: dict[str, str]
+) -> None:
+    nights = [
+        run_evaluation(config(tmp_path, {"dev": outputs["good"]}, f"run={night}", *more))
+        for night, more in (("1", []), ("2", ["baseline=previous", "denoise.max_steps=7"]))
+    ]
+    reports = tmp_path / "evaluated/reports"
+    names = [night.evaluation for night in nights]
+    kept = {f"{name}.{ending}" for name in names for ending in ("html", "xml")}
+    assert {path.name for path in reports.iterdir()} == kept | {"index.html"}
+    last = reports / f"{names[1]}.html"
+    assert last.read_bytes() == (tmp_path / "evaluated/report.html").read_bytes()
+    assert names[0] in (reports / f"{names[0]}.html").read_text(encoding="utf-8")
+    index = (reports / "index.html").read_text(encoding="utf-8")
+    assert 0 < index.index(f'href="{names[1]}.html"') < index.index(f'href="{names[0]}.html"')
+
+    result = json.loads((tmp_path / f"evaluated/results/{names[1]}.json").read_text(encoding="utf-8"))
+    assert result["settings"]["denoise.max_steps"] == 7
+    assert result["rates"][0]["rate"] == 0.0
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?", result["about"]["git_commit"])
+    line = f"differs from {names[0]}: denoise.max_steps 7 (there: 16)"
+    assert line in summary_lines(nights[1])
+    assert "denoise.max_steps" in last.read_text(encoding="utf-8")
+
+
 def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
     tmp_path: Path, outputs: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
