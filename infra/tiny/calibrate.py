@@ -2,8 +2,8 @@
 
     python -m infra.tiny.calibrate MODEL [folder]
 
-It takes recorded people (human_speech.py). For tiny it also synthesises speech by voices that the training never saw: the
-sets of probes.py, each in six languages. Then it transcribes all of it, fits (jobs.calibrate), and writes
+It takes recorded people (human_speech.py). For tiny it also synthesises speech by voices that the training never saw:
+the sets of probes.py, each in six languages. Then it transcribes all of it, fits (jobs.calibrate), and writes
 pipeline/assets/MODEL/calibrator.json and the section "## Confidence" of the card. FOLDER (work/calibrate/MODEL) keeps
 the speech and the transcripts: the same command goes on where it was.
 """
