@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 ORDER = (  # as DESIGN.md draws the house: the way of the data, then what is built on it
     *("missing", "config", "config_file", "schemas", "storage", "sources", "planning", "audio", "model", "output"),
     *("flow", "forecast", "run", "in_process", "notebook", "evaluation", "calibration"),
-    *("labels", "training", "doctor", "benchmark"),
+    *("labels", "export", "training", "doctor", "benchmark"),
 )
 RAY = ("pipeline/flow/", "pipeline/training/")
 STATIONS = ("sources", "planning", "audio", "model", "output")

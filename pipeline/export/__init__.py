@@ -1,0 +1,1 @@
+"""From labels to training sets and subtitles: one small file per format."""

@@ -1,0 +1,109 @@
+"""Writes one shard and commits it: its files, then one conditional put of the commit that names them.
+
+The bytes of a shard depend only on its rows and their audio. What a killed attempt has written before its commit is
+replaced by the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.export.figures import count
+from pipeline.export.formats import writer_of
+from pipeline.export.labels import Label, read_labels
+from pipeline.export.origin import Item, items, read_refs, read_run
+from pipeline.export.settings import ExportConfig
+from pipeline.export.shards import Shard, split_of
+from pipeline.schemas import Place
+from pipeline.storage.base import OutputError, Storage, open_storage
+
+COMMITS = "_export/commits/"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A shard that is left to write. transcripts: where its rows are from. units: where its recordings are planned."""
+
+    config: ExportConfig
+    shard: Shard
+    transcripts: str
+    units: tuple[tuple[str, Place], ...]
+    fingerprint: str
+
+
+def write_shard(task: Task) -> dict[str, Any]:
+    """Write the files of a shard and commit them. Returns the commit.
+
+    Raises OutputError if another export has committed the shard with other content, StorageError if a store is out of
+    reach.
+    """
+    config, shard = task.config, task.shard
+    source, origin, target = (
+        open_storage(uri, create=False, config=config.storage)
+        for uri in (config.input.uri, task.transcripts, config.output.uri)
+    )
+    run = read_run(origin)
+    writer, _ = writer_of(config.export)
+    written: list[Label] = []
+    problems: list[dict[str, str]] = []
+
+    def noted(of_shard: Iterator[Item]) -> Iterator[Item]:
+        for item in of_shard:
+            written.append(item.label)
+            yield item
+
+    labels = wanted(source, shard, all_rows=config.export.all_rows)
+    of_shard = items(labels, read_refs(origin, task.units), run)
+    with target.scratch() as folder:
+        files = writer(noted(of_shard), shard, folder)
+        content = {key: _described(path) for key, path in sorted(files.items())}
+        for key, path in files.items():
+            target.put(key, path)
+    commit = {
+        "shard": shard.name,
+        "fingerprint": task.fingerprint,
+        "files": content,
+        "figures": count(written),
+        "problems": problems,
+    }
+    if target.put_if_absent(commit_key(shard), json.dumps(commit, ensure_ascii=False).encode()):
+        return commit
+    winner = read_commit(target, shard, task.fingerprint)
+    if winner["files"] != content:
+        raise OutputError(f"{target.uri}/{commit_key(shard)}: another export wrote other content at the same time")
+    return winner
+
+
+def wanted(source: Storage, shard: Shard, *, all_rows: bool) -> Iterator[Label]:
+    """The rows of a shard. all_rows: also those that are dropped."""
+    for label in read_labels(source, shard.key, shard.first, shard.stop):
+        if (label.kept or all_rows) and split_of({"split": label.split}) == shard.split:
+            yield label
+
+
+def commit_key(shard: Shard) -> str:
+    """Where the commit of a shard is."""
+    return f"{COMMITS}{shard.name}.json"
+
+
+def read_commit(storage: Storage, shard: Shard, fingerprint: str) -> dict[str, Any]:
+    """The commit of a shard. Raises OutputError if it is damaged or of other settings."""
+    key = commit_key(shard)
+    try:
+        commit: dict[str, Any] = json.loads(storage.get(key))
+        same = commit["fingerprint"] == fingerprint
+    except (ValueError, KeyError, TypeError):
+        raise OutputError(f"{storage.uri}/{key}: not a commit of an export") from None
+    if not same:
+        raise OutputError(f"{storage.uri}/{key}: of an export with other settings, which ran at the same time")
+    return commit
+
+
+def _described(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}

@@ -1,0 +1,63 @@
+"""NeMo's manifests, against their documented form; NeMo itself is not installed for the tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.export import main
+from tests.support.labelled import archive, transcribed
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def export(tmp_path: Path, *words: str) -> int:
+    return main(["export.format=nemo", f"input.uri={tmp_path / 'out'}", f"output.uri={tmp_path / 'set'}", *words])
+
+
+def silent_at(start_ms: int, row: dict[str, Any]) -> dict[str, Any]:
+    return row | ({"text": "", "words": []} if row["start_ms"] == start_ms else {})
+
+
+def test_a_manifest_by_reference_points_into_the_files(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), str(tmp_path / "out"))
+    assert export(tmp_path, "export.audio=reference", "export.shard_rows=2") == 0
+    rows = rows_of(tmp_path / "set/train/manifest.json")
+    first = {key: rows[1][key] for key in ("audio_filepath", "offset", "duration", "text", "lang", "speaker")}
+    assert first == {
+        "audio_filepath": str(tmp_path / "in/r0.wav"),
+        "offset": 1.0,
+        "duration": 0.9,
+        "text": "good morning my friend",
+        "lang": "en",
+        "speaker": "s0",
+    }
+    assert [row["recording_id"] for row in rows] == ["r0.wav", "r0.wav", "r1.wav", "r1.wav", "r2.wav", "r2.wav"]
+    assert len({row["id"] for row in rows}) == 6
+
+
+def test_dropped_rows_are_left_out_or_marked_with_their_reason(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"), change=lambda row: silent_at(1000, row))
+    assert export(tmp_path, "export.audio=reference") == 0
+    assert [row["offset"] for row in rows_of(tmp_path / "set/train/manifest.json")] == [0, 0]
+    assert export(tmp_path, "export.audio=reference", "export.all_rows=true", f"output.uri={tmp_path / 'all'}") == 0
+    rows = rows_of(tmp_path / "all/train/manifest.json")
+    assert [row.get("_skipme") for row in rows] == [None, "no_text", None, "no_text"]
+
+
+def test_a_recording_in_an_archive_cannot_be_pointed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import tarfile
+
+    archive(tmp_path / "files", 1)
+    (tmp_path / "in").mkdir()
+    with tarfile.open(tmp_path / "in/a.tar", "w") as tar:
+        tar.add(tmp_path / "files/r0.wav", "r0.wav")
+    transcribed(str(tmp_path / "in"), str(tmp_path / "out"))
+    assert export(tmp_path, "export.audio=reference") == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("export.audio: a/r0 is in ")
