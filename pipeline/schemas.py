@@ -14,7 +14,7 @@ from pipeline.config import public
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 ARCHIVE = "!archive"  # ends the id of a RecordingRef that stands for all that cannot be read of an archive
 
 REASONS = {  # why a recording is a dead letter, and what that means

@@ -98,7 +98,7 @@ def made_up_commit(unit_id: str, recordings: int = 1) -> bytes:
 @functools.cache
 def _commit_template(recordings: int) -> bytes:
     unit, rows = UNIT.decode(), ROWS if recordings == 1 else recordings
-    data = {"key": f"data/{unit}-{'0' * 16}.parquet", "rows": rows, "bytes": 20_000, "sha256": "0" * 64}
+    data = {"key": f"data/{unit}-{'0' * 16}.arrow", "rows": rows, "bytes": 20_000, "sha256": "0" * 64}
     figures = dict.fromkeys(FIGURES, 0) | {"in": SAMPLES_EACH, "transcribed": SAMPLES_EACH}
     lists: dict[str, list[Any]] = {name: [value] * recordings for name, value in figures.items()}
     lists |= {"rows": [rows // recordings] * recordings, "reason": [None] * recordings, "problem": [None] * recordings}

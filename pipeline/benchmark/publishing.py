@@ -84,7 +84,7 @@ def _write_unit(storage: LocalStorage, unit: WorkUnit, template: pa.Table) -> No
     for name, value in columns.items():
         index = TRANSCRIPT.get_field_index(name)
         template = template.set_column(index, TRANSCRIPT.field(index), pa.array([value] * SEGMENTS))
-    body, key = encoded(template), f"{DATA}{unit.unit_id}-{'0' * 16}.parquet"
+    body, key = encoded(template), f"{DATA}{unit.unit_id}-{'0' * 16}.arrow"
     figures = dict.fromkeys(FIGURES, 0) | {"in": SAMPLES_EACH, "transcribed": SAMPLES_EACH}
     commit = commit_record(
         unit.unit_id,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 from collections.abc import Set
 from itertools import pairwise
@@ -11,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.output.commit import encoded
 from pipeline.schemas import PIECE_RECOGNISED, Position, to_table
 from pipeline.storage.base import OutputError, Storage, delete_all, in_order
 
@@ -72,10 +72,8 @@ def save_piece(storage: Storage, row: dict[str, Any]) -> bool:
 
     Returns False if that piece is already saved; it does not change then.
     """
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, PIECE_RECOGNISED, options=pa.ipc.IpcWriteOptions(compression="zstd")) as writer:
-        writer.write_table(to_table([row], PIECE_RECOGNISED))
-    return storage.put_if_absent(_key(row["unit_id"], row["piece"], is_last=row["next"] is None), sink.getvalue())
+    key = _key(row["unit_id"], row["piece"], is_last=row["next"] is None)
+    return storage.put_if_absent(key, encoded(to_table([row], PIECE_RECOGNISED)))
 
 
 def saved_pieces(storage: Storage, unit_id: str) -> dict[int, Position]:

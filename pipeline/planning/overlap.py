@@ -14,7 +14,7 @@ WRITTEN = (
     "_run/summary.json",
     "_run/config.yaml",
     "commits/00/unit.json",
-    "data/unit-attempt.parquet",
+    "data/unit-attempt.arrow",
     "transcripts/part-00000.parquet",
     "dead_letters/part-00000.parquet",
     "report.html",

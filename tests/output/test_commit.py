@@ -144,9 +144,9 @@ def test_a_zombie_that_wakes_after_the_resume_changes_nothing(storage: Storage, 
 def test_only_data_that_can_never_be_committed_is_deleted(storage: Storage) -> None:
     done, undecided = pack_units([ref(number) for number in range(6)], UNITS)
     for unit in (done, undecided):
-        storage.put(f"data/{unit.unit_id}-killed.parquet", b"half")
-        storage.put(f"data/{unit.unit_id}-killed.dead.parquet", b"half")
-        storage.put(f"data/{unit.unit_id}-slow.parquet", b"about to be committed")
+        storage.put(f"data/{unit.unit_id}-killed.arrow", b"half")
+        storage.put(f"data/{unit.unit_id}-killed.dead.arrow", b"half")
+        storage.put(f"data/{unit.unit_id}-slow.arrow", b"about to be committed")
     commit(storage, done, "mark")
     assert collect_garbage(storage) == 3
     left = [key for key in storage.list("data/") if done.unit_id in key]
@@ -230,7 +230,7 @@ def test_long_listings_are_split_by_prefix_and_stay_in_order(storage: Storage, m
     wanted = sorted(unit.unit_id for unit in units)
     assert [stored["unit_id"] for stored in read_commits(storage)] == wanted
     assert committed_units(storage) == set(wanted)
-    storage.put(f"data/{wanted[0]}-lost.parquet", b"")
+    storage.put(f"data/{wanted[0]}-lost.arrow", b"")
     assert collect_garbage(storage) == 1
 
 

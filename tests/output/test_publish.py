@@ -264,7 +264,7 @@ def test_publishing_deletes_the_data_of_lost_attempts(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(6)])
     run(storage, fingerprint)
     unit_id = next(storage.list("data/")).removeprefix("data/")[:16]
-    storage.put(f"data/{unit_id}-lost.parquet", b"x")
+    storage.put(f"data/{unit_id}-lost.arrow", b"x")
     publish_tables(storage)
     assert [key for key in storage.list("data/") if "lost" in key] == []
     assert len(list(storage.list("data/"))) == 2
