@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages demo test test-slow test-all test-tiny test-python check format bench bench-gpu train-tiny
+.PHONY: help setup packages demo test test-slow test-all test-tiny test-python check audit sbom format bench bench-gpu train-tiny
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -62,10 +62,20 @@ test-python: ## tests that need no torch, on another Python: make test-python PY
 WITHOUT_TORCH := tests/house tests/storage tests/sources tests/planning tests/audio tests/output tests/evaluation \
 	tests/flow/test_guard.py tests/jobs/test_cli.py --ignore tests/evaluation/test_evaluate_sweep.py
 
-check: setup ## lint, format check, types
+check: setup ## lint, format check, types, secrets in tracked files, known vulnerabilities where OSV can be reached
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	git ls-files -z | grep -zv '^infra/tiny/human_speech.yaml$$' | xargs -0 $(BIN)/detect-secrets-hook --no-verify
+	$(BIN)/python -m infra.audit --if-reachable
+
+audit: setup ## known vulnerabilities in what the locks pin (SECURITY.md)
+	$(BIN)/python -m infra.audit
+
+SBOM ?= dist/sbom.json
+sbom: setup ## the bill of materials of a release: the packages of requirements.lock, as CycloneDX
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible --validate -o $(SBOM) requirements.lock
 
 format: setup ## what `make check` would complain about, repaired
 	$(BIN)/ruff check --fix .

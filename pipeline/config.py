@@ -23,6 +23,7 @@ class ConfigError(Exception):
     """A mistake of the user: one line that names the key or the file. Jobs print it and exit with code 2."""
 
 
+# pragma: allowlist nextline secret
 # scheme://user:password@host, also where the password contains a slash
 _PASSWORD = re.compile(r"://[^/@\s]*:(?!\d*(?:[/:]|$))[^@\s]*@")
 _QUERY = re.compile(r"\?[^\s'\"?#]*[^\s'\"?#:,;.)]")  # without the punctuation of a sentence behind it

@@ -77,6 +77,7 @@ def test_a_baseline_is_not_kept_over_its_own_output_in_a_store() -> None:
 
 
 @pytest.mark.parametrize("key", ["sets.dev.output", "baseline", "keep_as"])
+# pragma: allowlist nextline secret
 @pytest.mark.parametrize("address", ["s3://KEY:SECRET@bucket/x", "https://host/x?a=1&X-Amz-Signature=SECRET"])
 def test_an_address_with_keys_is_refused_without_repeating_them(key: str, address: str) -> None:
     line = evaluate_settings(f"{key}={address}")

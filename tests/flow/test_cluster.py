@@ -87,7 +87,7 @@ def test_an_empty_address_is_none(address: str, monkeypatch: pytest.MonkeyPatch)
     assert cluster_address() is None
 
 
-@pytest.mark.parametrize("address", ["http://head:8265", "HTTPS://user:SECRET@head"])
+@pytest.mark.parametrize("address", ["http://head:8265", "HTTPS://user:SECRET@head"])  # pragma: allowlist secret
 def test_the_address_of_a_dashboard_is_no_address_of_a_cluster(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     with pytest.raises(ConfigError, match=r"^RAY_ADDRESS: .*: an address to submit jobs to") as caught:

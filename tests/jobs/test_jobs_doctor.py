@@ -19,7 +19,7 @@ from pipeline.doctor.settings import DoctorConfig
 from tests.support.archives import archive, arguments
 
 ROOT = Path(__file__).parents[2]
-SECRET = "wJalrXUtnFEMIK7MDENG"
+SECRET = "wJalrXUtnFEMIK7MDENG"  # pragma: allowlist secret
 
 
 def test_a_sound_machine_passes_and_the_rows_are_written(

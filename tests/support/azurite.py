@@ -25,6 +25,7 @@ from tests.support import debian
 VERSION = "3.35.0"  # of npm's package azurite: the last one that runs on Node 20
 HOME = Path(tempfile.gettempdir()) / f"fullcanvas-azurite-{VERSION}"
 ACCOUNT = "devstoreaccount1"
+# pragma: allowlist nextline secret
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # Azurite's, public
 START_SECONDS = 30
 

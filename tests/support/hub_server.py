@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TOKEN = "hf_of_somebody_with_access"
+TOKEN = "hf_of_somebody_with_access"  # pragma: allowlist secret
 
 
 @dataclass

@@ -139,7 +139,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
     for key, value in {
         "AWS_ENDPOINT_URL": store.url,
         "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_SECRET_ACCESS_KEY": "secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_MAX_ATTEMPTS": "1",
         "AWS_EC2_METADATA_DISABLED": "true",
