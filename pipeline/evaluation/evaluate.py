@@ -18,6 +18,7 @@ from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig
 from pipeline.config_file import mistakes
 from pipeline.evaluation import history, kept_reports
 from pipeline.evaluation.compare import compare_rows, unpaired, verdict
+from pipeline.evaluation.hypotheses import foreign_outcomes
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.made_with import about_of, differing, recorded
 from pipeline.evaluation.rates import language_rates, rate
@@ -72,7 +73,6 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
     base = None
     if config.baseline:  # a missing baseline is an error before hours of work
         base = history.baseline(storage, config.baseline, config.name, identity, config.storage)
-    old = base.rows if base else None
     kept = ("revision", "config_hash", "code_version", "hardware")
     common = {"date": at.date().isoformat(), "evaluation": identity, "evaluated_at": at} | {
         name: about[name] for name in kept
@@ -80,42 +80,53 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
     with contextlib.ExitStack() as stack:
         done = _scored(config, run, common, stack)
         sweep = [_point(one, settings, run, common, stack) for settings, one in swept]
-    rows = done.rows
-    gate = config.gate
-    measured = language_rates(rows, resamples=gate.resamples, seed=gate.seed)
-    table = to_table(rows, EVALUATED)
-    compared, lost = [], {}
-    if old is not None:
-        compared = compare_rows(table, old, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
-        lost = unpaired(table, old)
-    about["model"] = ", ".join(sorted({row["model"] for row in rows if row["model"]}))
-    about["normaliser"] = ", ".join(sorted({row["normaliser"] for row in rows}))
+    table = to_table(done.rows, EVALUATED)
+    about["model"] = ", ".join(sorted({row["model"] for row in done.rows if row["model"]}))
+    about["normaliser"] = ", ".join(sorted({row["normaliser"] for row in done.rows}))
+    measured = language_rates(done.rows, resamples=config.gate.resamples, seed=config.gate.seed)
     evaluation = Evaluation(
         evaluation=identity,
         evaluated_at=at,
         about=about,
         rates=measured,
-        comparisons=compared,
-        baseline=old["evaluation"][0].as_py() if old is not None else None,
-        verdict=_noted(config, old, verdict(compared, measured, gate, lost=lost)),
         sweep=sweep,
         speed=done.speed,
         words=word_confidence(done.words),
         settings=recorded(config),
     )
-    if base:
-        evaluation = replace(evaluation, differing=differing(evaluation, base.result))
-    history.write_rows(storage, table)
+    return _written(config, storage, _compared(config, evaluation, table, base), table, base)
+
+
+def _compared(config: EvaluateConfig, new: Evaluation, rows: pa.Table, base: history.Baseline | None) -> Evaluation:
+    """The evaluation with its differences from the baseline and the verdict of the gate."""
+    gate = config.gate
+    if base is None:
+        return replace(new, verdict=_noted(config, verdict([], new.rates, gate)))
+    compared = compare_rows(rows, base.rows, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
+    return replace(
+        new,
+        comparisons=compared,
+        baseline=base.rows["evaluation"][0].as_py(),
+        verdict=verdict(compared, new.rates, gate, lost=unpaired(rows, base.rows)),
+        differing=differing(new, base.result),
+    )
+
+
+def _written(
+    config: EvaluateConfig, storage: Storage, evaluation: Evaluation, rows: pa.Table, base: history.Baseline | None
+) -> Evaluation:
+    """The evaluation with its history, after rows, result and pages are written; a baseline too, if that is wanted."""
+    history.write_rows(storage, rows)
     history.write_result(storage, config.name, evaluation)
     if config.keep_as:
-        history.keep(storage, config.keep_as, config.name, evaluation, table, config.storage)
+        history.keep(storage, config.keep_as, config.name, evaluation, rows, config.storage)
     known = history.results(storage)
-    evaluation = replace(evaluation, history=history.points(known, config.name))
-    pages = {"html": render(evaluation, table), "xml": junit_xml(evaluation)}
+    shown = replace(evaluation, history=history.points(known, config.name))
+    pages = {"html": render(shown, rows, base.rows if base else None), "xml": junit_xml(shown)}
     storage.put("report.html", pages["html"].encode())
     storage.put("junit.xml", pages["xml"].encode())
-    kept_reports.keep(storage, identity, pages, known)
-    return evaluation
+    kept_reports.keep(storage, evaluation.evaluation, pages, known)
+    return shown
 
 
 def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Scored:
@@ -124,13 +135,16 @@ def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: 
     words: list[JudgedWord] = []
     speed = Speed()
     for name, one in config.sets.items():
-        if one.output:
-            output = open_storage(one.output, create=False, config=config.storage)
+        if one.hypotheses:
+            found = foreign_outcomes(name, one)
+        elif one.output:
+            found = outcomes(open_storage(one.output, create=False, config=config.storage))
         else:
             output, taken = _transcribed(config, name, one, run, stack)
             speed += taken
+            found = outcomes(output)
         identity = {**common, "set": name}
-        for outcome in outcomes(output):
+        for outcome in found:
             rows.append(scored(outcome, identity, one.normaliser, config.corrupt))
             words += judged(outcome, rows[-1])
     return _Scored(rows, words, speed)
@@ -165,9 +179,9 @@ def _transcribed(
     return output, Speed(summary.get("pipeline_audio_seconds", 0.0), summary.get("pipeline_seconds", 0.0), known)
 
 
-def _noted(config: EvaluateConfig, old: pa.Table | None, judged: Verdict) -> Verdict:
-    """The verdict, with a warning where the baseline does not exist yet."""
-    if old is not None or not config.baseline:
+def _noted(config: EvaluateConfig, judged: Verdict) -> Verdict:
+    """The verdict without a baseline, with a warning where one is wanted that does not exist yet."""
+    if not config.baseline:
         return judged
     warning = f"baseline: {config.baseline}: no earlier evaluation is called {config.name}: nothing to compare with yet"
     return replace(judged, warnings=(warning, *judged.warnings))

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pipeline.evaluation import plots
 from pipeline.evaluation.rates import reliability
 from pipeline.evaluation.result import Evaluation, Rates
+from pipeline.evaluation.text_changes import text_changes
 from pipeline.evaluation.wording import (
     decimal,
     finding,
@@ -47,8 +48,8 @@ class Breakdown:
     open: bool  # shown without a click
 
 
-def render(evaluation: Evaluation, rows: pa.Table) -> str:
-    """The page as text. rows: schemas.EVALUATED, all of this evaluation.
+def render(evaluation: Evaluation, rows: pa.Table, baseline: pa.Table | None = None) -> str:
+    """The page as text. rows: schemas.EVALUATED, all of this evaluation. baseline: those that it is compared with.
 
     Everything that comes from outside is escaped. Nothing is loaded from elsewhere but the audio that somebody plays.
     """
@@ -70,6 +71,11 @@ def render(evaluation: Evaluation, rows: pa.Table) -> str:
         sweep=list(zip(setting_labels(evaluation.sweep), evaluation.sweep, strict=True)),
         sweep_languages=list(dict.fromkeys(language for point in evaluation.sweep for language in point.rates)),
         failed=_failed(rows),
+        changes=[
+            text_changes(rows, old, ("this evaluation", evaluation.baseline or "baseline"), WORST)
+            for old in (baseline,)
+            if old is not None
+        ],
         utterances=[utterance(row) for row in worst_recordings(rows, WORST)],
     )
 

@@ -145,6 +145,18 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
+class TextChanges:
+    """How the texts of one evaluation or model differ from those of another."""
+
+    new: str
+    old: str
+    recordings: int  # that both have with the same reference
+    worse: int  # more errors in the new one
+    better: int
+    pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]  # new and old, as worst.utterance shows them
+
+
+@dataclass(frozen=True, slots=True)
 class SideBySide:
     """Several models on the same sets."""
 
@@ -152,6 +164,7 @@ class SideBySide:
     run: str
     evaluations: Mapping[str, Evaluation]  # by the name of the model, in order
     differences: Sequence[Difference]  # of each model and every one before it
+    changes: Sequence[TextChanges] = ()  # the same
 
     @property
     def passed(self) -> bool:

@@ -73,24 +73,44 @@ class GateConfig(Section):
 
 
 class SetConfig(Section):
-    """One evaluated set: audio to transcribe, or a finished output of jobs.transcribe."""
+    """One evaluated set: audio to transcribe, a finished output of jobs.transcribe, or texts of any recogniser."""
 
     source: SourceConfig | None = Field(None, description="audio to transcribe for this evaluation")
     output: str | None = Field(None, description="or a finished output of jobs.transcribe, which is only read")
+    hypotheses: str | None = Field(
+        None,
+        description="or texts of any recogniser: CSV, TSV, JSON lines (hyp, pred_text), a folder of Whisper's JSON",
+    )
+    references: str | None = Field(
+        None,
+        description="their references by id or audio path, where they are in another file: CSV, JSON lines",
+    )
+    language: str | None = Field(None, description="of all hypotheses; null: their column says it")
     normaliser: NormaliserName = Field(
         "auto",
         description="auto: english for en, mandarin for zh, else multilingual; spoken: multilingual, numbers in words",
     )
 
     @pydantic.model_validator(mode="after")
-    def _one_of_both(self) -> SetConfig:
-        if (self.source is None) == (self.output is None):
-            raise ValueError("needs either a source to transcribe or the output of an earlier run")
+    def _one_of_them(self) -> SetConfig:
+        if sum(each is not None for each in (self.source, self.output, self.hypotheses)) > 1:
+            raise ValueError("needs one of source, output and hypotheses, not several")
+        for key in ("references", "language"):
+            if getattr(self, key) and (self.source or self.output):
+                raise Misfit(key, "is for hypotheses: source and output bring their own")
         return self
+
+    @property
+    def made_elsewhere(self) -> str | None:
+        """Where the texts are, if nothing is transcribed."""
+        return self.output or self.hypotheses
 
 
 class SideConfig(Section):
-    """One of several models side by side: what differs from the sections of the evaluation. A text is `model.name`."""
+    """One of several models side by side: what differs from the sections of the evaluation. A text is `model.name`.
+
+    Texts that exist already are compared by sets of their own: {name: nemo, sets: {test: {hypotheses: nemo.json}}}.
+    """
 
     name: str | None = Field(None, description="in the report and as a folder; null: the end of model.name")
     model: dict[str, Any] = Field(default_factory=dict, description="{name: whisper-base}")
@@ -98,6 +118,7 @@ class SideConfig(Section):
     decode: dict[str, Any] = Field(default_factory=dict, description="{beams: 5}")
     segment: dict[str, Any] = Field(default_factory=dict, description="{max_seconds: 10}")
     compute: dict[str, Any] = Field(default_factory=dict, description="{canvases: 4}")
+    sets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="{test: {output: out/mine}}")
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -110,7 +131,7 @@ class EvaluateConfig(Section):
 
     name: str = Field("nightly", description="name of this evaluation, the same every night")
     run: str | None = Field(None, description="name of this run; the same name resumes it; null: today's date in UTC")
-    sets: dict[str, SetConfig] = Field(min_length=1, description="the evaluated sets by name")
+    sets: dict[str, SetConfig] = Field(default_factory=dict, description="the evaluated sets by name")
     output: OutputConfig
     storage: StorageConfig = StorageConfig()
     model: ModelConfig = ModelConfig()
@@ -167,8 +188,17 @@ class EvaluateConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _sweeps_transcribe(self) -> EvaluateConfig:
-        if self.sweep and (finished := [name for name, one in self.sets.items() if one.output]):
+        if self.sweep and (finished := [name for name, one in self.sets.items() if one.made_elsewhere]):
             raise Misfit("sweep", f"{', '.join(finished)} is a finished output, it cannot be swept")
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _has_sets(self) -> EvaluateConfig:
+        if not self.sets and not self.models:
+            raise Misfit("sets", "required, but not given")
+        for name, one in self.sets.items():
+            if not self.models and not (one.source or one.made_elsewhere):
+                raise Misfit(f"sets.{name}", "needs either a source to transcribe, an output, or hypotheses")
         return self
 
     @pydantic.model_validator(mode="after")
@@ -190,10 +220,9 @@ class EvaluateConfig(Section):
         if len(self.models) < 2:
             raise Misfit("models", "needs two or more; for one, set model.name")
         for name, one in self.sets.items():
-            if one.output:
-                raise Misfit(
-                    f"sets.{name}.output", "a finished output has one model: models needs a source to transcribe"
-                )
+            if one.made_elsewhere and not all(name in side.sets for side in self.models):
+                key = f"sets.{name}.{'output' if one.output else 'hypotheses'}"
+                raise Misfit(key, "these texts are of one model: give each of models sets of its own, or a source here")
         self.sides()
         return self
 
@@ -205,8 +234,10 @@ class EvaluateConfig(Section):
         made: dict[str, EvaluateConfig] = {}
         common = self.model_dump(mode="json", exclude_unset=True) | {"models": []}  # a model has defaults of its own
         for number, one in enumerate(self.models):
-            changes = one.model_dump(exclude={"name"}, exclude_unset=True)
+            changes = one.model_dump(exclude={"name", "sets"}, exclude_unset=True)
             tree = common | {section: common.get(section, {}) | values for section, values in changes.items()}
+            given = common.get("sets", {})
+            tree["sets"] = given | {key: given.get(key, {}) | values for key, values in one.sets.items()}
             name = one.name or str(tree.get("model", {}).get("name", self.model.name)).rstrip("/").rpartition("/")[2]
             if not SAFE.fullmatch(name):
                 raise Misfit(f"models.{number}.name", f"{name}: {_UNSAFE}")

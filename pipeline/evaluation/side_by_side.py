@@ -23,6 +23,7 @@ from pipeline.evaluation.result import Difference, Evaluation, SideBySide
 from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 from pipeline.evaluation.side_by_side_report import render, report_lines
 from pipeline.evaluation.significance import holm
+from pipeline.evaluation.text_changes import text_changes
 from pipeline.evaluation.wording import GROUPS
 from pipeline.model.files import layout
 from pipeline.storage.base import open_storage
@@ -30,6 +31,7 @@ from pipeline.storage.base import open_storage
 log = logging.getLogger(__name__)
 
 LEVEL = 0.95  # of the intervals of differences
+WORST = 20  # pairs of texts shown of every two models
 
 
 def run_side_by_side(config: EvaluateConfig) -> SideBySide:
@@ -39,7 +41,8 @@ def run_side_by_side(config: EvaluateConfig) -> SideBySide:
     """
     sides = config.sides()
     for side in sides.values():  # errors before hours of work
-        layout.describe(side.model.name, side.model.revision)
+        if any(one.source for one in side.sets.values()):
+            layout.describe(side.model.name, side.model.revision)
     run = config.run or datetime.now(UTC).date().isoformat()
     evaluations, rows = {}, {}
     for name, side in sides.items():
@@ -47,7 +50,8 @@ def run_side_by_side(config: EvaluateConfig) -> SideBySide:
         evaluations[name] = run_evaluation(side.model_copy(update={"run": run}))
         stored = open_storage(side.output.uri, create=False, config=config.storage)
         rows[name] = history.read_rows(stored, evaluations[name].evaluation)
-    found = SideBySide(config.name, run, evaluations, differences(rows, config.gate))
+    changes = [text_changes(rows[model], rows[other], (model, other), WORST) for other, model in combinations(rows, 2)]
+    found = SideBySide(config.name, run, evaluations, differences(rows, config.gate), changes)
     storage = open_storage(config.output.uri, config=config.storage)
     storage.put("comparison.json", json.dumps(_content(found), indent=1, default=str).encode())
     storage.put("report.html", render(found).encode())

@@ -41,7 +41,7 @@ def judged(outcome: Outcome, row: Mapping[str, Any]) -> list[JudgedWord]:
 
     None without a reference, or where the hypothesis was damaged on purpose.
     """
-    if not row["reference_normal"] or row["hypothesis"] != outcome.hypothesis:
+    if not outcome.words or not row["reference_normal"] or row["hypothesis"] != outcome.hypothesis:
         return []
     normal = normaliser(row["normaliser"].split("/")[0], row["language"])
     texts = [text for text, _ in outcome.words]

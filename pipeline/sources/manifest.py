@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -84,29 +84,45 @@ def _ref(source: SourceConfig, file: File, row: Row) -> RecordingRef:
         return replace(ref, problem=err.reason, problem_detail=detail)
 
 
+class Span(NamedTuple):
+    """Which section of a file a line means. suffix: of the recording's id, "" for a whole file of one channel."""
+
+    seconds: float | None
+    start_ms: int | None
+    end_ms: int | None
+    channel: int | None
+    suffix: str
+
+
+def span_of(columns: Mapping[str, Any]) -> Span:
+    """The section that duration, offset and channel of a line select. Raises BadRecording("bad_metadata")."""
+    seconds, offset = (fields.to_seconds(columns.get(key), key) for key in ("duration", "offset"))
+    channel = _channel(columns.get("channel"))
+    start_ms = end_ms = None
+    suffix = "" if channel is None else f"#channel-{channel}"
+    if offset is not None:
+        start_ms = round(offset * 1000)
+        end_ms = None if seconds is None else round((offset + seconds) * 1000)
+        if end_ms is not None and end_ms <= start_ms:
+            raise BadRecording("bad_metadata", f"offset and duration select nothing: {offset} s, {seconds} s")
+        suffix += f"#{start_ms}-{'' if end_ms is None else end_ms}ms"
+    elif seconds:
+        end_ms = math.ceil(seconds * 1000)
+    return Span(seconds, start_ms, end_ms, channel, suffix)
+
+
 def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> RecordingRef:
     audio, path = fields.audio_path(columns, source.audio_column)
     named = remote.relative_to(file.uri, path)
     trust.check(named, file.uri, source)
     uri, (size, version) = _found(named)
     trust.check(uri, file.uri, source)  # %2e%2e/ and the like are tried too
-    seconds, offset = (fields.to_seconds(columns.get(key), key) for key in ("duration", "offset"))
-    channel = _channel(columns.get("channel"))
-    start_ms = end_ms = None
-    section = "" if channel is None else f"#channel-{channel}"
-    if offset is not None:
-        start_ms = round(offset * 1000)
-        end_ms = None if seconds is None else round((offset + seconds) * 1000)
-        if end_ms is not None and end_ms <= start_ms:
-            raise BadRecording("bad_metadata", f"offset and duration select nothing: {offset} s, {seconds} s")
-        section += f"#{start_ms}-{'' if end_ms is None else end_ms}ms"
-    elif seconds:
-        end_ms = math.ceil(seconds * 1000)
+    span = span_of(columns)
     drop = [audio, source.id_column or _first(columns, fields.ID_NAMES), "duration", "offset", "channel"]
     text = source.text_column or ("target" if audio == "source" else None)  # source and target are FunASR's
     described = fields.describe(columns, language=source.language, text=text, drop=drop)
     return RecordingRef(
-        recording_id=_id(source, columns) or f"{public(path.strip())}{section}",
+        recording_id=_id(source, columns) or f"{public(path.strip())}{span.suffix}",
         format="manifest",
         source_uri=uri,
         size=size,
@@ -114,10 +130,10 @@ def _good_ref(source: SourceConfig, file: File, columns: dict[str, Any]) -> Reco
         language=described.language,
         reference=described.reference,
         metadata=described.metadata,
-        seconds=seconds,
-        start_ms=start_ms,
-        end_ms=end_ms,
-        channel=channel,
+        seconds=span.seconds,
+        start_ms=span.start_ms,
+        end_ms=span.end_ms,
+        channel=span.channel,
     )
 
 

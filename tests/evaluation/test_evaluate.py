@@ -199,7 +199,10 @@ def test_a_missing_baseline_is_an_error_before_anything_is_done(
     ("overrides", "message"),
     [
         ([], "sets: "),
-        (["sets.dev.source.uri=a", "sets.dev.output=b"], "sets.dev: needs either a source"),
+        (["sets.dev.normaliser=auto"], "sets.dev: needs either a source"),
+        (["sets.dev.source.uri=a", "sets.dev.output=b"], "sets.dev: needs one of source, output and hypotheses"),
+        (["sets.dev.output=b", "sets.dev.references=c"], "sets.dev.references: is for hypotheses"),
+        (["sets.dev.hypotheses=/no/such.csv"], "sets.dev.hypotheses: /no/such.csv"),
         (["sets.dev.normaliser=x", "sets.dev.output=b"], "sets.dev.normaliser"),
         (["sets.d/e.output=b"], "sets: letters, digits"),
         (["sets.dev.output=b", "sweep={denoise.max_steps: [4]}"], "sweep: dev is a finished output"),

@@ -97,6 +97,7 @@ def test_two_models_get_one_report_and_nothing_is_transcribed_twice(
         ("[tiny, 3]", "models.1: must be a section of keys with values (given: 3)"),
         ("[tiny, a/tiny]", "models.1.name: tiny is there twice; give this one another name"),
         ("[tiny, {name: a/b, model: {name: x}}]", "models.1.name: a/b: letters, digits"),
+        ("[tiny, {name: x, sets: {dev: {hypothesis: h}}}]", "models.1.sets.dev.hypothesis: no such key"),
         ("[tiny]", "models: needs two or more; for one, set model.name"),
         ("tiny", "models: must be a list: [a, b] (given: 'tiny')"),
     ],
@@ -114,7 +115,7 @@ def test_a_wrong_entry_is_refused_with_its_key(models: str, line: str) -> None:
         ("baseline=previous", "baseline: is for one model: not together with models"),
         ("keep_as=x", "keep_as: is for one model: not together with models"),
         ("sweep={denoise.max_steps: [1, 2]}", "sweep: is for one model: not together with models"),
-        ("sets.old.output=o", "sets.old.output: a finished output has one model"),
+        ("sets.old.output=o", "sets.old.output: these texts are of one model"),
     ],
 )
 def test_what_is_for_one_model_is_refused(setting: str, line: str) -> None:
