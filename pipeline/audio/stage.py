@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.audio import decode
-from pipeline.audio.headers import check_format
+from pipeline.audio.channels import Channel, wanted_channels
 from pipeline.audio.pcm import to_pcm
 from pipeline.audio.segment import Segmenter, Window, piece_end
 from pipeline.audio.track import Lost
@@ -93,18 +93,6 @@ class _Excerpt:
     ended: DecodedRecording | None = None
 
 
-class _Channel(NamedTuple):
-    """What is decoded as one signal: a track and a channel of it (None: the mean of all).
-
-    label: `channel` of its segments. and_above: it also has the channels that begin later, behind the last known one.
-    """
-
-    track: int
-    channel: int | None
-    label: int | None
-    and_above: bool = False
-
-
 class DecodeStage:
     """Turns rows with `unit_id` and `place` into rows of schemas.PIECE_DECODED.
 
@@ -155,8 +143,7 @@ class Decoder:
         self.max_samples = int(self.max_seconds * SAMPLE_RATE)
         self.read_ahead = config.compute.read_ahead
         self.piece_samples = config.segment.piece_seconds * SAMPLE_RATE
-        self.split = config.source.channels == "split"
-        self.track: int | Literal["all"] | None = None if config.source.track == "default" else config.source.track
+        self.source = config.source
         self.languages, self.detects_language = about.languages, about.detects_language
         longest = min(config.segment.max_seconds, about.window_seconds)
         self.segmenter = Segmenter(config.segment, max_seconds=longest)
@@ -237,7 +224,7 @@ class Decoder:
     ) -> Iterator[_Excerpt]:
         """The excerpts of all wanted channels of all wanted tracks, one after the other."""
         found = decode.contents(read.audio, name=ref.source_member or ref.source_uri)
-        channels = self._wanted(ref, found)
+        channels = wanted_channels(ref, found, self.source)
         left_out = found.tracks - len({channel.track for channel in channels})
         known = replace(known, tracks_left_out=left_out, bytes_left_out=found.bytes_behind)
         while at.channel < len(channels):
@@ -251,29 +238,7 @@ class Decoder:
                     excerpt.next, excerpt.ended = Position(at.recording + 1), known
                 yield excerpt
 
-    def _wanted(self, ref: RecordingRef, found: decode.Contents) -> list[_Channel]:
-        """What is recognised of a recording, by source.track and source.channels.
-
-        With source.channels=split these are all channels of a track, else it is one: the channel that the manifest
-        selects, or the mean of all. Several are numbered from 0, over all tracks.
-        """
-        default = next(iter(found.channels))
-        numbers = sorted(found.channels) if self.track == "all" else [default if self.track is None else self.track]
-        split = self.split and ref.channel is None
-        for count in found.channels.values() if split else ():
-            check_format(SAMPLE_RATE, count, name=ref.source_member or ref.source_uri)
-        pairs = [
-            (number, channel)
-            for number in numbers
-            for channel in (range(found.channels.get(number, 1)) if split else [ref.channel])
-        ]
-        is_one = len(pairs) == 1 and not split
-        return [
-            _Channel(track, one, one if is_one else label, split and one == found.channels.get(track, 1) - 1)
-            for label, (track, one) in enumerate(pairs)
-        ]
-
-    def _channel(self, ref: RecordingRef, read: Recording, at: Position, wanted: _Channel) -> Iterator[_Excerpt]:
+    def _channel(self, ref: RecordingRef, read: Recording, at: Position, wanted: Channel) -> Iterator[_Excerpt]:
         """The excerpts of one channel from `at` on. `next` of the last one has sample 0."""
         blocks: list[np.ndarray] = []  # decoded, but not in an excerpt yet
         total = 0  # samples in `blocks`

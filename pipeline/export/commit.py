@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.export.cut import with_audio
 from pipeline.export.figures import count
-from pipeline.export.formats import writer_of
+from pipeline.export.formats import FORMATS, writer_of
 from pipeline.export.labels import Label, read_labels
-from pipeline.export.origin import Item, items, read_refs, read_run
+from pipeline.export.layout import Target
+from pipeline.export.origin import Item, Run, items, read_refs
 from pipeline.export.settings import ExportConfig
 from pipeline.export.shards import Shard, split_of
 from pipeline.schemas import Place
@@ -27,11 +29,15 @@ COMMITS = "_export/commits/"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A shard that is left to write. transcripts: where its rows are from. units: where its recordings are planned."""
+    """A shard that is left to write. All paths are absolute: a task of Ray works in another folder.
+
+    transcripts: where the rows are from, and `run` what made them. units: where its recordings are planned.
+    """
 
     config: ExportConfig
     shard: Shard
     transcripts: str
+    run: Run
     units: tuple[tuple[str, Place], ...]
     fingerprint: str
 
@@ -47,20 +53,15 @@ def write_shard(task: Task) -> dict[str, Any]:
         open_storage(uri, create=False, config=config.storage)
         for uri in (config.input.uri, task.transcripts, config.output.uri)
     )
-    run = read_run(origin)
-    writer, _ = writer_of(config.export)
+    writer, cuts = writer_of(config.export)
+    labels = wanted(source, shard, all_rows=config.export.all_rows)
+    rows = items(labels, read_refs(origin, task.units), task.run)
     written: list[Label] = []
     problems: list[dict[str, str]] = []
-
-    def noted(of_shard: Iterator[Item]) -> Iterator[Item]:
-        for item in of_shard:
-            written.append(item.label)
-            yield item
-
-    labels = wanted(source, shard, all_rows=config.export.all_rows)
-    of_shard = items(labels, read_refs(origin, task.units), run)
+    if cuts:
+        rows = with_audio(list(rows), task.run.config, FORMATS[config.export.format].audio, problems)
     with target.scratch() as folder:
-        files = writer(noted(of_shard), shard, folder)
+        files = writer(_noted(rows, written), Target(shard, folder, config.output.uri))
         content = {key: _described(path) for key, path in sorted(files.items())}
         for key, path in files.items():
             target.put(key, path)
@@ -102,6 +103,13 @@ def read_commit(storage: Storage, shard: Shard, fingerprint: str) -> dict[str, A
     if not same:
         raise OutputError(f"{storage.uri}/{key}: of an export with other settings, which ran at the same time")
     return commit
+
+
+def _noted(rows: Iterable[Item], labels: list[Label]) -> Iterator[Item]:
+    """The same rows; `labels` gets theirs as they are taken."""
+    for item in rows:
+        labels.append(item.label)
+        yield item
 
 
 def _described(path: Path) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from pipeline.export.cues import Cue, cues_of
-from pipeline.export.layout import Format, name_of, part_key, provenance_row, write_lines
+from pipeline.export.layout import Format, Target, name_of, part_key, provenance_row, write_lines
 from pipeline.export.origin import Item
-from pipeline.export.shards import Shard
 from pipeline.output.tables import joined
 
 PROVENANCE = "provenance.jsonl"
@@ -19,14 +18,14 @@ PROVENANCE = "provenance.jsonl"
 
 def write_recordings(
     items: Iterable[Item],
-    shard: Shard,
-    folder: Path,
+    target: Target,
     *,
     ending: str,
     text_of: Callable[[Sequence[Item]], str],
     has_provenance: bool,
 ) -> dict[str, Path]:
     """<recording id>.<ending> with the text of `text_of`, and the provenance of all rows where it has none itself."""
+    shard, folder, _ = target
     files, rows = {}, []
     for number, (recording_id, group) in enumerate(groupby(items, lambda item: item.label.recording_id)):
         of_recording = sorted(group, key=lambda item: (item.label.start_ms, item.label.channel or 0))

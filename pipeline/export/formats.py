@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pipeline.config import ConfigError
-from pipeline.export import for_people, nemo
+from pipeline.export import for_people, huggingface, kaldi, lhotse, nemo, webdataset
 from pipeline.export.layout import Format, Writer
 from pipeline.export.settings import FormatConfig
 
 FORMATS: dict[str, Format] = {
     "nemo": nemo.FORMAT,
+    "lhotse": lhotse.FORMAT,
+    "webdataset": webdataset.FORMAT,
+    "huggingface": huggingface.FORMAT,
+    "kaldi": kaldi.FORMAT,
     "srt": for_people.SRT,
     "vtt": for_people.VTT,
     "txt": for_people.TXT,

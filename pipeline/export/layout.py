@@ -16,8 +16,16 @@ from pipeline.storage.base import Storage
 PARTS = "_export/parts/"  # files that are joined at the end: PARTS<shard>/<key of the joined file>
 MEMBERS = ("webdataset", "parquet", "huggingface")  # formats whose recordings are not files of their own
 
-Writer = Callable[[Iterable[Item], Shard, Path], dict[str, Path]]
-Lines = Mapping[str, Iterable[str]]
+
+class Target(NamedTuple):
+    """Where a shard is written: its files to `folder` first, then to the output at `uri`, which is absolute."""
+
+    shard: Shard
+    folder: Path
+    uri: str
+
+
+Writer = Callable[[Iterable[Item], Target], dict[str, Path]]
 
 
 class Format(NamedTuple):
@@ -56,6 +64,11 @@ def file_of(item: Item) -> str:
             f"export.audio: {ref.recording_id} is in {ref.source_uri}: rows of this format can only point to whole "
             "files; export.audio=segments cuts the audio out"
         )
+    if item.label.channel is not None:
+        raise ConfigError(
+            f"export.audio: {ref.recording_id}: the row is of one channel, which rows of this format cannot point to; "
+            "export.audio=segments cuts it out"
+        )
     return ref.source_uri
 
 
@@ -69,3 +82,10 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 def provenance_row(item: Item) -> dict[str, Any]:
     """A line of provenance.jsonl, for formats whose own rows have no room for it."""
     return {"id": item.label.label_id, "text": item.label.text, **item.provenance}
+
+
+def training_row(item: Item) -> dict[str, Any]:
+    """A row with its text, its length in seconds and its provenance."""
+    label = item.label
+    known = {"id": label.label_id, "text": label.text, "language": label.language, "speaker": label.speaker}
+    return {**known, "duration": label.seconds, **item.provenance}

@@ -7,27 +7,28 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.layout import Format, file_of, part_key, write_lines
+from pipeline.export.layout import Format, Target, file_of, part_key, write_lines
 from pipeline.export.origin import Item
-from pipeline.export.shards import Shard
 from pipeline.export.tar import TarFile
 
 MANIFEST = "manifest.json"
 
 
-def write_manifest(items: Iterable[Item], shard: Shard, folder: Path) -> dict[str, Path]:
+def write_manifest(items: Iterable[Item], target: Target) -> dict[str, Path]:
     """Rows that point into the files of the source."""
+    shard, folder, _ = target
     rows = (_row(item, file_of(item)) | {"offset": item.label.start_ms / 1000} for item in items)
     return {part_key(shard, MANIFEST): write_lines(folder / MANIFEST, rows)}
 
 
-def write_tar(items: Iterable[Item], shard: Shard, folder: Path) -> dict[str, Path]:
+def write_tar(items: Iterable[Item], target: Target) -> dict[str, Path]:
     """audio_<n>.tar, sharded_manifests/manifest_<n>.json, and the rows of both for the whole manifest."""
+    shard, folder, _ = target
     rows = []
     with TarFile(folder / "audio.tar") as tar:
         for item in items:
             name = f"{item.label.label_id}.flac"
-            tar.add(name, item.audio or b"")
+            tar.add(name, item.audio)
             rows.append(_row(item, name) | {"shard_id": shard.number})
     manifest = write_lines(folder / MANIFEST, rows)
     own = Path(shutil.copy(manifest, folder / "sharded.json"))

@@ -15,6 +15,7 @@ from pipeline.output.calibrator import calibrator_id
 from pipeline.planning.left import unit_runs
 from pipeline.planning.plan import PlanReader, plan_names, read_columns
 from pipeline.schemas import Place, RecordingRef
+from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import OutputError, Storage
 
 CONFIG = "_run/config.yaml"
@@ -22,12 +23,16 @@ CONFIG = "_run/config.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row on its way into a file. audio: FLAC or WAV, 16 kHz mono; None: by reference. provenance: for JSON."""
+    """A row on its way into a file. provenance: for JSON.
+
+    audio: FLAC or WAV, 16 kHz mono, with so many samples; b"": by reference.
+    """
 
     label: Label
     ref: RecordingRef
     provenance: dict[str, Any]
-    audio: bytes | None = None
+    audio: bytes = b""
+    samples: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,10 @@ def read_run(storage: Storage) -> Run:
     except (FileNotFoundError, yaml.YAMLError, pydantic.ValidationError) as err:
         line = " ".join(str(err).split())[:200]
         raise OutputError(f"{storage.uri}/{CONFIG}: not the settings of a run: {line}") from None
+    if config.source.format != "huggingface":  # it may be a name on the hub
+        config = config.model_copy(
+            update={"source": config.source.model_copy(update={"uri": absolute(config.source.uri)})}
+        )
     return Run(config, calibrator_id(storage))
 
 

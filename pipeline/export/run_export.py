@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config import ConfigError
+from pipeline.config import ComputeConfig, ConfigError
 from pipeline.export.card import CARD, render
 from pipeline.export.commit import COMMITS, Task, commit_key, read_commit, write_shard
 from pipeline.export.figures import Figures, merge
@@ -19,7 +21,9 @@ from pipeline.export.labels import parts
 from pipeline.export.origin import read_run, unit_places
 from pipeline.export.settings import ExportConfig
 from pipeline.export.shards import Dropped, Shard, plan_shards
+from pipeline.flow.cluster import ray_cluster
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, library_versions, to_json
+from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import Storage, in_order, open_storage, race_probe, read_json
 
 FINGERPRINT, PROBLEMS = "_export/fingerprint.json", "problems.jsonl"
@@ -96,15 +100,31 @@ def _pin(target: Storage, config: ExportConfig, keys: dict[str, str]) -> str:
 
 
 def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, fingerprint: str) -> None:
-    places = unit_places(transcripts)
+    """Write and commit these shards: in tasks of Ray if audio is cut, else one after the other."""
+    run, places = read_run(transcripts), unit_places(transcripts)
+    there = config.model_copy(
+        update={
+            "input": config.input.model_copy(update={"uri": absolute(config.input.uri)}),
+            "output": config.output.model_copy(update={"uri": absolute(config.output.uri)}),
+        }
+    )
     tasks = [
-        Task(config, shard, transcripts.uri, tuple((unit, places[unit]) for unit in shard.units), fingerprint)
-        for shard in left
+        Task(there, one, absolute(transcripts.uri), run, tuple((unit, places[unit]) for unit in one.units), fingerprint)
+        for one in left
     ]
-    for number, commit in enumerate(map(write_shard, tasks), 1):
-        for line in commit["problems"]:
-            log.warning("%s: %s: %s", line["recording_id"], line["reason"], line["error"])
-        log.info("%s written, %d of %d", commit["shard"], number, len(tasks))
+    with contextlib.ExitStack() as stack:
+        if writer_of(config.export)[1] and config.export.tasks != 1 and tasks:
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # Ray prints there
+            stack.enter_context(ray_cluster(ComputeConfig()))
+            from pipeline.flow.tasks import run_tasks  # at import, Ray reads the environment that ray_cluster sets
+
+            commits = run_tasks(write_shard, tasks, config.export.tasks)
+        else:
+            commits = map(write_shard, tasks)
+        for number, commit in enumerate(commits, 1):
+            for line in commit["problems"]:
+                log.warning("%s: %s: %s", line["recording_id"], line["reason"], line["error"])
+            log.info("%s written, %d of %d", commit["shard"], number, len(tasks))
 
 
 def _finish(

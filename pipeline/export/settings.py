@@ -32,7 +32,8 @@ class FormatConfig(Section):
     all_rows: bool = Field(False, description="nemo: rows that are dropped too, with their reason as `_skipme`")
     shard_rows: int = Field(1000, ge=1, le=1_000_000, description="rows of one shard, about: recordings stay whole")
     tasks: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
-        None, description="shards that are cut at the same time; null: one for each CPU"
+        None,
+        description="shards that Ray cuts at the same time; null: one for each CPU; 1: in this process, without Ray",
     )
     max_lost_fraction: float = Field(
         0.05, ge=0, le=1, description="fraction of rows whose audio cannot be read; above it the job exits with 1"

@@ -24,6 +24,10 @@ LAZY = {  # imports of our own inside a function, with their reasons
         "pipeline/run.py",
         "pipeline.flow.chain",
     ): "Ray reads its environment, which flow.cluster sets, when it is imported",
+    (
+        "pipeline/export/run_export.py",
+        "pipeline.flow.tasks",
+    ): "Ray reads its environment, which flow.cluster sets, when it is imported",
     ("pipeline/flow/guard.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/flow/chain.py", "pipeline.model.stage"): "torch is loaded only in processes that hold a model",
     ("pipeline/benchmark/readers.py", "pipeline.audio.decode"): "a reader is measured with its own libraries alone",
