@@ -89,9 +89,9 @@ def read_choices(storage: Storage, key: str) -> Iterator[dict[str, Any]]:
 
 
 def label_id(model: str, recording_id: str, channel: int | None, segments: list[int]) -> str:
-    """16 hex digits that stand for a label: the same in every export."""
-    parts = (model, recording_id, "" if channel is None else str(channel), *map(str, segments))
-    return hashlib.blake2b("\0".join(parts).encode(), digest_size=_ID_BYTES).hexdigest()
+    """16 hex digits: the same for the same segments of a recording by the same model."""
+    text = "\0".join(map(str, (model, recording_id, channel, *segments)))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_ID_BYTES).hexdigest()
 
 
 def _of_segment(row: dict[str, Any]) -> Label:

@@ -26,6 +26,7 @@ from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, lib
 from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import Storage, in_order, open_storage, race_probe, read_json
 
+FUNNEL = "funnel.json"  # of labels: what they are from
 FINGERPRINT, PROBLEMS = "_export/fingerprint.json", "problems.jsonl"
 
 log = logging.getLogger(__name__)
@@ -75,9 +76,8 @@ def export(config: ExportConfig) -> Exported:
 def _open_input(config: ExportConfig) -> tuple[Storage, Storage]:
     """The input, and the output of jobs.transcribe that its rows are from."""
     source = _opened("input.uri", config.input.uri, config)
-    if config.input.transcripts is None:
-        return source, source
-    return source, _opened("input.transcripts", config.input.transcripts, config)
+    named = config.input.transcripts or read_json(source, FUNNEL).get("transcripts")
+    return source, _opened("input.transcripts", named, config) if named else source
 
 
 def _opened(key: str, uri: str, config: ExportConfig) -> Storage:

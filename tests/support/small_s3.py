@@ -1,4 +1,4 @@
-"""A small S3 on loopback for tests that read: listing in pages, HEAD, GET by range, errors on demand."""
+"""A small S3 on loopback: listing in pages, HEAD, GET by range, PUT (also conditional), DELETE, errors on demand."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SmallS3:
     def page(self, query: dict[str, list[str]]) -> str:
         prefix, flat = query.get("prefix", [""])[0], "delimiter" in query
         after = query.get("continuation-token", query.get("start-after", [""]))[0]
-        keys = sorted(key for key in self.objects if key.startswith(prefix) and key > after)
+        keys = sorted(key for key in list(self.objects) if key.startswith(prefix) and key > after)
         folders: list[str] = []
         if flat:
             below = [key for key in keys if "/" in key[len(prefix) :]]
@@ -104,6 +104,25 @@ class SmallS3:
                     self.answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
                 else:
                     self.serve(store.objects[key])
+
+            def do_PUT(self) -> None:
+                key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
+                data = self.rfile.read(int(self.headers["Content-Length"]))
+                store.log.append((self.command, key, None))
+                with store.lock:
+                    exists = self.headers.get("If-None-Match") == "*" and key in store.objects
+                    if not exists:
+                        store.objects[key] = data
+                if exists:
+                    self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                else:
+                    self.answer(200, b"", {"ETag": etag_of(data)})
+
+            def do_DELETE(self) -> None:
+                key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
+                store.log.append((self.command, key, None))
+                store.objects.pop(key, None)
+                self.answer(204, b"")
 
             def serve(self, data: bytes) -> None:
                 wanted, etag = self.headers.get("Range"), {"ETag": etag_of(data)}

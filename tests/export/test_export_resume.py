@@ -1,0 +1,133 @@
+"""A killed export goes on where it was; the same export in a store; labels of a selection."""
+
+from __future__ import annotations
+
+import json
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from jobs.export import main
+from pipeline.schemas import LABELS, to_table
+from pipeline.storage.base import open_storage
+from tests.support.labelled import archive, transcribed
+from tests.support.outputs import killable
+from tests.support.small_s3 import SmallS3
+
+RECORDINGS = 12
+COMMITS = "_export/commits"
+
+
+def words(source: object, target: object, *more: str) -> list[str]:
+    settings = ["export.format=webdataset", "export.tasks=1", "export.shard_rows=1"]
+    return [*settings, f"input.uri={source}", f"output.uri={target}", *more]
+
+
+def run(arguments: list[str], _connection: Connection) -> None:
+    main(arguments)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All files of an export by name, except the directories of attempts that were killed."""
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
+    }
+
+
+def kill_when(commits: int, arguments: list[str], target: Path) -> dict[str, int]:
+    """Start an export and kill it as soon as there are so many commits. Returns the inodes of what is committed."""
+    with killable(run, arguments) as (process, _):
+        deadline = time.monotonic() + 100
+        while len(list((target / COMMITS).glob("*"))) < commits:
+            assert process.is_alive()
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        process.kill()
+        process.join()
+    done = {path.stem.rpartition("-")[2] for path in (target / COMMITS).glob("*.json")}
+    return {name: (target / f"train/shard-{name}.tar").stat().st_ino for name in done}
+
+
+def test_after_kills_the_export_is_that_of_an_undisturbed_run_and_nothing_is_written_twice(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", RECORDINGS)), str(tmp_path / "out"))
+    target = tmp_path / "set"
+    first = kill_when(2, words(tmp_path / "out", target), target)
+    second = kill_when(len(first) + 2, words(tmp_path / "out", target), target)
+    assert 2 <= len(first) < len(second) < RECORDINGS
+    assert main(words(tmp_path / "out", target)) == 0
+    assert main(words(tmp_path / "out", tmp_path / "whole")) == 0
+    for name, inode in (first | second).items():
+        assert (target / f"train/shard-{name}.tar").stat().st_ino == inode
+    killed, whole = files(target), files(tmp_path / "whole")
+    killed.pop("DATA_CARD.md"), whole.pop("DATA_CARD.md")  # it names the output
+    assert killed == whole
+    assert len([name for name in whole if name.endswith(".tar")]) == RECORDINGS
+
+
+def test_a_store_is_read_and_written(s3: SmallS3, tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), str(tmp_path / "out"))
+    for path in (tmp_path / "out").rglob("*"):
+        if path.is_file():
+            s3.objects[f"out/{path.relative_to(tmp_path / 'out')}"] = path.read_bytes()
+    assert main(words("s3://b/out", "s3://b/set", f"storage.endpoint={s3.url}")) == 0
+    assert main(words(tmp_path / "out", tmp_path / "set")) == 0
+    there = {key.removeprefix("set/"): data for key, data in s3.objects.items() if key.startswith("set/train/")}
+    here = {name: data for name, data in files(tmp_path / "set").items() if name.startswith("train/")}
+    assert len(there) == 3
+    assert there == here
+    puts = sum(method == "PUT" for method, _, _ in s3.log)
+    assert main(words("s3://b/out", "s3://b/set", f"storage.endpoint={s3.url}")) == 0
+    again = [key for method, key, _ in s3.log if method == "PUT"][puts:]
+    assert [key for key in again if key.startswith(("set/train/", f"set/{COMMITS}"))] == []
+
+
+def select(output: Path, folder: Path) -> None:
+    """Labels as jobs.select_labels writes them: the segments of r0 merged to one, r1 to dev, r2 dropped."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in pq.read_table(output / "transcripts").to_pylist():
+        rows.setdefault(row["recording_id"], []).append(row)
+    merged = rows["r0.wav"][0] | {
+        "end_ms": 1900,
+        "text": "good morning my friend good morning my friend",
+        "words": [word for row in rows["r0.wav"] for word in row["words"]],
+    }
+    chosen = [
+        (merged, [0, 1], True, None, "train"),
+        *((row, [row["segment_index"]], True, None, "dev") for row in rows["r1.wav"]),
+        *((row, [row["segment_index"]], False, "repetition", None) for row in rows["r2.wav"]),
+    ]
+    labels = [
+        {name: row[name] for name in LABELS.names if name in row}
+        | {"label_id": f"{number:016x}", "segment_indices": indices, "speaker": "anna", "expected_wer": 0.1}
+        | {"kept": kept, "reason": reason, "split": split, "policy": "p1"}
+        for number, (row, indices, kept, reason, split) in enumerate(chosen)
+    ]
+    storage = open_storage(str(folder))
+    with storage.scratch() as scratch:
+        pq.write_table(to_table(labels, LABELS), scratch / "part")
+        storage.put("labels/part-00000.parquet", scratch / "part")
+    storage.put("funnel.json", json.dumps({"transcripts": str(output), "policy": "p1"}).encode())
+
+
+def test_labels_are_exported_by_split_with_their_policy_and_expected_errors(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), str(tmp_path / "out"))
+    select(tmp_path / "out", tmp_path / "labels")
+    arguments = ["export.format=nemo", "export.tasks=1", "export.all_rows=true"]
+    assert main([*arguments, f"input.uri={tmp_path / 'labels'}", f"output.uri={tmp_path / 'set'}"]) == 0
+    rows = {
+        split: [json.loads(line) for line in (tmp_path / f"set/{split}/manifest.json").read_text().splitlines()]
+        for split in ("train", "dev")
+    }
+    found = [(row["recording_id"], row["segment_indices"], row.get("_skipme")) for row in rows["train"]]
+    assert found == [("r0.wav", [0, 1], None), ("r2.wav", [0], "repetition"), ("r2.wav", [1], "repetition")]
+    assert [row["recording_id"] for row in rows["dev"]] == ["r1.wav", "r1.wav"]
+    assert {(row["policy"], row["speaker"]) for split in rows.values() for row in split} == {("p1", "anna")}
+    assert [row["duration"] for row in rows["train"]] == [1.9, 0.9, 0.9]
+    card = (tmp_path / "set/DATA_CARD.md").read_text()
+    assert "- expected WER: 10.0% of " in card
+    assert "| repetition | 2 | 0.001 |\n" in card
