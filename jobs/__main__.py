@@ -14,6 +14,7 @@ JOBS = {
     "plan": "plan a run, forecast its time and cost",
     "evaluate": "measure error rates and compare them with a baseline",
     "calibrate": "make confidences mean what they say, from transcripts with references",
+    "select-labels": "choose transcripts to train on, and say why the others are not",
     "export": "make a training set or subtitles of transcripts",
     "train": "train an adapter on your own recordings with texts",
     "doctor": "check what would stop a run on this machine or cluster",

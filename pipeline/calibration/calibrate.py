@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -16,8 +16,8 @@ import numpy as np
 from pipeline.calibration.figures import Figures, Scored, figures_of, scored
 from pipeline.calibration.fit import fit_calibrator, held_out
 from pipeline.calibration.report import render
-from pipeline.calibration.samples import Samples, read_samples
-from pipeline.calibration.settings import CalibrateConfig
+from pipeline.calibration.samples import NormaliserOf, Samples, read_samples
+from pipeline.calibration.settings import CalibrateConfig, CalibrateSet
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation import history
 from pipeline.evaluation.normalise import normaliser
@@ -43,15 +43,19 @@ def run_calibration(config: CalibrateConfig) -> Calibration:
     """Fit, measure, write calibrator.json, report.json and report.html to the output. Raises ConfigError."""
     if not config.sets:
         raise ConfigError("sets: none; give sets.NAME.output=ADDRESS of transcripts with references")
-    outputs = [
-        (name if len(found) == 1 else f"{name}/{inner}", storage, partial(normaliser, one.normaliser))
-        for name, one in config.sets.items()
-        for found in [list(transcribed(one.output, config.storage))]
-        for inner, storage in found
-    ]
-    calibration = fit_and_measure(read_samples(outputs, config.source_column))
+    calibration = fit_and_measure(read_samples(set_outputs(config.sets, config.storage), config.source_column))
     write(calibration, open_storage(config.output.uri, config=config.storage))
     return calibration
+
+
+def set_outputs(sets: Mapping[str, CalibrateSet], config: StorageConfig) -> list[tuple[str, Storage, NormaliserOf]]:
+    """What `read_samples` reads of these sets. Raises ConfigError."""
+    return [
+        (name if len(found) == 1 else f"{name}/{inner}", storage, partial(normaliser, one.normaliser))
+        for name, one in sets.items()
+        for found in [list(transcribed(one.output, config))]
+        for inner, storage in found
+    ]
 
 
 def write(calibration: Calibration, target: Storage) -> None:

@@ -107,7 +107,7 @@ def read_samples(outputs: Sequence[tuple[str, Storage, NormaliserOf]], source_co
             labels.append(found)
             metadata = rows[0]["metadata"]
             speakers += [speaker_of(metadata) or f"{name}/{rows[0]['recording_id']}"] * len(rows)
-            sources += [_value(metadata, source_column) or name] * len(rows)
+            sources += [value_of(metadata, source_column) or name] * len(rows)
     if not tables:
         where = ", ".join(storage.uri for _, storage, _ in outputs)
         raise ConfigError(f"sets: {where}: no transcript has a reference with words")
@@ -140,7 +140,7 @@ def _recordings(storage: Storage) -> Iterator[tuple[list[dict[str, Any]], pa.Tab
             start += len(of_recording)
 
 
-def _value(metadata: str | None, key: str | None) -> str | None:
+def value_of(metadata: str | None, key: str | None) -> str | None:
     """The text under a key of JSON metadata, None where it is missing."""
     if not (metadata and key):
         return None

@@ -104,9 +104,10 @@ def blocks_of(rows: Iterable[tuple[str, str, str | None]]) -> list[str]:
     return blocks if len(set(blocks)) > 1 else recordings
 
 
-def block_sums(blocks: Sequence[str], *values: ArrayLike) -> tuple[np.ndarray, ...]:
+def block_sums(blocks: Sequence[str] | np.ndarray, *values: ArrayLike) -> tuple[np.ndarray, ...]:
     """Sums of each of `values` [recordings] over equal names in `blocks`: float64 [blocks], sorted by name."""
-    names, index = np.unique(np.asarray(blocks, dtype=object), return_inverse=True)
+    given = blocks if isinstance(blocks, np.ndarray) else np.asarray(blocks, dtype=object)
+    names, index = np.unique(given, return_inverse=True)
     return tuple(np.bincount(index, np.asarray(value, float), len(names)) for value in values)
 
 

@@ -26,7 +26,7 @@ def locked(name: str) -> dict[str, str]:
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-RUNTIME = [*PROJECT["dependencies"], *EXTRAS["evaluate"], *EXTRAS["train"]]
+RUNTIME = [*PROJECT["dependencies"], *EXTRAS["evaluate"], *EXTRAS["labels"], *EXTRAS["train"]]
 
 
 def needed(requirements: list[str]) -> set[str]:

@@ -56,7 +56,7 @@ def compression_ratio(text: str) -> float:
 
 def without_loops(words: list[str]) -> list[int]:
     """The words to keep, by number: of a phrase that is repeated without end only its first occurrence."""
-    plain = [_normalised(word) for word in words]
+    plain = [letters(word) for word in words]
     kept: list[int] = []
     at = 0
     while at < len(plain):
@@ -85,17 +85,17 @@ def without_phrases(words: list[str], *, is_speech: bool) -> int:
 
     is_speech: whether the model itself hears speech.
     """
-    tails = [_normalised("".join(words[at:])) for at in range(len(words))]
+    tails = [letters("".join(words[at:])) for at in range(len(words))]
     if not is_speech and tails and tails[0] in _CLOSINGS:
         return 0
     return next((at for at, tail in enumerate(tails) if tail in _CREDITS), len(words))
 
 
-def _normalised(text: str) -> str:
+def letters(text: str) -> str:
     """Letters and digits only, without differences of case and width."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")
 
 
-_CREDITS = frozenset(map(_normalised, CREDITS))
-_CLOSINGS = frozenset(map(_normalised, CLOSINGS))
+_CREDITS = frozenset(map(letters, CREDITS))
+_CLOSINGS = frozenset(map(letters, CLOSINGS))

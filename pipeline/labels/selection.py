@@ -1,0 +1,118 @@
+"""One selection: transcripts and a policy become labels/, funnel.json, report.html and the audit."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import chain, count, groupby, islice
+from operator import itemgetter
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from pipeline.config import ConfigError
+from pipeline.evaluation.normalise import normaliser
+from pipeline.evaluation.result import headline
+from pipeline.evaluation.settings import UNKNOWN
+from pipeline.evaluation.words import label
+from pipeline.labels.audit import Sample, write_audit
+from pipeline.labels.choice import Chooser
+from pipeline.labels.curve import Threshold, read_curve, thresholds
+from pipeline.labels.duplicates import duplicate_recordings
+from pipeline.labels.report import funnel, render
+from pipeline.labels.settings import LabelsConfig
+from pipeline.labels.tally import Tally
+from pipeline.output.calibrator import Calibrator, of_output
+from pipeline.output.part_files import ROW_GROUP, file_name
+from pipeline.output.tables import published_rows
+from pipeline.schemas import LABELS, TRANSCRIPT, to_table
+from pipeline.storage.base import Storage, open_storage
+
+PART_GROUPS = 8  # row groups of a file
+Row = dict[str, Any]
+
+
+def run_selection(config: LabelsConfig) -> dict[str, Any]:
+    """Select, and write everything to the output. Returns the content of funnel.json. Raises ConfigError.
+
+    Memory does not grow with the archive but for: 16 bytes for each recording of the plan, 1.3 KB for each kept text
+    that is compared with others, and a small entry for each speaker and source.
+    """
+    source = open_storage(config.transcripts or "", create=False, config=config.storage)
+    first = next(published_rows(source, "transcripts", ["model", "fingerprint"]), None)
+    if first is None:
+        raise ConfigError(f"transcripts: {source.uri}: nothing is published there")
+    calibrator = of_output(source)
+    if config.policy.target_wer and calibrator is None:
+        raise ConfigError(
+            f"policy.target_wer: the confidences of {source.uri} are raw; jobs.calibrate --apply calibrates them"
+        )
+    curve = read_curve(config, calibrator, first["model"]) if calibrator and config.calibration else None
+    least = thresholds(config, curve)
+    decided = _decided(config, calibrator, least, first["fingerprint"])
+    tally, sample = Tally(), Sample(config.audit)
+    twice = duplicate_recordings(source, config.filters.audio_hash_column) if config.filters.duplicate_audio else set()
+    chooser = Chooser(config, least, twice, policy=decided["policy"])
+    target = open_storage(config.output.uri, config=config.storage)
+    _write(target, _labels(config, source, chooser, tally, sample))
+    found = decided | funnel(config, tally, curve, least)
+    target.put("funnel.json", json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+    target.put("report.html", render(found).encode())
+    write_audit(target, sample, decided["policy"])
+    return found
+
+
+def _decided(
+    config: LabelsConfig, calibrator: Calibrator | None, least: dict[str, Threshold], fingerprint: str
+) -> dict[str, Any]:
+    """All that decides, and its hash: 16 hex digits."""
+    settings = config.model_dump(mode="json", exclude={"output", "storage", "audit"})
+    known = {
+        "transcripts": config.transcripts,
+        "fingerprint": fingerprint,
+        "calibrator": calibrator.id if calibrator else None,
+        "thresholds": {name: asdict(one) for name, one in least.items()},
+        "settings": settings,
+    }
+    return {"policy": hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]} | known
+
+
+def _labels(config: LabelsConfig, source: Storage, chooser: Chooser, tally: Tally, sample: Sample) -> Iterator[Row]:
+    """The rows of LABELS, in the order of the transcripts. Counts them on the way."""
+    rows = published_rows(source, "transcripts", TRANSCRIPT.names)
+    for _, group in groupby(rows, key=itemgetter("recording_id")):
+        for made, segments in chooser.labels(_judged(list(group), config)):
+            tally.add(made, segments)
+            sample.add(made)
+            yield made
+
+
+def _judged(rows: list[Row], config: LabelsConfig) -> list[Row]:
+    """The segments of a recording with `errors` and `units`; None without a reference with words."""
+    reference, language = rows[0]["reference"], rows[0]["language"] or UNKNOWN
+    normal = normaliser(config.normaliser, language)
+    words = [[word["text"] for word in row["words"] or ()] for row in rows]
+    if not (reference and (plain := normal(reference))):
+        return [row | {"errors": None, "units": None} for row in rows]
+    found = label(words, plain, normal, chars=headline(language) == "CER")
+    return [
+        row | {"errors": errors, "units": units}
+        for row, errors, units in zip(rows, found.errors, found.units, strict=True)
+    ]
+
+
+def _write(target: Storage, rows: Iterator[Row]) -> None:
+    """Put labels/part-*.parquet in the place of what is there. A row group is in memory at a time."""
+    batches = iter(lambda: list(islice(rows, ROW_GROUP)), [])
+    with target.replace("labels") as files, target.scratch() as folder:
+        for number in count():
+            several = islice(batches, PART_GROUPS)
+            if (first := next(several, None)) is None:
+                break
+            path = folder / file_name(number)
+            with pq.ParquetWriter(path, LABELS, compression="zstd") as writer:
+                for batch in chain([first], several):
+                    writer.write_table(to_table(batch, LABELS))
+            files.add(path.name, path)

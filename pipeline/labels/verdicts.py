@@ -1,0 +1,60 @@
+"""What people found in an audit: the error rate of the kept labels, with its interval."""
+
+from __future__ import annotations
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.config import ConfigError
+from pipeline.labels.risk import Risk, bounded
+
+_NEEDED = ("label_id", "stratum", "weight", "words", "errors")
+
+
+def read_verdicts(path: Path) -> list[dict[str, float | str]]:
+    """The audited rows of a file that audit.html saved. Raises ConfigError, one line that names file and row."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as err:
+        raise ConfigError(f"audit.verdicts: {path}: {getattr(err, 'strerror', None) or err}") from None
+    if missing := [name for name in _NEEDED if not rows or name not in rows[0]]:
+        raise ConfigError(f"audit.verdicts: {path}: no column {missing[0]}, or no row")
+    found: list[dict[str, float | str]] = []
+    for number, row in enumerate(rows, start=2):
+        if not (row["errors"] or "").strip():
+            continue
+        try:
+            numbers = {name: float(row[name]) for name in ("weight", "words", "errors")}
+        except (TypeError, ValueError):
+            numbers = {"weight": -1.0}
+        if min(numbers.values()) < 0 or not all(map(np.isfinite, numbers.values())):
+            raise ConfigError(f"audit.verdicts: {path}: line {number}: weight, words or errors is no number from 0 on")
+        found.append({"stratum": row["stratum"]} | numbers)
+    if not found:
+        raise ConfigError(f"audit.verdicts: {path}: no row has a verdict (errors)")
+    return found
+
+
+def audited_risk(rows: list[dict[str, float | str]], level: float) -> Risk:
+    """The error rate of all kept labels: errors and words of each stratum, by its weight.
+
+    The variance is that of a combined ratio over strata, each with its own spread (Cochran, Sampling Techniques,
+    6.11). No bound is nearer than the exact binomial one of the audited words.
+    """
+    weight, words, errors = (np.array([row[name] for row in rows], float) for name in ("weight", "words", "errors"))
+    total = float((weight * words).sum())
+    if not total:
+        raise ConfigError("audit.verdicts: no audited label has a word")
+    rate = float((weight * errors).sum()) / total
+    residual = weight * (errors - rate * words)
+    strata: dict[object, list[float]] = defaultdict(list)
+    for row, value in zip(rows, residual, strict=True):
+        strata[row["stratum"]].append(float(value))
+    variance = sum(len(own) * float(np.var(own, ddof=1)) for own in strata.values() if len(own) > 1)
+    freedom = max(1, len(rows) - len(strata))
+    spread = float(np.sqrt(variance)) / total
+    return bounded(rate, spread, freedom, rate * float(words.sum()), float(words.sum()), level=level)

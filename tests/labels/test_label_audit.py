@@ -1,0 +1,79 @@
+"""The audit: what is drawn stands for all kept labels, and verdicts give their error rate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jobs.select_labels import main
+from pipeline.config import ConfigError
+from pipeline.labels.audit import Sample, as_csv
+from pipeline.labels.settings import AuditConfig
+from pipeline.labels.verdicts import audited_risk, read_verdicts
+from tests.support.labels import segment
+
+
+def label(number: int, confidence: float, words: int = 5) -> dict[str, object]:
+    return segment("word " * words, f"r{number}", confidence=confidence) | {"kept": True, "label_id": f"{number:04x}"}
+
+
+def drawn(size: int = 40) -> Sample:
+    """Of 300 sure labels and 100 others."""
+    sample = Sample(AuditConfig(sample=size))
+    for number in range(400):
+        sample.add(label(number, 0.99 if number % 4 else 0.7))
+    sample.add(label(1000, 0.99) | {"kept": False})
+    return sample
+
+
+def test_every_stratum_has_its_labels_and_weights_stand_for_all_kept_words() -> None:
+    rows = drawn().rows()
+    assert [row["stratum"] for row in rows] == ["en 0-0.8"] * 20 + ["en 0.98-1"] * 20
+    assert sum(row["weight"] * row["words"] for row in rows) == 400 * 5
+    assert drawn().rows() == rows
+    assert len(drawn(1000).rows()) == 400
+
+
+def test_the_rate_weighs_strata_and_its_interval_holds() -> None:
+    rows = drawn().rows()
+    by_hand = [dict(row) | {"errors": 1.0 if row["stratum"] == "en 0-0.8" else 0.0} for row in rows]
+    found = audited_risk(by_hand, 0.95)
+    assert abs(found.rate - 100 / 2000) < 1e-9  # each unsure label has one error
+    rng, inside = np.random.default_rng(0), 0
+    for _ in range(200):
+        listened = [
+            dict(row) | {"errors": float(rng.binomial(5, 0.3 if row["stratum"] == "en 0-0.8" else 0.02))}
+            for row in rows
+        ]
+        interval = audited_risk(listened, 0.95)
+        inside += interval.low <= 0.25 * 0.3 + 0.75 * 0.02 <= interval.high
+    assert inside >= 186
+
+
+def test_saved_verdicts_come_back_as_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [row | {"errors": "" if number else "2"} for number, row in enumerate(drawn().rows())]
+    (tmp_path / "verdicts.csv").write_text(as_csv(rows), encoding="utf-8")
+    assert main([f"audit.verdicts={tmp_path / 'verdicts.csv'}", f"output.uri={tmp_path}"]) == 0
+    assert capsys.readouterr().out.startswith("1 labels: error rate 40.00 % [")
+    assert (tmp_path / "audit.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("label_id,text\n1,a\n", "no column stratum"),
+        ("label_id,stratum,weight,words,errors\n", "no row"),
+        ("label_id,stratum,weight,words,errors\n1,a,1,5,\n", "no row has a verdict"),
+        ("label_id,stratum,weight,words,errors\n1,a,1,5,many\n", "line 2: "),
+        ("label_id,stratum,weight,words,errors\n1,a,1,5,0\n1,a,1,5,-1\n", "line 3: "),
+    ],
+)
+def test_a_file_that_is_no_audit_is_refused(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "verdicts.csv"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        read_verdicts(path)
+    assert str(caught.value).startswith(f"audit.verdicts: {path}: ")
+    assert says in str(caught.value)
