@@ -28,6 +28,7 @@ from pipeline.output.calibrator import Calibrator, of_output
 from pipeline.output.part_files import ROW_GROUP, file_name
 from pipeline.output.tables import published_rows
 from pipeline.schemas import LABELS, TRANSCRIPT, to_table
+from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import Storage, open_storage
 
 PART_GROUPS = 8  # row groups of a file
@@ -70,7 +71,7 @@ def _decided(
     """All that decides, and its hash: 16 hex digits."""
     settings = config.model_dump(mode="json", exclude={"output", "storage", "audit"})
     known = {
-        "transcripts": config.transcripts,
+        "transcripts": absolute(config.transcripts or ""),
         "fingerprint": fingerprint,
         "calibrator": calibrator.id if calibrator else None,
         "thresholds": {name: asdict(one) for name, one in least.items()},
