@@ -31,11 +31,12 @@ KEY_WIDTH = 30  # of a key in the help
 def main(
     job: str,
     schema: type[ConfigT],
-    run: Callable[[ConfigT], int],
+    run: Callable[..., int],
     doc: str | None,
     arguments: list[str] | None = None,
     *,
     instead: Mapping[str, Callable[[ConfigT], int]] | None = None,
+    files: Mapping[str, str] | None = None,
 ) -> int:
     """Parse the arguments, load the config, call `run`, or what an option puts in its place. Returns the exit code.
 
@@ -46,6 +47,7 @@ def main(
         doc: the job's docstring: what it does and how it is called.
         arguments: words of the command line; None: those of this process.
         instead: by the name of an option, such as "--dry-run", what is called instead; its docstring is the help.
+        files: by the name of an option that takes a FILE, such as "--summary", its help. `run` gets them by name.
 
     Returns:
         0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
@@ -59,11 +61,14 @@ def main(
     for option, function in (instead or {}).items():
         about = " ".join((function.__doc__ or "").split())
         made.add_argument(option, dest="chosen", action="store_const", const=function, help=about)
+    for option, about in (files or {}).items():
+        made.add_argument(option, metavar="FILE", help=about)
     words = sys.argv[1:] if arguments is None else arguments
     options = made.parse_intermixed_args(words)
+    given = {option.strip("-"): getattr(options, option.strip("-")) for option in files or {}}
     try:
         with stoppable(command(job, words)):
-            code: int = options.chosen(load(schema, options.config, options.overrides))
+            code: int = options.chosen(load(schema, options.config, options.overrides), **given)
             return code
     except ConfigError as err:
         print(err, file=sys.stderr)

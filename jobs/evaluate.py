@@ -10,37 +10,42 @@ differences between them. The exit code is then 1 if the gate is closed for any 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from jobs import cli
+from pipeline.config import ConfigError
 from pipeline.evaluation.settings import EvaluateConfig
 
 
-def run(config: EvaluateConfig) -> int:
-    """Evaluate and print the rates; returns the exit code."""
+def run(config: EvaluateConfig, summary: str | None = None) -> int:
+    """Evaluate and print the rates; returns the exit code. summary: a file for them as Markdown."""
+    if summary and not Path(summary).absolute().parent.is_dir():
+        raise ConfigError(f"--summary: {summary}: its folder does not exist")
     if config.models:
-        return _side_by_side(config)
-    from pipeline.evaluation.evaluate import run_evaluation
-    from pipeline.evaluation.wording import summary_lines
+        from pipeline.evaluation.side_by_side import run_side_by_side
+        from pipeline.evaluation.side_by_side_report import report_lines
+        from pipeline.evaluation.wording import side_by_side_lines
 
-    evaluation = run_evaluation(config)
-    print("\n".join(summary_lines(evaluation)))
+        found = run_side_by_side(config)
+        shown, text, passed = side_by_side_lines(found), report_lines(found), found.passed
+    else:
+        from pipeline.evaluation.evaluate import run_evaluation
+        from pipeline.evaluation.summary import summary_markdown
+        from pipeline.evaluation.wording import summary_lines
+
+        evaluation = run_evaluation(config)
+        shown, text, passed = summary_lines(evaluation), summary_markdown(evaluation), evaluation.verdict.passed
+    print("\n".join(shown))
     print(f"{config.output.uri}/report.html")
-    return 0 if evaluation.verdict.passed else 1
-
-
-def _side_by_side(config: EvaluateConfig) -> int:
-    from pipeline.evaluation.side_by_side import run_side_by_side
-    from pipeline.evaluation.wording import side_by_side_lines
-
-    found = run_side_by_side(config)
-    print("\n".join(side_by_side_lines(found)))
-    print(f"{config.output.uri}/report.html")
-    return 0 if found.passed else 1
+    if summary:
+        Path(summary).write_text("\n".join([*text, ""]), encoding="utf-8")
+    return 0 if passed else 1
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    return cli.main("evaluate", EvaluateConfig, run, __doc__, arguments)
+    files = {"--summary": "write verdict, rates and differences as Markdown, for the summary of a CI system"}
+    return cli.main("evaluate", EvaluateConfig, run, __doc__, arguments, files=files)
 
 
 if __name__ == "__main__":

@@ -401,6 +401,7 @@ EVALUATED = pa.schema(  # one row per recording of an evaluated set, stored belo
         ("speaker", pa.string()),  # null: unknown
         ("seconds", pa.float64()),  # of audio; null: unknown
         ("snr_db", pa.float32()),  # null: unknown
+        ("slices", pa.map_(pa.string(), pa.string())),  # the metadata that the setting `slices` names; null: unknown
         ("status", pa.string()),  # transcribed | dead_letter | missing
         ("reason", pa.string()),  # of a dead letter, or why some of a transcribed recording was not heard
         ("confidence", pa.float32()),

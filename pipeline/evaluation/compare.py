@@ -242,19 +242,13 @@ def _gone(language: str, count: int) -> str:
 
 
 def _warnings(comparisons: Sequence[Comparison], languages: dict[str, Rates], gate: GateConfig) -> Iterator[str]:
-    for one in comparisons:
-        if one.high > gate.margin and not one.regressed:
-            yield (
-                f"{one.language}: cannot exclude a loss of {100 * one.high:.2f} points {one.metric} (margin "
-                f"{100 * gate.margin:.2f}): {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
-                f"p {probability(one.p_holm)} after Holm, {one.blocks:,} blocks"
-            )
-        if one.left_out and one.language != ALL:  # the languages say it already
-            yield (
-                f"{one.language}: {one.left_out:,} recordings left out of the comparison, {one.recordings:,} compared: "
-                f"only one evaluation has them, or their references differ"
-            )
+    if losses := [one for one in comparisons if one.high > gate.margin and not one.regressed]:
+        sizes = ", ".join(f"{one.language} {100 * one.high:.2f} ({one.blocks:,} blocks)" for one in losses)
+        yield f"cannot exclude a loss above the margin of {100 * gate.margin:.2f} points; it may be up to: {sizes}"
+    if apart := [one for one in comparisons if one.left_out and one.language != ALL]:  # the languages say it already
+        counts = ", ".join(f"{one.language} {one.left_out:,} of {one.left_out + one.recordings:,}" for one in apart)
+        yield f"left out of the comparison, for only one evaluation has them or their references differ: {counts}"
     compared = {one.language for one in comparisons}
-    for language in languages if comparisons else ():
-        if language not in compared and languages[language].recordings:
-            yield f"{language}: not compared: fewer than two recordings have the same reference in the baseline"
+    alone = [language for language in languages if language not in compared and languages[language].recordings]
+    if comparisons and alone:
+        yield f"not compared, for fewer than two recordings have the same reference in the baseline: {', '.join(alone)}"

@@ -24,9 +24,10 @@ from pipeline.evaluation.made_with import about_of, differing, recorded
 from pipeline.evaluation.rates import language_rates, rate
 from pipeline.evaluation.report import render
 from pipeline.evaluation.result import Evaluation, Speed, SweepPoint, Verdict
-from pipeline.evaluation.rows import outcomes
+from pipeline.evaluation.rows import outcomes, slices_of
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.settings import EvaluateConfig, SetConfig
+from pipeline.evaluation.tracking import Tracking
 from pipeline.evaluation.words import JudgedWord, judged, word_confidence
 from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.flow.processes import ProcessorSeconds
@@ -66,6 +67,7 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         check_machine(config.model, config.compute)
     swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work
     storage = open_storage(config.output.uri, config=config.storage)
+    tracking = Tracking(config.mlflow, config.name) if config.mlflow.uri else None
     about = about_of(config)
     run = config.run or datetime.now(UTC).date().isoformat()
     identity = f"{config.name}-{run}-{about['config_hash'][:6]}"
@@ -94,7 +96,10 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         words=word_confidence(done.words),
         settings=recorded(config),
     )
-    return _written(config, storage, _compared(config, evaluation, table, base), table, base)
+    shown, pages = _written(config, storage, _compared(config, evaluation, table, base), table, base)
+    if tracking:
+        tracking.log(shown, pages)
+    return shown
 
 
 def _compared(config: EvaluateConfig, new: Evaluation, rows: pa.Table, base: history.Baseline | None) -> Evaluation:
@@ -114,19 +119,23 @@ def _compared(config: EvaluateConfig, new: Evaluation, rows: pa.Table, base: his
 
 def _written(
     config: EvaluateConfig, storage: Storage, evaluation: Evaluation, rows: pa.Table, base: history.Baseline | None
-) -> Evaluation:
-    """The evaluation with its history, after rows, result and pages are written; a baseline too, if that is wanted."""
+) -> tuple[Evaluation, dict[str, str]]:
+    """Write rows, result and pages; a baseline too, if that is wanted.
+
+    Returns the evaluation with its history, and the pages by their names.
+    """
     history.write_rows(storage, rows)
     history.write_result(storage, config.name, evaluation)
     if config.keep_as:
         history.keep(storage, config.keep_as, config.name, evaluation, rows, config.storage)
     known = history.results(storage)
     shown = replace(evaluation, history=history.points(known, config.name))
-    pages = {"html": render(shown, rows, base.rows if base else None), "xml": junit_xml(shown)}
-    storage.put("report.html", pages["html"].encode())
-    storage.put("junit.xml", pages["xml"].encode())
-    kept_reports.keep(storage, evaluation.evaluation, pages, known)
-    return shown
+    pages = {"report.html": render(shown, rows, base.rows if base else None), "junit.xml": junit_xml(shown)}
+    for name, text in pages.items():
+        storage.put(name, text.encode())
+    kept = {name.rpartition(".")[2]: text for name, text in pages.items()}
+    kept_reports.keep(storage, evaluation.evaluation, kept, known)
+    return shown, pages
 
 
 def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: contextlib.ExitStack) -> _Scored:
@@ -145,7 +154,8 @@ def _scored(config: EvaluateConfig, run: str, common: Mapping[str, Any], stack: 
             found = outcomes(output)
         identity = {**common, "set": name}
         for outcome in found:
-            rows.append(scored(outcome, identity, one.normaliser, config.corrupt))
+            own = {**identity, "slices": slices_of(outcome.metadata, config.slices)}
+            rows.append(scored(outcome, own, one.normaliser, config.corrupt))
             words += judged(outcome, rows[-1])
     return _Scored(rows, words, speed)
 

@@ -68,6 +68,8 @@ def read_rows(storage: Storage, evaluation: str) -> pa.Table:
             table = file.read()
         for place, name in enumerate(PARTITIONS):
             table = table.add_column(place, name, pa.array([match[place + 1]] * table.num_rows, pa.string()))
+        for name in set(EVALUATED.names) - set(table.column_names):  # an earlier version wrote it
+            table = table.append_column(EVALUATED.field(name), pa.nulls(table.num_rows, EVALUATED.field(name).type))
         tables.append(table.select(EVALUATED.names).cast(EVALUATED))
     if not tables:
         raise ConfigError(f"baseline: {storage.uri}: no rows of the evaluation {evaluation}")
@@ -83,7 +85,7 @@ def write_result(storage: Storage, name: str, evaluation: Evaluation) -> str:
     rates = [
         asdict(rates) | {"rate": rates.counts.rate}
         for rates in evaluation.rates
-        if rates.group in ("all", "set", "language")
+        if rates.group in ("all", "set", "language", "slice")
     ]
     content = {"name": name} | asdict(evaluation) | {"history": [], "rates": rates}
     storage.put(key, json.dumps(content, indent=1, default=_text).encode())

@@ -86,6 +86,7 @@ def _outcome(
         hypothesis=hypothesis or "",
         speaker=speaker_of(described.metadata),
         snr_db=snr_of(described.metadata),
+        metadata=described.metadata,
         seconds=seconds,
         audio=next((str(row[name]) for name in fields.AUDIO_NAMES if isinstance(row.get(name), str)), ""),
         model=PurePosixPath(public(one.hypotheses or "")).name,

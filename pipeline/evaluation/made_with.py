@@ -19,7 +19,15 @@ from pipeline.model.files import layout
 
 # The sections of the config that change the figures.
 DECIDING = ("sets", "model", "denoise", "decode", "segment", "corrupt")
-_ELSEWHERE = ("run", "output", "storage", "baseline", "keep_as", "models")  # where things are, not how they were made
+_ELSEWHERE = (
+    "run",
+    "output",
+    "storage",
+    "baseline",
+    "keep_as",
+    "models",
+    "mlflow",
+)  # where things are, not how they were made
 _COMPARED = ("model", "revision", "normaliser", "code_version", "git_commit", "hardware")  # of `about`
 
 

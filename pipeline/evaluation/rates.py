@@ -13,7 +13,7 @@ from pipeline.evaluation.bootstrap import blocks_of, interval
 from pipeline.evaluation.result import Counts, Metric, Rates, headline
 
 Evaluated = Mapping[str, Any]  # a row of schemas.EVALUATED
-Group = Literal["all", "set", "language", "speaker", "duration", "snr"]
+Group = Literal["all", "set", "language", "speaker", "duration", "snr", "slice"]
 
 DURATIONS = (0, 2, 5, 10, 20, 30)  # seconds
 NOISE = (-100, 0, 10, 20, 30)  # dB of signal over noise
@@ -53,6 +53,11 @@ def language_rates(rows: Sequence[Evaluated], *, resamples: int, seed: int) -> l
                 by_key.setdefault(key, []).append(row)
         order = list(by_key) if kind in ("set", "language") else sorted(by_key, key=_natural)
         grouped += [(kind, key, by_key[key]) for key in order]
+    slices: dict[str, list[Evaluated]] = {}
+    for row in rows:
+        for name, value in row.get("slices") or ():
+            slices.setdefault(f"{row['language']} {name}: {value}", []).append(row)
+    grouped += [("slice", key, slices[key]) for key in sorted(slices)]
     return [rate(kind, key, group, resamples=resamples, seed=seed) for kind, key, group in grouped if group]
 
 

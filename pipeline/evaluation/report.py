@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.evaluation import plots
+from pipeline.evaluation.confusions import most_confused, phantoms
 from pipeline.evaluation.rates import reliability
 from pipeline.evaluation.result import Evaluation, Rates
 from pipeline.evaluation.text_changes import text_changes
@@ -29,7 +30,8 @@ from pipeline.evaluation.worst import utterance, worst_recordings
 from pipeline.output.page import render_page
 
 WORST = 50  # utterances shown
-SPEAKERS = 100  # shown, those with most errors first
+SPEAKERS = 100  # shown, those with most errors first; as many of any other group
+CONFUSED = 20  # errors shown of each language, and recordings of silence
 
 # first, in this order
 _ABOUT = ("model", "revision", "config_hash", "normaliser", "code_version", "git_commit", "hardware")
@@ -71,6 +73,8 @@ def render(evaluation: Evaluation, rows: pa.Table, baseline: pa.Table | None = N
         sweep=list(zip(setting_labels(evaluation.sweep), evaluation.sweep, strict=True)),
         sweep_languages=list(dict.fromkeys(language for point in evaluation.sweep for language in point.rates)),
         failed=_failed(rows),
+        confused=most_confused(rows, CONFUSED),
+        phantoms=phantoms(rows, CONFUSED),
         changes=[
             text_changes(rows, old, ("this evaluation", evaluation.baseline or "baseline"), WORST)
             for old in (baseline,)
@@ -90,10 +94,11 @@ def _about(evaluation: Evaluation) -> list[tuple[str, str]]:
 
 
 def _breakdowns(evaluation: Evaluation) -> Iterator[Breakdown]:
-    for group, name in (("speaker", "speaker"), ("duration", "duration"), ("snr", "signal-to-noise ratio")):
+    groups = ("speaker", "speaker"), ("duration", "duration"), ("snr", "signal-to-noise ratio"), ("slice", "metadata")
+    for group, name in groups:
         chosen = [one for one in evaluation.rates if one.group == group]
         total = len(chosen)
-        if group == "speaker":
+        if group == "speaker" or total > SPEAKERS:
             chosen = sorted(chosen, key=lambda one: (-one.counts.errors, one.key))[:SPEAKERS]
         if chosen:
             yield Breakdown(name, total, chosen, open=group != "speaker")

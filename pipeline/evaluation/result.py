@@ -55,15 +55,15 @@ def rate_of(stored: Mapping[str, Any]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """One group of recordings: a set, a language, a speaker, a range of durations or of noise.
+    """One group of recordings: a set, a language, a speaker, a range of durations or of noise, a value of metadata.
 
     Dead-lettered and missing recordings count as deletions of their whole reference. Where the reference is not known,
     they count in the coverage only. Recordings with an empty reference are not in the counts; the words recognised in
     them are `phantom_words`.
     """
 
-    group: Literal["all", "set", "language", "speaker", "duration", "snr"]
-    key: str  # "test-clean", "en", "1089", "5-10 s"
+    group: Literal["all", "set", "language", "speaker", "duration", "snr", "slice"]
+    key: str  # "test-clean", "en", "1089", "5-10 s", "en accent: scottish"
     metric: Metric
     words: Counts
     chars: Counts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,6 +40,7 @@ class Outcome:
     hypothesis: str = ""
     speaker: str | None = None
     snr_db: float | None = None
+    metadata: str | None = None  # JSON text as in the transcripts
     seconds: float | None = None  # declared by the source, else where the last segment ends
     confidence: float | None = None  # mean over the characters of the segments
     steps: float | None = None  # mean over the segments
@@ -118,6 +119,7 @@ def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, re
         reference=ref.reference if reference is None else reference,
         speaker=speaker_of(metadata),
         snr_db=snr_of(metadata),
+        metadata=metadata,
         seconds=ref.seconds if ref.seconds is not None else row.get("seconds"),
         audio=public(ref.source_uri) + (f"!{ref.source_member}" if ref.source_member else ""),
         model=row.get("model"),
@@ -151,6 +153,17 @@ def snr_of(metadata: str | None) -> float | None:
         if math.isfinite(number) and not isinstance(value, bool):
             return number
     return None
+
+
+def slices_of(metadata: str | None, names: Sequence[str]) -> list[tuple[str, str]]:
+    """The columns of these names that have a value, with it, in the order of the names. Ignores case and hyphens."""
+    found = []
+    for name in names:
+        for value in _values(metadata, (name.lower().replace("-", "_"),)):
+            if isinstance(value, str | int | float) and str(value).strip().lower() not in _UNKNOWN:
+                found.append((name, str(value).strip()))
+                break
+    return found
 
 
 def _values(metadata: str | None, known: tuple[str, ...]) -> list[Any]:

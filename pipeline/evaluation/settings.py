@@ -26,6 +26,7 @@ from pipeline.config import (
 )
 from pipeline.config_file import keys, mistakes
 from pipeline.evaluation.corrupt import CorruptConfig
+from pipeline.evaluation.tracking import MlflowConfig
 
 NormaliserName = Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"]
 UNKNOWN = "unknown"  # the language where the source does not name one
@@ -148,7 +149,12 @@ class EvaluateConfig(Section):
     keep_as: str | None = Field(
         None, description="keep this evaluation as a baseline: a NAME, or the address of a folder"
     )
+    slices: list[str] = Field(
+        default_factory=lambda: ["accent", "gender", "domain"],
+        description="columns of the metadata; a rate of each of their values",
+    )
     gate: GateConfig = GateConfig()
+    mlflow: MlflowConfig = MlflowConfig()
     corrupt: CorruptConfig = CorruptConfig()
     sweep: dict[str, list[Any]] = Field(
         default_factory=dict,

@@ -126,6 +126,28 @@ def test_a_later_night_is_compared_with_the_one_before_and_the_gate_closes(
     assert "WER rose from 0.00 % to 6.25 %" in failed[0]
 
 
+def test_rates_by_metadata_stand_in_result_and_report(tmp_path: Path) -> None:
+    rows = [("a", "one cat", "scottish"), ("a b", "a b", "scottish"), ("a", "a", "")]
+    text = "\n".join(json.dumps({"ref": ref, "hyp": hyp, "accent": accent}) for ref, hyp, accent in rows)
+    (tmp_path / "x.jsonl").write_text(text)
+    words = [
+        f"output.uri={tmp_path / 'evaluated'}",
+        f"sets.dev.hypotheses={tmp_path / 'x.jsonl'}",
+        "sets.dev.language=de",
+    ]
+    evaluation = run_evaluation(load(EvaluateConfig, None, words))
+    result = json.loads((tmp_path / f"evaluated/results/{evaluation.evaluation}.json").read_text(encoding="utf-8"))
+    (scottish,) = [one for one in result["rates"] if one["group"] == "slice"]
+    assert (scottish["key"], scottish["recordings"], scottish["rate"]) == (
+        "de accent: scottish",
+        2,
+        pytest.approx(2 / 3),
+    )
+    assert "de accent: scottish" in (tmp_path / "evaluated/report.html").read_text(encoding="utf-8")
+    kept = read_rows(open_storage(str(tmp_path / "evaluated")), evaluation.evaluation)["slices"].to_pylist()
+    assert kept == [[("accent", "scottish")], [("accent", "scottish")], []]
+
+
 def test_a_night_without_a_language_of_the_night_before_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -181,7 +181,7 @@ def test_a_first_evaluation_has_no_empty_parts() -> None:
     first = Evaluation("first", NIGHT.evaluated_at, {}, [rates_of("all", "all", [one])])
     text = render(first, evaluated_table([one]))
     shown = re.findall('<section id="(.*?)"', text)
-    assert shown == ["about", "rates", "worst", "confidence"]
+    assert shown == ["about", "rates", "worst", "confused", "confidence"]
     assert render(replace(first, rates=[]), evaluated_table([])).count("<section") == 1
 
 

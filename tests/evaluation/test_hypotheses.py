@@ -11,7 +11,7 @@ import pytest
 from jobs import evaluate as job
 from pipeline.config import ConfigError
 from pipeline.evaluation.hypotheses import foreign_outcomes
-from pipeline.evaluation.rows import Outcome
+from pipeline.evaluation.rows import Outcome, slices_of
 from pipeline.evaluation.settings import SetConfig
 
 ROWS = [
@@ -37,6 +37,7 @@ def outcomes(hypotheses: str, **settings: str) -> list[Outcome]:
 def test_rows_with_ref_and_hyp_are_recordings(tmp_path: Path, name: str) -> None:
     first, second = outcomes(written(tmp_path / name, list(ROWS)))
     assert (first.recording_id, first.language, first.speaker, first.model) == ("a", "en", "7", name)
+    assert [slices_of(one.metadata, ["Accent", "gender"]) for one in (first, second)] == [[("Accent", "scottish")], []]
     assert (first.reference, first.hypothesis, first.status) == ("the cat", "the hat", "transcribed")
     assert (second.reference, second.hypothesis, second.status) == ("guten tag", "", "transcribed")
 
@@ -120,7 +121,8 @@ def test_texts_of_two_recognisers_are_compared_and_the_worst_changes_come_first(
         ]
         sides.append(f"{{name: {name}, sets: {{dev: {{hypotheses: {written(tmp_path / f'{name}.csv', rows)}}}}}}}")
     words = [f"output.uri={tmp_path / 'out'}", "sets.dev.language=en", f"models=[{', '.join(sides)}]", "run=1"]
-    assert job.main(words) == 0
+    assert job.main([*words, "--summary", str(tmp_path / "summary.md")]) == 0
+    assert (tmp_path / "summary.md").read_text().splitlines()[0] == "# Side by side: nightly, 1"
     (difference,) = json.loads((tmp_path / "out/comparison.json").read_text())["differences"]
     assert (difference["model"], difference["other"]) == ("new", "old")
     assert difference["difference"] == pytest.approx(5 / 48)

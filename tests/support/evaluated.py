@@ -64,6 +64,7 @@ def row(language: str, reference: str | None, hypothesis: str, **changed: Any) -
         "speaker": None,
         "seconds": 4.0,
         "snr_db": None,
+        "slices": None,
         "status": "transcribed",
         "reason": None,
         "confidence": 0.9,
