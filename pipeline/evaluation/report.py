@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.evaluation import plots
+from pipeline.evaluation.changed_texts import text_changes
 from pipeline.evaluation.confusions import most_confused, phantoms
 from pipeline.evaluation.rates import reliability
 from pipeline.evaluation.result import Evaluation, Rates
-from pipeline.evaluation.text_changes import text_changes
 from pipeline.evaluation.wording import (
     decimal,
     finding,

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.evaluation import history, kept_reports
+from pipeline.evaluation.changed_texts import text_changes
 from pipeline.evaluation.compare import compare_rows
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.result import Difference, Evaluation, SideBySide
 from pipeline.evaluation.settings import EvaluateConfig, GateConfig
 from pipeline.evaluation.side_by_side_report import render, report_lines
 from pipeline.evaluation.significance import holm
-from pipeline.evaluation.text_changes import text_changes
 from pipeline.evaluation.wording import GROUPS
 from pipeline.model.files import layout
 from pipeline.storage.base import open_storage

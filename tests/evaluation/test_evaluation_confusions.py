@@ -9,13 +9,13 @@ ROWS = evaluated_table(
     [
         row("en", "the cat sat", "the hat sat"),
         row("en", "a cat", "a hat"),
-        row("en", "the end", "end now"),
+        row("en", "the end is", "end is now"),
         row("en", "never said", "", status="dead_letter"),
         row("en", None, "no reference"),
         row("zh", "我要茶", "我要鱼"),
-        row("en", "", "thank you for watching", recording_id="silence-1", reference=""),
-        row("en", "", "you", recording_id="silence-2", reference=""),
-        row("en", "", "", recording_id="silence-3", reference=""),
+        row("en", "", "thank you for watching", recording_id="silence-1"),
+        row("en", "", "you", recording_id="silence-2"),
+        row("en", "", "", recording_id="silence-3"),
     ]
 )
 
