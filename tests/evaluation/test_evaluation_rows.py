@@ -76,6 +76,7 @@ def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: 
         hypothesis="你好世界第二",
         speaker="s7",
         snr_db=12.0,
+        metadata='{"speaker": "s7", "snr": 12}',
         seconds=3.9,  # where the last segment ends
         confidence=pytest.approx((0.25 * 4 + 1.0 * 3) / 7),
         steps=4.5,

@@ -87,7 +87,7 @@ def test_an_address_with_keys_is_refused_without_repeating_them(key: str, addres
 
 def test_settings_that_do_not_fit_name_their_key_and_not_the_whole_config() -> None:
     both = evaluate_settings("sets.dev.source.uri=/in")
-    assert both == "sets.dev: needs either a source to transcribe or the output of an earlier run"
+    assert both == "sets.dev: needs one of source, output and hypotheses, not several"
     damaged = evaluate_settings("keep_as=golden", "corrupt.delete_words=0.5")
     assert damaged == "keep_as: golden: damaged on purpose (corrupt: delete_words 0.5), so it is no baseline"
     assert evaluate_settings("sweep={denoise.max_steps: [4]}").startswith("sweep: dev is a finished output")

@@ -24,7 +24,9 @@ def test_the_page_and_the_markdown_have_the_same_figures() -> None:
         assert f"## {title}" in text
     assert "tiny failed: de: no rate to compare with its ceiling of 9.00 %" in text
     assert "tiny failed" in page
-    assert 'href="models/whisper-base/report.html"' in page
+    link = "models/whisper-base/reports/nightly-2026-11-25.html"
+    assert f'href="{link}"' in page
+    assert f'href="../{link}"' in render(FOUND, "../")
 
 
 def test_sets_are_rows_only_where_they_are_not_the_languages() -> None:
