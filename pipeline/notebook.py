@@ -25,7 +25,7 @@ from pipeline import run
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import ConfigError, RunConfig, StorageConfig
 from pipeline.config_file import validate
-from pipeline.output.tables import published_rows
+from pipeline.output.tables import as_now, published_rows
 from pipeline.schemas import BYTES_PER_SAMPLE, DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, to_table
 from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.scratch import scratch_folder
@@ -118,7 +118,7 @@ def _published(store: Storage) -> pa.Table:
     for key in sorted(store.list("transcripts/")):
         if key.endswith(".parquet"):
             with store.open(key) as stream:
-                tables.append(pq.read_table(stream))
+                tables.append(as_now(pq.read_table(stream), "transcripts", TRANSCRIPT.names, f"{store.uri}/{key}"))
     return pa.concat_tables(tables)
 
 

@@ -14,7 +14,10 @@ from pipeline.config import public
 SAMPLE_RATE = 16_000  # Hz, mono, everywhere after decoding
 SAMPLES_PER_MS = SAMPLE_RATE // 1000  # 16
 BYTES_PER_SAMPLE = 2  # int16 little endian
+# The version of what stands in an output. Raise it with every change. Outputs since OLDEST_SCHEMA are read and resumed:
+# what they lack is null. Where a change does more than add what may be null, raise OLDEST_SCHEMA to the new version.
 SCHEMA_VERSION = 6
+OLDEST_SCHEMA = 5
 ARCHIVE = "!archive"  # ends the id of a RecordingRef that stands for all that cannot be read of an archive
 
 REASONS = {  # why a recording is a dead letter, and what that means
@@ -430,6 +433,32 @@ def to_table(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
         for name in schema.names:
             columns[name].append(row[name])
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def widened(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows that an earlier version wrote, with exactly `schema`: columns and fields that were added since are null.
+
+    Raises ValueError, which names the first of them, if the table has columns or fields that are not in `schema`, or of
+    another type.
+    """
+    if table.schema.equals(schema):
+        return table
+    if name := _lost(pa.struct(list(table.schema)), pa.struct(list(schema))):
+        raise ValueError(f"{name} is another column than in schema version {SCHEMA_VERSION}")
+    there = set(table.schema.names)
+    columns = [table[f.name].cast(f.type) if f.name in there else pa.nulls(len(table), f.type) for f in schema]
+    return pa.table(columns, schema=schema)
+
+
+def _lost(old: pa.DataType, new: pa.DataType | None, name: str = "") -> str | None:
+    """The name of the first field of `old` that `new` does not have with its type; None: `new` only adds fields."""
+    if new is not None and pa.types.is_struct(old) and pa.types.is_struct(new):
+        types = {field.name: field.type for field in new}
+        inner = (_lost(field.type, types.get(field.name), f"{name}.{field.name}".strip(".")) for field in old)
+        return next((found for found in inner if found), None)
+    if new is not None and pa.types.is_list(old) and pa.types.is_list(new):
+        return _lost(old.value_type, new.value_type, name)
+    return None if old == new else name
 
 
 SPAN = [  # where a segment is

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.rows import speaker_of
+from pipeline.output.tables import as_now
 from pipeline.storage.base import Storage
 
 TRAIN = "train"  # the split of what nobody has split
@@ -123,5 +124,7 @@ def _rows(storage: Storage, key: str, columns: list[str], first: int, stop: int 
             at += count
             if low < high:
                 table = file.read_row_group(group, columns=columns, use_threads=False)
+                if not key.startswith(LABELS_AT):
+                    table = as_now(table, "transcripts", columns, f"{storage.uri}/{key}")
                 for batch in table.slice(low, high - low).to_batches(max_chunksize=1024):
                     yield from batch.to_pylist()

@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from pipeline.planning.pack import UNIT_DIGITS
-from pipeline.schemas import DEAD_LETTER, REASONS, SAMPLE_RATE, TRANSCRIPT, WorkUnit
+from pipeline.schemas import DEAD_LETTER, REASONS, SAMPLE_RATE, TRANSCRIPT, WorkUnit, widened
 from pipeline.storage.base import OutputError, Storage, delete_all, in_order
 
 COMMITS, DATA = "commits/", "data/"
@@ -311,12 +312,19 @@ def _verified(storage: Storage, entry: Mapping[str, Any], schema: pa.Schema) -> 
     if hashlib.sha256(body).hexdigest() != entry["sha256"]:
         raise OutputError(f"{name}: damaged: its checksum is not the committed one{repair}")
     try:
-        table = pa.ipc.open_file(body, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
-    except pa.ArrowInvalid:
-        raise OutputError(f"{name}: not an Arrow file: written by an earlier version, which can publish it") from None
-    if not table.schema.equals(schema) or table.num_rows != entry["rows"]:
-        raise OutputError(f"{name}: {table.num_rows} rows instead of {entry['rows']}, or another schema{repair}")
+        table = widened(_decoded(body, entry["key"]), schema)
+    except ValueError as err:
+        raise OutputError(f"{name}: {' '.join(str(err).split())}{repair}") from None
+    if table.num_rows != entry["rows"]:
+        raise OutputError(f"{name}: {table.num_rows} rows instead of {entry['rows']}{repair}")
     return table
+
+
+def _decoded(body: bytes, key: str) -> pa.Table:
+    """The table of a data file. Raises ValueError if it is none. Earlier versions wrote Parquet."""
+    if key.endswith(".parquet"):
+        return pq.ParquetFile(pa.BufferReader(body)).read(use_threads=False)
+    return pa.ipc.open_file(body, options=pa.ipc.IpcReadOptions(use_threads=False)).read_all()
 
 
 def _receipt(commit: Mapping[str, Any], *, won: bool) -> Receipt:

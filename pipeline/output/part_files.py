@@ -21,6 +21,7 @@ from pipeline.output.commit import DUPLICATE, EMPTY, SCHEMAS, read_commit, read_
 from pipeline.output.parts import SUMMARY, Part
 from pipeline.planning.left import unit_runs
 from pipeline.planning.plan import read_columns
+from pipeline.schemas import SCHEMA_VERSION
 from pipeline.storage.base import OutputError, Replacement, Storage, in_order, read_json
 
 ROW_GROUP = 16_384  # rows: so many are written together
@@ -122,7 +123,8 @@ class _TableWriter:
     def __init__(self, path: Path, schema: pa.Schema, calibrator: Calibrator | None) -> None:
         self.path, self.rows, self._calibrator = path, 0, calibrator
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        about = {"schema_version": str(SCHEMA_VERSION)}
+        self._writer = pq.ParquetWriter(path, schema.with_metadata(about), compression="zstd")
         self._buffer: list[pa.Table] = []
         self._buffered_rows = 0
 

@@ -39,6 +39,7 @@ from pipeline.output.rounds import current_results, planned_now
 from pipeline.planning.fingerprint import fingerprint_id
 from pipeline.planning.plan import ignored_files, plan_names, read_fingerprint
 from pipeline.planning.update import last_changes
+from pipeline.schemas import SCHEMA_VERSION
 from pipeline.storage.base import OutputError, Replacement, Storage, clear_abandoned, read_json
 from pipeline.storage.patience import retries
 
@@ -190,6 +191,7 @@ def _summary(tally: Tally) -> dict[str, Any]:
         *("recordings_damaged", "recordings_unread", "bytes_unread"),
     )
     return {
+        "schema_version": SCHEMA_VERSION,
         **{name: report[name] for name in same_names},
         "recordings": report["recordings_planned"],
         "recordings_transcribed": report["recordings_transcribed"],

@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipeline.output.commit import SCHEMAS
 from pipeline.output.stitch import join_words
-from pipeline.storage.base import Storage
+from pipeline.schemas import widened
+from pipeline.storage.base import OutputError, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,18 @@ def published_rows(storage: Storage, table: str, columns: Sequence[str]) -> Iter
     for key in _parts(storage, table):
         with storage.open(key) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
-                yield from batch.to_pylist()
+                yield from as_now(pa.Table.from_batches([batch]), table, columns, f"{storage.uri}/{key}").to_pylist()
+
+
+def as_now(part: pa.Table, table: str, columns: Sequence[str], name: str) -> pa.Table:
+    """Rows of a published table as this version writes them: what an earlier version did not write is null.
+
+    table: transcripts or dead_letters. name: of its file, for the OutputError that is raised where that is impossible.
+    """
+    try:
+        return widened(part, pa.schema([SCHEMAS[table].field(column) for column in columns]))
+    except ValueError as err:
+        raise OutputError(f"{name}: {err}") from None
 
 
 def sample_lines(storage: Storage, limit: int) -> list[Line]:

@@ -5,15 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import metadata
 from typing import Any
 
 import av
+from pydantic_core import to_jsonable_python
 
 from pipeline.config import ConfigError, RunConfig
-from pipeline.schemas import SCHEMA_VERSION
+from pipeline.schemas import OLDEST_SCHEMA, SCHEMA_VERSION
 
 KEY = "_run/fingerprint.json"
+VERSION = "schema_version"
+SECTIONS = ("source", "model", "denoise", "decode", "segment")
 LIBRARIES = ("av", "onnxruntime", "silero-vad", "soxr", "tokenizers")  # they decide what is heard and recognised
 OF_LIBRARY = "library."  # how their keys begin
 
@@ -35,7 +39,7 @@ def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
         "segment": settings["segment"],
     }
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    return flat | library_versions() | {"schema_version": SCHEMA_VERSION}
+    return flat | library_versions() | {VERSION: SCHEMA_VERSION}
 
 
 def library_versions() -> dict[str, str]:
@@ -52,10 +56,11 @@ def fingerprint_id(values: Mapping[str, Any]) -> str:
 def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Compare the `stored` fingerprint of the output at `uri` with the one that a run `wanted` to use.
 
-    A key that an older version did not know counts as null, and as equal if it is that of a library. Raises
-    ConfigError if the fingerprints differ: one line
-    with every differing key and both values.
+    A key that an older version did not know counts as null or the setting's default, and as equal if it is that of a
+    library. Raises ConfigError if the fingerprints differ: one line with every differing key and both values. Versions
+    of the schema may differ as `check_version` allows.
     """
+    check_version(uri, stored)
     differences = list(_differences(stored, wanted))
     if differences:
         raise ConfigError(
@@ -64,8 +69,35 @@ def check_fingerprint(uri: str, stored: Mapping[str, Any], wanted: Mapping[str, 
         )
 
 
+def check_version(uri: str, stored: Mapping[str, Any]) -> None:
+    """Raise ConfigError, one line, if this version does not read outputs with the schemas of this fingerprint."""
+    version = stored.get(VERSION, SCHEMA_VERSION)
+    if not OLDEST_SCHEMA <= version <= SCHEMA_VERSION:
+        advice = (
+            "use a newer one" if version > SCHEMA_VERSION else "use the one that wrote it, or choose another output"
+        )
+        raise ConfigError(
+            f"output.uri: {uri} has schema version {version}, and this fullcanvas reads {OLDEST_SCHEMA} to "
+            f"{SCHEMA_VERSION}: {advice}"
+        )
+
+
+@cache
+def _defaults() -> dict[str, Any]:
+    """The default of each setting of a fingerprint that has one."""
+    fields = {name: RunConfig.model_fields[name].annotation.model_fields for name in SECTIONS}  # type: ignore[union-attr]
+    return {
+        f"{section}.{key}": to_jsonable_python(field.get_default(call_default_factory=True))
+        for section, of_section in fields.items()
+        for key, field in of_section.items()
+        if not field.is_required()
+    }
+
+
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:
-    for key in sorted(set(stored) | set(wanted)):
+    for key in sorted((set(stored) | set(wanted)) - {VERSION}):
+        if key not in stored and key in _defaults() and wanted[key] == _defaults()[key]:
+            continue
         if stored.get(key) is None and (wanted.get(key) is None or key.startswith(OF_LIBRARY)):
             continue
         old, new = (json.dumps(side[key]) if key in side else "absent" for side in (stored, wanted))

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from pipeline.config import PlanConfig, SourceConfig
 from pipeline.planning.fingerprint import KEY as FINGERPRINT
-from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, to_json
+from pipeline.planning.fingerprint import check_fingerprint, check_version, fingerprint_id, to_json
 from pipeline.planning.lengths import declared_seconds, expected_seconds
 from pipeline.planning.pack import (
     PlannedUnit,
@@ -233,8 +233,12 @@ def ignored_files(storage: Storage) -> dict[str, int]:
 
 
 def read_fingerprint(storage: Storage) -> dict[str, Any]:
-    """The fingerprint of this output, from its plan. Raises FileNotFoundError if nothing is planned."""
+    """The fingerprint of this output, from its plan.
+
+    Raises FileNotFoundError if nothing is planned, ConfigError if this version does not read the output.
+    """
     stored: dict[str, Any] = _footer(storage, BASE)["fingerprint"]
+    check_version(storage.uri, stored)
     return stored
 
 

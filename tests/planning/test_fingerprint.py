@@ -10,6 +10,7 @@ import pytest
 from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, make_fingerprint, to_json
+from pipeline.schemas import OLDEST_SCHEMA, SCHEMA_VERSION
 
 
 def _fingerprint(*overrides: str, weights: str = "abc") -> dict[str, Any]:
@@ -104,3 +105,31 @@ def test_a_setting_that_older_versions_did_not_have_may_stay_null() -> None:
     check_fingerprint("/out", stored, _fingerprint())
     with pytest.raises(ConfigError, match=r'source\.split was absent, now "test"'):
         check_fingerprint("/out", stored, _fingerprint("source.split=test"))
+
+
+def test_a_setting_that_older_versions_did_not_have_may_have_its_default() -> None:
+    stored = {key: value for key, value in _fingerprint().items() if key != "denoise.max_steps"}
+    check_fingerprint("/out", stored, _fingerprint())
+    with pytest.raises(ConfigError, match=r"denoise\.max_steps was absent, now 4"):
+        check_fingerprint("/out", stored, _fingerprint("denoise.max_steps=4"))
+
+
+@pytest.mark.parametrize("version", range(OLDEST_SCHEMA, SCHEMA_VERSION + 1))
+def test_outputs_of_these_versions_are_resumed(version: int) -> None:
+    check_fingerprint("/out", _fingerprint() | {"schema_version": version}, _fingerprint())
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [
+        (OLDEST_SCHEMA - 1, "use the one that wrote it, or choose another output"),
+        (SCHEMA_VERSION + 1, "use a newer one"),
+    ],
+)
+def test_other_versions_are_refused_in_one_line(version: int, advice: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_fingerprint("/out", _fingerprint() | {"schema_version": version}, _fingerprint())
+    assert str(caught.value) == (
+        f"output.uri: /out has schema version {version}, and this fullcanvas reads {OLDEST_SCHEMA} to "
+        f"{SCHEMA_VERSION}: {advice}"
+    )
