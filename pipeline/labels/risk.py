@@ -20,7 +20,7 @@ class Risk:
     upper: float
 
 
-def risk(errors: np.ndarray, units: np.ndarray, blocks: np.ndarray, *, level: float) -> Risk | None:
+def observed_risk(errors: np.ndarray, units: np.ndarray, blocks: np.ndarray, *, level: float) -> Risk | None:
     """The error rate of rows, and how far from it that of the speech that they stand for may be.
 
     errors, units: [rows], units of the reference. blocks: [rows], int64: rows of equal numbers, such as those of a

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipeline.evaluation.settings import UNKNOWN
 from pipeline.labels.choice import MS_PER_HOUR
-from pipeline.labels.risk import Risk, risk
+from pipeline.labels.risk import Risk, observed_risk
 from pipeline.labels.splits import stable_hash
 
 KEPT = "kept"
@@ -91,7 +91,7 @@ class Tally:
             return None
         _, blocks = np.unique(np.array([block for block, _, _ in sums], object), return_inverse=True)
         errors, units = (np.array([one[at] for one in sums], float) for at in (1, 2))
-        return risk(errors, units, blocks, level=level)
+        return observed_risk(errors, units, blocks, level=level)
 
 
 def _sum(counted: Mapping[tuple[str, str], int], language: str | None, reason: str | None) -> int:

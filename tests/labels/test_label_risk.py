@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 from pipeline.labels.curve import Curve, Threshold, expected_risk, kept_by, threshold_of
-from pipeline.labels.risk import exact, risk
+from pipeline.labels.risk import exact, observed_risk
 
 LEVEL = 0.95
 RECORDED = Path(__file__).parent / "data" / "trials.parquet"
@@ -23,7 +23,7 @@ TARGETS = (0.08, 0.1, 0.15, 0.2)
 
 
 def test_without_errors_the_bound_is_the_exact_binomial_one() -> None:
-    found = risk(np.zeros(4), np.full(4, 25), np.arange(4), level=LEVEL)
+    found = observed_risk(np.zeros(4), np.full(4, 25), np.arange(4), level=LEVEL)
     assert found
     assert (found.rate, found.low) == (0, 0)
     assert abs(found.upper - (1 - 0.05 ** (1 / 100))) < 1e-9  # 0.05 = (1 - p) ** 100
@@ -36,7 +36,7 @@ def test_a_bound_counts_speakers_and_not_words() -> None:
     for _ in range(400):
         rates = rng.beta(6, 54, 8)  # of 8 speakers; the truth is 0.1
         errors = rng.binomial(200, rates)
-        found = risk(errors, np.full(8, 200), np.arange(8), level=LEVEL)
+        found = observed_risk(errors, np.full(8, 200), np.arange(8), level=LEVEL)
         assert found
         above["speaker"] += found.upper < 0.1
         above["word"] += exact(errors.sum(), 1600, LEVEL) < 0.1
@@ -46,7 +46,7 @@ def test_a_bound_counts_speakers_and_not_words() -> None:
 
 @pytest.mark.parametrize("blocks", [[0, 0, 0], [0, 1, 1]])
 def test_a_single_speaker_with_words_has_no_bound(blocks: list[int]) -> None:
-    assert risk(np.array([1, 0, 0]), np.array([9, 0, 0]), np.array(blocks), level=LEVEL) is None
+    assert observed_risk(np.array([1, 0, 0]), np.array([9, 0, 0]), np.array(blocks), level=LEVEL) is None
 
 
 def test_the_exact_bounds_are_those_of_scipy() -> None:
