@@ -20,11 +20,21 @@ def run(config: LabelsConfig) -> int:
     """Select, and print what is kept; returns 0."""
     if config.audit.verdicts is not None:
         return _judge(config, Path(config.audit.verdicts))
+    from pipeline.export.clips import write_clips
+    from pipeline.labels.audit import CLIPS
     from pipeline.labels.report import summary_lines
     from pipeline.labels.selection import run_selection
+    from pipeline.storage.base import open_storage
 
-    print("\n".join(summary_lines(run_selection(config))))
+    selection = run_selection(config)
+    print("\n".join(summary_lines(selection.funnel)))
     print(f"{config.output.uri.rstrip('/')}/report.html")
+    if config.audit.audio and selection.audited:
+        transcripts = open_storage(selection.funnel["transcripts"], create=False, config=config.storage)
+        target = open_storage(config.output.uri, config=config.storage)
+        for line in write_clips(target, CLIPS, transcripts, selection.audited):
+            print(f"audit: {line['recording_id']}: {line['reason']}: {line['error']}", file=sys.stderr)
+        print(f"{config.output.uri.rstrip('/')}/audit.html")
     return 0
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from pipeline.config import public
 from pipeline.evaluation.settings import UNKNOWN
-from pipeline.evaluation.worst import playable
 from pipeline.labels.settings import AuditConfig
 from pipeline.labels.splits import fraction
 from pipeline.output.page import render_page
@@ -23,14 +22,23 @@ COLUMNS = (
     *("audio", "text", "errors"),
 )
 BANDS = (0.8, 0.9, 0.95, 0.98)  # of the confidence: a language has a stratum for each, and one below and above
-Key = tuple[float, str]  # by chance, and the label's id
+CLIPS = "audit"  # the folder with their audio
+
+
+def clip_key(label_id: str) -> str:
+    """Where the audio of an audited label is."""
+    return f"{CLIPS}/{label_id}.flac"
 
 
 class Sample:
-    """Draws labels: of each stratum those with the lowest hash. Memory: `config.sample` labels of each stratum."""
+    """Draws labels: of each stratum those with the lowest hash. Memory: `config.sample` labels of each stratum.
+
+    clip: the address of a label's audio for the page; None: there is none.
+    """
 
     def __init__(self, config: AuditConfig) -> None:
         self._config = config
+        self.clip = clip_key if config.audio else None
         self._drawn: dict[str, list[tuple[float, str, dict[str, Any]]]] = {}
         self._words: Counter[str] = Counter()
 
@@ -42,26 +50,25 @@ class Sample:
         stratum = f"{label['language'] or UNKNOWN} {(0, *BANDS)[band]:g}-{(*BANDS, 1)[band]:g}"
         self._words[stratum] += len(label["words"] or ())
         drawn = self._drawn.setdefault(stratum, [])
-        entry = (-fraction(self._config.seed, label["label_id"]), label["label_id"], _shown(label, stratum))
+        entry = (-fraction(self._config.seed, label["label_id"]), label["label_id"], dict(label))
         (heapq.heappush if len(drawn) < self._config.sample else heapq.heappushpop)(drawn, entry)
 
-    def rows(self) -> list[dict[str, Any]]:
-        """The drawn labels, COLUMNS. As many of each stratum, as far as it has them.
-
-        weight: so many kept words stand behind one audited word.
-        """
+    def labels(self) -> dict[str, list[dict[str, Any]]]:
+        """The drawn rows of schemas.LABELS by stratum. As many of each, as far as it has them."""
         left = {stratum: sorted(drawn, reverse=True) for stratum, drawn in sorted(self._drawn.items())}
-        chosen: list[dict[str, Any]] = []
-        while len(chosen) < self._config.sample and any(left.values()):
-            for drawn in filter(None, left.values()):
-                if len(chosen) < self._config.sample:
-                    chosen.append(drawn.pop(0)[-1])
-        words: Counter[str] = Counter()
-        for row in chosen:
-            words[row["stratum"]] += row["words"]
+        chosen: dict[str, list[dict[str, Any]]] = {stratum: [] for stratum in left}
+        for _ in range(min(self._config.sample, sum(map(len, left.values())))):
+            stratum = min((name for name in left if left[name]), key=lambda name: len(chosen[name]))
+            chosen[stratum].append(left[stratum].pop(0)[-1])
+        return chosen
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The drawn labels as COLUMNS. weight: so many kept words stand behind one audited word."""
         return [
-            row | {"weight": round(self._words[row["stratum"]] / max(1, words[row["stratum"]]), 6)}
-            for row in sorted(chosen, key=lambda row: row["stratum"])
+            _shown(label, stratum) | {"weight": round(self._words[stratum] / words, 6)}
+            for stratum, labels in self.labels().items()
+            for words in [max(1, sum(len(label["words"] or ()) for label in labels))]
+            for label in labels
         ]
 
 
@@ -69,8 +76,8 @@ def write_audit(target: Storage, sample: Sample, policy: str) -> None:
     """Put audit.csv and audit.html."""
     rows = sample.rows()
     target.put("audit.csv", as_csv(rows).encode())
-    shown = [row | {"address": _address(row)} for row in rows]
-    target.put("audit.html", render_page("audit.html.j2", rows=shown, columns=COLUMNS, policy=policy).encode())
+    page = render_page("audit.html.j2", rows=rows, columns=COLUMNS, policy=policy, clip=sample.clip)
+    target.put("audit.html", page.encode())
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -92,9 +99,3 @@ def _shown(label: Mapping[str, Any], stratum: str) -> dict[str, Any]:
         "audio": public(label["source_uri"]) + (f"!{member}" if member else ""),
         "errors": "",
     }
-
-
-def _address(row: Mapping[str, Any]) -> str | None:
-    """The part of the file that a browser plays; None where it cannot, as inside an archive."""
-    address = playable(row["audio"])
-    return address and f"{address}#t={row['start_ms'] / 1000:.3f},{row['end_ms'] / 1000:.3f}"

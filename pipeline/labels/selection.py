@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import chain, count, groupby, islice
 from operator import itemgetter
 from typing import Any
@@ -35,8 +35,16 @@ PART_GROUPS = 8  # row groups of a file
 Row = dict[str, Any]
 
 
-def run_selection(config: LabelsConfig) -> dict[str, Any]:
-    """Select, and write everything to the output. Returns the content of funnel.json. Raises ConfigError.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What was decided. funnel: the content of funnel.json. audited: rows of schemas.LABELS for people."""
+
+    funnel: dict[str, Any]
+    audited: list[Row]
+
+
+def run_selection(config: LabelsConfig) -> Selection:
+    """Select, and write everything to the output but the audio of the audit. Raises ConfigError.
 
     Memory does not grow with the archive but for: 16 bytes for each recording of the plan, 1.3 KB for each kept text
     that is compared with others, and a small entry for each speaker and source.
@@ -62,7 +70,7 @@ def run_selection(config: LabelsConfig) -> dict[str, Any]:
     target.put("funnel.json", json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
     target.put("report.html", render(found).encode())
     write_audit(target, sample, decided["policy"])
-    return found
+    return Selection(found, [row for rows in sample.labels().values() for row in rows])
 
 
 def _decided(

@@ -101,6 +101,7 @@ class AuditConfig(Section):
 
     sample: int = Field(100, ge=0, le=10_000, description="labels in audit.csv and audit.html")
     seed: int = Field(0, ge=0, lt=2**31, description="another one draws other labels")
+    audio: bool = Field(True, description="cut their audio from the source, for the players of audit.html")
     verdicts: str | None = Field(
         None, description="verdicts.csv, saved by audit.html: only judge them, select nothing; null: select"
     )

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from jobs.select_labels import main
 from pipeline.config import ConfigError
 from pipeline.labels.audit import Sample, as_csv
 from pipeline.labels.settings import AuditConfig
 from pipeline.labels.verdicts import audited_risk, read_verdicts
-from tests.support.labels import segment
+from tests.support.labelled import archive, sound, transcribed
+from tests.support.labels import labels, segment
 
 
 def label(number: int, confidence: float, words: int = 5) -> dict[str, object]:
@@ -50,6 +52,20 @@ def test_the_rate_weighs_strata_and_its_interval_holds() -> None:
         interval = audited_risk(listened, 0.95)
         inside += interval.low <= 0.25 * 0.3 + 0.75 * 0.02 <= interval.high
     assert inside >= 186
+
+
+def test_the_page_has_a_player_for_each_label_with_exactly_its_audio(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), str(tmp_path / "out"))
+    assert main([f"transcripts={tmp_path / 'out'}", f"output.uri={tmp_path / 'labels'}"]) == 0
+    rows = {row["label_id"]: row for row in labels(tmp_path / "labels")}
+    assert len(rows) == 6
+    page = (tmp_path / "labels" / "audit.html").read_text()
+    for label_id, row in rows.items():
+        samples, rate = soundfile.read(tmp_path / "labels" / "audit" / f"{label_id}.flac", dtype="int16")
+        number, start = int(row["recording_id"][1]), row["start_ms"] * 16
+        assert rate == 16_000
+        np.testing.assert_array_equal(samples, sound(number)[start : start + 900 * 16])
+        assert page.count(f'src="audit/{label_id}.flac"') == 1
 
 
 def test_saved_verdicts_come_back_as_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from pipeline.schemas import LABELS
 from pipeline.storage.base import open_storage
 from tests.support.labels import labels, output, segment, speaker
 
-WORDS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+WORDS = ["cat", "dog", "tree", "house", "river", "stone", "bread", "table", "green", "cold"]
 
 
 def archive(folder: Path, *, seed: int, references: bool, recordings: int = 240, source: str = "raw") -> Path:
@@ -44,7 +44,12 @@ def calibrate(folder: Path) -> None:
 
 
 def select(folder: Path, *words: str) -> int:
-    given = [f"transcripts={folder / 'out'}", f"output.uri={folder / 'labels'}", "filters.text_similarity=null"]
+    given = [
+        f"transcripts={folder / 'out'}",
+        f"output.uri={folder / 'labels'}",
+        "filters.text_similarity=null",
+        "audit.audio=false",
+    ]
     return main([*given, "filters.min_unique_words=null", "filters.max_repetitions=null", *words])
 
 
@@ -56,7 +61,7 @@ def test_a_target_keeps_what_the_calibration_set_is_sure_of(tmp_path: Path, caps
     printed = capsys.readouterr().out
     rows, found = labels(tmp_path / "labels"), json.loads((tmp_path / "labels" / "funnel.json").read_text())
     least = found["thresholds"]["en"]["confidence"]
-    assert 0.72 < least < 0.9
+    assert 0.7 < least < 0.8  # at 0.7 the mean of those above is 0.85
     assert len(rows) == 240 == found["segments"]
     assert all(row["kept"] == (row["confidence"] >= least) for row in rows)
     assert {row["reason"] for row in rows} == {None, "low_confidence"}
