@@ -5,9 +5,10 @@ from __future__ import annotations
 from lingua import IsoCode639_1, Language, LanguageDetector, LanguageDetectorBuilder
 
 from pipeline.config import LANGUAGES
-from pipeline.evaluation.result import CHARACTER_LANGUAGES
+from pipeline.model.denoise.repeats import is_han
 
-LETTERS, CHARACTERS = 20, 6  # of a text that can be judged; Han characters say more each
+LETTERS = 20  # of a text that can be judged
+OF_HAN = 3  # letters that a Han character counts as
 
 
 class LanguageCheck:
@@ -24,6 +25,6 @@ class LanguageCheck:
         """Whether the text is probably of another language. False where the row has none, or the text is short."""
         if language not in self._language:
             return False
-        if sum(map(str.isalpha, text)) < (CHARACTERS if language in CHARACTER_LANGUAGES else LETTERS):
+        if sum(OF_HAN if is_han(letter) else letter.isalpha() for letter in text) < LETTERS:
             return False
         return self._detector.compute_language_confidence(text, self._language[language]) < self._least

@@ -33,7 +33,7 @@ def funnel(config: LabelsConfig, tally: Tally, curve: Curve | None, least: dict[
         """The rate that the kept labels of some languages expect; without a calibration set it has no interval."""
         if (rate := tally.expected(names)) is None:
             return None
-        words, ahead = sum(tally.words[name] for name in names), max(1, len(tally.blocks))
+        words, ahead = sum(tally.words[name] for name in names), tally.speakers(names)
         own = kept_by(curve, least, names) if curve else None
         found = expected_risk(own, level=level, rate=rate, words=words, ahead=ahead) if own else None
         return _interval(found) or {"rate": _short(rate), "low": None, "high": None}

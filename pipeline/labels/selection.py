@@ -76,16 +76,17 @@ def run_selection(config: LabelsConfig) -> Selection:
 def _decided(
     config: LabelsConfig, calibrator: Calibrator | None, least: dict[str, Threshold], fingerprint: str
 ) -> dict[str, Any]:
-    """All that decides, and its hash: 16 hex digits."""
-    settings = config.model_dump(mode="json", exclude={"output", "storage", "audit"})
+    """All that decides, and its hash: 16 hex digits. The hash does not depend on where something lies."""
+    places = {"transcripts", "calibration"}
     known = {
-        "transcripts": absolute(config.transcripts or ""),
         "fingerprint": fingerprint,
         "calibrator": calibrator.id if calibrator else None,
         "thresholds": {name: asdict(one) for name, one in least.items()},
-        "settings": settings,
+        "settings": config.model_dump(mode="json", exclude={"output", "storage", "audit", *places}),
     }
-    return {"policy": hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]} | known
+    policy = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:16]
+    given = config.model_dump(mode="json", include=places) | {"transcripts": absolute(config.transcripts or "")}
+    return {"policy": policy} | given | known
 
 
 def _labels(config: LabelsConfig, source: Storage, chooser: Chooser, tally: Tally, sample: Sample) -> Iterator[Row]:

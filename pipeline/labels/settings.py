@@ -56,7 +56,7 @@ class FiltersConfig(Section):
     phrases: bool = Field(True, description="drop texts that are hallucinations: those of labels/phrases.py")
     more_phrases: list[str] = Field(default_factory=list, description="and these: what your model writes on its own")
     min_language_probability: Share | None = Field(
-        0.05, description="of the language of the row, by lingua, in texts of 20 or more letters (Mandarin: 6)"
+        0.05, description="of the language of the row, by lingua, in texts of 20 letters or more (a Han character: 3)"
     )
     min_second_agreement: Share | None = Field(None, description="signals.second_agreement; null there is kept")
     duplicate_audio: bool = Field(True, description="drop recordings whose audio an earlier one has")

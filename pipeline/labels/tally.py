@@ -28,7 +28,8 @@ class Tally:
     uncalibrated: set[str] = field(default_factory=set)  # languages with kept labels that expect nothing
     splits: Counter[str] = field(default_factory=Counter)  # milliseconds
     labels: int = 0
-    blocks: set[bytes] = field(default_factory=set)  # speakers, or recordings whose speaker is unknown
+    # by language: kept speakers, or recordings whose speaker is unknown
+    blocks: dict[str, set[bytes]] = field(default_factory=lambda: defaultdict(set))
     judged: dict[str, dict[bytes, list[int]]] = field(default_factory=lambda: defaultdict(dict))
 
     def add(self, label: Mapping[str, Any], group: list[dict[str, Any]]) -> None:
@@ -51,7 +52,7 @@ class Tally:
         if label["kept"]:
             self.labels += 1
             self.splits[label["split"]] += label["end_ms"] - label["start_ms"]
-            self.blocks.add(block)
+            self.blocks[language].add(block)
 
     def _expect(self, language: str, row: Mapping[str, Any]) -> None:
         self.words[language] += (words := len(row["words"] or ()))
@@ -66,6 +67,10 @@ class Tally:
         if not words or not self.uncalibrated.isdisjoint(languages):
             return None
         return float(sum(self.wrong[name] for name in languages)) / words
+
+    def speakers(self, languages: Collection[str]) -> int:
+        """How many different ones are kept of these languages."""
+        return len(set().union(*(self.blocks.get(name, ()) for name in languages)))
 
     @property
     def languages(self) -> list[str]:

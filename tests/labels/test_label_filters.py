@@ -43,6 +43,8 @@ def reason(row: dict[str, Any], filters: Filters = FILTERS) -> str | None:
         (GERMAN, {"language": "de"}, None),
         (GERMAN, {}, "language"),
         (GERMAN, {"language": None}, None),
+        ("今天我要去市场买茶", {}, "language"),
+        ("今天我要去市场买茶", {"language": "zh"}, None),
         ("guten Tag", {}, None),
         ("good day", {"signals": {"second_agreement": 0.4}}, "second_model"),
         ("good day", {"signals": {"second_agreement": None}}, None),
