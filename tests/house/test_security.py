@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -69,3 +72,34 @@ def test_nothing_is_unpickled_and_no_code_is_read() -> None:
     assert len(FILES) > 100
     assert found == set()
     assert issubclass(config_file._Loader, yaml.SafeLoader)
+
+
+READ = """
+import sys
+from pipeline import read_transcripts
+from pipeline.evaluation.rows import outcomes
+from pipeline.output.publish import publish_tables
+from pipeline.storage.base import open_storage
+
+def refuse(event, arguments):
+    if event == "pickle.find_class":
+        raise RuntimeError(f"unpickles {arguments}")
+
+sys.addaudithook(refuse)
+storage = open_storage(sys.argv[1])
+publish_tables(storage)
+print(len(outcomes(storage)), len(read_transcripts(sys.argv[1])))
+import pickle
+try:
+    pickle.loads(pickle.dumps(refuse))
+except RuntimeError:
+    print("the guard works")
+"""
+
+
+def test_an_output_is_published_and_read_without_unpickling_anything(tmp_path: Path) -> None:
+    output = shutil.copytree(sorted((ROOT / "tests/data").glob("output-*"))[-1], tmp_path / "out")
+    shutil.rmtree(output / "transcripts")
+    words = [sys.executable, "-c", READ, str(output)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == ["2 2", "the guard works"], done.stderr
