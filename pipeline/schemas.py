@@ -250,6 +250,8 @@ WORD_SIGNALS = pa.struct(  # of the tokens that spell a word; null where the eng
         ("early_distance", pa.float32()),  # share of the tokens that the argmax of step 2 had otherwise
         ("ctc_score", pa.float32()),  # log-probability at its audio slots of the least probable token, nats
         ("ctc_agreement", pa.float32()),  # share of the letters that CTC's own text has too
+        ("vote_agreement", pa.float32()),  # share of the votes that have this word here; null: there was no vote
+        ("second_agreement", pa.float32()),  # share of the letters, normalised, that model.second has too
     ]
 )
 WORD = pa.struct(
@@ -275,6 +277,10 @@ SIGNALS = pa.struct(
         ("ctc_disagreement", pa.float32()),  # edit distance to CTC's own text, as a share of the longer one
         # words; null: denoise.remove_repeats is off or the model has no CTC; of Whisper: words of loops, decode.clean
         ("repeats_removed", pa.float32()),
+        ("votes", pa.float32()),  # texts of other noise that voted, this one among them; null: there was no vote
+        ("vote_agreement", pa.float32()),  # share of the votes for what won, mean over the places of the text
+        ("second_text", pa.string()),  # of model.second; null: none is set, or it gave no answer
+        ("second_agreement", pa.float32()),  # 1 less the edit distance to it, as a share of the longer; normalised
         # The rest is Whisper's.
         ("phrases_removed", pa.float32()),  # words of lines that it is known to write where nobody says them
         ("language_probability", pa.float32()),  # of the detected language; null: the language was given
