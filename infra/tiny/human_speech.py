@@ -31,7 +31,7 @@ import yaml
 
 from infra.tiny.phrases import vocabulary
 from pipeline.config import ConfigError
-from pipeline.evaluation.normalise_multilingual import multilingual
+from pipeline.text.normalise_multilingual import multilingual
 
 FOLDER = Path("work/human-speech")
 TABLE = Path(__file__).with_suffix(".yaml")

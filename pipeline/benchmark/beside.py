@@ -23,13 +23,13 @@ from pipeline.audio import decode
 from pipeline.audio.pcm import to_pcm
 from pipeline.benchmark.decoding import PACKAGES
 from pipeline.config import DecodeConfig
-from pipeline.evaluation.normalise_multilingual import multilingual
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.model.files import layout, whisper_layout
 from pipeline.model.number_type import torch_type
 from pipeline.model.whisper import recogniser
 from pipeline.schemas import SAMPLE_RATE, Segment
+from pipeline.text.normalise_multilingual import multilingual
 
 NAME = "whisper-base"
 BATCH = 16  # segments, the default of compute.canvases

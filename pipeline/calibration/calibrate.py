@@ -20,10 +20,10 @@ from pipeline.calibration.samples import NormaliserOf, Samples, read_samples
 from pipeline.calibration.settings import CalibrateConfig, CalibrateSet
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation import history
-from pipeline.evaluation.normalise import normaliser
 from pipeline.output.calibrator import ALL, FILE, Calibrator
 from pipeline.planning.plan import plan_names
 from pipeline.storage.base import Storage, open_storage
+from pipeline.text.normalise import normaliser
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 _RUN = re.compile(r"runs/[^/]+/([^/]+)-([0-9a-f]{8})/_run/plan\.parquet")

@@ -1,6 +1,6 @@
 """Errors of one text against another, in words, in characters and in words with compounds merged.
 
-Texts are normalised first (pipeline.evaluation.normalise). Spaces separate words. A character is a code point. The
+Texts are normalised first (pipeline.text.normalise). Spaces separate words. A character is a code point. The
 single space between two words is a character too, as in jiwer's CER, so that a missed word boundary is an error;
 normalised Mandarin has no spaces. With an empty reference every unit of the hypothesis is an insertion. Two empty texts
 have no errors and no units.
@@ -16,9 +16,9 @@ import jiwer
 import kaldialign
 
 from pipeline.evaluation.corrupt import CorruptConfig, corrupt_text
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Counts
 from pipeline.evaluation.rows import Outcome
+from pipeline.text.normalise import normaliser
 
 
 class Aligned(NamedTuple):

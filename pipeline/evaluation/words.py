@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 from pipeline.evaluation.confidence import auroc, ece
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import WordConfidence, headline
 from pipeline.evaluation.rows import Outcome
 from pipeline.evaluation.score import alignment
 from pipeline.output.stitch import join_words
+from pipeline.text.normalise import normaliser
 
 MANY = "all"
 

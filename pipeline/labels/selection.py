@@ -13,7 +13,6 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import headline
 from pipeline.evaluation.settings import UNKNOWN
 from pipeline.evaluation.words import label
@@ -30,6 +29,7 @@ from pipeline.output.tables import published_rows
 from pipeline.schemas import LABELS, TRANSCRIPT, to_table
 from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import Storage, open_storage
+from pipeline.text.normalise import normaliser
 
 PART_GROUPS = 8  # row groups of a file
 Row = dict[str, Any]

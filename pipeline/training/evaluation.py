@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from pipeline.config import DenoiseConfig
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.model.denoise.engine import Engine
 from pipeline.model.recogniser import AsrModel
 from pipeline.schemas import Segment
+from pipeline.text.normalise import normaliser
 from pipeline.training.parallel import Group
 
 SAMPLES = 2  # of each language in each set

@@ -16,13 +16,13 @@ from pipeline.config import ConfigError
 from pipeline.config_file import load
 from pipeline.evaluation.evaluate import run_evaluation
 from pipeline.evaluation.history import read_rows
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.evaluation.wording import summary_lines
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish_tables
 from pipeline.schemas import DEAD_LETTER, EVALUATED, TRANSCRIPT, to_table
 from pipeline.storage.base import open_storage
+from pipeline.text.normalise import normaliser
 from tests.support.outputs import left, plan, ref, results, run
 
 REFERENCE = "the old cat sat on its mat today"  # eight words

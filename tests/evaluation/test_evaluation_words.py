@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from pipeline.evaluation.corrupt import CorruptConfig
-from pipeline.evaluation.normalise import normaliser
 from pipeline.evaluation.rows import Outcome
 from pipeline.evaluation.score import scored
 from pipeline.evaluation.words import JudgedWord, judged, label, touched_units, word_confidence
 from pipeline.schemas import EVALUATED
+from pipeline.text.normalise import normaliser
 
 Right = list[bool | None]
 

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import LANGUAGES
-from pipeline.evaluation.normalise_multilingual import multilingual
 from pipeline.evaluation.result import Counts
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.output.stitch import join_words
+from pipeline.text.normalise_multilingual import multilingual
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = ROOT / "pipeline/assets/sample"

@@ -1,4 +1,4 @@
-"""What pipeline.evaluation.normalise promises."""
+"""What pipeline.text.normalise promises."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import LANGUAGES, ConfigError
-from pipeline.evaluation import normalise_multilingual
-from pipeline.evaluation.normalise import NAMES, normaliser
+from pipeline.text import normalise_multilingual
+from pipeline.text.normalise import NAMES, normaliser
 
 ENGLISH = [
     ("Hello, World!", "hello world"),
@@ -331,5 +331,5 @@ def test_a_normaliser_is_named_with_its_version_and_its_library() -> None:
 @pytest.mark.parametrize("name", ["english", "mandarin", "spoken", "whisper-compatible"])
 def test_another_version_of_the_library_makes_another_normaliser(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = normaliser(name, "xx").identity
-    monkeypatch.setattr("pipeline.evaluation.normalise.version", lambda library: "99.0")
+    monkeypatch.setattr("pipeline.text.normalise.version", lambda library: "99.0")
     assert normaliser(name, "xx").identity != before

@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from unicode_rbnf import RbnfEngine
 
-from pipeline.evaluation.normalise_multilingual import multilingual
+from pipeline.text.normalise_multilingual import multilingual
 
 NUMBER = 9  # digits
 _DIGITS = re.compile(r"\d+")

@@ -10,8 +10,7 @@ from collections.abc import Callable
 
 from whisper_normalization import BasicTextNormalizer
 
-from pipeline.evaluation.normalise_english import published_english
-from pipeline.evaluation.result import CHARACTER_LANGUAGES
+from pipeline.text.normalise_english import published_english
 
 _BASIC = BasicTextNormalizer()
 
@@ -24,7 +23,7 @@ def whisper(language: str) -> Callable[[str], str]:
     """
     if language == "en":
         return published_english
-    return _basic_characters if language in CHARACTER_LANGUAGES else _basic
+    return _basic_characters if language == "zh" else _basic
 
 
 def _basic(text: str) -> str:

@@ -20,11 +20,11 @@ from functools import lru_cache
 from importlib.metadata import version
 
 from pipeline.config import ConfigError
-from pipeline.evaluation.normalise_english import english
-from pipeline.evaluation.normalise_mandarin import mandarin
-from pipeline.evaluation.normalise_multilingual import multilingual
-from pipeline.evaluation.normalise_spoken import spoken
-from pipeline.evaluation.normalise_whisper import whisper
+from pipeline.text.normalise_english import english
+from pipeline.text.normalise_mandarin import mandarin
+from pipeline.text.normalise_multilingual import multilingual
+from pipeline.text.normalise_spoken import spoken
+from pipeline.text.normalise_whisper import whisper
 
 Step = Callable[[str], str]
 
