@@ -187,6 +187,12 @@ class ModelConfig(Section):
         "Whisper or CTC of transformers, or its name on the hub",
     )
     revision: str | None = Field(None, description="commit of a model on the Hugging Face hub")
+    second: str | None = Field(
+        None,
+        description="another model, by its name, that recognises the same segments in replicas of its own; signals say "
+        "how far it agrees; null: none",
+    )
+    second_revision: str | None = Field(None, description="commit of model.second on the Hugging Face hub")
     calibrator: str | None = Field(
         "auto",
         description="a file of jobs.calibrate, for the confidences that are published; auto: the output keeps its own, "
@@ -210,6 +216,11 @@ class ModelConfig(Section):
     head: Literal["torch", "triton"] = Field(
         "torch", description="implementation of the vocabulary head; triton needs CUDA"
     )
+
+    @property
+    def pools(self) -> int:
+        """How many pools of replicas a run has: one for each model."""
+        return 1 if self.second is None else 2
 
 
 class DenoiseConfig(Section):
@@ -250,6 +261,10 @@ class DenoiseConfig(Section):
         description="remove repetitions of up to 8 words that CTC has not heard; a model may have its own default",
     )
     seed: int = Field(0, ge=0, lt=2**31, description="seed of the noise: same sound and seed, same text")
+    votes: int = Field(
+        1, ge=1, le=16, description="texts of other noise, one made of them all, for segments of low confidence; 1: off"
+    )
+    votes_below: float = Field(0.7, ge=0, le=1, description="segments whose raw confidence is below this get votes")
 
 
 class DecodeConfig(Section):

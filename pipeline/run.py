@@ -37,7 +37,7 @@ from pipeline.planning.overlap import check_places
 from pipeline.planning.pack import UNITS_EACH
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, read_plan
 from pipeline.planning.update import note_changes, source_changes
-from pipeline.schemas import SAMPLE_RATE, About
+from pipeline.schemas import SAMPLE_RATE
 from pipeline.sources.access.listing import absolute, check_root
 from pipeline.storage.base import OutputError, Storage, copy_object, open_existing, open_storage, race_probe, read_json
 from pipeline.storage.errors import StorageError
@@ -69,7 +69,7 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
-    fingerprint = _make_plan(storage, config, info.weights_hash)
+    fingerprint = _make_plan(storage, config, info)
     committed = committed_units(storage)
     left = units_left(storage, committed)
     units = left.filter(pa.array([config.run.has(unit) for unit in left["unit_id"].to_pylist()], pa.bool_()))
@@ -105,7 +105,7 @@ def prepare(config: RunConfig) -> Storage:
     check_places(config.source, config.output.uri)
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
-    _make_plan(storage, config, info.weights_hash)
+    _make_plan(storage, config, info)
     return storage
 
 
@@ -125,7 +125,7 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
         if output is not None:
             for name in plan_names(output):
                 copy_object(output, copy, plan_key(name))
-        _make_plan(copy, config, info.weights_hash, results=output)
+        _make_plan(copy, config, info, results=output)
         yield copy, committed_units(output) if output else frozenset()
 
 
@@ -148,12 +148,12 @@ def dead_fraction(summary: dict[str, Any]) -> float:
     return dead / answered if answered else 0.0
 
 
-def _make_plan(storage: Storage, config: RunConfig, weights_hash: str, results: Storage | None = None) -> str:
+def _make_plan(storage: Storage, config: RunConfig, info: ModelInfo, results: Storage | None = None) -> str:
     """Write the plan with its fingerprint and the resolved config to `storage`, and the rounds that are wanted.
 
     results: where the committed results are; None: in `storage`. Returns the id of the fingerprint.
     """
-    wanted = make_fingerprint(config, weights=weights_hash)
+    wanted = make_fingerprint(config, weights=info.weights_hash, second=info.second_hash)
     at_least = UNITS_EACH * config.compute.replicas_max * config.run.shares
     is_planned = storage.exists(plan_key(BASE))
     fingerprint = ensure_plan(
@@ -218,15 +218,12 @@ def _transcribe_units(
         check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
     # Ray prints a line to stdout for each process of an actor that dies, at any moment of a run, and at its early end.
-    with contextlib.redirect_stdout(io.StringIO()), ray_cluster(config.compute):
+    with contextlib.redirect_stdout(io.StringIO()), ray_cluster(config.compute, config.model.pools):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
-        placement = Placement(config.compute)
+        placement = Placement(config.compute, config.model.pools)
         placement.before()
-        model = f"{info.name}@{info.weights_hash}"
-        about = About(
-            info.window_seconds, tuple(info.languages), model, fingerprint, new_attempt(), info.detects_language
-        )
+        about = info.about(fingerprint, new_attempt())
         log.info("transcribing with %s, %s", about.model, decoders(config.compute))
         seconds_left = lengths.of(units["unit_id"].to_pylist())
         started, progress = time.monotonic(), RunProgress(total, done, lengths.of, sum(seconds_left))

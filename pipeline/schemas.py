@@ -202,6 +202,7 @@ class About:
     fingerprint: str  # id of the settings, a column of the transcripts
     run: str = "0"  # id of this run of the job, in the names of its markers
     detects_language: bool = False  # whether the model finds the language of a recording where nobody says it
+    second_languages: tuple[str, ...] = ()  # the languages that model.second knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -547,9 +548,11 @@ _AUDIO = [
     # so that all pieces find the same one. Null: the recording begins here, or its language need not be detected.
     ("opening", pa.large_binary()),
 ]
-AUDIO_COLUMNS = [name for name, _ in _AUDIO]  # they end in the replica
+AUDIO_COLUMNS = [name for name, _ in _AUDIO]  # they end in the last replica
 PIECE_DECODED = pa.schema([*_PIECE, *_AUDIO])
-PIECE_RECOGNISED = pa.schema([*_PIECE, ("results", pa.list_(RESULT))])
+_RESULTS = ("results", pa.list_(RESULT))
+PIECE_RECOGNISED = pa.schema([*_PIECE, _RESULTS])
+PIECE_HALF = pa.schema([*_PIECE, *_AUDIO, _RESULTS])  # recognised by the first of two models, on its way to the second
 
 
 def piece_row(unit_id: str, place: Place, piece: int, start: Position, following: Position | None) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def overview(config: RunConfig) -> Iterator[Result]:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     offered = f"{len(nodes)} nodes, {cpus:g} CPUs ({free_cpus:g} free), {gpus:g} GPUs ({free_gpus:g} free)"
     yield Result("ray", "ok", f"ray {metadata.version('ray')}: {offered}")
-    yield placement([(node.cpus, node.gpus) for node in nodes], config.compute, config.model.device)
+    sizes = [(node.cpus, node.gpus) for node in nodes]
+    yield placement(sizes, config.compute, config.model.device, config.model.pools)
 
 
 def on_this_machine(config: RunConfig) -> Iterator[Result]:
@@ -38,17 +39,24 @@ def on_this_machine(config: RunConfig) -> Iterator[Result]:
         yield Result("placement", "FAIL", str(err), "what the line names, or another machine")
         return
     gpus = len(gpu_facts()["devices"])
-    yield placement([(float(local_cpus(config.compute)), float(gpus))], config.compute, config.model.device)
+    pools = config.model.pools
+    nodes = [(float(local_cpus(config.compute, pools)), float(gpus))]
+    yield placement(nodes, config.compute, config.model.device, pools)
 
 
-def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str) -> Result:
-    """The row that says whether decoders and replicas fit on nodes of (CPUs, GPUs) where nothing else runs."""
-    if lacking := lack(nodes, compute):
+def placement(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, device: str, pools: int = 1) -> Result:
+    """The row that says whether decoders and replicas fit on nodes of (CPUs, GPUs) where nothing else runs.
+
+    pools: of replicas, one for each model.
+    """
+    if lacking := lack(nodes, compute, pools):
         finding = f"{lacking.key}: a run needs {lacking.wanted}; {lacking.there}"
         return Result("placement", "FAIL", finding, f"a smaller {lacking.key}, or other nodes")
-    fit, most = replicas_that_fit(nodes, compute), compute.replicas_max
+    fit, most = replicas_that_fit(nodes, compute), pools * compute.replicas_max
     each = f"{compute.gpus_per_replica:g} GPU" if compute.gpus_per_replica else f"{compute.cpus_per_replica:g} CPU"
-    finding = f"{fit} of compute.replicas_max={most} replicas fit ({each} each), beside {decoders(compute)}"
+    models = f"{pools} x " if pools > 1 else ""
+    wanted = f"{models}compute.replicas_max={compute.replicas_max}"
+    finding = f"{fit} of {wanted} replicas fit ({each} each), beside {decoders(compute)}"
     if device == "cuda" and not compute.gpus_per_replica:
         advice = "compute.gpus_per_replica=1, or all replicas may meet on one GPU"
         return Result("placement", "warn", "model.device=cuda with compute.gpus_per_replica=0", advice)

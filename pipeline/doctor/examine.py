@@ -55,7 +55,7 @@ def examine_machine(
     with contextlib.ExitStack() as stack:
 
         def connect() -> Iterable[Result]:
-            stack.enter_context(ray_cluster(config.compute))
+            stack.enter_context(ray_cluster(config.compute, config.model.pools))
             return cluster_check.overview(config)
 
         run("ray", connect, RAY_SECONDS)

@@ -175,12 +175,12 @@ def _transcribed(
     budget = BudgetConfig(max_dead_fraction=1)  # a dead letter counts as deletions, and the gate decides
     made = RunConfig(source=one.source, output=OutputConfig(uri=uri), budget=budget, **settings)
     wanted, info = layout.resolve(made)
-    mark = fingerprint_id(make_fingerprint(wanted, weights=info.weights_hash))
+    mark = fingerprint_id(make_fingerprint(wanted, weights=info.weights_hash, second=info.second_hash))
     wanted = wanted.model_copy(update={"output": OutputConfig(uri=f"{uri}-{mark[:8]}")})
     output = open_storage(wanted.output.uri, config=config.storage)
     if not output.exists(SUMMARY):
         log.info("set %s", name)
-        stack.enter_context(ray_cluster(config.compute))
+        stack.enter_context(ray_cluster(config.compute, config.model.pools))
     with ProcessorSeconds() as used:
         summary = transcribe(wanted)
     if replicas := used.by_role["replica"]:

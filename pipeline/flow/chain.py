@@ -15,7 +15,7 @@ from ray.util.annotations import RayDeprecationWarning
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ComputeConfig, RunConfig
 from pipeline.flow.bundles import Bundles, rows_of
-from pipeline.flow.guard import GuardedDecoder, GuardedReplica, MeteredCommit
+from pipeline.flow.guard import GuardedDecoder, GuardedReplica, GuardedSecond, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
 from pipeline.output.stage import COMMITS_AT_ONCE, CommitStage
 from pipeline.schemas import UNIT_LEFT, About, Place, to_table
@@ -50,18 +50,17 @@ def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequenc
 
 
 def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Sequence[float]) -> ray.data.Dataset:
-    """Decode, recognise, commit. A block is a bundle of units; of a long unit, each piece ends a block."""
+    """Decode, recognise, commit. A block is a bundle of units; of a long unit, each piece ends a block.
+
+    With model.second, a second pool of as many replicas recognises the same audio: it goes on with the results of the
+    first, and Ray frees the block in which it came.
+    """
     # A block ends after each row, and a row has what belongs together: see `as_block` and GuardedDecoder.
     ray.data.DataContext.get_current().target_max_block_size = 1
     # Ray 2.60 warns that it will remove the arguments max_restarts and max_task_retries, but has no replacement yet.
     warnings.filterwarnings("ignore", message=".*ray_remote_args", category=RayDeprecationWarning)
     compute = config.compute
-    replicas = ActorPoolStrategy(
-        min_size=compute.replicas_min,
-        max_size=compute.replicas_max,
-        max_concurrent_calls_per_actor=compute.units_in_flight,
-        max_tasks_in_flight_per_actor=2 * compute.units_in_flight,  # below 1.75 times Ray never adds a replica
-    )
+    replicas = [GuardedReplica] if config.model.second is None else [GuardedReplica, GuardedSecond]
     decoders = ActorPoolStrategy(
         min_size=compute.decoders(compute.replicas_min),
         max_size=compute.decoders(compute.replicas_max),
@@ -82,20 +81,32 @@ def build_chain(config: RunConfig, about: About, units: pa.Table, seconds: Seque
         "max_task_retries": MAX_TASK_RETRIES,
     }
     bundles = Bundles(units, seconds, workers)
-    return (
-        ray.data.read_datasource(bundles, override_num_blocks=len(bundles.tasks), concurrency=1, num_cpus=0)
-        .map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
-        .map_batches(GuardedReplica, compute=replicas, **replica_resources(compute), **stage)
-        .map_batches(MeteredCommit, compute=finisher, num_cpus=0, **stage)
+    rows = ray.data.read_datasource(bundles, override_num_blocks=len(bundles.tasks), concurrency=1, num_cpus=0)
+    rows = rows.map_batches(GuardedDecoder, compute=decoders, num_cpus=1, **stage)
+    for guarded in replicas:
+        rows = rows.map_batches(guarded, compute=_pool(compute), **replica_resources(compute), **stage)
+    return rows.map_batches(MeteredCommit, compute=finisher, num_cpus=0, **stage)
+
+
+def _pool(compute: ComputeConfig) -> ActorPoolStrategy:
+    """The replicas of one model."""
+    return ActorPoolStrategy(
+        min_size=compute.replicas_min,
+        max_size=compute.replicas_max,
+        max_concurrent_calls_per_actor=compute.units_in_flight,
+        max_tasks_in_flight_per_actor=2 * compute.units_in_flight,  # below 1.75 times Ray never adds a replica
     )
 
 
 def one_by_one(config: RunConfig, about: About, suspects: pa.Table) -> Iterator[dict[str, Any]]:
     """Transcribe and commit units that crashed their process. Each recording runs alone through the same stages.
 
-    suspects: rows of schemas.UNIT_LEFT. Yields rows of RECEIPT.
+    model.second does not hear them, so its signals are null. suspects: rows of schemas.UNIT_LEFT. Yields rows of
+    RECEIPT.
     """
     from pipeline.model.stage import Replica  # imports torch, so only if there are suspects
+
+    config = config.model_copy(update={"model": config.model.model_copy(update={"second": None})})
 
     def cell(name: str, stage: type, resources: dict[str, Any]) -> Cell:
         remote: Any = ray.remote(stage).options(max_restarts=0, max_task_retries=0, **resources)

@@ -76,8 +76,9 @@ def check_machine(model: ModelConfig, compute: ComputeConfig) -> None:
     import torch
 
     gpus = torch.cuda.device_count()
-    if compute.gpus_per_replica > gpus:
-        raise ConfigError(f"compute.gpus_per_replica: {compute.gpus_per_replica:g}: this machine has {gpus} GPUs")
+    if model.pools * compute.gpus_per_replica > gpus:
+        each = f"{compute.gpus_per_replica:g}{' for each of two models' if model.pools > 1 else ''}"
+        raise ConfigError(f"compute.gpus_per_replica: {each}: this machine has {gpus} GPUs")
     if model.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("model.device: cuda: torch finds no CUDA device on this machine; use auto or cpu")
 
@@ -140,8 +141,8 @@ def on_every_node(
 
 
 @contextlib.contextmanager
-def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
-    """Connect to Ray for the time of the block.
+def ray_cluster(compute: ComputeConfig, pools: int = 1) -> Iterator[None]:
+    """Connect to Ray for the time of the block. pools: of replicas, one for each model.
 
     A connection that this process already has is used, and stays. Otherwise Ray connects to RAY_ADDRESS, which
     `ray job submit` sets. Without that, a local cluster starts, which ends with the block or with this process. It has
@@ -162,7 +163,7 @@ def ray_cluster(compute: ComputeConfig) -> Iterator[None]:
         else:
             os.environ.pop("RAY_ADDRESS", None)  # it is empty, and Ray would not take that for none
             pin_authentication()
-            _start_local(compute, stack.enter_context(ray_folder()))
+            _start_local(local_cpus(compute, pools), stack.enter_context(ray_folder()))
         stack.callback(_shut_down)
         _configure_data()
         yield
@@ -218,22 +219,20 @@ def pin_authentication() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def local_cpus(compute: ComputeConfig) -> int:
+def local_cpus(compute: ComputeConfig, pools: int = 1) -> int:
     """Logical CPUs of the local cluster: those of the machine, but at least enough for all actors of the chain."""
-    wanted = (
-        compute.decoders(compute.replicas_max) + compute.replicas_max * max(1.0, compute.cpus_per_replica) + 1
-    )  # 1 in reserve
-    return max(os.cpu_count() or 1, round(wanted))
+    replicas = pools * compute.replicas_max * max(1.0, compute.cpus_per_replica)
+    return max(os.cpu_count() or 1, round(compute.decoders(compute.replicas_max) + replicas + 1))  # 1 in reserve
 
 
-def _start_local(compute: ComputeConfig, folder: Path) -> None:
+def _start_local(cpus: int, folder: Path) -> None:
     os.environ.setdefault(REPORTER, str(REPORTER_MS))  # without a dashboard nobody reads these statistics
     os.environ.setdefault(LOOPBACK, "0")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             _init(
                 address="local",
-                num_cpus=local_cpus(compute),
+                num_cpus=cpus,
                 include_dashboard=False,
                 _node_ip_address="127.0.0.1",
                 _temp_dir=str(folder),

@@ -8,7 +8,7 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pipeline.output.stage import Attempts, CommitStage, saved_pieces
 from pipeline.schemas import (
     AUDIO_COLUMNS,
     PIECE_DECODED,
+    PIECE_HALF,
     PIECE_RECOGNISED,
     START,
     About,
@@ -137,19 +138,35 @@ class GuardedDecoder:
 class GuardedReplica:
     """Turns a block of PIECE_DECODED into one of PIECE_RECOGNISED. Concurrent calls share the replica's engine.
 
+    With model.second, whose replicas come next, the rows are those of PIECE_HALF: they still have their audio.
     The engine has at most compute.units_in_flight pieces, of all calls together. So at most so many have a marker when
     the process dies.
     """
 
+    name = "model"
+
     def __init__(self, config: RunConfig, about: About) -> None:
+        self.schema = PIECE_RECOGNISED if config.model.second is None else PIECE_HALF
+        self.replica = self.start(config, about)
+        self.storage = open_storage(config.output.uri, create=False, config=config.storage)
+        self.attempts = Attempts(self.storage, self.name, about.run)
+        self.timeout_seconds = config.compute.unit_timeout_seconds
+        self.metrics = RetryMetrics(self.name)
+        self._places = asyncio.Semaphore(config.compute.units_in_flight)
+
+    def start(self, config: RunConfig, about: About) -> Callable[[pa.Table], Awaitable[pa.Table]]:
+        """Load the model."""
         from pipeline.model.stage import Replica  # imports torch, so only in processes with a model
 
-        self.replica = Replica(config, about)
-        self.storage = open_storage(config.output.uri, create=False, config=config.storage)
-        self.attempts = Attempts(self.storage, "model", about.run)
-        self.timeout_seconds = config.compute.unit_timeout_seconds
-        self.metrics = RetryMetrics("model")
-        self._places = asyncio.Semaphore(config.compute.units_in_flight)
+        return Replica(config, about)
+
+    def skipped(self, piece: pa.Table, *, suspect: bool) -> pa.Table:
+        """The same piece without results and without audio. suspect: its unit becomes a suspect."""
+        (row,) = piece.drop_columns(AUDIO_COLUMNS).to_pylist()
+        row |= {"results": [], "suspect": row["suspect"] or suspect}
+        if self.schema is PIECE_HALF:
+            row |= {"segments": [], "pcm": b"", "opening": None}
+        return to_table([row], self.schema)
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         pieces = rows_of(block)
@@ -160,18 +177,37 @@ class GuardedReplica:
     async def _answered(self, piece: pa.Table) -> pa.Table:
         """The row of PIECE_RECOGNISED for one of PIECE_DECODED."""
         if piece["suspect"][0].as_py() or piece["saved"][0].as_py():
-            return _skipped(piece)
+            return self.skipped(piece, suspect=False)
         name = f"{piece['unit_id'][0].as_py()}.{piece['piece'][0].as_py()}"
         async with self._places:
             if not await asyncio.to_thread(self.attempts.begin, name):
-                return _skipped(piece, suspect=True)
+                return self.skipped(piece, suspect=True)
             try:
                 return await asyncio.wait_for(self.replica(piece), self.timeout_seconds)
             except TimeoutError:
                 log.error("piece %s: no answer after %s s", name, self.timeout_seconds)
-                return _skipped(piece, suspect=True)
+                return self.skipped(piece, suspect=True)
             finally:
                 await asyncio.to_thread(self.attempts.end, name)
+
+
+class GuardedSecond(GuardedReplica):
+    """Turns a block of PIECE_HALF into one of PIECE_RECOGNISED, by model.second.
+
+    A piece on which this model crashes or hangs goes on without its signals: no text is lost by a second opinion.
+    """
+
+    name = "second"
+
+    def start(self, config: RunConfig, about: About) -> Callable[[pa.Table], Awaitable[pa.Table]]:
+        """Load model.second."""
+        from pipeline.model.stage import SecondReplica
+
+        return SecondReplica(config, about)
+
+    def skipped(self, piece: pa.Table, **_: bool) -> pa.Table:
+        """The same piece without audio."""
+        return piece.drop_columns(AUDIO_COLUMNS)
 
 
 class MeteredCommit:
@@ -187,9 +223,3 @@ class MeteredCommit:
         receipts = self.stage(rows_of(block))
         self.metrics.report()
         return as_block(receipts)
-
-
-def _skipped(piece: pa.Table, **flags: bool) -> pa.Table:
-    """The same piece as a row of PIECE_RECOGNISED without results. flags: columns with new values."""
-    (row,) = piece.drop_columns(AUDIO_COLUMNS).to_pylist()
-    return to_table([row | {"results": []} | flags], PIECE_RECOGNISED)

@@ -33,12 +33,12 @@ class Lack:
     there: str
 
 
-def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> Lack | None:
-    """What nodes of (CPUs, GPUs) lack for one replica and the decoders beside it; None if these fit."""
+def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig, pools: int = 1) -> Lack | None:
+    """What nodes of (CPUs, GPUs) lack for one replica of each pool and the decoders beside; None if these fit."""
     cpus, gpus = sum(cpus for cpus, _ in nodes), sum(gpus for _, gpus in nodes)
-    if compute.gpus_per_replica and replicas_that_fit(nodes, compute) < 1:
-        wanted = _counted(compute.gpus_per_replica, "GPU")
-        return Lack("compute.gpus_per_replica", *_short(wanted, gpus, compute.gpus_per_replica))
+    if compute.gpus_per_replica and replicas_that_fit(nodes, compute) < pools:
+        wanted = _counted(compute.gpus_per_replica, "GPU") + _for_each(pools)
+        return Lack("compute.gpus_per_replica", *_short(wanted, gpus, pools * compute.gpus_per_replica))
     largest = max((cpus for cpus, _ in nodes), default=0.0)
     if not compute.gpus_per_replica and largest < compute.cpus_per_replica:
         return Lack(
@@ -46,8 +46,8 @@ def lack(nodes: Sequence[tuple[float, float]], compute: ComputeConfig) -> Lack |
             f"{_counted(compute.cpus_per_replica, 'CPU')} on one node",
             f"the largest node of the cluster has {largest:g}" if len(nodes) > 1 else f"the cluster has {largest:g}",
         )
-    if cpus < compute.decoders(1) or replicas_that_fit(nodes, compute) < 1:
-        needed = compute.decoders(1) + (0 if compute.gpus_per_replica else compute.cpus_per_replica)
+    if cpus < compute.decoders(1) or replicas_that_fit(nodes, compute) < pools:
+        needed = compute.decoders(1) + (0 if compute.gpus_per_replica else pools * compute.cpus_per_replica)
         return Lack("compute.decode_actors", _counted(needed, "CPU"), f"the cluster has {cpus:g}")
     return None
 
@@ -79,8 +79,9 @@ def decoders(compute: ComputeConfig) -> str:
 class Placement:
     """Looks whether the cluster to which this process is connected has a place for the actors of a run."""
 
-    def __init__(self, compute: ComputeConfig) -> None:
-        self._compute = compute
+    def __init__(self, compute: ComputeConfig, pools: int = 1) -> None:
+        """pools: of replicas, one for each model."""
+        self._compute, self._pools = compute, pools
         self._lacking_since: float | None = None
 
     def before(self) -> None:
@@ -109,7 +110,7 @@ class Placement:
             raise ConfigError(f"{found.key}: a run needs {found.wanted}; {found.there} since {LOST_SECONDS:g} s")
 
     def _lack(self) -> Lack | None:
-        return lack([(node.cpus, node.gpus) for node in alive_nodes()], self._compute)
+        return lack([(node.cpus, node.gpus) for node in alive_nodes()], self._compute, self._pools)
 
 
 def watched(items: Iterator[T], look: Callable[[bool], None], seconds: float = SECONDS) -> Generator[T, None, None]:
@@ -191,6 +192,10 @@ def _status() -> Any:
 
 def _counted(number: float, kind: str) -> str:
     return f"{number:g} {kind}{'' if number <= 1 else 's'}"
+
+
+def _for_each(pools: int) -> str:
+    return " for each of two models" if pools > 1 else ""
 
 
 def _short(wanted: str, total: float, each: float) -> tuple[str, str]:

@@ -12,7 +12,13 @@ from typing import Self
 import psutil
 
 EVERY_SECONDS = 1.0
-ROLES = {"GuardedReplica": "replica", "GuardedDecoder": "decode", "MeteredCommit": "commit", "spawn_main": "driver"}
+ROLES = {
+    "GuardedReplica": "replica",
+    "GuardedSecond": "second",
+    "GuardedDecoder": "decode",
+    "MeteredCommit": "commit",
+    "spawn_main": "driver",
+}
 CALLED = ".submit"  # ends the title of an actor's process while it works on a bundle; before, it loads and waits
 OTHER = "ray"  # gcs, raylet, agents, idle workers
 

@@ -95,6 +95,8 @@ def measure_sample(
     sampled = list(decoded(config, decoder, refs, config.plan.probe_seconds / 2))
     notes = list(_remarks(sampled, len(refs)))
     sampled = [item for item in sampled if item.length >= 0]
+    if config.model.second is not None:
+        notes.append(f"the time of model.second={config.model.second} is not measured")
     missing = _missing_device(config)
     if missing:
         notes.append(missing)

@@ -16,6 +16,7 @@ import torch
 from pipeline.config import ConfigError, RunConfig
 from pipeline.model import engines
 from pipeline.model.files import layout
+from pipeline.model.second import agreement
 from pipeline.model.worker import EngineDead, Worker
 from pipeline.schemas import AUDIO_COLUMNS, PIECE_RECOGNISED, SPAN, About, Segment, SegmentResult, pcm_of
 
@@ -36,6 +37,7 @@ class Replica:
         own_process: whether the process is there for this replica alone, so that it may log and end as it must.
         """
         self.own_process = own_process
+        self.is_last = config.model.second is None
         if own_process:
             # A process of Ray shows warnings only: what the model needs and how it runs belongs in the replica's log.
             logging.basicConfig(format="%(message)s")
@@ -43,7 +45,7 @@ class Replica:
         self.engine = start_engine(config)
 
     async def __call__(self, pieces: pa.Table) -> pa.Table:
-        """Rows of PIECE_DECODED become rows of PIECE_RECOGNISED.
+        """Rows of PIECE_DECODED become rows of PIECE_RECOGNISED; with model.second, of PIECE_HALF.
 
         An engine that is dead or hangs ends the replica's own process with status 1. Ray then replaces the replica and
         gives its pieces to another. In a process of others it raises EngineDead.
@@ -68,7 +70,8 @@ class Replica:
             for segments, answered in zip(rows, answers, strict=True)
         ]
         column = pa.array(results, PIECE_RECOGNISED.field("results").type)
-        return pieces.drop_columns(AUDIO_COLUMNS).append_column("results", column)
+        recognised = pieces.append_column("results", column)
+        return recognised.drop_columns(AUDIO_COLUMNS) if self.is_last else recognised
 
     async def _opened(
         self, pieces: pa.Table, rows: list[list[dict[str, Any]]], given: list[list[Segment]]
@@ -127,6 +130,41 @@ class Replica:
         os._exit(1)
 
 
+class SecondReplica(Replica):
+    """Holds model.second; `await replica(table)` adds to results how far this model agrees."""
+
+    def __init__(self, config: RunConfig, about: About, *, own_process: bool = True) -> None:
+        """The settings of decode, denoise and compute hold for it too. Raises ConfigError as `Replica` does."""
+        own = {"name": config.model.second, "revision": config.model.second_revision, "second": None, "weights": "bf16"}
+        once = {"model": config.model.model_copy(update=own), "denoise": config.denoise.model_copy(update={"votes": 1})}
+        super().__init__(config.model_copy(update=once), about, own_process=own_process)
+        self.languages = about.second_languages
+
+    async def __call__(self, pieces: pa.Table) -> pa.Table:
+        """Rows of PIECE_HALF become rows of PIECE_RECOGNISED.
+
+        A segment without a text, and one in a language that this model does not know, stays as it is. One whose
+        language nobody says or has detected is heard as this model detects it. Ends as a `Replica` does.
+        """
+        results: list[list[dict[str, Any]]] = pieces["results"].to_pylist()
+        asked: list[tuple[dict[str, Any], Segment]] = []
+        for rows, answers, pcm in zip(pieces["segments"].to_pylist(), results, pieces["pcm"], strict=True):
+            view = memoryview(pcm.as_buffer())
+            for row, answer in zip(rows, answers, strict=True):
+                language = answer["language"] or row["language"]
+                if answer["text"] is not None and (language is None or language in self.languages):
+                    asked.append((answer, Segment(row["key"], language, pcm_of(view, row))))
+        try:
+            futures = self.engine.submit_all([segment for _, segment in asked])
+            await self._resolved(futures)
+            for (answer, segment), future in zip(asked, futures, strict=True):
+                _add_opinion(answer, future.result(), segment.language)
+        except EngineDead as err:
+            self._end(str(err))
+        column = pa.array(results, PIECE_RECOGNISED.field("results").type)
+        return pieces.drop_columns([*AUDIO_COLUMNS, "results"]).append_column("results", column)
+
+
 def start_engine(config: RunConfig) -> Worker:
     """The engine of the configured model on the configured device, ready for segments. Raises ConfigError."""
     device = config.model.device
@@ -157,6 +195,20 @@ def _say_language(rows: list[dict[str, Any]], answers: list[SegmentResult], open
             answer.language = first.language
             if answer.signals is not None and first.signals is not None:
                 answer.signals["language_probability"] = first.signals["language_probability"]
+
+
+def _add_opinion(answer: dict[str, Any], second: SegmentResult, language: str | None) -> None:
+    """Add the signals of model.second to a result, if it gave an answer. language: of the segment, if it is known."""
+    if second.text is None:
+        return
+    words = answer["words"] or []
+    found = agreement(answer["text"], [word["text"] for word in words], second.text, language or second.language)
+    answer["signals"] = (answer["signals"] or {}) | {
+        "second_text": second.text,
+        "second_agreement": found.segment,
+    }
+    for word, share in zip(words, found.words, strict=True):
+        word["signals"] = (word["signals"] or {}) | {"second_agreement": share}
 
 
 def _result(segment: dict[str, Any], answer: SegmentResult) -> dict[str, Any]:

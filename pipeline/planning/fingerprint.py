@@ -22,18 +22,19 @@ LIBRARIES = ("av", "onnxruntime", "silero-vad", "soxr", "tokenizers")  # they de
 OF_LIBRARY = "library."  # how their keys begin
 
 
-def make_fingerprint(config: RunConfig, *, weights: str) -> dict[str, Any]:
+def make_fingerprint(config: RunConfig, *, weights: str, second: str | None = None) -> dict[str, Any]:
     """Full keys and values of all settings that decide which recordings there are and what is recognised in them.
 
-    weights: a hash of the model's weights, under the key `model.weights_hash`. Versions of libraries that decode, cut,
-    resample and split words are under `library.NAME`. Not included are compute, plan, output, budget, device and
-    compilation: they may change from run to run.
+    weights: a hash of the model's weights, under the key `model.weights_hash`; second: of model.second. Versions of
+    libraries that decode, cut, resample and split words are under `library.NAME`. Not included are compute, plan,
+    output, budget, device and compilation: they may change from run to run.
     """
     settings = config.model_dump(mode="json")
-    model = {key: settings["model"][key] for key in ("name", "revision", "dtype", "weights")}
+    own = ("name", "revision", "dtype", "weights", "second", "second_revision")
+    model = {key: settings["model"][key] for key in own} | {"weights_hash": weights, "second_weights_hash": second}
     sections = {
         "source": settings["source"],
-        "model": model | {"weights_hash": weights},
+        "model": model,
         "denoise": settings["denoise"],
         "decode": settings["decode"],
         "segment": settings["segment"],

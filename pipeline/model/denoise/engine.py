@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from queue import SimpleQueue
 from threading import Thread
@@ -15,18 +15,22 @@ from pipeline.model.denoise.compiled import Calls
 from pipeline.model.denoise.lane import Finished
 from pipeline.model.denoise.scheduler import Embed, Job, Scheduler
 from pipeline.model.denoise.signals import FinalCanvas, spoken_tokens
+from pipeline.model.denoise.votes import Ballot
 from pipeline.model.positions import POSITIONS_PER_SECOND
 from pipeline.model.recogniser import AsrModel
 from pipeline.model.worker import REPEATED_NAN, EngineDead, Worker
 from pipeline.schemas import Segment, SegmentResult
 
-Ended = tuple[Job, FinalCanvas, list[int]]  # a row, its last step, the tokens of its text
+Ended = tuple[Job, FinalCanvas | None, list[int]]  # a row, its last step (None: a lost vote), the tokens of its text
 
 __all__ = ["REPEATED_NAN", "Engine", "EngineDead"]
 
 
 class Engine(Worker):
     """A worker whose turns are denoising steps. `Scheduler` decides their order.
+
+    With `denoise.votes`, a segment whose first text has a low confidence comes back to the scheduler: one prompt, and
+    a row for each further vote. The lanes take these rows like all others. `votes.py` makes one text of them.
 
     The constructor allocates all storage and compiles all code; it raises the error where that fails.
     """
@@ -57,6 +61,7 @@ class Engine(Worker):
         self.reruns = 0  # rows that ran again on the full canvas
         self._eos = set(model.config.tokens.eos)
         self._ended: SimpleQueue[Ended | None] = SimpleQueue()  # the next step does not wait for their texts
+        self._unsure: SimpleQueue[Job] = SimpleQueue()  # to be voted on: from the thread of texts to that of the model
         self._texts = Thread(target=self._make_texts, name="texts", daemon=True)
         self._texts.start()
         self.start()
@@ -84,10 +89,16 @@ class Engine(Worker):
 
     def turn(self) -> None:
         """Prefill prompts, fill free slots, do one denoising step."""
+        while not self._unsure.empty():
+            self.scheduler.add(self._unsure.get(), first=True)
         for finished in self.scheduler.turn():
             self._deliver(finished)
 
     def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            unresolved = list(self._unresolved)
+        wait(unresolved)  # some of them may come back for votes
         super().close()
         self._ended.put(None)
         self._texts.join()
@@ -97,6 +108,8 @@ class Engine(Worker):
         job: Job = finished.job
         canvas = finished.canvas
         if not self.is_finite(canvas is not None, job.future) or canvas is None:
+            if job.ballot:
+                self._ended.put((job, None, []))
             return
         tokens = spoken_tokens(canvas, self._eos)
         if len(tokens) == len(canvas.tokens) < self.scheduler.full_length:
@@ -109,9 +122,24 @@ class Engine(Worker):
         """Resolve the futures of ended rows, beside the next steps. An error is a fault of the model as well."""
         while ended := self._ended.get():
             try:
-                self.resolve(ended[0].future, self._result(*ended))
+                self._count(*ended)
             except Exception as err:  # noqa: BLE001  any error ends the engine and is reported
                 self.fail(err)
+
+    def _count(self, job: Job, canvas: FinalCanvas | None, tokens: list[int]) -> None:
+        """Resolve the future of a segment, or ask for votes, or count one of them."""
+        result = self._result(job, canvas, tokens) if canvas else None
+        wanted = self.scheduler.denoise
+        if job.ballot:
+            if elected := job.ballot.cast(job.votes[0], result):
+                self.resolve(job.ballot.future, elected)
+        elif result and wanted.votes > 1 and (result.confidence or 0) < wanted.votes_below:
+            ballot = Ballot(job.future, wanted.votes, result)
+            # Its own future only takes the error of a vote without finite logits, which is then not counted.
+            self._unsure.put(Job(job.segment, Future(), votes=tuple(range(1, wanted.votes)), ballot=ballot))
+            self._arrivals.put([])  # the model's thread may be waiting for work
+        elif result:
+            self.resolve(job.future, result)
 
     def _result(self, job: Job, canvas: FinalCanvas, tokens: list[int]) -> SegmentResult:
         config = self.model.config

@@ -18,9 +18,13 @@ def sound_key(pcm: bytes | memoryview) -> str:
     return str(xxhash.xxh3_128_hexdigest(pcm))
 
 
-def row_keys(name: str, seed: int) -> tuple[int, int]:
-    """Two int32 keys of a segment, for a job's seed. name: of `sound_key`; benchmarks and tests have others."""
-    digest = hashlib.blake2b(f"{seed}\x1f{name}".encode(), digest_size=8).digest()
+def row_keys(name: str, seed: int, vote: int = 0) -> tuple[int, int]:
+    """Two int32 keys of a segment, for a job's seed. name: of `sound_key`; benchmarks and tests have others.
+
+    vote: 0 is the text of a segment that is recognised once; each further one has other noise.
+    """
+    further = f"\x1f{vote}" if vote else ""
+    digest = hashlib.blake2b(f"{seed}\x1f{name}{further}".encode(), digest_size=8).digest()
     return (
         int.from_bytes(digest[:4], "little", signed=True),
         int.from_bytes(digest[4:], "little", signed=True),

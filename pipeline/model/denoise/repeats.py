@@ -35,11 +35,11 @@ def kept_words(words: Sequence[str], hypothesis: str | None, joined: Set[int] = 
             has far fewer letters than the text without repetitions, nothing is removed either.
         joined: indexes of words that cannot be parted from the word before, because one token spells both.
     """
-    spelled = [_letters(word) for word in words]
+    spelled = [letters_of(word) for word in words]
     kept = list(range(len(words)))
     if hypothesis is None:
         return kept
-    heard = [_letters(word) for word in split_words(hypothesis)]
+    heard = [letters_of(word) for word in split_words(hypothesis)]
     for length in range(min(LONGEST, len(words) // 2), 0, -1):
         at = 0
         while at + 2 * length <= len(kept):
@@ -93,7 +93,7 @@ def _in_a_row(ngram: list[str], words: list[str], at: int, *, wrong: int = 0) ->
     return count
 
 
-def _letters(word: str) -> str:
+def letters_of(word: str) -> str:
     """Letters, digits and the signs that belong to them (Hindi's vowels), as small letters."""
     folded = unicodedata.normalize("NFKC", word).casefold()
     return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")

@@ -51,6 +51,8 @@ class Job:
     future: Any
     length: int | None = None  # of its canvas, in tokens; None: chosen when CTC has counted its tokens
     slots: SlotScores | None = None  # what CTC says of its audio; None: not prefilled yet
+    votes: tuple[int, ...] = (0,)  # the noise of its rows, which share a prompt; once prefilled, each is a job with one
+    ballot: Any = None  # to which its text is a vote; None: it is the first text of its segment
 
 
 class Scheduler:
@@ -242,9 +244,10 @@ class Scheduler:
         for row, job in enumerate(jobs):
             slots = prompts.slots[row]
             length = job.length or self._length(slots)
-            prepared = replace(job, slots=slots, length=length)
-            keys = noise.row_keys(noise.sound_key(job.segment.pcm), self.denoise.seed)
-            self.ready[length].append(Prepared(prepared, keys, prompts.kv, row, prompts.made, prompts.kept[row]))
+            for vote in job.votes:
+                prepared = replace(job, slots=slots, length=length, votes=(vote,))
+                keys = noise.row_keys(noise.sound_key(job.segment.pcm), self.denoise.seed, vote)
+                self.ready[length].append(Prepared(prepared, keys, prompts.kv, row, prompts.made, prompts.kept[row]))
         self._prefilling = []
         return len(jobs)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from pipeline.config import LANGUAGES, ConfigError, DenoiseConfig, Section, SegmentConfig
 from pipeline.config_file import validate
 from pipeline.model.positions import MAX_WINDOW_SECONDS
+from pipeline.schemas import About
 
 
 class Defaults(Section):
@@ -50,3 +51,21 @@ class ModelInfo(Facts):
     name: str
     revision: str
     weights_hash: str  # 16 hex digits, of all files that decide a text
+    second: ModelInfo | None = None  # model.second
+
+    @property
+    def second_hash(self) -> str | None:
+        """The weights_hash of model.second; None without one."""
+        return self.second and self.second.weights_hash
+
+    def about(self, fingerprint: str, run: str = "0") -> About:
+        """What the stages of a run need to know. fingerprint: its id. run: the id of this run of the job."""
+        return About(
+            self.window_seconds,
+            tuple(self.languages),
+            f"{self.name}@{self.weights_hash}",
+            fingerprint,
+            run,
+            self.detects_language,
+            tuple(self.second.languages) if self.second else (),
+        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,9 +210,15 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
 def resolve(config: RunConfig) -> tuple[RunConfig, ModelInfo]:
     """The config with the model's own defaults where the user set nothing, and what is known of the model.
 
-    Raises ConfigError, naming the key or the missing file.
+    With model.second, the window is one that both models take. Raises ConfigError, naming the key or the missing file.
     """
     info = describe(config.model.name, config.model.revision)
+    if config.model.second is not None:
+        try:
+            second = describe(config.model.second, config.model.second_revision)
+        except ConfigError as err:
+            raise ConfigError(str(err).replace("model.name:", "model.second:", 1)) from None
+        info = replace(info, window_seconds=min(info.window_seconds, second.window_seconds), second=second)
     own = {
         name: type(section).model_validate(
             defaults | {key: value for key, value in section if key in section.model_fields_set}
