@@ -47,15 +47,15 @@ def elected(texts: Sequence[SegmentResult]) -> SegmentResult:
     mean over all places, also those where no word won.
     """
     texts = sorted(texts, key=lambda text: -(text.confidence or 0))
-    spelled = [[letters_of(word["text"]) or word["text"] for word in text.words] for text in texts]
+    spelled = [[_spelled(word) for word in text.words] for text in texts]
     table: dict[Place, list[int | None]] = {}  # of each text the number of its word there
-    for number, words in enumerate(spelled):
-        for place, word in _places(spelled[0], words):
-            table.setdefault(place, [None] * len(texts))[number] = word
+    for number, own in enumerate(spelled):
+        for place, at in _places(spelled[0], own):
+            table.setdefault(place, [None] * len(texts))[number] = at
     words: list[Word] = []
     shares: list[float] = []
     for _, row in sorted(table.items()):
-        keys = [None if word is None else spelled[number][word] for number, word in enumerate(row)]
+        keys = [None if at is None else own[at] for own, at in zip(spelled, row, strict=True)]
         weights: dict[str | None, float] = {}
         for key, text in zip(keys, texts, strict=True):
             weights[key] = weights.get(key, 0.0) + (text.confidence or 0)
@@ -63,17 +63,17 @@ def elected(texts: Sequence[SegmentResult]) -> SegmentResult:
         shares.append(keys.count(winner) / len(texts))
         if winner is not None:
             number = keys.index(winner)
-            word = texts[number].words[row[number] or 0]
-            words.append(_with(word, shares[-1], after=words[-1] if words else None))
-    own = [letters_of(word["text"]) or word["text"] for word in words]
-    nearest = min(range(len(texts)), key=lambda number: Levenshtein.distance(own, spelled[number]))
-    signals = {"votes": float(len(texts)), "vote_agreement": sum(shares) / len(shares) if shares else 1.0}
-    return replace(
-        texts[nearest],
-        text=_joined(words, texts[nearest]),
-        words=words,
-        signals=(texts[nearest].signals or {}) | signals,
-    )
+            words.append(_with(texts[number].words[row[number] or 0], shares[-1], words))
+    elect = [_spelled(word) for word in words]
+    nearest = min(range(len(texts)), key=lambda number: Levenshtein.distance(elect, spelled[number]))
+    signals: dict[str, float | None] = dict(texts[nearest].signals or {})
+    signals |= {"votes": float(len(texts)), "vote_agreement": sum(shares) / len(shares) if shares else 1.0}
+    return replace(texts[nearest], text=_joined(words, texts[nearest]), words=words, signals=signals)
+
+
+def _spelled(word: Word) -> str:
+    """What counts of a word: its letters, or all of it where it has none."""
+    return letters_of(word["text"]) or word["text"]
 
 
 def _places(first: list[str], words: list[str]) -> Iterator[tuple[Place, int]]:
@@ -84,17 +84,20 @@ def _places(first: list[str], words: list[str]) -> Iterator[tuple[Place, int]]:
             yield at, block.dest_start + step
 
 
-def _with(word: Word, share: float, *, after: Word | None) -> Word:
-    """A copy with its signal. after: the word before it, which another text may have later: then it begins there."""
+def _with(word: Word, share: float, before: list[Word]) -> Word:
+    """A copy with its signal. before: the words before it; where they end later in another text, it begins there."""
     start, end = word["start_ms"], word["end_ms"]
-    if start is not None and end is not None and after and after["end_ms"] is not None:
-        start, end = max(start, after["end_ms"]), max(end, after["end_ms"])
+    last = before[-1]["end_ms"] if before else None
+    if start is not None and end is not None and last is not None:
+        start, end = max(start, last), max(end, last)
+    signals: dict[str, float | None] = dict(word["signals"] or {})
+    signals["vote_agreement"] = share
     return {
         "text": word["text"],
         "confidence": word["confidence"],
         "start_ms": start,
         "end_ms": end,
-        "signals": (word["signals"] or {}) | {"vote_agreement": share},
+        "signals": signals,
     }
 
 

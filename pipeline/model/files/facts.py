@@ -56,7 +56,7 @@ class ModelInfo(Facts):
     @property
     def second_hash(self) -> str | None:
         """The weights_hash of model.second; None without one."""
-        return self.second and self.second.weights_hash
+        return self.second.weights_hash if self.second else None
 
     def about(self, fingerprint: str, run: str = "0") -> About:
         """What the stages of a run need to know. fingerprint: its id. run: the id of this run of the job."""
