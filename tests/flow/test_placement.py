@@ -120,3 +120,14 @@ def test_an_error_of_the_run_arrives_where_its_results_are_used() -> None:
     assert next(results) == 1
     with pytest.raises(OSError, match="the store is gone"):
         next(results)
+
+
+def test_two_models_need_a_place_each() -> None:
+    gpus = ComputeConfig(gpus_per_replica=1)
+    assert lack([(8, 1)], gpus, 2) == Lack(
+        "compute.gpus_per_replica", "1 GPU for each of two models", "the cluster has 1"
+    )
+    assert lack([(8, 1), (8, 1)], gpus, 2) is None
+    assert lack([(8, 1)], ComputeConfig(gpus_per_replica=0.5), 2) is None
+    assert lack([(2, 0)], ComputeConfig(), 2) == Lack("compute.decode_actors", "3 CPUs", "the cluster has 2")
+    assert lack([(3, 0)], ComputeConfig(), 2) is None

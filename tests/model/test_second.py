@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, RunConfig, ShareConfig
+from pipeline.config import ComputeConfig, ConfigError, RunConfig, ShareConfig
 from pipeline.config_file import load
+from pipeline.flow.cluster import ray_cluster
 from pipeline.in_process import transcribe_here
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import describe, resolve
@@ -78,6 +80,13 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return archive(tmp_path_factory.mktemp("archive") / "in", RECORDINGS)
 
 
+@pytest.fixture(scope="module")
+def two_pools() -> Iterator[None]:
+    """A local Ray with room for two models."""
+    with ray_cluster(ComputeConfig(), pools=2):
+        yield
+
+
 def settings(source: Path, output: Path, model: Path, *words: str) -> RunConfig:
     return load(RunConfig, None, [*arguments(source, output, model), *words])
 
@@ -87,7 +96,7 @@ def rows(config: RunConfig) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def done(source: Path, whisper: Path, small_model_dir: Path, local_ray: None) -> RunConfig:
+def done(source: Path, whisper: Path, small_model_dir: Path, two_pools: None) -> RunConfig:
     config = settings(source, source.parent / "out", small_model_dir, f"model.second={whisper}", *VOTES)
     transcribe(config)
     return config
