@@ -13,9 +13,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ComputeConfig, ConfigError, RunConfig, ShareConfig
+from pipeline.config import ComputeConfig, ConfigError, RunConfig
 from pipeline.config_file import load
+from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.cluster import ray_cluster
+from pipeline.flow.guard import GuardedReplica, GuardedSecond
 from pipeline.in_process import transcribe_here
 from pipeline.model.files import checkpoint
 from pipeline.model.files.layout import describe, resolve
@@ -24,8 +26,9 @@ from pipeline.model.stage import Replica, SecondReplica
 from pipeline.output.attempts import MAX_ATTEMPTS
 from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.planning.fingerprint import make_fingerprint
-from pipeline.run import prepare, transcribe
+from pipeline.run import transcribe
 from pipeline.schemas import PIECE_DECODED, PIECE_HALF, PIECE_RECOGNISED, to_table
+from pipeline.storage.base import open_storage
 from tests.model.test_model_stage import ABOUT, unit_row
 from tests.support.archives import archive, arguments
 from tests.support.small_model import random_model
@@ -106,12 +109,11 @@ def done(source: Path, whisper: Path, small_model_dir: Path, two_pools: None) ->
 def test_a_run_has_the_text_of_the_second_model_beside_its_own(
     done: RunConfig, source: Path, whisper: Path, small_model_dir: Path
 ) -> None:
-    """Each text is that of a run with this model alone, whatever its units, its batches, and how often it stops."""
+    """Each text is that of this model alone, whatever its units, its batches and its process."""
     first = settings(source, source.parent / "first", small_model_dir, *VOTES, "compute.canvases=3")
-    for share in ("1/2", "2/2"):
-        transcribe(first.model_copy(update={"run": ShareConfig(partition=share)}))
     other = settings(source, source.parent / "other", whisper, "plan.unit_recordings=2")
-    transcribe(other)
+    for config in (first, other):
+        transcribe_here(config)
     assert {row["recording_id"] for row in rows(done)} == {f"r00{n}.wav" for n in range(RECORDINGS)}
     assert [row["text"] for row in rows(done)] == [row["text"] for row in rows(first)]
     assert [row["signals"]["second_text"] for row in rows(done)] == [row["text"] for row in rows(other)]
@@ -125,29 +127,30 @@ def test_a_run_has_the_text_of_the_second_model_beside_its_own(
         assert alone["signals"]["second_text"] is alone["signals"]["second_agreement"] is None
 
 
-def copied(config: RunConfig, output: Path) -> RunConfig:
-    return config.model_copy(update={"output": config.output.model_copy(update={"uri": str(output)})})
-
-
-@pytest.mark.timeout(300)
-def test_a_second_model_that_crashes_costs_no_text(done: RunConfig, tmp_path: Path) -> None:
-    config = copied(done, tmp_path / "out")
-    storage = prepare(config)
-    for unit in set(pq.read_table(tmp_path / "out/_run/plan.parquet")["unit_id"].to_pylist()):
-        for number in range(MAX_ATTEMPTS):
-            storage.put(f"{ATTEMPTS}{unit}.0/second-killed{number}-0", b"")
-    transcribe(config)
-    assert [row["text"] for row in rows(config)] == [row["text"] for row in rows(done)]
-    assert {row["signals"]["second_text"] for row in rows(config)} == {None}
-
-
-@pytest.mark.timeout(300)
-def test_without_ray_the_second_texts_are_the_same(done: RunConfig, tmp_path: Path) -> None:
-    config = copied(done, tmp_path / "out")
+def test_without_ray_both_models_run_too(source: Path, whisper: Path, small_model_dir: Path) -> None:
+    config = settings(source, source.parent / "here", small_model_dir, f"model.second={whisper}")
     transcribe_here(config)
-    assert [row["signals"]["second_text"] for row in rows(config)] == [
-        row["signals"]["second_text"] for row in rows(done)
-    ]
+    assert len(rows(config)) >= RECORDINGS
+    assert all(row["signals"]["second_text"] is not None for row in rows(config))
+
+
+def test_a_piece_that_crashes_the_second_model_keeps_its_text(
+    whisper: Path, small_model_dir: Path, tmp_path: Path
+) -> None:
+    config = settings(tmp_path, tmp_path / "out", small_model_dir, f"model.second={whisper}")
+    storage = open_storage(config.output.uri)
+    about = replace(ABOUT, second_languages=("en",))
+    pieces = to_table([unit_row("bad", [1, 2]), unit_row("good", [3])], PIECE_DECODED)
+    half = asyncio.run(GuardedReplica(config, about)(as_block(pieces)))
+    for number in range(MAX_ATTEMPTS):
+        storage.put(f"{ATTEMPTS}bad.0/second-killed{number}-0", b"")
+    recognised = rows_of(asyncio.run(GuardedSecond(config, about)(half)))
+    assert recognised.schema == PIECE_RECOGNISED
+    bad, good = recognised.to_pylist()
+    assert not bad["suspect"]
+    assert [result["text"] is None for result in bad["results"]] == [False, False]
+    assert [result["signals"]["second_text"] for result in bad["results"]] == [None, None]
+    assert good["results"][0]["signals"]["second_text"] is not None
 
 
 def test_a_language_that_the_second_model_does_not_know_has_no_second_text(
