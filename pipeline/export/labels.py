@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -11,13 +10,13 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.rows import speaker_of
+from pipeline.labels.splits import label_id
 from pipeline.output.tables import as_now
 from pipeline.storage.base import Storage
 
 TRAIN = "train"  # the split of what nobody has split
 NO_TEXT = "no_text"  # the reason why a segment of transcripts is no label
 LABELS_AT, TRANSCRIPTS_AT = "labels/", "transcripts/"
-_ID_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +86,6 @@ def read_choices(storage: Storage, key: str) -> Iterator[dict[str, Any]]:
     for row in _rows(storage, key, [*CHECKED, *(("kept", "reason", "split") if is_labels else ())], 0, None):
         text = row.pop("text")
         yield row if is_labels else row | _choice(text)
-
-
-def label_id(model: str, recording_id: str, channel: int | None, segments: list[int]) -> str:
-    """16 hex digits: the same for the same segments of a recording by the same model."""
-    text = "\0".join(map(str, (model, recording_id, channel, *segments)))
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_ID_BYTES).hexdigest()
 
 
 def _of_segment(row: dict[str, Any]) -> Label:

@@ -62,7 +62,8 @@ def curve_of(samples: Samples, calibrator: Calibrator) -> Curve:
     is_own = set(calibrator.fitted.get("fingerprints", ())) & set(samples.fingerprints)
     found = held_out(samples) if is_own else judged(samples.features, calibrator)
     language = np.array([name or UNKNOWN for name in samples.features.language], object)
-    curve = Curve(found.segment, samples.errors, samples.units, samples.speaker, language)
+    confidence = found.segment.astype(np.float32).astype(float)  # as it is published, so that equal ones are equal
+    curve = Curve(confidence, samples.errors, samples.units, samples.speaker, language)
     return curve.some(samples.spoken & ~np.isnan(found.segment) & (found.source != RAW))
 
 

@@ -64,6 +64,7 @@ def test_a_target_keeps_what_the_calibration_set_is_sure_of(tmp_path: Path, caps
     assert 0.7 < least < 0.8  # at 0.7 the mean of those above is 0.85
     assert len(rows) == 240 == found["segments"]
     assert all(row["kept"] == (row["confidence"] >= least) for row in rows)
+    assert least == np.float32(least), "a threshold is a confidence as it is published"
     assert {row["reason"] for row in rows} == {None, "low_confidence"}
     assert found["segments_kept"] == sum(row["kept"] for row in rows) > 50
     assert found["achieved"]["rate"] < 0.15
