@@ -24,7 +24,7 @@ from pipeline.export.shards import Dropped, Shard, plan_shards
 from pipeline.flow.cluster import ray_cluster
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, library_versions, to_json
 from pipeline.sources.access.listing import absolute
-from pipeline.storage.base import Storage, in_order, open_storage, race_probe, read_json
+from pipeline.storage.base import OutputError, Storage, in_order, open_storage, race_probe, read_json
 
 FUNNEL = "funnel.json"  # of labels: what they are from
 FINGERPRINT, PROBLEMS = "_export/fingerprint.json", "problems.jsonl"
@@ -91,7 +91,7 @@ def _pin(target: Storage, config: ExportConfig, keys: dict[str, str]) -> str:
     """Fix settings and input of this output, before its first commit. Raises ConfigError if they are others."""
     wanted = {f"export.{key}": getattr(config.export, key) for key in ("format", "audio", "all_rows", "shard_rows")}
     versions = hashlib.sha256(json.dumps(keys).encode()).hexdigest()
-    wanted |= {"input.uri": config.input.uri, "input.versions": versions} | library_versions()
+    wanted |= {"input.uri": _absolute(config.input.uri), "input.versions": versions} | library_versions()
     if next(target.list(COMMITS), None) is None:
         target.put(FINGERPRINT, to_json(wanted))
     else:
@@ -99,17 +99,28 @@ def _pin(target: Storage, config: ExportConfig, keys: dict[str, str]) -> str:
     return fingerprint_id(wanted)
 
 
+def _absolute(uri: str) -> str:
+    """The same address in every process: a local path becomes absolute."""
+    return uri if "://" in uri else absolute(uri)
+
+
 def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, fingerprint: str) -> None:
     """Write and commit these shards: in tasks of Ray if audio is cut, else one after the other."""
     run, places = read_run(transcripts), unit_places(transcripts)
+    if unknown := {unit for one in left for unit in one.units} - places.keys():
+        raise OutputError(
+            f"{transcripts.uri}: rows of {config.input.uri} are of units that are not planned: {min(unknown)}"
+        )
     there = config.model_copy(
         update={
-            "input": config.input.model_copy(update={"uri": absolute(config.input.uri)}),
-            "output": config.output.model_copy(update={"uri": absolute(config.output.uri)}),
+            "input": config.input.model_copy(update={"uri": _absolute(config.input.uri)}),
+            "output": config.output.model_copy(update={"uri": _absolute(config.output.uri)}),
         }
     )
     tasks = [
-        Task(there, one, absolute(transcripts.uri), run, tuple((unit, places[unit]) for unit in one.units), fingerprint)
+        Task(
+            there, one, _absolute(transcripts.uri), run, tuple((unit, places[unit]) for unit in one.units), fingerprint
+        )
         for one in left
     ]
     with contextlib.ExitStack() as stack:

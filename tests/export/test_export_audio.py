@@ -13,7 +13,9 @@ import pytest
 import soundfile
 
 from jobs.export import main
+from pipeline.config import SourceConfig
 from pipeline.schemas import SAMPLE_RATE
+from pipeline.sources.formats import list_recordings, read_recording
 from tests.support.labelled import WORDS, archive, sound, transcribed
 
 TEXT = " ".join(WORDS)
@@ -175,6 +177,14 @@ def test_one_channel_of_several_is_cut_by_itself(tmp_path: Path) -> None:
             samples, _ = soundfile.read(io.BytesIO(member.read()), dtype="int16")
             np.testing.assert_array_equal(samples, expected(row["channel"], row["start_ms"]))
     assert [(row["channel"], row["start_ms"]) for row in rows] == [(0, 1000), (1, 0)]
+
+
+@pytest.mark.parametrize(("name", "below"), [("webdataset", "train"), ("huggingface", "data")])
+def test_an_export_is_a_source_with_texts_for_training(name: str, below: str, output: Path, tmp_path: Path) -> None:
+    folder = export(output, tmp_path / "set", f"export.format={name}")
+    source = SourceConfig(uri=str(folder / below), language="column:language")
+    read = [read_recording(ref) for ref in list_recordings(source)]
+    assert [(one.reference, one.language) for one in read] == [(TEXT, "en")] * len(GOOD)
 
 
 @pytest.mark.timeout(300)

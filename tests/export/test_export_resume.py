@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from jobs.export import main
+from jobs.select_labels import main as select_main
 from pipeline.schemas import LABELS, to_table
 from pipeline.storage.base import open_storage
 from tests.support.labelled import archive, transcribed
@@ -131,3 +132,24 @@ def test_labels_are_exported_by_split_with_their_policy_and_expected_errors(tmp_
     card = (tmp_path / "set/DATA_CARD.md").read_text()
     assert "- expected WER: 10.0% of " in card
     assert "| repetition | 2 | 0.001 |\n" in card
+
+
+def test_what_a_selection_keeps_is_exported_under_its_ids(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        doubtful = row["recording_id"] == "r3.wav"
+        return row | {"confidence": 0.1 if doubtful else 0.9, "confidence_source": "calibrated:all"}
+
+    transcribed(str(archive(tmp_path / "in", 4)), str(tmp_path / "out"), change=change)
+    chosen = ["policy.min_confidence={default: 0.5}", f"transcripts={tmp_path / 'out'}"]
+    assert select_main([*chosen, f"output.uri={tmp_path / 'labels'}"]) == 0
+    labels = pq.read_table(tmp_path / "labels/labels").to_pylist()
+    assert sorted(label["recording_id"] for label in labels if not label["kept"]) == ["r3.wav"] * 2
+    assert main(words(tmp_path / "labels", tmp_path / "set", "export.format=nemo")) == 0
+    manifests = (tmp_path / "set").glob("*/manifest.json")
+    rows = [json.loads(line) for path in manifests for line in path.read_text().splitlines()]
+    kept = {(label["label_id"], label["text"], label["policy"]) for label in labels if label["kept"]}
+    assert {(row["id"], row["text"], row["policy"]) for row in rows} == kept
+    assert len(rows) == len(kept) == 6
+    assert main(words(tmp_path / "out", tmp_path / "all", "export.format=txt")) == 0
+    lines = (tmp_path / "all/train/provenance.jsonl").read_text().splitlines()
+    assert {label["label_id"] for label in labels} == {json.loads(line)["id"] for line in lines}

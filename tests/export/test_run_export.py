@@ -71,3 +71,10 @@ def test_a_mistake_is_one_line(more: list[str], line: str, tmp_path: Path, capsy
     (tmp_path / "empty").mkdir()
     assert main(words(tmp_path, *(word.format(tmp_path) for word in more))) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(line.format(tmp_path))
+
+
+def test_transcripts_of_another_run_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transcribed(str(archive(tmp_path / "in", 1)), str(tmp_path / "out"))
+    transcribed(str(archive(tmp_path / "other", 2)), str(tmp_path / "out2"))
+    assert main(words(tmp_path, f"input.transcripts={tmp_path / 'out2'}")) == 3
+    assert "are of units that are not planned: " in capsys.readouterr().err.splitlines()[-1]

@@ -13,6 +13,7 @@ from pipeline.config import ConfigError, RunConfig, Section, public
 from pipeline.config_file import keys, load
 from pipeline.doctor.settings import DoctorConfig
 from pipeline.evaluation.settings import EvaluateConfig
+from pipeline.export.settings import ExportConfig
 from pipeline.model.files.import_config import ImportConfig
 from pipeline.training.adapter_config import AdapterConfig
 
@@ -223,7 +224,7 @@ def test_a_value_out_of_bounds_is_one_line_in_plain_words(overrides: list[str], 
     assert complaint(*overrides) == line
 
 
-@pytest.mark.parametrize("schema", [RunConfig, DoctorConfig, EvaluateConfig, AdapterConfig, ImportConfig])
+@pytest.mark.parametrize("schema", [RunConfig, DoctorConfig, EvaluateConfig, AdapterConfig, ImportConfig, ExportConfig])
 def test_every_number_has_both_bounds(schema: type[Section]) -> None:
     without = [key for key, field in keys(schema) if not bounded(field.annotation, field.metadata)]
     assert without == []
