@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs import evaluate
 from pipeline.evaluation.result import Verdict
 from pipeline.evaluation.tracking import EVALUATION, MlflowConfig, Tracking
 from pipeline.storage.base import OutputError
@@ -40,6 +41,18 @@ def test_an_evaluation_is_a_run_and_replaces_itself(store: str) -> None:
     assert (run.data.tags["gate"], run.data.tags["model"]) == ("failed", "tiny@0f3a")
     page = client.download_artifacts(run.info.run_id, "report.html")
     assert Path(page).read_text() == "<p>second"
+
+
+def test_the_job_sends_its_figures_where_the_setting_says(store: str, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("id,language,ref,hyp\na,de,eins zwei,eins\n")
+    words = [f"sets.dev.hypotheses={tmp_path / 'x.csv'}", f"output.uri={tmp_path / 'out'}", "name=mine"]
+    assert evaluate.main([*words, "gate.ceilings={de: 40%}", f"mlflow.uri={store}"]) == 1
+    client = mlflow.MlflowClient(tracking_uri=store)
+    (run,) = client.search_runs([client.get_experiment_by_name("mine").experiment_id])
+    assert run.data.metrics["WER/de"] == 0.5
+    assert run.data.params["gate.ceilings.de"] == "0.4"
+    assert run.data.tags["gate"] == "failed"
+    assert {one.path for one in client.list_artifacts(run.info.run_id)} == {"report.html", "junit.xml"}
 
 
 def test_an_experiment_has_a_name_of_its_own_where_one_is_given(store: str) -> None:
