@@ -3,8 +3,8 @@
     python -m infra.tiny.opinions votes SPEECH [count]
     python -m infra.tiny.opinions second FIRST SECOND
 
-votes: SPEECH is a speech.parquet of calibrate.py. tiny gives four texts of `count` (200) utterances, drawn with seed 0,
-each as a whole. It prints the error rate of the first text, of the elected one and of the most confident one, with the
+votes: SPEECH is a speech.parquet of calibrate.py. tiny gives four texts of `count` (200) of its synthetic utterances,
+drawn with seed 0, each as a whole. It prints the error rate of the first text, of the elected one and of the most confident one, with the
 paired 95 % interval over 2,000 resamples of the utterances. second: two outputs of jobs.transcribe on the same
 recordings, with references.
 
@@ -46,6 +46,7 @@ from pipeline.schemas import Segment, SegmentResult
 from pipeline.text.normalise import normaliser
 
 VOTES, TOGETHER = 4, 10  # texts of an utterance; utterances that the engine gets at a time
+SYNTHETIC = "calibration "  # how the names of synthetic utterances begin
 OWN = ("token_probability_min", "ctc_agreement", "ctc_score", "entropy_max")
 SMALL, NO_SCORE = 1e-9, -5.0
 
@@ -60,7 +61,7 @@ def labelled(words: list[list[str]], reference: str, language: str) -> Labels:
 
 def texts_of(speech: Path, count: int) -> Iterator[tuple[dict[str, Any], list[SegmentResult]]]:
     """Utterances with their texts, in the order of the votes."""
-    rows = pq.read_table(speech).to_pylist()
+    rows = [row for row in pq.read_table(speech).to_pylist() if row["id"].startswith(SYNTHETIC)]
     random.Random(0).shuffle(rows)
     words = ["source.uri=in", "output.uri=out", f"denoise.votes={VOTES}", "denoise.votes_below=1"]
     engine = start_engine(layout.resolve(load(RunConfig, None, words))[0])
