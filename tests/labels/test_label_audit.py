@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
+from jobs.export import main as export
 from jobs.select_labels import main
 from pipeline.config import ConfigError
 from pipeline.labels.audit import Sample, as_csv
@@ -15,6 +17,7 @@ from pipeline.labels.settings import AuditConfig
 from pipeline.labels.verdicts import audited_risk, read_verdicts
 from tests.support.labelled import archive, sound, transcribed
 from tests.support.labels import labels, segment
+from tests.support.small_s3 import SmallS3
 
 
 def label(number: int, confidence: float, words: int = 5) -> dict[str, object]:
@@ -66,6 +69,33 @@ def test_the_page_has_a_player_for_each_label_with_exactly_its_audio(tmp_path: P
         assert rate == 16_000
         np.testing.assert_array_equal(samples, sound(number)[start : start + 900 * 16])
         assert page.count(f'src="audit/{label_id}.flac"') == 1
+
+
+def test_labels_and_audit_go_from_bucket_to_bucket(s3: SmallS3, tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), "s3://b/out")
+    for least in ("0.9", "0.4"):
+        words = ["transcripts=s3://b/out", "output.uri=s3://b/labels", f"policy.min_confidence={{default: {least}}}"]
+        assert main([*words, f"storage.endpoint={s3.url}"]) == 0
+    keys = [key.removeprefix("labels/") for key in s3.objects if key.startswith("labels/")]
+    assert {key for key in keys if not key.startswith("audit/")} == {
+        *("labels/part-00000.parquet", "funnel.json", "report.html", "audit.csv", "audit.html")
+    }
+    assert sum(key.startswith("audit/") for key in keys) == 6
+
+
+def test_an_export_reads_what_was_selected(tmp_path: Path) -> None:
+    transcribed(str(archive(tmp_path / "in", 3)), str(tmp_path / "out"))
+    merge = ["merge.min_seconds=1", "filters.max_word_characters=6", "split.dev=0", "split.test=0", "audit.sample=0"]
+    assert main([f"transcripts={tmp_path / 'out'}", f"output.uri={tmp_path / 'labels'}", *merge]) == 0
+    assert {row["reason"] for row in labels(tmp_path / "labels")} == {"long_word"}
+    assert main([f"transcripts={tmp_path / 'out'}", f"output.uri={tmp_path / 'labels'}", merge[0], *merge[2:]]) == 0
+    words = ["export.format=webdataset", "export.tasks=1", f"input.uri={tmp_path / 'labels'}"]
+    assert export([*words, f"output.uri={tmp_path / 'set'}"]) == 0
+    names = []
+    for path in (tmp_path / "set" / "train").glob("*.tar"):
+        with tarfile.open(path) as tar:
+            names += tar.getnames()
+    assert sum(name.endswith(".flac") for name in names) == 3, "two neighbours each"
 
 
 def test_saved_verdicts_come_back_as_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
