@@ -4,9 +4,9 @@
     python -m infra.tiny.opinions second FIRST SECOND
 
 votes: SPEECH is a speech.parquet of calibrate.py. tiny gives four texts of `count` (200) of its synthetic utterances,
-drawn with seed 0, each as a whole. It prints the error rate of the first text, of the elected one and of the most confident one, with the
-paired 95 % interval over 2,000 resamples of the utterances. second: two outputs of jobs.transcribe on the same
-recordings, with references.
+drawn with seed 0, each as a whole. It prints the error rate of the first text, of the elected one and of the most
+confident one, with the paired 95 % interval over 2,000 resamples of the utterances. second: two outputs of
+jobs.transcribe on the same recordings, with references.
 
 Both print how well each signal ranks right words above wrong ones (AUROC), and a logistic regression of the signals,
 without and with the agreement, on speakers that it was not fitted on (five folds).
