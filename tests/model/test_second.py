@@ -116,7 +116,8 @@ def test_a_run_has_the_text_of_the_second_model_beside_its_own(
         transcribe_here(config)
     assert {row["recording_id"] for row in rows(done)} == {f"r00{n}.wav" for n in range(RECORDINGS)}
     assert [row["text"] for row in rows(done)] == [row["text"] for row in rows(first)]
-    assert [row["signals"]["second_text"] for row in rows(done)] == [row["text"] for row in rows(other)]
+    for row, alone in zip(rows(done), rows(other), strict=True):  # a text loses words that the one before has too
+        assert row["signals"]["second_text"].endswith(alone["text"])
     for row, alone in zip(rows(done), rows(first), strict=True):
         assert row["signals"]["votes"] == alone["signals"]["votes"] == 3
         assert row["signals"]["vote_agreement"] == pytest.approx(alone["signals"]["vote_agreement"])
