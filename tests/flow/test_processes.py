@@ -22,7 +22,7 @@ def test_processor_seconds_are_counted_by_role() -> None:
         for process in work:
             process.kill()
             process.wait()
-    assert used.by_role.keys() == {"replica", "decode", "commit", "driver", "ray"}
+    assert used.by_role.keys() == {"replica", "second", "decode", "commit", "driver", "ray"}
     assert used.by_role["commit"] > 0.1
     assert used.by_role["ray"] > 0.1
     assert used.by_role["replica"] == used.by_role["decode"] == 0

@@ -157,6 +157,7 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
     store = SmallS3()
     for key, value in {
         "AWS_ENDPOINT_URL": store.url,
+        "AWS_ENDPOINT_URL_S3": store.url,  # a job with storage.endpoint sets both, also in this process
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
