@@ -155,6 +155,7 @@ def test_only_archives_have_an_index(tmp_path: Path) -> None:
 
 def test_a_folder_that_takes_no_index_is_one_line(s3: SmallS3) -> None:
     s3.objects = {"in/a.tar": archive(MEMBERS, ".tar")}
+    s3.fail["in/a.tar.idx.json"] = deque([403] * 20)
     with pytest.raises((ConfigError, OSError), match=r"a\.tar\.idx\.json") as caught:
         write("s3://b/in/a.tar")
     assert "\n" not in str(caught.value)

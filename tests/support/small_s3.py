@@ -109,14 +109,15 @@ class SmallS3:
                 key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
                 data = self.rfile.read(int(self.headers["Content-Length"]))
                 store.log.append((self.command, key, None))
+                if (failure := store.next_failure(key, is_ranged=False)) is not None:
+                    return self.answer(failure, f"<Error><Code>{CODES[failure]}</Code></Error>".encode())
                 with store.lock:
                     exists = self.headers.get("If-None-Match") == "*" and key in store.objects
                     if not exists:
                         store.objects[key] = data
                 if exists:
-                    self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-                else:
-                    self.answer(200, b"", {"ETag": etag_of(data)})
+                    return self.answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
+                return self.answer(200, b"", {"ETag": etag_of(data)})
 
             def do_DELETE(self) -> None:
                 key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")[2]
@@ -157,7 +158,6 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
     store = SmallS3()
     for key, value in {
         "AWS_ENDPOINT_URL": store.url,
-        "AWS_ENDPOINT_URL_S3": store.url,  # a job with storage.endpoint sets both, also in this process
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": "secret",  # pragma: allowlist secret
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -167,6 +167,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
         "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
     }.items():
         monkeypatch.setenv(key, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "")  # a job with storage.endpoint sets it here: later tests get it not
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
     monkeypatch.setattr(patience, "FIRST_SECONDS", 0.001)
     monkeypatch.setattr(s3fs.S3FileSystem, "retries", 1)  # those of remote.py are under test
     s3fs.S3FileSystem.clear_instance_cache()
