@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.labels.language import LanguageCheck
 from pipeline.labels.phrases import is_phrase
 from pipeline.labels.settings import DEFAULT, FiltersConfig
-from pipeline.model.whisper.cleaning import letters
+from pipeline.text.spelling import letters
 
 Row = Mapping[str, Any]
 Words = Sequence[str]

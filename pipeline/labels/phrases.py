@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.model.whisper.cleaning import letters
+from pipeline.text.spelling import letters
 
 PHRASES = {
     "de": ("Oh", "Okay"),

@@ -7,6 +7,7 @@ import unicodedata
 from typing import Any
 
 from pipeline.schemas import SAMPLE_RATE
+from pipeline.text.spelling import letters
 
 # Upper limit of words, or Han characters, that the overlap can contain. Without it "no no no" would become one word.
 # Very fast English has about 6 words a second, Mandarin 8 syllables.
@@ -71,21 +72,15 @@ def _tokens(words: list[dict[str, Any]]) -> list[tuple[str, int, int]]:
     tokens: list[tuple[str, int, int]] = []
     for index, text in enumerate(word["text"] for word in words):
         if not any(_is_wide(character) for character in text):
-            if plain := _normalised(text):
+            if plain := letters(text):
                 tokens.append((plain, index, len(text)))
             continue
         for end, character in enumerate(text, start=1):
-            if plain := _normalised(character):
+            if plain := letters(character):
                 tokens.append((plain, index, end))
             elif tokens and tokens[-1][1] == index:  # punctuation belongs to the character before it
                 tokens[-1] = (tokens[-1][0], index, end)
     return tokens
-
-
-def _normalised(text: str) -> str:
-    """Letters, marks and digits only, without differences of case and width. Empty for punctuation."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")
 
 
 def _is_wide(character: str) -> bool:

@@ -32,13 +32,7 @@ def make_fingerprint(config: RunConfig, *, weights: str, second: str | None = No
     settings = config.model_dump(mode="json")
     own = ("name", "revision", "dtype", "weights", "second", "second_revision")
     model = {key: settings["model"][key] for key in own} | {"weights_hash": weights, "second_weights_hash": second}
-    sections = {
-        "source": settings["source"],
-        "model": model,
-        "denoise": settings["denoise"],
-        "decode": settings["decode"],
-        "segment": settings["segment"],
-    }
+    sections = {name: settings[name] for name in SECTIONS} | {"model": model}
     flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
     return flat | library_versions() | {VERSION: SCHEMA_VERSION}
 

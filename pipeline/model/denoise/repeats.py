@@ -15,6 +15,8 @@ from itertools import chain
 
 from rapidfuzz.distance import Levenshtein
 
+from pipeline.text.spelling import letters
+
 LONGEST = 8  # words of an n-gram
 SHARE = 0.5  # of a copy's letters: it goes where CTC has fewer of them
 HEARD = 0.5  # of the letters that would stay: a CTC text with fewer cannot say how often something was said
@@ -35,11 +37,11 @@ def kept_words(words: Sequence[str], hypothesis: str | None, joined: Set[int] = 
             has far fewer letters than the text without repetitions, nothing is removed either.
         joined: indexes of words that cannot be parted from the word before, because one token spells both.
     """
-    spelled = [letters_of(word) for word in words]
+    spelled = [letters(word) for word in words]
     kept = list(range(len(words)))
     if hypothesis is None:
         return kept
-    heard = [letters_of(word) for word in split_words(hypothesis)]
+    heard = [letters(word) for word in split_words(hypothesis)]
     for length in range(min(LONGEST, len(words) // 2), 0, -1):
         at = 0
         while at + 2 * length <= len(kept):
@@ -52,8 +54,8 @@ def kept_words(words: Sequence[str], hypothesis: str | None, joined: Set[int] = 
                 at += 1
             else:
                 del kept[place : place + length]
-    letters = sum(len(spelled[index]) for index in kept)
-    return kept if sum(map(len, heard)) >= HEARD * letters else list(range(len(words)))
+    count = sum(len(spelled[index]) for index in kept)
+    return kept if sum(map(len, heard)) >= HEARD * count else list(range(len(words)))
 
 
 def split_words(text: str) -> list[str]:
@@ -70,16 +72,16 @@ def is_han(character: str) -> bool:
 def _made_up(words: list[str], at: int, length: int, heard: list[str]) -> int:
     """How often the `length` words from `at` on stand in a row; 0: only once, or CTC may have heard all of them."""
     ngram = words[at : at + length]
-    letters = "".join(ngram)
+    one = "".join(ngram)
     copies = _in_a_row(ngram, words, at)
-    if copies < 2 or not letters:
+    if copies < 2 or not one:
         return 0
     if any(_in_a_row(ngram, heard, start, wrong=4) >= copies for start in range(len(heard))):
         return 0
     target, whole = "".join(heard), "".join(words)
     without = "".join(chain(words[:at], words[at + length :]))
     gain = Levenshtein.distance(whole, target) - Levenshtein.distance(without, target)
-    return copies if gain > SHARE * len(letters) else 0
+    return copies if gain > SHARE * len(one) else 0
 
 
 def _in_a_row(ngram: list[str], words: list[str], at: int, *, wrong: int = 0) -> int:
@@ -91,9 +93,3 @@ def _in_a_row(ngram: list[str], words: list[str], at: int, *, wrong: int = 0) ->
     ):
         count, at = count + 1, at + len(ngram)
     return count
-
-
-def letters_of(word: str) -> str:
-    """Letters, digits and the signs that belong to them (Hindi's vowels), as small letters."""
-    folded = unicodedata.normalize("NFKC", word).casefold()
-    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")

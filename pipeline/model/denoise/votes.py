@@ -16,8 +16,9 @@ from dataclasses import dataclass, field, replace
 
 from rapidfuzz.distance import Levenshtein
 
-from pipeline.model.denoise.repeats import is_han, letters_of
+from pipeline.model.denoise.repeats import is_han
 from pipeline.schemas import SegmentResult, Word
+from pipeline.text.spelling import letters
 
 # Word of the first text; True: in its place, False: before it; which of several there.
 Place = tuple[int, bool, int]
@@ -73,7 +74,7 @@ def elected(texts: Sequence[SegmentResult]) -> SegmentResult:
 
 def _spelled(word: Word) -> str:
     """What counts of a word: its letters, or all of it where it has none."""
-    return letters_of(word["text"]) or word["text"]
+    return letters(word["text"]) or word["text"]
 
 
 def _places(first: list[str], words: list[str]) -> Iterator[tuple[Place, int]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
 import zlib
+
+from pipeline.text.spelling import letters
 
 LONGEST_LOOP = 8  # words, or Han characters, of what is repeated
 LEAST_REPETITIONS = 4  # as often as people say "no, no, no, no" is no loop
@@ -89,12 +90,6 @@ def without_phrases(words: list[str], *, is_speech: bool) -> int:
     if not is_speech and tails and tails[0] in _CLOSINGS:
         return 0
     return next((at for at, tail in enumerate(tails) if tail in _CREDITS), len(words))
-
-
-def letters(text: str) -> str:
-    """Letters and digits only, without differences of case and width."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(character for character in folded if unicodedata.category(character)[0] in "LMN")
 
 
 _CREDITS = frozenset(map(letters, CREDITS))
