@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, public
 from pipeline.export.origin import Item
 from pipeline.export.shards import Shard
 from pipeline.storage.base import Storage
@@ -57,17 +57,26 @@ def name_of(recording_id: str) -> str:
 
 
 def file_of(item: Item) -> str:
-    """The path or address of a recording that is a file. Raises ConfigError if it is in an archive or a table."""
+    """The path or address of a recording that is a file.
+
+    Raises ConfigError if it is in an archive or a table, if the row is of a part of it, or if the address has a secret.
+    """
     ref = item.ref
+    address = public(ref.source_uri)
     if ref.format in MEMBERS or ref.offset is not None or ref.source_member is not None:
         raise ConfigError(
-            f"export.audio: {ref.recording_id} is in {ref.source_uri}: rows of this format can only point to whole "
+            f"export.audio: {ref.recording_id} is in {address}: rows of this format can only point to whole "
             "files; export.audio=segments cuts the audio out"
         )
-    if item.label.channel is not None:
+    if not item.is_whole:
         raise ConfigError(
-            f"export.audio: {ref.recording_id}: the row is of one channel, which rows of this format cannot point to; "
-            "export.audio=segments cuts it out"
+            f"export.audio: {ref.recording_id}: the row is of one channel or track, which rows of this format cannot "
+            "point to; export.audio=segments cuts it out"
+        )
+    if address != ref.source_uri:
+        raise ConfigError(
+            f"export.audio: {ref.recording_id}: {address} is signed or has a password, which rows must not have; "
+            "export.audio=segments cuts the audio out"
         )
     return ref.source_uri
 

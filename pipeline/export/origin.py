@@ -9,7 +9,7 @@ from typing import Any
 import pydantic
 import yaml
 
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, public
 from pipeline.export.labels import Label
 from pipeline.output.calibrator import calibrator_id
 from pipeline.planning.left import unit_runs
@@ -23,7 +23,7 @@ CONFIG = "_run/config.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row on its way into a file. provenance: for JSON.
+    """A row on its way into a file. provenance: for JSON. is_whole: of all channels of the default track.
 
     audio: FLAC or WAV, 16 kHz mono, with so many samples; b"": by reference.
     """
@@ -31,6 +31,7 @@ class Item:
     label: Label
     ref: RecordingRef
     provenance: dict[str, Any]
+    is_whole: bool
     audio: bytes = b""
     samples: int = 0
 
@@ -84,7 +85,8 @@ def items(labels: Iterable[Label], refs: Mapping[tuple[str, str], RecordingRef],
         ref = refs.get((label.unit_id, label.recording_id))
         if ref is None:
             raise OutputError(f"{label.recording_id}: the plan of the transcripts does not have it in {label.unit_id}")
-        yield Item(label, ref, provenance(label, ref, run))
+        is_whole = label.channel is None and not isinstance(run.config.source.track, int)
+        yield Item(label, ref, provenance(label, ref, run), is_whole)
 
 
 def provenance(label: Label, ref: RecordingRef, run: Run) -> dict[str, Any]:
@@ -99,7 +101,7 @@ def provenance(label: Label, ref: RecordingRef, run: Run) -> dict[str, Any]:
         "start_ms": label.start_ms,
         "end_ms": label.end_ms,
         "channel": label.channel,
-        "source_uri": ref.source_uri,
+        "source_uri": public(ref.source_uri),
         "source_member": ref.source_member,
         "source_offset": ref.offset,
         "source_bytes": ref.size,

@@ -18,6 +18,7 @@ from pipeline.export.figures import Figures, merge
 from pipeline.export.formats import FORMATS, writer_of
 from pipeline.export.join import join_parts
 from pipeline.export.labels import parts
+from pipeline.export.layout import PARTS
 from pipeline.export.origin import read_run, unit_places
 from pipeline.export.settings import ExportConfig
 from pipeline.export.shards import Dropped, Shard, plan_shards
@@ -143,6 +144,7 @@ def _finish(
 ) -> Exported:
     """Join the parts, and put the lines about problems and the data card."""
     kind = FORMATS[config.export.format]
+    _check_once(config, target, commits)
     join_parts(target, commits, sort=kind.sort)
     figures = merge(commit["figures"] for commit in commits)
     if kind.finish:
@@ -154,3 +156,15 @@ def _finish(
     exported = Exported(len(commits), figures, dropped, problems)
     target.put(CARD, render(config, read_run(transcripts), figures, dropped, problems).encode())
     return exported
+
+
+def _check_once(config: ExportConfig, target: Storage, commits: Sequence[dict[str, Any]]) -> None:
+    """Raise OutputError if two shards have written one file: the later has replaced the earlier."""
+    seen: set[str] = set()
+    for commit in commits:
+        files = {key for key in commit["files"] if not key.startswith(PARTS)}
+        if twice := seen & files:
+            raise OutputError(
+                f"{target.uri}/{min(twice)}: two shards wrote it: {config.input.uri} has a recording in two places"
+            )
+        seen |= files

@@ -89,14 +89,18 @@ def _decided(
     return {"policy": policy} | given | known
 
 
-def _labels(config: LabelsConfig, source: Storage, chooser: Chooser, tally: Tally, sample: Sample) -> Iterator[Row]:
-    """The rows of LABELS, in the order of the transcripts. Counts them on the way."""
+def _labels(
+    config: LabelsConfig, source: Storage, chooser: Chooser, tally: Tally, sample: Sample
+) -> Iterator[list[Row]]:
+    """The rows of LABELS of each recording, in the order of the transcripts. Counts them on the way."""
     rows = published_rows(source, "transcripts", TRANSCRIPT.names)
     for _, group in groupby(rows, key=itemgetter("recording_id")):
+        rows_of_one = []
         for made, segments in chooser.labels(_judged(list(group), config)):
             tally.add(made, segments)
             sample.add(made)
-            yield made
+            rows_of_one.append(made)
+        yield rows_of_one
 
 
 def _judged(rows: list[Row], config: LabelsConfig) -> list[Row]:
@@ -113,9 +117,9 @@ def _judged(rows: list[Row], config: LabelsConfig) -> list[Row]:
     ]
 
 
-def _write(target: Storage, rows: Iterator[Row]) -> None:
+def _write(target: Storage, recordings: Iterator[list[Row]]) -> None:
     """Put labels/part-*.parquet in the place of what is there. A row group is in memory at a time."""
-    batches = iter(lambda: list(islice(rows, ROW_GROUP)), [])
+    batches = _batches(recordings)
     with target.replace("labels") as files, target.scratch() as folder:
         for number in count():
             several = islice(batches, PART_GROUPS)
@@ -126,3 +130,15 @@ def _write(target: Storage, rows: Iterator[Row]) -> None:
                 for batch in chain([first], several):
                     writer.write_table(to_table(batch, LABELS))
             files.add(path.name, path)
+
+
+def _batches(recordings: Iterator[list[Row]]) -> Iterator[list[Row]]:
+    """ROW_GROUP rows or a few more: all rows of a recording are in one batch, as exports rely on."""
+    batch: list[Row] = []
+    for rows in recordings:
+        batch += rows
+        if len(batch) >= ROW_GROUP:
+            yield batch
+            batch = []
+    if batch:
+        yield batch

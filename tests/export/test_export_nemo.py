@@ -6,10 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from jobs.export import main
-from tests.support.labelled import archive, transcribed
+from pipeline.audio import decode
+from pipeline.audio.channels import wanted_channels
+from pipeline.config import SourceConfig
+from pipeline.schemas import SAMPLE_RATE
+from pipeline.sources.formats import list_recordings, read_recording
+from tests.support.labelled import archive, sound, transcribed
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -61,3 +68,30 @@ def test_a_recording_in_an_archive_cannot_be_pointed_to(tmp_path: Path, capsys: 
     assert export(tmp_path, "export.audio=reference") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("export.audio: a/r0 is in ")
+
+
+@pytest.mark.parametrize(("track", "column"), [(1, {}), ("default", {"channel": 1})])
+def test_a_row_of_one_track_or_channel_cannot_point_to_the_whole_file(
+    track: Any, column: dict[str, int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soundfile.write(tmp_path / "call.wav", np.stack([sound(0), sound(1)], axis=1), SAMPLE_RATE, subtype="PCM_16")
+    (tmp_path / "in.jsonl").write_text(json.dumps({"audio_filepath": str(tmp_path / "call.wav"), **column}))
+    source = SourceConfig(uri=str(tmp_path / "in.jsonl"), language="en", track=track)
+    (ref,) = list_recordings(source)
+    (wanted,) = wanted_channels(ref, decode.contents(read_recording(ref).audio, name="call"), source)
+    words = [source.uri, str(tmp_path / "out"), f"source.track={track}"]
+    transcribed(*words, change=lambda row: row | {"channel": wanted.label})
+    assert export(tmp_path, "export.audio=reference") == 2
+    assert "the row is of one channel or track" in capsys.readouterr().err
+
+
+def test_a_signed_address_is_in_no_file_of_an_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    address = "https://example.org/r0.wav"
+    line = {"audio_filepath": f"{address}?X-Amz-Signature=secret", "id": "r0"}
+    (tmp_path / "in.jsonl").write_text(json.dumps(line))
+    transcribed(str(tmp_path / "in.jsonl"), str(tmp_path / "out"))
+    assert export(tmp_path, "export.audio=reference") == 2
+    assert f"export.audio: r0: {address} is signed" in capsys.readouterr().err
+    assert export(tmp_path, "export.format=txt", f"output.uri={tmp_path / 'texts'}") == 0
+    (row,) = {row["source_uri"] for row in rows_of(tmp_path / "texts/train/provenance.jsonl")}
+    assert row == address

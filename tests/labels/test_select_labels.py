@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.export import main as export_main
 from jobs.select_labels import main
 from pipeline.output.calibrator import Calibrator, Curve, Curves, Input, keep
 from pipeline.schemas import LABELS
 from pipeline.storage.base import open_storage
+from tests.support.labelled import archive as sounds
+from tests.support.labelled import transcribed
 from tests.support.labels import labels, output, segment, speaker
 
 WORDS = ["cat", "dog", "tree", "house", "river", "stone", "bread", "table", "green", "cold"]
@@ -108,6 +111,20 @@ def test_the_pages_show_the_funnel_and_the_sample(tmp_path: Path) -> None:
     assert {row["label_id"] for row in audited} <= kept
     assert {row["stratum"] for row in audited} == {"en 0.9-0.95", "en 0.95-0.98", "en 0.98-1"}
     assert (tmp_path / "labels" / "audit.html").read_text().count("<li ") == 10
+
+
+def test_all_labels_of_a_recording_are_in_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.labels.selection.ROW_GROUP", 3)
+    monkeypatch.setattr("pipeline.labels.selection.PART_GROUPS", 1)
+    transcribed(str(sounds(tmp_path / "in", 5)), str(tmp_path / "out"))
+    assert select(tmp_path, "policy.min_confidence={default: 0.1}") == 0
+    files = sorted((tmp_path / "labels" / "labels").iterdir())
+    found = [pq.read_table(file, columns=["recording_id"])["recording_id"].to_pylist() for file in files]
+    assert [sorted(set(names)) for names in found] == [["r0.wav", "r1.wav"], ["r2.wav", "r3.wav"], ["r4.wav"]]
+    words = ["export.format=srt", f"input.uri={tmp_path / 'labels'}", f"output.uri={tmp_path / 'set'}"]
+    assert export_main([*words, "export.shard_rows=1"]) == 0
+    texts = [path.read_text() for path in sorted((tmp_path / "set/recordings").iterdir())]
+    assert [text.count("-->") for text in texts] == [2] * 5
 
 
 @pytest.mark.parametrize(
