@@ -312,12 +312,15 @@ def _verified(storage: Storage, entry: Mapping[str, Any], schema: pa.Schema) -> 
     if hashlib.sha256(body).hexdigest() != entry["sha256"]:
         raise OutputError(f"{name}: damaged: its checksum is not the committed one{repair}")
     try:
-        table = widened(_decoded(body, entry["key"]), schema)
+        table = _decoded(body, entry["key"])
     except ValueError as err:
         raise OutputError(f"{name}: {' '.join(str(err).split())}{repair}") from None
     if table.num_rows != entry["rows"]:
         raise OutputError(f"{name}: {table.num_rows} rows instead of {entry['rows']}{repair}")
-    return table
+    try:
+        return widened(table, schema)
+    except ValueError as err:
+        raise OutputError(f"{name}: {err}; a newer fullcanvas wrote it: use that one") from None
 
 
 def _decoded(body: bytes, key: str) -> pa.Table:

@@ -26,7 +26,7 @@ from pipeline.storage.base import OutputError, Replacement, Storage, in_order, r
 
 ROW_GROUP = 16_384  # rows: so many are written together
 UNITS_TOGETHER = 64  # units that a thread reads one after the other
-THREADS = 4  # at most, where requests are not worth more: reading Parquet takes processor time
+THREADS = 4  # at most, where requests are not worth more: decoding and writing take processor time
 Tables = dict[str, pa.Table]  # by the names in SCHEMAS
 
 

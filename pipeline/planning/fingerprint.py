@@ -10,7 +10,6 @@ from importlib import metadata
 from typing import Any
 
 import av
-from pydantic_core import to_jsonable_python
 
 from pipeline.config import ConfigError, RunConfig
 from pipeline.schemas import OLDEST_SCHEMA, SCHEMA_VERSION
@@ -80,13 +79,9 @@ def check_version(uri: str, stored: Mapping[str, Any]) -> None:
 @cache
 def _defaults() -> dict[str, Any]:
     """The default of each setting of a fingerprint that has one."""
-    fields = {name: RunConfig.model_fields[name].annotation.model_fields for name in SECTIONS}  # type: ignore[union-attr]
-    return {
-        f"{section}.{key}": to_jsonable_python(field.get_default(call_default_factory=True))
-        for section, of_section in fields.items()
-        for key, field in of_section.items()
-        if not field.is_required()
-    }
+    fields = RunConfig.model_fields
+    sections = {name: fields[name].annotation.model_construct().model_dump(mode="json") for name in SECTIONS}  # type: ignore[union-attr]
+    return {f"{name}.{key}": value for name, settings in sections.items() for key, value in settings.items()}
 
 
 def _differences(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[str]:

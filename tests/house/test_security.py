@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from pipeline import config_file
+from pipeline.schemas import SCHEMA_VERSION
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path for folder in ("pipeline", "jobs") for path in (ROOT / folder).rglob("*.py"))
@@ -98,7 +99,7 @@ except RuntimeError:
 
 
 def test_an_output_is_published_and_read_without_unpickling_anything(tmp_path: Path) -> None:
-    output = shutil.copytree(sorted((ROOT / "tests/data").glob("output-*"))[-1], tmp_path / "out")
+    output = shutil.copytree(ROOT / f"tests/data/output-{SCHEMA_VERSION}", tmp_path / "out")
     shutil.rmtree(output / "transcripts")
     words = [sys.executable, "-c", READ, str(output)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -15,11 +15,12 @@ import pytest
 from infra import make_output_tree
 from jobs import evaluate
 from pipeline import read_transcripts
-from pipeline.config import RunConfig
+from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
-from pipeline.output.commit import read_commit, read_unit
+from pipeline.output.commit import SCHEMAS, read_commit, read_unit
 from pipeline.output.publish import publish_tables
-from pipeline.planning.fingerprint import fingerprint_id
+from pipeline.planning import fingerprint
+from pipeline.planning.fingerprint import OF_LIBRARY, fingerprint_id, make_fingerprint
 from pipeline.planning.plan import read_fingerprint
 from pipeline.schemas import OLDEST_SCHEMA, SCHEMA_VERSION, TRANSCRIPT, widened
 from pipeline.storage.base import OutputError, open_storage
@@ -48,6 +49,15 @@ def test_there_is_an_output_of_each_version_that_is_read() -> None:
     assert versions == {read_fingerprint(open_storage(str(path), create=False))["schema_version"] for path in OUTPUTS}
 
 
+def test_what_is_new_in_an_output_raises_its_version() -> None:
+    output = DATA / f"output-{SCHEMA_VERSION}"
+    for name, schema in SCHEMAS.items():
+        assert pq.read_schema(output / name / "part-00000.parquet").equals(schema)
+    settings = load(RunConfig, None, make_output_tree.settings(output))
+    keys = {key for key in make_fingerprint(settings, weights="") if not key.startswith(OF_LIBRARY)}
+    assert read_fingerprint(open_storage(str(output), create=False)).keys() == keys
+
+
 def test_its_transcripts_are_read_as_this_version_writes_them(older: Path) -> None:
     table = read_transcripts(str(older))
     assert table.schema.equals(TRANSCRIPT)
@@ -65,6 +75,14 @@ def test_it_is_published_again_with_the_same_rows_and_says_its_version(older: Pa
     assert read_transcripts(str(older)).equals(before)
     metadata = pq.ParquetFile(older / "transcripts/part-00000.parquet").metadata.metadata
     assert metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
+
+
+def test_publishing_writes_the_tables_of_an_earlier_version_in_the_schema_of_today(tmp_path: Path) -> None:
+    output = Path(shutil.copytree(DATA / f"output-{OLDEST_SCHEMA}", tmp_path / "out"))
+    publish_tables(open_storage(str(output)))
+    schema = pq.read_schema(output / "transcripts/part-00000.parquet")
+    assert schema.equals(TRANSCRIPT)
+    assert schema.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
 
 
 def test_it_is_evaluated(older: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +107,23 @@ def test_a_run_goes_on_with_what_is_not_committed(older: Path) -> None:
     assert set(table["fingerprint"].to_pylist()) == {fingerprint_id(read_fingerprint(storage))}
     assert first.read_bytes() == kept
     assert second.exists()
+
+
+def test_after_an_upgrade_of_a_library_an_output_is_published_and_its_run_does_not_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torch", reason="needs torch")
+    from pipeline.in_process import transcribe_here
+
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/empty.wav").touch()
+    config = load(RunConfig, None, [f"source.uri={tmp_path / 'in'}", f"output.uri={tmp_path / 'out'}"])
+    with monkeypatch.context() as earlier:
+        earlier.setattr(fingerprint, "library_versions", lambda: {f"{OF_LIBRARY}soxr": "0.0.1"})
+        storage = transcribe_here(config)
+    with pytest.raises(ConfigError, match=r'library\.soxr was "0\.0\.1", now "\d'):
+        transcribe_here(config)
+    assert publish_tables(storage)["recordings_dead_lettered"] == 1
 
 
 def test_what_a_version_adds_is_null_in_rows_of_an_earlier_one() -> None:
@@ -134,6 +169,7 @@ def test_a_data_file_with_other_columns_is_one_line_that_names_it(older: Path) -
         writer.write_table(table)
     body = path.with_suffix(".arrow").read_bytes()
     entry = {"key": f"data/{path.stem}.arrow", "rows": 1, "sha256": hashlib.sha256(body).hexdigest()}
-    with pytest.raises(OutputError, match=r"data/\S+\.arrow: mood is another column than in schema") as caught:
+    with pytest.raises(OutputError, match=r"data/\S+\.arrow: mood is another column than in schema .* newer") as caught:
         read_unit(storage, commit | {"data": {"transcripts": entry}})
     assert "\n" not in str(caught.value)
+    assert "delete" not in str(caught.value)
