@@ -66,7 +66,7 @@ check: setup ## lint, format check, types, secrets in tracked files, known vulne
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	git ls-files -z | grep -zEv '^(infra/tiny/human_speech.yaml|tests/data/)' | xargs -0 $(BIN)/detect-secrets-hook --no-verify
+	files=$$(git ls-files) && $(BIN)/detect-secrets-hook --no-verify --exclude-files '^(infra/tiny/human_speech\.yaml$$|tests/data/)' $$files
 	$(BIN)/python -m infra.audit --if-reachable
 
 audit: setup ## known vulnerabilities in what the locks pin (SECURITY.md)

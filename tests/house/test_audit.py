@@ -86,16 +86,23 @@ def make(target: str, *words: str) -> str:
     return subprocess.run(line, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_key_in_a_file_fails_the_scan_that_make_check_runs(tmp_path: Path) -> None:
-    scan = next(line for line in make("check").splitlines() if "detect-secrets-hook" in line)
-    hook = [str(Path(sys.executable).parent / "detect-secrets-hook"), *scan.split("detect-secrets-hook")[1].split()]
+def test_the_scan_for_secrets_fails_at_a_key_in_a_tracked_file_and_where_git_lists_none(tmp_path: Path) -> None:
+    commands = make("check", f"BIN={Path(sys.executable).parent}").splitlines()
+    scan = next(line for line in commands if "detect-secrets-hook" in line)
+
+    def code() -> int:
+        return subprocess.run(["sh", "-c", scan], cwd=tmp_path, capture_output=True, check=False).returncode
+
+    assert code() not in (0, 1)
+    key = 'key = "AKIA' + "QWERTYUIOPASDFGH" + '"\n'
+    (tmp_path / "tests/data").mkdir(parents=True)
+    (tmp_path / "tests/data/plan.txt").write_text(key)
     (tmp_path / "good.py").write_text('name = "fullcanvas"\n')
-    (tmp_path / "bad.py").write_text('key = "AKIA' + "QWERTYUIOPASDFGH" + '"\n')
-    codes = [
-        subprocess.run([*hook, name], cwd=tmp_path, capture_output=True, check=False).returncode
-        for name in ("good.py", "bad.py")
-    ]
-    assert codes == [0, 1]
+    subprocess.run("git init -q && git add .", shell=True, cwd=tmp_path, check=True)
+    assert code() == 0
+    (tmp_path / "bad.py").write_text(key)
+    subprocess.run(["git", "add", "bad.py"], cwd=tmp_path, check=True)
+    assert code() == 1
 
 
 def test_the_bill_of_materials_has_every_package_of_the_image(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_image_has_no_tools_of_developers_no_root_and_starts_jobs() -> None:
     stages = {line[3]: line[1] for line in words if line[0] == "FROM"}
     assert {stages["cpu"], stages["cuda"]} == {"packages-cpu", "packages-cuda"}
     assert re.fullmatch(r"python:3\.11\.\d+-slim-\w+", stages["base"])
-    assert [line[1:] for line in words if line[0] == "ENTRYPOINT"] == 2 * [['["fullcanvas"]']]
+    assert [line[1:] for line in words if line[0] == "ENTRYPOINT"] == [['["fullcanvas"]']]
     assert all("LOCKS=requirements.lock" in line for line in words if line[:2] == ["RUN", "make"])
     assert not {"pytest", "mypy", "ruff", "peft"} & set(locked("requirements.lock"))
     assert PROJECT["scripts"] == {"fullcanvas": "jobs.__main__:main"}

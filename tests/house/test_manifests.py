@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from importlib.metadata import version
 from pathlib import Path
@@ -99,7 +100,8 @@ def test_every_cluster_has_the_ray_of_the_lock_and_asks_for_a_token() -> None:
 def test_pods_are_not_root_have_no_capabilities_and_leave_the_command_to_kuberay() -> None:
     """KubeRay puts its own `command` before `ray start`, which replaces the image's entry point."""
     for pod in PODS:
-        assert (pod["securityContext"]["runAsNonRoot"], pod["securityContext"]["runAsUser"]) == (True, 1000)
+        user = {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000}
+        assert pod["securityContext"] == user | {"seccompProfile": {"type": "RuntimeDefault"}}
         assert pod["serviceAccountName"] == "fullcanvas"
         (container,) = pod["containers"]
         assert container["image"] == IMAGE
@@ -107,6 +109,29 @@ def test_pods_are_not_root_have_no_capabilities_and_leave_the_command_to_kuberay
         assert container["resources"]["requests"] == container["resources"]["limits"]
         assert "command" not in container
         assert f"WORKDIR {container['workingDir']}" in (ROOT / "infra/Dockerfile").read_text()
+
+
+def test_only_the_head_that_starts_pods_has_rights_in_kubernetes() -> None:
+    account = read(KUBERNETES / "base/service-account.yaml")
+    assert account["automountServiceAccountToken"] is False
+    for cluster in CLUSTERS:
+        head, *workers = (
+            group["template"]["spec"].get("automountServiceAccountToken", False)
+            for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+        )
+        assert head is cluster.get("enableInTreeAutoscaling", False)
+        assert not any(workers)
+
+
+def test_pods_of_other_namespaces_reach_the_dashboard_alone_and_only_those_of_kuberay() -> None:
+    spec = read(KUBERNETES / "base/network-policy.yaml")["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    for rule in spec["ingress"]:
+        assert rule["from"]  # without one, everybody is let in
+        for peer in rule["from"]:
+            if peer != {"podSelector": {}}:  # the pods of this namespace
+                assert peer["podSelector"]["matchLabels"] == {"app.kubernetes.io/component": "kuberay-operator"}
+                assert rule["ports"] == [{"protocol": "TCP", "port": 8265}]
 
 
 def test_workers_of_the_large_cluster_come_and_go_on_spot_nodes_and_its_head_stays() -> None:
@@ -135,6 +160,23 @@ def test_a_launcher_file_is_valid_for_ray_asks_for_a_token_and_its_dashboard_is_
     assert all(kinds[name]["min_workers"] == 0 for name in ("cpu", "gpu"))
 
 
+def test_the_image_and_the_machines_have_what_the_launcher_needs() -> None:
+    aws, gcp = (read(ROOT / f"infra/launcher/{name}.yaml") for name in ("aws", "gcp"))
+    pip = "pip install -c /app/requirements.lock"
+    assert f"botocore=={version('botocore')}" in (ROOT / "requirements.lock").read_text().splitlines()
+    assert aws["head_setup_commands"] == [f"{pip} boto3=={version('botocore')}"]  # each boto3 wants its botocore
+    (command,) = gcp["head_setup_commands"]
+    assert re.fullmatch(rf"{pip} google-api-python-client==[\d.]+", command)
+    line = next(line for line in (ROOT / "infra/Dockerfile").read_text().splitlines() if "apt-get install" in line)
+    assert {"openssh-client", "rsync"} <= {word.split("=")[0] for word in line.split()}
+    assert {kind["node_config"]["ImageId"] for kind in aws["available_node_types"].values()} == {"AMI-WITH-DRIVER-580"}
+    zone = gcp["provider"]["availability_zone"]
+    for kind in gcp["available_node_types"].values():
+        (disk,) = kind["node_config"]["disks"]
+        assert disk["initializeParams"]["diskType"] == f"zones/{zone}/diskTypes/pd-balanced"
+        assert disk["initializeParams"]["sourceImage"].endswith("-nvidia-580")
+
+
 @pytest.mark.parametrize("path", POLICIES, ids=lambda path: path.stem)
 def test_a_policy_names_each_action_and_changes_nothing_but_its_own(path: Path) -> None:
     policy = read(path)  # JSON is YAML
@@ -142,8 +184,10 @@ def test_a_policy_names_each_action_and_changes_nothing_but_its_own(path: Path) 
         assert all("*" not in one and one.count(".") == 2 for one in policy["includedPermissions"])
         return
     for statement in policy["Statement"]:
-        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        actions, places = (
+            one if isinstance(one, list) else [one] for one in (statement["Action"], statement["Resource"])
+        )
         assert statement["Effect"] == "Allow"
         assert not any("*" in action for action in actions)
         only_looks = all(action.split(":")[1].startswith("Describe") for action in actions)
-        assert only_looks or "*" not in (statement["Resource"], *statement["Resource"][:1])
+        assert only_looks or "*" not in places
