@@ -5,7 +5,7 @@
 
 votes: SPEECH is a speech.parquet of calibrate.py. tiny gives four texts of `count` (200) of its synthetic utterances,
 drawn with seed 0, each as a whole. It prints the error rate of the first text, of the elected one and of the most
-confident one, with the paired 95 % interval over 2,000 resamples of the utterances. second: two outputs of
+confident one, with the paired 95 % interval over 2,000 resamples of the speakers. second: two outputs of
 jobs.transcribe on the same recordings, with references.
 
 Both print how well each signal ranks right words above wrong ones (AUROC), and a logistic regression of the signals,
@@ -27,7 +27,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import soundfile
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -35,6 +34,8 @@ from sklearn.preprocessing import StandardScaler
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import DenoiseConfig, RunConfig
 from pipeline.config_file import load
+from pipeline.evaluation.bootstrap import paired
+from pipeline.evaluation.confidence import auroc
 from pipeline.evaluation.result import headline
 from pipeline.evaluation.rows import speaker_of
 from pipeline.evaluation.words import Labels, label
@@ -42,12 +43,15 @@ from pipeline.model.denoise import votes
 from pipeline.model.files import layout
 from pipeline.model.second import agreement
 from pipeline.model.stage import start_engine
+from pipeline.output.tables import published_rows
 from pipeline.schemas import Segment, SegmentResult
+from pipeline.storage.base import open_storage
 from pipeline.text.normalise import normaliser
 
-VOTES, TOGETHER = 4, 10  # texts of an utterance; utterances that the engine gets at a time
+VOTES = 4  # texts of an utterance
 SYNTHETIC = "calibration "  # how the names of synthetic utterances begin
 OWN = ("token_probability_min", "ctc_agreement", "ctc_score", "entropy_max")
+COLUMNS = ["recording_id", "segment_index", "start_ms", "end_ms", "language", "text", "words", "reference", "metadata"]
 SMALL, NO_SCORE = 1e-9, -5.0
 
 Judged = tuple[str, bool, Mapping[str, Any]]  # speaker, whether the word is right, its signals
@@ -82,6 +86,7 @@ def of_votes(speech: Path, count: int) -> None:
     ways = ("first text", f"votes below {threshold}", "votes for all", "most confident text")
     counted: dict[str, list[int]] = {name: [] for name in ways}
     units: list[int] = []
+    speakers: list[str] = []
     judged: list[Judged] = []
     for row, texts in texts_of(speech, count):
         result, surest = votes.elected(texts), max(texts, key=sure)
@@ -91,14 +96,12 @@ def of_votes(speech: Path, count: int) -> None:
             counted[name].append(sum(labels.errors))
             if name == ways[2]:
                 units.append(sum(labels.units))
+                speakers.append(row["speaker"])
                 pairs = zip(result.words, labels.right, strict=True)
                 judged += [(row["speaker"], right, word["signals"] or {}) for word, right in pairs if right is not None]
-    print(f"{len(units)} utterances, {sum(units)} words")
+    print(f"{len(units)} utterances, {sum(units)} words, {len(set(speakers))} speakers")
     for name, errors in counted.items():
-        difference = np.array(errors) - np.array(counted[ways[0]])
-        low, high = interval(difference, np.array(units))
-        change = 100 * difference.sum() / sum(units)
-        print(f"{name}: {sum(errors) / sum(units):.2%} errors, {change:+.2f} points ({low:+.2f} to {high:+.2f})")
+        print(f"{name}: {sum(errors) / sum(units):.2%} errors, {change(errors, counted[ways[0]], units, speakers)}")
     ranked(judged, "vote_agreement")
 
 
@@ -107,11 +110,10 @@ def sure(text: SegmentResult) -> float:
     return text.confidence or 0.0
 
 
-def interval(difference: np.ndarray, units: np.ndarray) -> tuple[float, float]:
-    """The 95 % interval of a difference of error rates, in points. Both: int64, one entry per utterance."""
-    drawn = np.random.default_rng(0).integers(0, len(units), (2_000, len(units)))
-    low, high = np.quantile(difference[drawn].sum(1) / units[drawn].sum(1), [0.025, 0.975])
-    return 100 * float(low), 100 * float(high)
+def change(new: list[int], old: list[int], units: list[int], speakers: list[str]) -> str:
+    """A difference of error rates in points, with its 95 % interval. All: one entry per utterance."""
+    found = paired(new, old, units, speakers, resamples=2_000, seed=0, level=0.975)  # of each bound
+    return f"{100 * found.difference:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
 
 
 def of_second(first: Path, second: Path) -> None:
@@ -138,7 +140,7 @@ def of_second(first: Path, second: Path) -> None:
 def by_recording(output: Path) -> dict[str, list[dict[str, Any]]]:
     """The rows of an output's transcripts."""
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in pq.read_table(output / "transcripts").to_pylist():
+    for row in published_rows(open_storage(str(output), create=False), "transcripts", COLUMNS):
         rows[row["recording_id"]].append(row)
     return rows
 
@@ -149,11 +151,10 @@ def ranked(judged: list[Judged], added: str) -> None:
     columns = {name: numbers(name, [signals.get(name) for *_, signals in judged]) for name in (*OWN, added)}
     print(f"{len(right)} words, {right.mean():.1%} right, {len(set(speakers))} speakers")
     for name, values in columns.items():
-        print(f"AUROC {name}: {roc_auc_score(right, values):.3f}")
+        print(f"AUROC {name}: {auroc(values, right):.3f}")
     for title, names in (("without", OWN), ("with", (*OWN, added))):
         values = np.column_stack([columns[name] for name in names])
-        score = held_out(values, right, speakers)
-        print(f"AUROC of a regression {title} {added}: {score:.3f}")
+        print(f"AUROC of a regression {title} {added}: {auroc(held_out(values, right, speakers), right):.3f}")
 
 
 def numbers(name: str, values: list[float | None]) -> np.ndarray:
@@ -166,12 +167,11 @@ def numbers(name: str, values: list[float | None]) -> np.ndarray:
     return np.array([(NO_SCORE if name == "ctc_score" else 0.0) if value is None else value for value in values])
 
 
-def held_out(values: np.ndarray, right: np.ndarray, speakers: list[str]) -> float:
-    """AUROC of a logistic regression of `values` [words, signals] on speakers that it was not fitted on."""
+def held_out(values: np.ndarray, right: np.ndarray, speakers: list[str]) -> np.ndarray:
+    """[words], float64: the probability by a logistic regression of `values` [words, signals] on other speakers."""
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
     folds = GroupKFold(min(5, len(set(speakers))))
-    scores = cross_val_predict(model, values, right, groups=speakers, cv=folds, method="predict_proba")
-    return float(roc_auc_score(right, scores[:, 1]))
+    return np.asarray(cross_val_predict(model, values, right, groups=speakers, cv=folds, method="predict_proba")[:, 1])
 
 
 if __name__ == "__main__":

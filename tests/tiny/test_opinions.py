@@ -11,15 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.tiny.opinions import held_out, interval, of_second
+from infra.tiny.opinions import change, held_out, of_second
+from pipeline.evaluation.confidence import auroc
+from pipeline.schemas import TRANSCRIPT
 
 
-def test_an_interval_is_in_points_and_paired() -> None:
-    units = np.full(50, 10)
-    assert interval(np.zeros(50, np.int64), units) == (0, 0)
-    assert interval(np.full(50, -1), units) == pytest.approx((-10, -10))
-    low, high = interval(np.tile([-1, 0], 25), units)
-    assert -10 < low < -5 < high < 0
+def test_a_change_is_in_points_and_its_interval_is_that_of_speakers() -> None:
+    speakers = [f"s{number // 10}" for number in range(50)]
+    units, old = [10] * 50, [3] * 50
+    assert change(old, old, units, speakers) == "+0.00 points (+0.00 to +0.00)"
+    assert change([2] * 50, old, units, speakers) == "-10.00 points (-10.00 to -10.00)"
+    better_for_two_speakers = [1 if speaker in ("s0", "s1") else 3 for speaker in speakers]
+    assert change(better_for_two_speakers, old, units, speakers).startswith("-8.00 points (-")
+    assert change([1, 3, 3, 1, 3] * 10, old, units, speakers) == "-8.00 points (-8.00 to -8.00)"
 
 
 def test_a_signal_is_judged_on_speakers_that_it_was_not_fitted_on() -> None:
@@ -28,8 +32,8 @@ def test_a_signal_is_judged_on_speakers_that_it_was_not_fitted_on() -> None:
     speakers = [f"s{number % 6}" for number in range(300)]
     useful = right + random.normal(0, 0.3, 300)
     nothing = random.normal(size=300)
-    assert held_out(np.column_stack([nothing, useful]), right, speakers) > 0.95
-    assert held_out(nothing[:, None], right, speakers) < 0.65
+    assert (auroc(held_out(np.column_stack([nothing, useful]), right, speakers), right) or 0) > 0.95
+    assert (auroc(held_out(nothing[:, None], right, speakers), right) or 1) < 0.65
 
 
 def output(folder: Path, texts: list[str], *, shift: int = 0) -> Path:
@@ -51,7 +55,7 @@ def output(folder: Path, texts: list[str], *, shift: int = 0) -> Path:
         for number, text in enumerate(texts)
     ]
     (folder / "transcripts").mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist(rows), folder / "transcripts/part-00000.parquet")
+    pq.write_table(pa.Table.from_pylist(rows, TRANSCRIPT), folder / "transcripts/part-00000.parquet")
     return folder
 
 
