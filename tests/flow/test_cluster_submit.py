@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.archives import archive, arguments, wav
+from tests.support.drivers import HANG
 from tests.support.ray_cluster import RAY, ROOT, RayCluster, ray_nodes
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(HANG)]
 JOB = ("python", "-m", "jobs.transcribe")
 STORE_BYTES = 120 * 2**20
 
@@ -79,7 +80,7 @@ def test_a_job_stops_clean_resumes_scales_and_its_exit_codes_reach_the_command_l
     assert seen >= {1, 2}  # from replicas_min to replicas_max, one GPU each: the second is on the other node
     stopped = cluster.command("job", "stop", "stopped", "--address", cluster.address)
     assert stopped.returncode == 0, stopped.stderr
-    running.communicate(timeout=60)
+    running.communicate(timeout=HANG)
     log = cluster.command("job", "logs", "stopped", "--address", cluster.address).stdout
     assert "To go on, run the same command again" in log
     assert "Traceback" not in log
@@ -125,6 +126,6 @@ def test_a_slow_model_throttles_the_decoding(cluster: RayCluster, tmp_path: Path
             busy_since = time.monotonic()
         time.sleep(0.5)
     cluster.command("job", "stop", "slow", "--address", cluster.address)
-    running.communicate(timeout=60)
+    running.communicate(timeout=HANG)
     assert 10e6 < max(peaks) <= STORE_BYTES
     assert not [path for path in cluster.root.rglob("ray_spilled_objects*/*") if path.is_file()]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import random
 import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -22,28 +18,12 @@ from pipeline.output.pieces import PREFIX
 from pipeline.schemas import About, WorkUnit
 from pipeline.sources.formats import list_recordings
 from tests.support.archives import archive, arguments, settings, wav
+from tests.support.drivers import HANG, committed, finish, kill, start
 
 RECORDINGS = 120  # 30 units of 4
 DRIVERS = 2  # drivers that are killed; a third one finishes
 KILLS = ("GuardedDecoder",) * 2 + ("GuardedReplica",) * 2 + ("driver",)  # for each driver: 2 * 5 = 10 kills
 SEED = 20
-
-
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as stream:
-        command = [sys.executable, "-m", "jobs.transcribe", *words]
-        return subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-
-def kill(driver: int, stage: str) -> bool:
-    """SIGKILL a living process of `stage`, or the driver itself. Returns False if there is none at the moment."""
-    root = psutil.Process(driver)
-    for process in [root] if stage == "driver" else root.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if stage == "driver" or (stage in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE):
-                process.kill()
-                return True
-    return False
 
 
 def check_alive(driver: subprocess.Popen[bytes], stage: str, deadline: float) -> None:
@@ -71,12 +51,8 @@ def one_more_saved(
     return saved
 
 
-def committed(output: Path) -> int:
-    return sum(1 for _ in (output / "commits").glob("*/*.json"))
-
-
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(HANG + 300)
 def test_after_ten_kills_every_recording_is_there_once(tmp_path: Path, small_model_dir: Path) -> None:
     chance = random.Random(SEED)
     source = archive(tmp_path / "in", RECORDINGS)
@@ -84,7 +60,7 @@ def test_after_ten_kills_every_recording_is_there_once(tmp_path: Path, small_mod
     words = arguments(source, tmp_path / "out", small_model_dir)
     log = tmp_path / "log"
     kills: Counter[str] = Counter()
-    deadline = time.monotonic() + 540
+    deadline = time.monotonic() + HANG
     for _ in range(DRIVERS):
         driver = start(words, log)
         try:
@@ -102,11 +78,7 @@ def test_after_ten_kills_every_recording_is_there_once(tmp_path: Path, small_mod
             driver.wait()
     assert kills == {"GuardedDecoder": 4, "GuardedReplica": 4, "driver": 2}
     assert "raylet" not in log.read_text()  # Ray's own words about processes that die
-    last = start(words, log)
-    try:
-        assert last.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
-    finally:
-        last.kill()
+    finish(words, log)
     rows = pq.read_table(tmp_path / "out/transcripts", columns=["recording_id", "segment_index"]).to_pylist()
     letters = pq.read_table(tmp_path / "out/dead_letters", columns=["recording_id", "reason"]).to_pylist()
     assert max(Counter((row["recording_id"], row["segment_index"]) for row in rows).values()) == 1
@@ -116,7 +88,7 @@ def test_after_ten_kills_every_recording_is_there_once(tmp_path: Path, small_mod
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(HANG + 300)
 def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path, small_model_dir: Path) -> None:
     """Decode actor, replica and driver are killed while pieces are saved. A saved piece is not recognised again."""
     chance = random.Random(SEED)
@@ -129,7 +101,7 @@ def test_a_long_recording_is_whole_after_kills_between_its_pieces(tmp_path: Path
     pieces = list(Decoder(config, About(1.0, ("en",), "m", "f")).pieces(unit))
     wanted = {(s["key"].partition("#")[0], s["segment_index"], s["start_sample"]) for p in pieces for s in p.segments}
     log = tmp_path / "log"
-    deadline = time.monotonic() + 360
+    deadline = time.monotonic() + HANG
     saved: set[str] = set()
     for stages in (("GuardedDecoder", "GuardedReplica", "driver"), ()):
         driver = start(words, log)

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.flow.test_kill import kill, start
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
+from tests.support.drivers import HANG, finish, kill, start
 
 ENDINGS = ["replica and raylet", "gateway and driver"]  # what is killed for each driver, after a decode actor
 RECORDINGS = 205
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(HANG + 300)
 def test_whatever_is_killed_every_recording_is_there_once(
     ceph: Ceph, bucket: str, tmp_path: Path, small_model_dir: Path
 ) -> None:
@@ -30,7 +30,7 @@ def test_whatever_is_killed_every_recording_is_there_once(
         before = committed(bucket)
         driver = start(words, log)
         try:
-            deadline = time.monotonic() + 150
+            deadline = time.monotonic() + HANG
             while committed(bucket) < before + dice.randint(3, 12):
                 assert driver.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
@@ -46,7 +46,7 @@ def test_whatever_is_killed_every_recording_is_there_once(
                     kill(driver.pid, "GuardedReplica")
                 elif stage == "raylet":
                     assert kill(driver.pid, "raylet/raylet")
-                    assert driver.wait(timeout=120) not in (0, 2)  # it does not report success without its cluster
+                    assert driver.wait(timeout=HANG) not in (0, 2)  # it does not report success without its cluster
                 else:
                     kill(driver.pid, stage)
         finally:
@@ -54,9 +54,5 @@ def test_whatever_is_killed_every_recording_is_there_once(
             driver.wait()
     assert seen == {"GuardedDecoder": 2, "replica": 1, "raylet": 1, "gateway": 1, "driver": 1}
     assert committed(bucket) < RECORDINGS
-    last = start(words, log)
-    try:
-        assert last.wait(timeout=300) == 0, log.read_text()[-3000:]
-    finally:
-        last.kill()
+    finish(words, log)
     check_exact(bucket, RECORDINGS)

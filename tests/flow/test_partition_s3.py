@@ -14,6 +14,7 @@ import pytest
 from pipeline.output.publish import SUMMARY
 from pipeline.storage.base import open_storage
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
+from tests.support.drivers import HANG
 from tests.support.ray_cluster import ROOT, RayCluster, ray_nodes
 
 SHARES = 3
@@ -29,7 +30,7 @@ def start(cluster: RayCluster, words: list[str], share: int, log: Path) -> subpr
         return subprocess.Popen(command, cwd=ROOT, stdout=stream, stderr=stream, env=environment)
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(HANG + 300)
 def test_three_shares_that_are_killed_at_random_fill_one_output_and_the_last_publishes(
     bucket: str, tmp_path: Path, small_model_dir: Path
 ) -> None:
@@ -38,7 +39,7 @@ def test_three_shares_that_are_killed_at_random_fill_one_output_and_the_last_pub
     words = [*words_for(source, bucket, small_model_dir), "denoise.max_steps=32"]
     storage = open_storage(bucket)
     logs = {share: tmp_path / f"share-{share}" for share in range(1, SHARES + 1)}
-    deadline = time.monotonic() + 800
+    deadline = time.monotonic() + HANG
     kills = 0
     with ray_nodes() as cluster:  # with the keys of the bucket in its environment
         runs = {share: start(cluster, words, share, log) for share, log in logs.items()}  # all of them plan

@@ -10,8 +10,9 @@ import pytest
 from pipeline.benchmark.distant import distant_store
 from pipeline.run import transcribe
 from tests.support.archives import archive, settings
+from tests.support.drivers import HANG
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(HANG)]
 
 MORE = 24  # units of the second archive beyond those of the first
 

@@ -13,12 +13,12 @@ import pytest
 
 from pipeline.output.attempts import ENDED, PREFIX
 from pipeline.storage.base import open_storage
-from tests.flow.test_kill import start
 from tests.support.archives import archive, arguments
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
+from tests.support.drivers import HANG, ended, start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(HANG + 300)]
 RECORDINGS = 40
 
 
@@ -28,7 +28,7 @@ def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes],
     before: the id of an earlier run, whose markers may be there.
     """
     storage = open_storage(output, create=False)
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + HANG
     try:
         while True:
             runs = {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if "/decode-" in key}
@@ -40,15 +40,6 @@ def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes],
     except BaseException:
         driver.kill()
         raise
-
-
-def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:
-    """The exit code of a job, and what it has written."""
-    try:
-        code = driver.wait(timeout=600)
-    finally:
-        driver.kill()
-    return code, log.read_text()
 
 
 def test_a_mount_that_vanishes_and_stops_of_the_job_are_no_recordings_fault(

@@ -34,6 +34,7 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, settings
+from tests.support.drivers import HANG
 from tests.support.outputs import ref
 
 POISON = Path(__file__).parents[1] / "support/poison"
@@ -51,7 +52,7 @@ def poison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(HANG)
 def test_the_recording_that_crashes_its_process_is_found_among_its_neighbours(
     poison: Path, tmp_path: Path, small_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.flow.test_kill import start
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
+from tests.support.drivers import HANG, start
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -21,7 +21,7 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(HANG + 300)
 def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result(
     bucket: str, tmp_path: Path, small_model_dir: Path
 ) -> None:
@@ -36,7 +36,7 @@ def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result
     suspended: list[psutil.Process] = []
     second = None
     try:
-        deadline = time.monotonic() + 150
+        deadline = time.monotonic() + HANG
         while committed(bucket) < 5:
             assert first.poll() is None, (tmp_path / "first").read_text()[-3000:]
             assert time.monotonic() < deadline
@@ -50,8 +50,8 @@ def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result
         time.sleep(8)
         for process in suspended:  # while the second is at work
             process.resume()
-        assert second.wait(timeout=240) == 0, (tmp_path / "second").read_text()[-3000:]
-        assert first.wait(timeout=240) in (0, 1, 2, -signal.SIGKILL), (tmp_path / "first").read_text()[-3000:]
+        assert second.wait(timeout=HANG) == 0, (tmp_path / "second").read_text()[-3000:]
+        assert first.wait(timeout=HANG) in (0, 1, 2, -signal.SIGKILL), (tmp_path / "first").read_text()[-3000:]
     finally:
         for process in suspended:
             if process.is_running():

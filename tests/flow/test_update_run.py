@@ -10,27 +10,16 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from tests.flow.test_kill import committed, kill, start
 from tests.support.archives import archive, arguments, wav
-
-
-def finish(words: list[str], log: Path, deadline: float) -> None:
-    """Run a driver to its end."""
-    driver = start(words, log)
-    try:
-        assert driver.wait(timeout=max(1, deadline - time.monotonic())) == 0, log.read_text()[-3000:]
-    finally:
-        driver.kill()
-        driver.wait()
+from tests.support.drivers import HANG, committed, finish, kill, start
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(HANG + 300)
 def test_an_update_whose_driver_is_killed_ends_exactly(tmp_path: Path, small_model_dir: Path) -> None:
     source, output, log = archive(tmp_path / "in", 8), tmp_path / "out", tmp_path / "log"
     words = [*arguments(source, output, small_model_dir), "plan.unit_recordings=1"]
-    deadline = time.monotonic() + 540
-    finish(words, log, deadline)
+    finish(words, log)
     before = committed(output)
     archive(tmp_path / "more", 24)
     for number in range(8, 24):
@@ -38,6 +27,7 @@ def test_an_update_whose_driver_is_killed_ends_exactly(tmp_path: Path, small_mod
     wav(source / "r003.wav", 4.0, seed=99)
     (source / "r005.wav").unlink()
     driver = start([*words, "plan.update=true"], log)
+    deadline = time.monotonic() + HANG
     try:
         while committed(output) < before + 3:
             assert driver.poll() is None, log.read_text()[-3000:]
@@ -48,7 +38,7 @@ def test_an_update_whose_driver_is_killed_ends_exactly(tmp_path: Path, small_mod
         driver.kill()
         driver.wait()
     assert before < committed(output) < before + 17
-    finish([*words, "plan.update=true"], log, deadline)
+    finish([*words, "plan.update=true"], log)
     assert sorted(path.name for path in (output / "_run").glob("round-*")) == ["round-1.parquet"]
     columns = ["recording_id", "segment_index", "end_ms"]
     rows = pq.read_table(output / "transcripts", columns=columns).to_pylist()

@@ -27,7 +27,7 @@ HOME = Path(tempfile.gettempdir()) / f"fullcanvas-azurite-{VERSION}"
 ACCOUNT = "devstoreaccount1"
 # pragma: allowlist nextline secret
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # Azurite's, public
-START_SECONDS = 30
+START_SECONDS = 120
 
 
 def _program() -> str:

@@ -19,7 +19,7 @@ from tests.support import debian
 PACKAGES = ("ceph-mon", "ceph-osd", "radosgw", "ceph-common")
 PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph")
 ACCESS_KEY, SECRET_KEY = "fullcanvas-test", "fullcanvas-test-secret-0123456789"  # pragma: allowlist secret
-START_SECONDS = 90
+START_SECONDS = 300
 
 CONFIG = """
 [global]

@@ -21,7 +21,7 @@ import psutil
 ROOT = Path(__file__).parents[2]
 RAY = Path(sys.executable).parent / "ray"
 MARK = "FULLCANVAS_TEST_CLUSTER"  # in the environment of every process of a cluster; its value names the cluster
-START_SECONDS = 120
+START_SECONDS = 300
 
 
 class RayCluster:

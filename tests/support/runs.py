@@ -11,6 +11,7 @@ import pytest
 from pipeline.flow.cluster import pin_authentication
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers wait for whatever another test computes
 pin_authentication()  # before a test file imports ray
 
 

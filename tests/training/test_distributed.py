@@ -16,7 +16,7 @@ import pytest
 from pipeline.training import adapter
 from tests.support.adapter_case import config, overrides, settings, write_case
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
 
@@ -44,7 +44,7 @@ def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupt
     assert not (tmp_path / "killed" / "model" / "config.json").exists()
 
     second = job(tmp_path, compute={"workers": 1})
-    out, err = second.communicate(timeout=240)
+    out, err = second.communicate(timeout=800)
     assert second.returncode in (0, 1), err  # 1: random weights do not listen
     assert "| heldout | all" in out
     steps = [json.loads(line)["step"] for line in (work / "log.jsonl").read_text().splitlines()]
@@ -62,7 +62,7 @@ def test_a_mistake_that_a_worker_of_ray_finds_is_one_line(tmp_path: Path) -> Non
     (tmp_path / "long/a.wav").write_bytes((tmp_path / "train/0.wav").read_bytes())
     (tmp_path / "long/a.txt").write_text("qqqqqqqqqqqqqqqq")
     run = job(tmp_path, source={"uri": str(tmp_path / "long")}, compute={"workers": 1, "max_failures": 0})
-    _, err = run.communicate(timeout=240)
+    _, err = run.communicate(timeout=800)
     assert run.returncode == 2
     assert err.splitlines()[-1] == f"source.uri: {tmp_path}/long: no text fits the canvas of 8"
     assert "Traceback" not in err
