@@ -8,10 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.evaluation.compare import KEY
 from pipeline.evaluation.result import TextChanges
 from pipeline.evaluation.worst import counts_of, utterance
-
-_KEY = ("set", "recording_id")
 
 
 def text_changes(new: pa.Table, old: pa.Table, names: tuple[str, str], most: int) -> TextChanges:
@@ -39,4 +38,4 @@ def text_changes(new: pa.Table, old: pa.Table, names: tuple[str, str], most: int
 
 
 def _key(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple(row[name] for name in _KEY)
+    return tuple(row[name] for name in KEY)

@@ -67,7 +67,7 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
         check_machine(config.model, config.compute)
     swept = [(settings, _with(config, settings)) for settings in _combinations(config)]  # errors before hours of work
     storage = open_storage(config.output.uri, config=config.storage)
-    tracking = Tracking(config.mlflow, config.name) if config.mlflow.uri else None
+    tracking = Tracking(config.mlflow, config.name, config.output.uri) if config.mlflow.uri else None
     about = about_of(config)
     run = config.run or datetime.now(UTC).date().isoformat()
     identity = f"{config.name}-{run}-{about['config_hash'][:6]}"

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError, StorageConfig
-from pipeline.evaluation.result import Evaluation, Point, rate_of
+from pipeline.evaluation.result import RECORDED, Evaluation, Point, rate_of
 from pipeline.schemas import EVALUATED
 from pipeline.storage.base import Storage, delete_all, open_storage, read_json
 
@@ -82,11 +82,7 @@ def write_result(storage: Storage, name: str, evaluation: Evaluation) -> str:
     Returns its key.
     """
     key = f"{RESULTS}/{evaluation.evaluation}.json"
-    rates = [
-        asdict(rates) | {"rate": rates.counts.rate}
-        for rates in evaluation.rates
-        if rates.group in ("all", "set", "language", "slice")
-    ]
+    rates = [asdict(rates) | {"rate": rates.counts.rate} for rates in evaluation.rates if rates.group in RECORDED]
     content = {"name": name} | asdict(evaluation) | {"history": [], "rates": rates}
     storage.put(key, json.dumps(content, indent=1, default=_text).encode())
     return key

@@ -7,19 +7,19 @@ missing.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.config import PATH, ConfigError, public
 from pipeline.evaluation.rows import Outcome, snr_of, speaker_of
 from pipeline.evaluation.settings import UNKNOWN, SetConfig
 from pipeline.schemas import BadRecording
 from pipeline.sources.access import fields, names, remote
-from pipeline.sources.access.languages import known_language
+from pipeline.sources.access.languages import any_language
 from pipeline.sources.access.lines import Row, kind_of, read_manifest
 from pipeline.sources.access.listing import File, list_files
 from pipeline.sources.manifest import span_of
@@ -28,6 +28,15 @@ log = logging.getLogger(__name__)
 
 HYPOTHESIS_NAMES = ("hyp", "hypothesis", "pred_text", "prediction", "predicted_text", "pred")
 REFERENCE_NAMES = ("ref", *fields.TEXT_NAMES)
+_TEXTS = (*HYPOTHESIS_NAMES, *REFERENCE_NAMES)
+
+
+class _Said(NamedTuple):
+    """What a row says of a recording. where: its file and line. audio: address of the audio, "" if it has none."""
+
+    columns: dict[str, Any]
+    where: str
+    audio: str
 
 
 def foreign_outcomes(name: str, one: SetConfig) -> list[Outcome]:
@@ -37,10 +46,13 @@ def foreign_outcomes(name: str, one: SetConfig) -> list[Outcome]:
     hypotheses, an id is there twice.
     """
     assert one.hypotheses
-    texts = HYPOTHESIS_NAMES if one.references is None else (*HYPOTHESIS_NAMES, *REFERENCE_NAMES)
-    rows = _by_id(f"sets.{name}.hypotheses", one.hypotheses, texts)
+    setting = f"sets.{name}.hypotheses"
     if one.references is None:
-        return [_outcome(one, key, row, row, texts) for key, row in rows.items()]
+        rows = _by_id(setting, one.hypotheses, HYPOTHESIS_NAMES)
+        return [_outcome(one, key, row, row, HYPOTHESIS_NAMES) for key, row in rows.items()]
+    rows = _by_id(setting, one.hypotheses, _TEXTS)
+    has_both = any(name in row.columns for row in rows.values() for name in HYPOTHESIS_NAMES)
+    texts = HYPOTHESIS_NAMES if has_both else REFERENCE_NAMES
     references = _by_id(f"sets.{name}.references", one.references, REFERENCE_NAMES)
     found = _matched(rows, references)
     if others := len(rows) - len(found):
@@ -65,50 +77,46 @@ def _unique(form: Callable[[str], str], keys: Collection[str]) -> dict[str, str]
     return {form(key): key for key in keys if often[form(key)] == 1}
 
 
-def _outcome(
-    one: SetConfig, key: str, row: Mapping[str, Any], answer: Mapping[str, Any] | None, texts: Collection[str]
-) -> Outcome:
+def _outcome(one: SetConfig, key: str, row: _Said, answer: _Said | None, texts: Collection[str]) -> Outcome:
     """row: with the reference and what else is known. answer: with the hypothesis; None: there is none."""
-    column = next((name for name in texts if name in (answer or ())), None)
-    reference = next((name for name in REFERENCE_NAMES if name in row), "ref")
-    try:
-        described = fields.describe(row, language=PATH, text=reference)
-        hypothesis = fields.to_text(answer[column], column) if answer and column else None
-        seconds = fields.to_seconds(row.get("duration"), "duration")
-    except BadRecording as err:
-        raise ConfigError(f"{public(one.references or one.hypotheses or '')}: {key}: {err.detail}") from None
-    languages = [one.language, *(each.get(n) for each in (row, answer or {}) for n in fields.LANGUAGE_NAMES)]
+    hypothesis, status = "", "missing"
+    if answer and (column := fields.first(answer.columns, texts)) in answer.columns:
+        with _at(answer.where):
+            hypothesis, status = fields.to_text(answer.columns[column], column) or "", "transcribed"
+    with _at(row.where):
+        described = fields.describe(row.columns, language=PATH, text=fields.first(row.columns, REFERENCE_NAMES))
+        seconds = fields.to_seconds(row.columns.get("duration"), "duration")
     return Outcome(
         recording_id=key,
-        language=next(filter(None, map(_language, languages)), UNKNOWN),
-        status="missing" if column is None else "transcribed",
+        language=one.language or _language(row) or (answer and _language(answer)) or UNKNOWN,
+        status=status,
         reference=described.reference,
-        hypothesis=hypothesis or "",
+        hypothesis=hypothesis,
         speaker=speaker_of(described.metadata),
         snr_db=snr_of(described.metadata),
         metadata=described.metadata,
         seconds=seconds,
-        audio=next((str(row[name]) for name in fields.AUDIO_NAMES if isinstance(row.get(name), str)), ""),
+        audio=row.audio,
         model=PurePosixPath(public(one.hypotheses or "")).name,
     )
 
 
-def _by_id(setting: str, uri: str, texts: Collection[str]) -> dict[str, dict[str, Any]]:
+def _by_id(setting: str, uri: str, texts: Collection[str]) -> dict[str, _Said]:
     """The rows of all files by the id of their recording. texts: columns of which one must be there."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, _Said] = {}
     columns: dict[str, None] = {}
     try:
-        for file in list_files(uri):
-            if not (file.named or kind_of(file.name)):
-                continue
-            for row in _rows(file):
+        for file in _files(uri):
+            for number, row in enumerate(_rows(file), 1):
                 if row.error is not None:
                     raise row.error
-                where = f"{file.uri}:{row.line}"
-                key = _id(row, where)
+                where = public(f"{file.uri}:{row.line}")
+                path = _audio_path(row.columns)
+                with _at(where):
+                    key = _id(row.columns, path) or (str(number) if file.named else f"{file.name}:{number}")
                 if key in rows:
-                    raise BadRecording("bad_metadata", f"{where}: {key} is there twice")
-                rows[key] = row.columns
+                    raise ConfigError(f"{where}: {key} is there twice")
+                rows[key] = _Said(row.columns, where, public(remote.relative_to(file.uri, path)) if path else "")
                 columns.update(dict.fromkeys(row.columns))
     except BadRecording as err:
         raise ConfigError(f"{setting}: {err.detail}") from None
@@ -120,6 +128,17 @@ def _by_id(setting: str, uri: str, texts: Collection[str]) -> dict[str, dict[str
     return rows
 
 
+def _files(uri: str) -> list[File]:
+    """The files with rows. Whisper writes the same texts as a.json and a.tsv: the second is left out."""
+    files = list(list_files(uri))
+    there = {file.name for file in files}
+    return [
+        file
+        for file in files
+        if file.named or (kind_of(file.name) and not (file.name.endswith(".tsv") and f"{file.name[:-4]}.json" in there))
+    ]
+
+
 def _rows(file: File) -> Iterator[Row]:
     """The rows of one file. Whisper writes one JSON object for each audio file, which has its name."""
     if kind_of(file.name) != "json":
@@ -127,28 +146,41 @@ def _rows(file: File) -> Iterator[Row]:
     with remote.open_stream(file.uri) as stream:
         data = stream.read()
     try:
-        content = json.loads(data)
-    except ValueError:  # JSON lines, as NeMo names them
+        content = fields.any_json(data, file.uri)
+    except BadRecording:  # JSON lines, as NeMo names them
         return read_manifest(file)
-    if isinstance(content, dict) and "segments" in content:
-        text = content.get("text") or "".join(segment.get("text", "") for segment in content["segments"])
-        row = {"id": file.name.rpartition(".")[0], "hyp": text.strip(), "language": content.get("language")}
-        return iter([Row(1, row)])
+    if isinstance(content, dict) and isinstance(content.get("segments"), list):
+        with _at(public(f"{file.uri}:1")):
+            text = content.get("text") or _joined(content["segments"])
+            row = {"id": file.name.rpartition(".")[0], "hyp": (fields.to_text(text, "text") or "").strip()}
+        return iter([Row(1, row | {"language": content.get("language")})])
     if isinstance(content, list) and all(isinstance(one, dict) for one in content):
         return iter([Row(number, one) for number, one in enumerate(content, 1)])
     return read_manifest(file)
 
 
-def _id(row: Row, where: str) -> str:
-    """The id column, else the path of the audio with its section as in a manifest, else the number of the line."""
+def _joined(segments: list[Any]) -> str:
+    """The text of Whisper's segments. Raises BadRecording("bad_metadata") where one has none."""
+    texts = [one.get("text") if isinstance(one, dict) else None for one in segments]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadRecording("bad_metadata", "segments: expected objects with a text")
+    return "".join(texts)
+
+
+def _audio_path(columns: dict[str, Any]) -> str:
+    """The path of the audio as it is written, "" where there is none. A text is not one: "play it.mp3"."""
     try:
-        for name in fields.ID_NAMES:
-            if named := fields.to_text(row.columns.get(name), name):
-                return named
-        path = next((row.columns[n] for n in fields.AUDIO_NAMES if isinstance(row.columns.get(n), str)), None)
-        return f"{public(path.strip())}{span_of(row.columns).suffix}" if path else str(row.line)
-    except BadRecording as err:
-        raise BadRecording(err.reason, f"{where}: {err.detail}") from None
+        return fields.audio_path({name: value for name, value in columns.items() if name not in _TEXTS})[1].strip()
+    except BadRecording:
+        return ""
+
+
+def _id(columns: dict[str, Any], path: str) -> str | None:
+    """The id column, else the path of the audio with its section as in a manifest; None where there is neither."""
+    name = fields.first(columns, fields.ID_NAMES)
+    if named := fields.to_text(columns.get(name), name):
+        return named
+    return f"{public(path)}{span_of(columns).suffix}" if path else None
 
 
 def _stem(key: str) -> str:
@@ -157,9 +189,17 @@ def _stem(key: str) -> str:
     return split[0] if split else key
 
 
-def _language(value: Any) -> str | None:
-    """The code of a language; one that no model here knows stays as it is written."""
+def _language(said: _Said) -> str | None:
+    """The code of the language that the row names, also of one that no model here knows."""
+    name = fields.first(said.columns, fields.LANGUAGE_NAMES)
+    with _at(f"{said.where}: {name}"):
+        return any_language(said.columns.get(name))
+
+
+@contextlib.contextmanager
+def _at(where: str) -> Iterator[None]:
+    """A value that cannot be used is an error that names its place."""
     try:
-        return known_language(value)
-    except BadRecording:
-        return str(value)
+        yield
+    except BadRecording as err:
+        raise ConfigError(f"{where}: {err.detail}") from None

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
@@ -52,12 +53,12 @@ def about_of(config: EvaluateConfig) -> dict[str, str]:
     }
 
 
-def git_commit() -> str | None:
-    """The commit of the repository that this code lies in, 40 digits, with "-dirty" where files have changed.
+def git_commit(folder: Path = PACKAGE) -> str | None:
+    """The commit of the repository that a folder lies in, 40 digits, with "-dirty" where files have changed.
 
-    None where there is no git or no repository.
+    folder: by default that of this code. None where there is no git, no repository or no commit.
     """
-    words = ["git", "-C", str(PACKAGE), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
+    words = ["git", "-C", str(folder), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"]
     try:
         return subprocess.run(words, capture_output=True, text=True, timeout=30, check=True).stdout.strip() or None
     except (OSError, subprocess.SubprocessError):

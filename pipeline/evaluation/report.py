@@ -15,6 +15,7 @@ from pipeline.evaluation.confusions import most_confused, phantoms
 from pipeline.evaluation.rates import reliability
 from pipeline.evaluation.result import Evaluation, Rates
 from pipeline.evaluation.wording import (
+    GROUPS,
     decimal,
     finding,
     interval,
@@ -55,13 +56,14 @@ def render(evaluation: Evaluation, rows: pa.Table, baseline: pa.Table | None = N
 
     Everything that comes from outside is escaped. Nothing is loaded from elsewhere but the audio that somebody plays.
     """
+    names = ("this evaluation", evaluation.baseline or "baseline")
     return render_page(
         "evaluation.html.j2",
         **_WORDING,
         evaluation=evaluation,
         reasons=shortened(list(evaluation.verdict.failures)),
         about=_about(evaluation),
-        rates=[one for group in ("all", "set", "language") for one in evaluation.rates if one.group == group],
+        rates=[one for group in GROUPS for one in evaluation.rates if one.group == group],
         breakdowns=list(_breakdowns(evaluation)),
         plots={
             "over_time": plots.over_time(evaluation.history),
@@ -75,11 +77,7 @@ def render(evaluation: Evaluation, rows: pa.Table, baseline: pa.Table | None = N
         failed=_failed(rows),
         confused=most_confused(rows, CONFUSED),
         phantoms=phantoms(rows, CONFUSED),
-        changes=[
-            text_changes(rows, old, ("this evaluation", evaluation.baseline or "baseline"), WORST)
-            for old in (baseline,)
-            if old is not None
-        ],
+        changes=[text_changes(rows, baseline, names, WORST)] if baseline is not None else [],
         utterances=[utterance(row) for row in worst_recordings(rows, WORST)],
     )
 

@@ -48,6 +48,9 @@ class Counts:
         )
 
 
+RECORDED = ("all", "set", "language", "slice")  # groups whose rates are kept; those of the others follow from the rows
+
+
 def rate_of(stored: Mapping[str, Any]) -> float | None:
     """The rate of a group from the result that is kept as JSON; None where it has no reference."""
     return Counts(**stored["chars" if stored["metric"] == "CER" else "words"]).rate

@@ -23,6 +23,7 @@ SPEAKER_NAMES = (
     *("speaker", "speaker_id", "client_id", "spk_id", "spk", "spkid", "speakerid", "speaker_name"),
     *("talker", "talker_id", "reader", "reader_id"),
 )
+SLICE_NAMES = {"accent": ("accent", "accents"), "domain": ("domain", "sentence_domain")}  # Common Voice has the second
 SNR_NAMES = ("snr", "snr_db", "signal_to_noise", "signal_to_noise_ratio")
 _INNER = ("custom", "metadata", "extra")  # in Lhotse cuts and in manifests that were made from others
 _UNKNOWN = ("", "none", "null", "nan", "n/a", "unknown", "-")
@@ -159,7 +160,8 @@ def slices_of(metadata: str | None, names: Sequence[str]) -> list[tuple[str, str
     """The columns of these names that have a value, with it, in the order of the names. Ignores case and hyphens."""
     found = []
     for name in names:
-        for value in _values(metadata, (name.lower().replace("-", "_"),)):
+        column = name.lower().replace("-", "_")
+        for value in _values(metadata, SLICE_NAMES.get(column, (column,))):
             if isinstance(value, str | int | float) and str(value).strip().lower() not in _UNKNOWN:
                 found.append((name, str(value).strip()))
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import pydantic
@@ -27,8 +28,11 @@ from pipeline.config import (
 from pipeline.config_file import keys, mistakes
 from pipeline.evaluation.corrupt import CorruptConfig
 from pipeline.evaluation.tracking import MlflowConfig
+from pipeline.schemas import BadRecording
+from pipeline.sources.access.languages import any_language
 
 NormaliserName = Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"]
+TEXTS_OF = ("source", "output", "hypotheses")  # the keys of a set of which it has one
 UNKNOWN = "unknown"  # the language where the source does not name one
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
 _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
@@ -92,9 +96,17 @@ class SetConfig(Section):
         description="auto: english for en, mandarin for zh, else multilingual; spoken: multilingual, numbers in words",
     )
 
+    @pydantic.field_validator("language")
+    @classmethod
+    def _code(cls, value: str | None) -> str | None:
+        try:
+            return any_language(value)
+        except BadRecording as err:
+            raise ValueError(err.detail) from None
+
     @pydantic.model_validator(mode="after")
     def _one_of_them(self) -> SetConfig:
-        if sum(each is not None for each in (self.source, self.output, self.hypotheses)) > 1:
+        if sum(getattr(self, key) is not None for key in TEXTS_OF) > 1:
             raise ValueError("needs one of source, output and hypotheses, not several")
         for key in ("references", "language"):
             if getattr(self, key) and (self.source or self.output):
@@ -243,7 +255,7 @@ class EvaluateConfig(Section):
             changes = one.model_dump(exclude={"name", "sets"}, exclude_unset=True)
             tree = common | {section: common.get(section, {}) | values for section, values in changes.items()}
             given = common.get("sets", {})
-            tree["sets"] = given | {key: given.get(key, {}) | values for key, values in one.sets.items()}
+            tree["sets"] = given | {key: _with_texts(given.get(key, {}), values) for key, values in one.sets.items()}
             name = one.name or str(tree.get("model", {}).get("name", self.model.name)).rstrip("/").rpartition("/")[2]
             if not SAFE.fullmatch(name):
                 raise Misfit(f"models.{number}.name", f"{name}: {_UNSAFE}")
@@ -257,3 +269,9 @@ class EvaluateConfig(Section):
                 raise Misfit(f"models.{number}.name", f"{name} is there twice; give this one another name")
             made[name] = side
         return made
+
+
+def _with_texts(one: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a set with those that a model changes: where its texts come from is one setting of three."""
+    dropped = TEXTS_OF if any(key in changes for key in TEXTS_OF) else ()
+    return {key: value for key, value in one.items() if key not in dropped} | dict(changes)

@@ -55,7 +55,8 @@ def run_side_by_side(config: EvaluateConfig) -> SideBySide:
     storage = open_storage(config.output.uri, config=config.storage)
     storage.put("comparison.json", json.dumps(_content(found), indent=1, default=str).encode())
     storage.put("report.html", render(found).encode())
-    kept_reports.keep(storage, f"{found.name}-{found.run}", {"html": render(found, "../")}, [])
+    pages = {"html": render(found, "../")}
+    kept_reports.keep(storage, f"{found.name}-{found.run}", pages, history.results(storage))
     storage.put("report.md", "\n".join(report_lines(found)).encode())
     return found
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError, SourceConfig
-from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Outcome, outcomes, snr_of, speaker_of
+from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Outcome, outcomes, slices_of, snr_of, speaker_of
 from pipeline.output.commit import commit_unit, new_attempt
 from pipeline.output.publish import publish_tables
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, to_table
@@ -118,6 +118,16 @@ def test_a_speaker_is_found_under_every_name(name: str) -> None:
 )
 def test_a_speaker_is_text_or_unknown(metadata: dict[str, Any], speaker: str | None) -> None:
     assert speaker_of(json.dumps(metadata)) == speaker
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_the_columns_of_common_voice_are_slices(new: bool) -> None:
+    header, *rows = commonvoice(new=new)["cv-corpus-17.0-2024-03-15/de/test.tsv"].decode().splitlines()
+    columns = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True))
+    columns.update({name: "Hochdeutsch" for name in columns if name.startswith("accent")})
+    columns.update({name: "news" for name in columns if name == "sentence_domain"})
+    found = slices_of(json.dumps(columns), ["accent", "domain"])
+    assert found == [("accent", "Hochdeutsch"), *([("domain", "news")] if new else [])]
 
 
 @pytest.mark.parametrize(

@@ -60,13 +60,98 @@ def test_rows_without_an_id_are_known_by_their_line(tmp_path: Path) -> None:
     assert [(one.recording_id, one.language) for one in found] == [("1", "unknown"), ("2", "unknown")]
 
 
+def test_rows_without_an_id_are_the_same_in_files_of_another_form(tmp_path: Path) -> None:
+    """The header, an empty line and a cell of two lines do not count."""
+    (tmp_path / "refs.csv").write_text('text,note\none,"of two\nlines"\ntwo,\n')
+    (tmp_path / "hyps.jsonl").write_text('{"hyp": "one"}\n\n{"hyp": "two"}\n')
+    found = outcomes(str(tmp_path / "hyps.jsonl"), references=str(tmp_path / "refs.csv"))
+    assert [(one.recording_id, one.reference, one.hypothesis) for one in found] == [
+        ("1", "one", "one"),
+        ("2", "two", "two"),
+    ]
+
+
+def test_rows_without_an_id_in_a_folder_are_known_by_their_file_too(tmp_path: Path) -> None:
+    for name in ("a.jsonl", "b.jsonl"):
+        written(tmp_path / name, [{"ref": "a", "hyp": "b"}])
+    assert [one.recording_id for one in outcomes(str(tmp_path))] == ["a.jsonl:1", "b.jsonl:1"]
+
+
+def test_a_json_array_has_a_row_for_each_object(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps([{"ref": "a", "hyp": "b"}, {"ref": "c", "hyp": None}], indent=1))
+    found = outcomes(str(tmp_path / "x.json"))
+    assert [(one.recording_id, one.reference, one.hypothesis) for one in found] == [("1", "a", "b"), ("2", "c", "")]
+
+
+def test_the_first_column_with_a_value_has_the_text(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "a", "hyp": "", "pred_text": "won", "ref": None, "text": "one"},
+        {"id": "b", "hyp": "two", "pred_text": "", "ref": "too", "text": "two"},
+    ]
+    found = outcomes(written(tmp_path / "x.jsonl", rows))
+    assert [(one.hypothesis, one.reference) for one in found] == [("won", "one"), ("two", "too")]
+
+
+def test_a_reference_is_no_hypothesis_where_the_recogniser_said_nothing(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"id": "a", "text": "one", "pred_text": "won"},
+        {"id": "b", "text": "two", "pred_text": ""},
+        {"id": "c", "text": "three"},
+    ]
+    references = written(tmp_path / "r.csv", [{"id": row["id"], "ref": row["text"]} for row in rows])
+    found = outcomes(written(tmp_path / "h.jsonl", rows), references=references)
+    assert [(one.hypothesis, one.status) for one in found] == [
+        ("won", "transcribed"),
+        ("", "transcribed"),
+        ("", "missing"),
+    ]
+
+
+def test_a_wrong_hypothesis_is_named_with_its_own_file(tmp_path: Path) -> None:
+    references = written(tmp_path / "r.csv", [{"id": "a", "text": "one"}])
+    with pytest.raises(ConfigError, match=r"h\.jsonl:1: hyp: expected text, got list"):
+        outcomes(written(tmp_path / "h.jsonl", [{"id": "a", "hyp": ["x"]}]), references=references)
+
+
+@pytest.mark.parametrize(
+    ("value", "code"), [("English", "en"), ("PT", "pt"), (" pt_BR ", "pt-br"), ("zh-HK", "zh-hk"), ("und", "unknown")]
+)
+def test_a_language_is_a_code_in_one_form(tmp_path: Path, value: str, code: str) -> None:
+    (found,) = outcomes(written(tmp_path / "x.jsonl", [{"ref": "a", "hyp": "b", "language": value}]))
+    assert found.language == code
+    (same,) = outcomes(written(tmp_path / "x.jsonl", [{"ref": "a", "hyp": "b"}]), language=value)
+    assert same.language == code
+
+
+def test_a_language_that_is_no_code_is_refused_in_the_settings() -> None:
+    with pytest.raises(ValueError, match="'en/hi' is not the code of a language"):
+        SetConfig(hypotheses="x.csv", language="en/hi")
+
+
+def test_the_audio_has_an_address_that_others_can_use_and_no_signature(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"audio": "https://h/a.wav?X-Amz-Signature=00ff&v=1", "ref": "a", "hyp": "a"},
+        {"audio": {"path": "clips/b.wav"}, "ref": "play it.mp3", "hyp": "play it.mp3"},
+        {"id": "c", "ref": "play it.mp3", "hyp": "c"},
+    ]
+    found = outcomes(written(tmp_path / "x.jsonl", rows))
+    assert [(one.recording_id, one.audio) for one in found] == [
+        ("https://h/a.wav?v=1", "https://h/a.wav?v=1"),
+        ("clips/b.wav", f"{tmp_path}/clips/b.wav"),
+        ("c", ""),
+    ]
+
+
 def test_jsons_of_whisper_are_matched_with_references_by_the_name_of_the_audio(tmp_path: Path) -> None:
-    """As the command line of Whisper writes them: beside each other, named after the audio."""
+    """As the command line of Whisper writes them: beside other forms of the same texts, named after the audio."""
     folder = tmp_path / "whisper"
     folder.mkdir()
     for name, text in (("a", " One."), ("b", " Two."), ("z", " Nobody asked.")):
         content = {"text": text, "segments": [{"text": text}], "language": "en"}
         (folder / f"{name}.json").write_text(json.dumps(content, indent=1))
+        (folder / f"{name}.tsv").write_text(f"start\tend\ttext\n0\t900\t{text}\n")
+        (folder / f"{name}.srt").write_text(f"1\n00:00:00,000 --> 00:00:00,900\n{text}\n")
+        (folder / f"{name}.txt").write_text(f"{text}\n")
     references = written(
         tmp_path / "refs.csv",
         [
@@ -95,7 +180,12 @@ def test_a_name_that_two_folders_have_is_matched_by_its_folder_only(tmp_path: Pa
         ("x.csv", "id,text\na,one\n", "x.csv: no column with the texts, as hyp, hypothesis, pred_text"),
         ("x.jsonl", '{"id": "a", "hyp": "x"}\n{"id": ', "x.jsonl:2: not JSON"),
         ("x.jsonl", '{"id": "a", "hyp": "x"}\n{"id": "a", "hyp": "y"}', "x.jsonl:2: a is there twice"),
-        ("x.jsonl", '{"id": "a", "hyp": ["x"]}', "a: hyp: expected text, got list"),
+        ("x.jsonl", '{"id": "a", "hyp": ["x"]}', "x.jsonl:1: hyp: expected text, got list"),
+        ("x.jsonl", '{"hyp": "x", "lang": "en/hi"}', "x.jsonl:1: lang: 'en/hi' is not the code of a language"),
+        ("x.jsonl", '{"hyp": "x", "lang": "/en"}', "x.jsonl:1: lang: '/en' is not the code of a language"),
+        ("x.json", '{"segments": ["x"]}', "x.json:1: segments: expected objects with a text"),
+        ("x.json", '{"segments": [{"text": 5}]}', "x.json:1: segments: expected objects with a text"),
+        ("x.json", '{"segments": [], "text": ["x"]}', "x.json:1: text: expected text, got list"),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_that_names_it(tmp_path: Path, name: str, text: str, line: str) -> None:
@@ -120,7 +210,9 @@ def test_texts_of_two_recognisers_are_compared_and_the_worst_changes_come_first(
             {"id": f"r{number}", "ref": reference, "hyp": text} for number, text in enumerate(given)
         ]
         sides.append(f"{{name: {name}, sets: {{dev: {{hypotheses: {written(tmp_path / f'{name}.csv', rows)}}}}}}}")
-    words = [f"output.uri={tmp_path / 'out'}", "sets.dev.language=en", f"models=[{', '.join(sides)}]", "run=1"]
+    alone = [f"output.uri={tmp_path / 'out'}", "sets.dev.language=en", "run=0"]
+    assert job.main([*alone, f"sets.dev.hypotheses={tmp_path / 'old.csv'}"]) == 0
+    words = [*alone[:2], f"models=[{', '.join(sides)}]", "run=1"]
     assert job.main([*words, "--summary", str(tmp_path / "summary.md")]) == 0
     assert (tmp_path / "summary.md").read_text().splitlines()[0] == "# Side by side: nightly, 1"
     (difference,) = json.loads((tmp_path / "out/comparison.json").read_text())["differences"]
@@ -134,3 +226,6 @@ def test_texts_of_two_recognisers_are_compared_and_the_worst_changes_come_first(
     assert 0 < changes.index(">r1<") < changes.index(">r0<")
     assert ">r2<" not in changes
     assert (tmp_path / "out/reports/nightly-1.html").exists()
+    index = (tmp_path / "out/reports/index.html").read_text(encoding="utf-8")
+    assert 'href="nightly-1.html"' in index
+    assert "passed" in index  # the ordinary evaluation keeps its row

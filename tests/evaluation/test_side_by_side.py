@@ -138,6 +138,17 @@ def test_an_entry_changes_only_what_it_names() -> None:
     assert second.segment.model_fields_set == set()  # so that Whisper has the defaults of Whisper
 
 
+@pytest.mark.parametrize("texts", ["hypotheses", "output"])
+def test_a_model_with_texts_of_its_own_replaces_the_audio_of_a_set(texts: str) -> None:
+    given = ["output.uri=o", "sets.test.source.uri=s", "sets.test.normaliser=spoken"]
+    entry = f"{{name: nemo, sets: {{test: {{{texts}: nemo.json}}}}}}"
+    tiny, nemo = load(EvaluateConfig, None, [*given, f"models=[tiny, {entry}]"]).sides().values()
+    assert tiny.sets["test"].source
+    assert nemo.sets["test"].made_elsewhere == "nemo.json"
+    assert nemo.sets["test"].source is None
+    assert nemo.sets["test"].normaliser == "spoken"
+
+
 def test_an_unknown_model_is_an_error_before_any_work(tmp_path: Path) -> None:
     source = archive(tmp_path / "in", 1)
     given = [f"output.uri={tmp_path / 'out'}", f"sets.dev.source.uri={source}", "models=[tiny, no-such-model]"]

@@ -52,10 +52,10 @@ def describe(
     used = set(drop)
     name, value = "", None  # of the language
     if language is None or language.startswith(COLUMN):
-        name = _first(columns, (language.removeprefix(COLUMN),) if language else LANGUAGE_NAMES)
+        name = first(columns, (language.removeprefix(COLUMN),) if language else LANGUAGE_NAMES)
         value = columns.get(name)
         used.add(name)
-    name = _first(columns, (text,) if text else TEXT_NAMES)
+    name = first(columns, (text,) if text else TEXT_NAMES)
     reference = to_text(columns.get(name), name)
     used.add(name)
     metadata = to_json({key: value for key, value in columns.items() if key not in used})
@@ -74,6 +74,12 @@ def kept(columns: Mapping[str, Any], text: str | None = None, drop: Collection[s
         return describe(columns, language=PATH, text=text, drop=drop)._asdict()
     except BadRecording:
         return {}
+
+
+def first(columns: Mapping[str, Any], names: Collection[str]) -> str:
+    """Return the first of `names` with a value; without one, the first that is a column; else the first name."""
+    present = [name for name in names if name in columns]
+    return next((name for name in present if columns[name] not in (None, "")), (present or list(names))[0])
 
 
 def audio_path(columns: Mapping[str, Any], name: str | None = None) -> tuple[str, str]:
@@ -190,9 +196,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _first(columns: Mapping[str, Any], names: Collection[str]) -> str:
-    """Return the first of `names` with a value; without one, the first that is a column; else the first name."""
-    present = [name for name in names if name in columns]
-    return next((name for name in present if columns[name] not in (None, "")), (present or list(names))[0])

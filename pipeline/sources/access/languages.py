@@ -45,6 +45,7 @@ _UNKNOWN = frozenset(
     )
 )
 _FORM = re.compile(r"(?P<name>[^-(]+?) ?(?P<more>(?:-[a-z0-9]{1,8})+|\([^()]*\))?")  # en-us, english (us)
+_CODE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _ENCODING = re.compile(r"\.(?:utf-?8|iso-?8859-?\d+|gb\d+|big5)$")  # of a POSIX locale: de_DE.UTF-8
 # Chinese languages other than Mandarin: an extended subtag of three letters ("zh-yue"), a region where Cantonese is
 # spoken ("zh-HK"), or a name
@@ -69,6 +70,20 @@ def known_language(value: object) -> str | None:
         if code := _code(name):
             return code
     raise BadRecording("unsupported_language", f"{value!r:.100} is not one of {', '.join(LANGUAGES)}")
+
+
+def any_language(value: object) -> str | None:
+    """Return the code as `known_language`; that of another language as it is written, in lower case and with hyphens.
+
+    It can be part of a path. Raises BadRecording("unsupported_language") for what has not the form of a code.
+    """
+    try:
+        return known_language(value)
+    except BadRecording:
+        code = str(value).strip().lower().replace("_", "-")
+        if not _CODE.fullmatch(code):
+            raise BadRecording("unsupported_language", f"{value!r:.100} is not the code of a language") from None
+        return code
 
 
 def is_language(value: object) -> bool:
