@@ -161,7 +161,7 @@ def _rows(file: File) -> Iterator[Row]:
 
 def _joined(segments: list[Any]) -> str:
     """The text of Whisper's segments. Raises BadRecording("bad_metadata") where one has none."""
-    texts = [one.get("text") if isinstance(one, dict) else None for one in segments]
+    texts: list[Any] = [one.get("text") if isinstance(one, dict) else None for one in segments]
     if not all(isinstance(text, str) for text in texts):
         raise BadRecording("bad_metadata", "segments: expected objects with a text")
     return "".join(texts)
