@@ -23,18 +23,21 @@ MS_PER_HOUR = 3_600_000
 
 
 class Chooser:
-    """Decides for one segment after the other. What it remembers: small keys of texts, speakers and sources."""
+    """Decides for one segment after the other. What it remembers: small keys of texts, audio, speakers and sources.
+
+    audio: as `shared_audio` returns it.
+    """
 
     def __init__(
         self,
         config: LabelsConfig,
         thresholds: Mapping[str, Threshold],
-        duplicates: set[bytes],
+        audio: Mapping[bytes, bytes],
         *,
         policy: str,
     ) -> None:
         self._config, self._thresholds, self._policy = config, thresholds, policy
-        self._duplicates = duplicates
+        self._audio, self._heard = audio, set[bytes]()
         self._filters = Filters(config.filters)
         similarity = config.filters.text_similarity
         self._texts = None if similarity is None else TextDuplicates(similarity)
@@ -49,7 +52,10 @@ class Chooser:
         speaker = self.speaker(rows[0])
         source = value_of(rows[0]["metadata"], self._config.source_column)
         split = split_of(self._config.split, speaker, rows[0]["recording_id"])
-        is_duplicate = stable_hash(rows[0]["recording_id"]) in self._duplicates
+        audio = self._audio.get(stable_hash(rows[0]["recording_id"]))
+        is_duplicate = audio in self._heard
+        if audio is not None:
+            self._heard.add(audio)
         decided = (self._decided(row, is_duplicate, speaker, source) for row in rows)
         for group in merged(decided, self._config.merge):
             kept = group[0]["reason"] is None

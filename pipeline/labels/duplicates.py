@@ -20,17 +20,18 @@ SHORTEST = 8  # words: people say shorter ones again and again
 _PLACE = ("source_uri", "source_member", "offset", "size", "version", "start_ms", "end_ms", "channel")
 
 
-def duplicate_recordings(storage: Storage, hash_column: str | None) -> set[bytes]:
-    """`stable_hash` of the ids of all recordings whose audio an earlier one has.
+def shared_audio(storage: Storage, hash_column: str | None) -> dict[bytes, bytes]:
+    """Of all recordings that have their audio in common with others what stands for it, by `stable_hash` of the id.
 
     hash_column: key of the metadata with a hash of the audio. Where it is missing, recordings are equal that are the
-    same range of the same object, or of an object with the same ETag and size. Memory: 16 bytes for each recording.
+    same range of the same object, or of an object with the same ETag and size; the latest plan counts. Memory: 16 bytes
+    for each recording, and a small entry for each that is returned.
     """
     pairs = np.fromiter(_pairs(storage, hash_column), f"S{SIZE},S{SIZE}")
-    _, first = np.unique(pairs["f0"], return_index=True)  # a later round has a recording again
-    pairs = pairs[np.sort(first)]
-    _, owner = np.unique(pairs["f1"], return_index=True)
-    return {name.ljust(SIZE, b"\0") for name in np.delete(pairs["f0"], owner).tolist()}
+    _, latest = np.unique(pairs["f0"][::-1], return_index=True)  # a later round has a recording again
+    pairs = pairs[::-1][latest]
+    _, audio, count = np.unique(pairs["f1"], return_inverse=True, return_counts=True)
+    return {name.ljust(SIZE, b"\0"): key for name, key in pairs[count[audio] > 1].tolist()}
 
 
 def _pairs(storage: Storage, hash_column: str | None) -> Iterator[tuple[bytes, bytes]]:

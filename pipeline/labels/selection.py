@@ -19,7 +19,7 @@ from pipeline.evaluation.words import label
 from pipeline.labels.audit import Sample, write_audit
 from pipeline.labels.choice import Chooser
 from pipeline.labels.curve import Threshold, read_curve, thresholds
-from pipeline.labels.duplicates import duplicate_recordings
+from pipeline.labels.duplicates import shared_audio
 from pipeline.labels.report import funnel, render
 from pipeline.labels.settings import LabelsConfig
 from pipeline.labels.tally import Tally
@@ -46,7 +46,8 @@ class Selection:
 def run_selection(config: LabelsConfig) -> Selection:
     """Select, and write everything to the output but the audio of the audit. Raises ConfigError.
 
-    Memory does not grow with the archive but for: 16 bytes for each recording of the plan, 1.3 KB for each kept text
+    Memory does not grow with the archive but for: 16 bytes for each recording of the plan, a small entry for each that
+    has its audio in common with others, 1.3 KB for each kept text
     that is compared with others, and a small entry for each speaker and source.
     """
     source = open_storage(config.transcripts or "", create=False, config=config.storage)
@@ -62,8 +63,8 @@ def run_selection(config: LabelsConfig) -> Selection:
     least = thresholds(config, curve)
     decided = _decided(config, calibrator, least, first["fingerprint"])
     tally, sample = Tally(), Sample(config.audit)
-    twice = duplicate_recordings(source, config.filters.audio_hash_column) if config.filters.duplicate_audio else set()
-    chooser = Chooser(config, least, twice, policy=decided["policy"])
+    audio = shared_audio(source, config.filters.audio_hash_column) if config.filters.duplicate_audio else {}
+    chooser = Chooser(config, least, audio, policy=decided["policy"])
     target = open_storage(config.output.uri, config=config.storage)
     _write(target, _labels(config, source, chooser, tally, sample))
     found = decided | funnel(config, tally, curve, least)

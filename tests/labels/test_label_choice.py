@@ -35,9 +35,9 @@ def config(**sections: Any) -> LabelsConfig:
     return LabelsConfig(transcripts="out", output={"uri": "labels"}, **sections)
 
 
-def chooser(given_config: LabelsConfig, least: float = 0.5, duplicates: set[bytes] | None = None) -> Chooser:
+def chooser(given_config: LabelsConfig, least: float = 0.5, audio: dict[bytes, bytes] | None = None) -> Chooser:
     threshold = {"default": Threshold(least, None)}
-    return Chooser(given_config, threshold, duplicates or set(), policy="p")
+    return Chooser(given_config, threshold, audio or {}, policy="p")
 
 
 def chosen(rows: list[dict[str, Any]], made: Chooser) -> list[dict[str, Any]]:
@@ -149,7 +149,7 @@ def test_a_cap_keeps_no_more_of_a_speaker_or_source_than_it_says() -> None:
 def test_duplicates_of_audio_and_of_long_texts_are_dropped() -> None:
     long = "we all go to the market at nine in the morning and then we go home again"
     rows = [segment(long, "a"), segment(long + "!", "b"), segment("good day", "c"), segment("good day", "d")]
-    twice = chooser(config(), duplicates={stable_hash("d")})
+    twice = chooser(config(), audio={stable_hash(name): b"same" for name in ("a dead letter", "c", "d")})
     assert [label["reason"] for label in chosen(rows, twice)] == [None, "duplicate_text", None, "duplicate_audio"]
     unsure = [segment(long, "a", confidence=0.1), segment(long, "b")]
     assert [label["reason"] for label in chosen(unsure, chooser(config()))] == ["low_confidence", None]
@@ -157,7 +157,7 @@ def test_duplicates_of_audio_and_of_long_texts_are_dropped() -> None:
 
 def test_a_raw_confidence_is_not_compared_with_a_threshold_of_calibrated_ones() -> None:
     least = {"en": Threshold(0.5, 0.1)}
-    made = Chooser(config(), least, set(), policy="p")
+    made = Chooser(config(), least, {}, policy="p")
     rows = [
         segment(recording="a", confidence_source="calibrated:all"),
         segment("good day", "b"),

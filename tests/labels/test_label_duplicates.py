@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.labels.duplicates import TextDuplicates, duplicate_recordings
+from pipeline.labels.duplicates import TextDuplicates, shared_audio
 from pipeline.labels.splits import stable_hash
+from pipeline.planning.pack import PlannedUnit
+from pipeline.planning.plan import Round, write_plan
+from pipeline.schemas import WorkUnit
 from pipeline.storage.base import open_storage
 from tests.support.outputs import plan, ref
 
@@ -31,7 +35,7 @@ def test_recordings_of_equal_audio_are_found(
 ) -> None:
     storage = open_storage(str(tmp_path))
     plan(storage, [ref(0, **first), ref(1, **second), ref(2)])
-    assert duplicate_recordings(storage, "md5") == ({stable_hash("r1")} if is_twice else set())
+    assert set(shared_audio(storage, "md5")) == ({stable_hash("r0"), stable_hash("r1")} if is_twice else set())
 
 
 def test_whole_objects_with_one_etag_are_equal_and_members_are_not(tmp_path: Path) -> None:
@@ -40,7 +44,19 @@ def test_whole_objects_with_one_etag_are_equal_and_members_are_not(tmp_path: Pat
     refs = [ref(number, source_uri=f"s3://b/{number}.flac", **whole) for number in range(2)]
     members = [ref(number, offset=512 * number, version=ETAG) for number in (2, 3)]
     plan(storage, [*refs, *members, ref(4, source_uri="s3://b/4.flac", **(whole | {"size": 7}))])
-    assert duplicate_recordings(storage, None) == {stable_hash("r1")}
+    found = shared_audio(storage, None)
+    assert set(found) == {stable_hash("r0"), stable_hash("r1")}
+    assert len(set(found.values())) == 1
+
+
+def test_a_recording_that_has_changed_has_the_audio_of_its_latest_version(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    whole = {"source_member": None, "offset": None}
+    before = [ref(number, source_uri=f"s3://b/{number}.flac", version=ETAG, **whole) for number in range(2)]
+    plan(storage, before)
+    changed = replace(before[0], version=ETAG[::-1])
+    write_plan(storage, "round-1", [PlannedUnit(WorkUnit("u", (changed,)))], about=Round("update"))
+    assert shared_audio(storage, None) == {}
 
 
 def test_texts_are_compared_from_eight_words_on() -> None:
