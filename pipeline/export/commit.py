@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.export.cut import with_audio
+from pipeline.export.cut import with_audio, with_headers
 from pipeline.export.figures import count
 from pipeline.export.formats import FORMATS, writer_of
 from pipeline.export.labels import Label, read_labels
@@ -58,8 +58,11 @@ def write_shard(task: Task) -> dict[str, Any]:
     rows = items(labels, read_refs(origin, task.units), task.run)
     written: list[Label] = []
     problems: list[dict[str, str]] = []
+    kind = FORMATS[config.export.format]
     if cuts:
-        rows = with_audio(list(rows), task.run.config, FORMATS[config.export.format].audio, problems)
+        rows = with_audio(list(rows), task.run.config, kind.audio, problems)
+    elif kind.needs_header:
+        rows = with_headers(list(rows), task.run.config, problems)
     with target.scratch() as folder:
         files = writer(_noted(rows, written), Target(shard, folder, config.output.uri))
         content = {key: _described(path) for key, path in sorted(files.items())}

@@ -1,12 +1,12 @@
-"""Audio for the rows of a shard: each recording is read and decoded once, and cut to its labels."""
+"""Audio for the rows of a shard: each recording is read and decoded once, and cut to its labels; or its header only."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Literal
 
 import numpy as np
@@ -14,15 +14,19 @@ import soundfile
 
 from pipeline.audio import decode
 from pipeline.audio.channels import Channel, wanted_channels
+from pipeline.audio.declared import header_of
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import RunConfig
 from pipeline.export.figures import problem
+from pipeline.export.labels import Label
 from pipeline.export.origin import Item
-from pipeline.schemas import SAMPLE_RATE, SAMPLES_PER_MS, BadAudio, BadRecording, Recording
+from pipeline.schemas import SAMPLE_RATE, SAMPLES_PER_MS, BadAudio, BadRecording, Recording, RecordingRef
 from pipeline.sources.access import trust
 from pipeline.sources.access.listing import check_root
 from pipeline.sources.ahead import read_in_order
 from pipeline.sources.formats import check_versions
+
+VERIFIED = 32  # rows of a recording
 
 
 def with_audio(
@@ -33,23 +37,47 @@ def with_audio(
     A row whose audio cannot be had is left out, and `problems` gets a line about it. Raises StorageError if the source
     is out of reach.
     """
+    for group, read_now in _recordings(rows, run):
+        left = {item.label.label_id: item.label for item in group}
+        try:
+            for item in _cut(read_now, group, run, encoding):
+                yield item
+                del left[item.label.label_id]
+        except BadRecording as err:
+            problems += _lost(left.values(), err, run)
+
+
+def with_headers(rows: Sequence[Item], run: RunConfig, problems: list[dict[str, str]]) -> Iterator[Item]:
+    """The rows with the header of their recording, which says its length. Otherwise as `with_audio`."""
+    for group, read_now in _recordings(rows, run):
+        name = group[0].ref.source_uri
+        try:
+            header = header_of(read_now(), name)
+            if header.seconds is None:
+                raise BadAudio("unsupported_audio", f"{name}: its header does not say its length")
+        except BadRecording as err:
+            problems += _lost([item.label for item in group], err, run)
+        else:
+            yield from (replace(item, header=header) for item in group)
+
+
+def _recordings(rows: Sequence[Item], run: RunConfig) -> Iterator[tuple[list[Item], Callable[[], Recording]]]:
+    """The rows of each recording, and what reads it."""
     trust.apply(run.source)
     groups = [list(group) for _, group in groupby(rows, lambda item: (item.label.unit_id, item.label.recording_id))]
     with closing(read_in_order([group[0].ref for group in groups], run.compute.read_ahead)) as readings:
-        for group, read_now in zip(groups, readings, strict=True):
-            left = {item.label.label_id: item.label for item in group}
-            try:
-                for item, samples in _cut(read_now, group, run):
-                    yield replace(item, audio=_encoded(samples, encoding), samples=len(samples))
-                    del left[item.label.label_id]
-            except BadRecording as err:
-                if err.reason == "missing_file" and run.source.format != "huggingface":
-                    check_root(run.source.uri)  # or the whole source is out of reach
-                problems += [problem(label, err.reason, err.detail) for label in left.values()]
+        yield from zip(groups, readings, strict=True)
 
 
-def _cut(read_now: Callable[[], Recording], group: Sequence[Item], run: RunConfig) -> Iterator[tuple[Item, np.ndarray]]:
-    """The samples of each row of a recording: float32, mono, 16 kHz. Memory: about one label's."""
+def _lost(labels: Iterable[Label], err: BadRecording, run: RunConfig) -> list[dict[str, str]]:
+    """The lines about labels of a recording that cannot be read. Raises StorageError if the source is out of reach."""
+    if err.reason == "missing_file" and run.source.format != "huggingface":
+        check_root(run.source.uri)
+    return [problem(label, err.reason, err.detail) for label in labels]
+
+
+def _cut(read_now: Callable[[], Recording], group: Sequence[Item], run: RunConfig, encoding: str) -> Iterator[Item]:
+    """The rows of a recording with their audio. Memory: that of one label, and VERIFIED encoded ones."""
     read, ref = read_now(), group[0].ref
     try:
         name = ref.source_member or ref.source_uri
@@ -59,12 +87,28 @@ def _cut(read_now: Callable[[], Recording], group: Sequence[Item], run: RunConfi
         for label, of_channel in groupby(ordered, lambda item: item.label.channel):
             if label not in channels:
                 raise BadAudio("unsupported_audio", f"{name}: it has no channel {label}")
-            for item, samples in _cut_channel(read, name, list(of_channel), channels[label], run):
-                if not isinstance(read.audio, bytes):  # it is read while it is decoded
-                    check_versions(ref)
-                yield item, samples
+            rows = _cut_channel(read, name, list(of_channel), channels[label], run)
+            encoded = (replace(item, audio=_encoded(cut, encoding), samples=len(cut)) for item, cut in rows)
+            yield from encoded if isinstance(read.audio, bytes) else _verified(encoded, ref)
     finally:
         read.close()
+
+
+def _verified(rows: Iterator[Item], ref: RecordingRef) -> Iterator[Item]:
+    """The rows of a recording that is read while it is decoded: after VERIFIED rows its version is compared again."""
+    while True:
+        waiting, error = list[Item](), None
+        try:
+            for item in islice(rows, VERIFIED):
+                waiting.append(item)
+        except BadRecording as err:  # the rows before it may be good
+            error = err
+        check_versions(ref)
+        yield from waiting
+        if error:
+            raise error
+        if len(waiting) < VERIFIED:
+            return
 
 
 def _cut_channel(

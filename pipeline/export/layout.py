@@ -32,13 +32,14 @@ class Format(NamedTuple):
     """One format of `export.format`.
 
     segments, reference: write the items of a shard to files in a folder, and return them by their keys in the output;
-    None: the format cannot. audio: how segments are encoded. sort: the lines of joined files are sorted. finish: what
-    is left to do when all files are there, for each split.
+    None: the format cannot. audio: how segments are encoded. needs_header: `reference` needs the headers of recordings.
+    sort: the lines of joined files are sorted. finish: what is left to do when all files are there, for each split.
     """
 
     segments: Writer | None = None
     reference: Writer | None = None
     audio: Literal["FLAC", "WAV"] = "FLAC"
+    needs_header: bool = False
     sort: bool = False
     finish: Callable[[Storage, str], None] | None = None
 

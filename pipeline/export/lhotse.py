@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import av
-
 from pipeline.export.layout import Format, Target, file_of, part_key, write_lines
 from pipeline.export.origin import Item
 from pipeline.export.tar import TarFile
 from pipeline.schemas import SAMPLE_RATE
-from pipeline.sources.formats import read_recording
 
 CUTS = "cuts.jsonl"
 
 
 def write_cuts(items: Iterable[Item], target: Target) -> dict[str, Path]:
-    """Cuts of whole recordings. The header of each recording is read: a cut needs its rate and length."""
+    """Cuts of whole recordings."""
     rows, name, recording = [], "", {}
     for item in items:
         if item.label.recording_id != name:
@@ -87,24 +83,18 @@ def _cut(item: Item, recording: dict[str, Any], start: float, seconds: float, ch
 
 def _recording(item: Item) -> dict[str, Any]:
     """The recording of a row, with what its header says of rate, length and channels."""
-    path, read = file_of(item), read_recording(item.ref)
-    try:
-        file = io.BytesIO(read.audio) if isinstance(read.audio, bytes) else read.audio
-        container: Any
-        with av.open(file) as container:
-            track = container.streams.audio[0]
-            rate, channels = track.codec_context.sample_rate, list(range(track.codec_context.channels))
-            seconds = float(track.duration * track.time_base) if track.duration else container.duration / av.time_base
-    finally:
-        read.close()
+    path, header = file_of(item), item.header
+    assert header is not None
+    assert header.seconds is not None
+    channels = list(range(header.channels))
     return {
         "id": item.label.recording_id,
         "sources": [{"type": "file" if "://" not in path else "url", "channels": channels, "source": path}],
-        "sampling_rate": rate,
-        "num_samples": round(seconds * rate),
-        "duration": seconds,
+        "sampling_rate": header.rate,
+        "num_samples": round(header.seconds * header.rate),
+        "duration": header.seconds,
         "channel_ids": channels,
     }
 
 
-FORMAT = Format(segments=write_shar, reference=write_cuts)
+FORMAT = Format(segments=write_shar, reference=write_cuts, needs_header=True)

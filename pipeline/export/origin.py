@@ -9,6 +9,7 @@ from typing import Any
 import pydantic
 import yaml
 
+from pipeline.audio.declared import Header
 from pipeline.config import RunConfig, public
 from pipeline.export.labels import Label
 from pipeline.output.calibrator import calibrator_id
@@ -25,7 +26,8 @@ CONFIG = "_run/config.yaml"
 class Item:
     """A row on its way into a file. provenance: for JSON. is_whole: of all channels of the default track.
 
-    audio: FLAC or WAV, 16 kHz mono, with so many samples; b"": by reference.
+    audio: FLAC or WAV, 16 kHz mono, with so many samples; b"": by reference. header: of its recording, where the format
+    needs it.
     """
 
     label: Label
@@ -34,6 +36,7 @@ class Item:
     is_whole: bool
     audio: bytes = b""
     samples: int = 0
+    header: Header | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import random
@@ -16,8 +15,8 @@ from typing import Any
 
 import torch
 
+from pipeline.audio.declared import header_of
 from pipeline.audio.stage import Decoder
-from pipeline.audio.track import AudioTrack
 from pipeline.config import RunConfig
 from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, estimate_run, kind_of
 from pipeline.forecast.sample import draw
@@ -34,7 +33,7 @@ from pipeline.schemas import (
     WorkUnit,
     pcm_of,
 )
-from pipeline.sources import formats as sources
+from pipeline.sources.formats import read_recording
 from pipeline.storage.base import Storage
 
 KEY = "_run/forecast.json"
@@ -124,16 +123,13 @@ def declared_by_header(ref: RecordingRef, *, split: bool) -> float | None:
     split: whether every channel is transcribed by itself; then the seconds of all channels are added.
     """
     try:
-        read = sources.read_recording(ref)
-        file = io.BytesIO(read.audio) if isinstance(read.audio, bytes) else read.audio
-        with file, AudioTrack(file, ref.recording_id) as track:
-            if not track.container.duration:
-                return None
-            whole = track.container.duration / 1e6
-            channels = track.track.codec_context.channels if split and ref.channel is None else 1
+        header = header_of(read_recording(ref), ref.recording_id)
     except BadRecording:
         return None
-    end = whole if ref.end_ms is None else min(whole, ref.end_ms / 1000)
+    if header.seconds is None:
+        return None
+    channels = header.channels if split and ref.channel is None else 1
+    end = header.seconds if ref.end_ms is None else min(header.seconds, ref.end_ms / 1000)
     return max(0.0, end - (ref.start_ms or 0) / 1000) * float(channels)
 
 

@@ -159,6 +159,24 @@ def test_lhotse_reads_cuts_that_point_into_the_source(tmp_path: Path) -> None:
     assert cuts[3].supervisions[0].text == TEXT
 
 
+def test_cuts_leave_out_what_cannot_be_read_and_what_does_not_say_its_length(output: Path, tmp_path: Path) -> None:
+    folder = export(output, tmp_path / "set", "export.format=lhotse", "export.audio=reference") / "train"
+    cuts = [json.loads(line) for line in (folder / "cuts.jsonl").read_text().splitlines()]
+    assert [(cut["recording"]["id"], cut["start"]) for cut in cuts] == [(f"r{at}.wav", ms / 1000) for at, ms in GOOD]
+    (tmp_path / "in").mkdir()
+    soundfile.write(buffer := io.BytesIO(), sound(0), SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    flac = bytearray(buffer.getvalue())
+    flac[21] &= 0xF0  # the number of samples in STREAMINFO, as a pipe leaves it
+    flac[22:26] = bytes(4)
+    (tmp_path / "in/r0.flac").write_bytes(flac)
+    transcribed(str(tmp_path / "in"), str(tmp_path / "out"))
+    words = ["export.format=lhotse", "export.audio=reference", f"output.uri={tmp_path / 'none'}"]
+    assert main([f"input.uri={tmp_path / 'out'}", *words]) == 1
+    lines = [json.loads(line) for line in (tmp_path / "none/problems.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in lines] == ["unsupported_audio"] * 2
+    assert "its header does not say its length" in lines[0]["error"]
+
+
 def test_one_channel_of_several_is_cut_by_itself(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     soundfile.write(tmp_path / "in/call.wav", np.stack([sound(0), sound(1)], axis=1), SAMPLE_RATE, subtype="PCM_16")
