@@ -43,13 +43,15 @@ def _judge(config: LabelsConfig, path: Path) -> int:
     from pipeline.labels.verdicts import audited_risk, read_verdicts
     from pipeline.storage.base import open_storage
 
-    rows = read_verdicts(path)
+    rows, missing = read_verdicts(path)
     found = audited_risk(rows, config.policy.level)
-    about = {"labels": len(rows), "level": config.policy.level, **asdict(found)}
-    open_storage(config.output.uri, config=config.storage).put(
-        "audit.json", json.dumps(about, indent=1).encode() + b"\n"
-    )
-    print(f"{len(rows)} labels: error rate {percent(found.rate)} {interval(found.low, found.high)}")
+    about = {"labels": len(rows), "level": config.policy.level, **asdict(found), "without_verdict": missing}
+    target = open_storage(config.output.uri, config=config.storage)
+    target.put("audit.json", json.dumps(about, indent=1).encode() + b"\n")
+    labels = "1 label" if len(rows) == 1 else f"{len(rows)} labels"
+    print(f"{labels}: error rate {percent(found.rate)} {interval(found.low, found.high)}")
+    if missing:
+        print(f"without a verdict, so not in it: {', '.join(missing)}")
     return 0
 
 

@@ -10,7 +10,7 @@ from pipeline.calibration.samples import value_of
 from pipeline.evaluation.rows import speaker_of
 from pipeline.evaluation.settings import UNKNOWN
 from pipeline.labels.curve import Threshold
-from pipeline.labels.duplicates import TextDuplicates
+from pipeline.labels.duplicates import TextDuplicates, signature
 from pipeline.labels.filters import Filters, plain_words
 from pipeline.labels.merging import joined_row, merged
 from pipeline.labels.settings import DEFAULT, CapsConfig, LabelsConfig
@@ -82,11 +82,12 @@ class Chooser:
         if reason is None and is_duplicate:
             reason = "duplicate_audio"
         reason = reason or self._unsure(row)
-        if reason is None and self._texts is not None and self._texts.is_known(words):
+        text = signature(words) if reason is None and self._texts is not None else None
+        if self._texts is not None and self._texts.is_known(text):
             reason = "duplicate_text"
         reason = reason or self._caps.reason(row, speaker, source)
-        if reason is None and self._texts is not None:
-            self._texts.add(words)
+        if self._texts is not None and reason is None:
+            self._texts.add(text)
         return row | {"reason": reason, "expected_wer": 1 - row["confidence"] if has_wer else None}
 
     def _unsure(self, row: Row) -> str | None:

@@ -66,18 +66,21 @@ class TextDuplicates:
         self._known = MinHashLSH(threshold=similarity, num_perm=PERMUTATIONS)
         self._count = 0
 
-    def is_known(self, words: Sequence[str]) -> bool:
-        """Whether a text that was `add`ed is nearly the same."""
-        return len(words) >= SHORTEST and bool(self._known.query(_signature(words)))
+    def is_known(self, text: MinHash | None) -> bool:
+        """Whether one that was `add`ed is nearly the same. text: its `signature`."""
+        return text is not None and bool(self._known.query(text))
 
-    def add(self, words: Sequence[str]) -> None:
-        """Remember a text."""
-        if len(words) >= SHORTEST:
-            self._known.insert(self._count, _signature(words), check_duplication=False)
+    def add(self, text: MinHash | None) -> None:
+        """Remember a text by its `signature`."""
+        if text is not None:
+            self._known.insert(self._count, text, check_duplication=False)
             self._count += 1
 
 
-def _signature(words: Sequence[str]) -> MinHash:
+def signature(words: Sequence[str]) -> MinHash | None:
+    """What is compared of a text; None of one that is shorter than SHORTEST."""
+    if len(words) < SHORTEST:
+        return None
     made = MinHash(num_perm=PERMUTATIONS, seed=1)
     made.update_batch([" ".join(words[at : at + GRAM]).encode() for at in range(len(words) - GRAM + 1)])
     return made

@@ -21,7 +21,7 @@ from pipeline.labels.choice import Chooser
 from pipeline.labels.curve import Threshold, read_curve, thresholds
 from pipeline.labels.duplicates import shared_audio
 from pipeline.labels.report import funnel, render
-from pipeline.labels.settings import LabelsConfig
+from pipeline.labels.settings import FUNNEL, LabelsConfig
 from pipeline.labels.tally import Tally
 from pipeline.output.calibrator import Calibrator, of_output
 from pipeline.output.part_files import ROW_GROUP, file_name
@@ -47,8 +47,8 @@ def run_selection(config: LabelsConfig) -> Selection:
     """Select, and write everything to the output but the audio of the audit. Raises ConfigError.
 
     Memory does not grow with the archive but for: 16 bytes for each recording of the plan, a small entry for each that
-    has its audio in common with others, 1.3 KB for each kept text
-    that is compared with others, and a small entry for each speaker and source.
+    has its audio in common with others, 1.3 KB for each kept text that is compared with others, and a small entry for
+    each speaker and source.
     """
     source = open_storage(config.transcripts or "", create=False, config=config.storage)
     first = next(published_rows(source, "transcripts", ["model", "fingerprint"]), None)
@@ -66,9 +66,10 @@ def run_selection(config: LabelsConfig) -> Selection:
     audio = shared_audio(source, config.filters.audio_hash_column) if config.filters.duplicate_audio else {}
     chooser = Chooser(config, least, audio, policy=decided["policy"])
     target = open_storage(config.output.uri, config=config.storage)
+    target.delete(FUNNEL)
     _write(target, _labels(config, source, chooser, tally, sample))
     found = decided | funnel(config, tally, curve, least)
-    target.put("funnel.json", json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
+    target.put(FUNNEL, json.dumps(found, indent=1, ensure_ascii=False).encode() + b"\n")
     target.put("report.html", render(found).encode())
     write_audit(target, sample, decided["policy"])
     return Selection(found, [row for rows in sample.labels().values() for row in rows])

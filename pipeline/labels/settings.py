@@ -11,6 +11,7 @@ from pipeline.calibration.settings import CalibrateSet
 from pipeline.config import Misfit, OutputConfig, Section, StorageConfig
 from pipeline.evaluation.settings import NormaliserName, Rate
 
+FUNNEL = "funnel.json"  # of an output: what was decided; it is there when all labels are
 DEFAULT = "default"  # stands for every language that is not named
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -128,7 +129,9 @@ class LabelsConfig(Section):
 
     @pydantic.model_validator(mode="after")
     def _complete(self) -> LabelsConfig:
-        if self.audit.verdicts is None and not self.transcripts:
+        if self.audit.verdicts is not None:
+            return self
+        if not self.transcripts:
             raise Misfit("transcripts", "needs an output of jobs.transcribe")
         if self.policy.target_wer and not self.calibration:
             raise Misfit("calibration", "policy.target_wer needs transcripts with references: calibration.NAME.output")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,8 +15,18 @@ from pipeline.labels.risk import Risk, bounded
 _NEEDED = ("label_id", "stratum", "weight", "words", "errors")
 
 
-def read_verdicts(path: Path) -> list[dict[str, float | str]]:
-    """The audited rows of a file that audit.html saved. Raises ConfigError, one line that names file and row."""
+class Verdicts(NamedTuple):
+    """rows: the judged labels: stratum, weight, words, errors. missing: strata with kept words and no verdict."""
+
+    rows: list[dict[str, float | str]]
+    missing: list[str]
+
+
+def read_verdicts(path: Path) -> Verdicts:
+    """A file that audit.html saved. Raises ConfigError, one line that names file and row.
+
+    The judged labels of a stratum stand for all of its kept words, also where others of it have no verdict.
+    """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
@@ -23,20 +34,25 @@ def read_verdicts(path: Path) -> list[dict[str, float | str]]:
         raise ConfigError(f"audit.verdicts: {path}: {getattr(err, 'strerror', None) or err}") from None
     if missing := [name for name in _NEEDED if not rows or name not in rows[0]]:
         raise ConfigError(f"audit.verdicts: {path}: no column {missing[0]}, or no row")
-    found: list[dict[str, float | str]] = []
+    found: list[dict[str, Any]] = []
+    kept, heard = Counter[str](), Counter[str]()  # words of each stratum
     for number, row in enumerate(rows, start=2):
-        if not (row["errors"] or "").strip():
-            continue
+        is_judged = bool((row["errors"] or "").strip())
         try:
-            numbers = {name: float(row[name]) for name in ("weight", "words", "errors")}
+            numbers = {name: float(row[name]) for name in ("weight", "words", *(["errors"] if is_judged else []))}
         except (TypeError, ValueError):
             numbers = {"weight": -1.0}
         if min(numbers.values()) < 0 or not all(map(np.isfinite, numbers.values())):
             raise ConfigError(f"audit.verdicts: {path}: line {number}: weight, words or errors is no number from 0 on")
-        found.append({"stratum": row["stratum"]} | numbers)
+        kept[row["stratum"]] += numbers["weight"] * numbers["words"]  # type: ignore[assignment]
+        if is_judged:
+            heard[row["stratum"]] += numbers["words"]  # type: ignore[assignment]
+            found.append({"stratum": row["stratum"]} | numbers)
     if not found:
         raise ConfigError(f"audit.verdicts: {path}: no row has a verdict (errors)")
-    return found
+    for one in found:
+        one["weight"] = kept[one["stratum"]] / (heard[one["stratum"]] or 1)
+    return Verdicts(found, sorted(name for name in kept if kept[name] and not heard[name]))
 
 
 def audited_risk(rows: list[dict[str, float | str]], level: float) -> Risk:

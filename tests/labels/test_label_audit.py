@@ -101,9 +101,22 @@ def test_an_export_reads_what_was_selected(tmp_path: Path) -> None:
 def test_saved_verdicts_come_back_as_an_evaluation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = [row | {"errors": "" if number else "2"} for number, row in enumerate(drawn().rows())]
     (tmp_path / "verdicts.csv").write_text(as_csv(rows), encoding="utf-8")
-    assert main([f"audit.verdicts={tmp_path / 'verdicts.csv'}", f"output.uri={tmp_path}"]) == 0
-    assert capsys.readouterr().out.startswith("1 labels: error rate 40.00 % [")
+    given = ["--config", "configs/labels.yaml", f"audit.verdicts={tmp_path / 'verdicts.csv'}"]
+    assert main([*given, f"output.uri={tmp_path}"]) == 0
+    assert capsys.readouterr().out.startswith("1 label: error rate 40.00 % [")
     assert (tmp_path / "audit.json").exists()
+
+
+def test_verdicts_of_a_part_of_a_stratum_stand_for_all_of_it(tmp_path: Path) -> None:
+    sure = [row["label_id"] for row in drawn().rows() if row["stratum"] == "en 0.98-1"][5:]
+    rows = [
+        row | {"errors": "" if row["label_id"] in sure else "1" if row["stratum"] == "en 0-0.8" else "0"}
+        for row in drawn().rows()
+    ]
+    (tmp_path / "verdicts.csv").write_text(as_csv(rows))
+    assert abs(audited_risk(read_verdicts(tmp_path / "verdicts.csv").rows, 0.95).rate - 100 / 2000) < 1e-6
+    (tmp_path / "verdicts.csv").write_text(as_csv(row | {"errors": "1" if row == rows[0] else ""} for row in rows))
+    assert read_verdicts(tmp_path / "verdicts.csv").missing == ["en 0.98-1"]
 
 
 @pytest.mark.parametrize(
