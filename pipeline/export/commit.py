@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +17,13 @@ from typing import Any
 from pipeline.export.cut import with_audio, with_headers
 from pipeline.export.figures import count
 from pipeline.export.formats import FORMATS, writer_of
-from pipeline.export.labels import Label, read_labels
+from pipeline.export.labels import TRAIN, Label, read_labels
 from pipeline.export.layout import Target
 from pipeline.export.origin import Item, Run, items, read_refs
 from pipeline.export.settings import ExportConfig
-from pipeline.export.shards import Shard, split_of
+from pipeline.export.shards import Shard
 from pipeline.schemas import Place
-from pipeline.storage.base import OutputError, Storage, open_storage
+from pipeline.storage.base import OutputError, Storage, in_order, open_storage
 
 COMMITS = "_export/commits/"
 
@@ -66,8 +67,7 @@ def write_shard(task: Task) -> dict[str, Any]:
     with target.scratch() as folder:
         files = writer(_noted(rows, written), Target(shard, folder, config.output.uri))
         content = {key: _described(path) for key, path in sorted(files.items())}
-        for key, path in files.items():
-            target.put(key, path)
+        deque(in_order(lambda file: target.put(*file), files.items(), target.parallel), maxlen=0)
     commit = {
         "shard": shard.name,
         "fingerprint": task.fingerprint,
@@ -86,7 +86,7 @@ def write_shard(task: Task) -> dict[str, Any]:
 def wanted(source: Storage, shard: Shard, *, all_rows: bool) -> Iterator[Label]:
     """The rows of a shard. all_rows: also those that are dropped."""
     for label in read_labels(source, shard.key, shard.first, shard.stop):
-        if (label.kept or all_rows) and split_of({"split": label.split}) == shard.split:
+        if (label.kept or all_rows) and (label.split or TRAIN) == shard.split:
             yield label
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
-from pipeline.export.labels import Label
-from pipeline.export.shards import split_of
+from pipeline.calibration.samples import value_of
+from pipeline.export.labels import TRAIN, Label
 
 LICENCES = ("license", "licence", "license_url", "rights")  # keys of the metadata that say it
 UNSAID = "the source does not say"
@@ -21,12 +19,13 @@ def count(labels: Iterable[Label]) -> Figures:
     found: Figures = {name: Counter() for name in (*names, "licences", "models", "confidences", "expected")}
     for label in labels:
         length, language = label.end_ms - label.start_ms, label.language or "unknown"
-        split = split_of({"split": label.split})
+        split = label.split or TRAIN
         found["rows_by_split"][split] += 1
         found["ms_by_split"][split] += length
         found["rows_by_language"][language] += 1
         found["ms_by_language"][language] += length
-        found["licences"][licence_of(label.metadata) or UNSAID] += 1
+        said = (value_of(label.metadata, key) for key in LICENCES)
+        found["licences"][next(filter(None, said), UNSAID)] += 1
         found["models"][label.model] += 1
         found["confidences"][label.confidence_source or "none"] += 1
         if label.expected_wer is not None:
@@ -35,21 +34,10 @@ def count(labels: Iterable[Label]) -> Figures:
     return found
 
 
-def merge(all_of: Iterable[Mapping[str, Mapping[str, float]]]) -> Figures:
-    """The sums over several."""
-    whole: Figures = {}
-    for one in all_of:
-        for name, values in one.items():
-            whole.setdefault(name, Counter()).update(values)
-    return whole
-
-
-def licence_of(metadata: str | None) -> str | None:
-    """What the metadata of a recording says of its licence; None: nothing."""
-    columns: Any = json.loads(metadata) if metadata else None
-    if not isinstance(columns, dict):
-        return None
-    return next((str(columns[key]) for key in LICENCES if columns.get(key)), None)
+def add(whole: Figures, some: Mapping[str, Mapping[str, float]]) -> None:
+    """Add the sums over some rows to those over others."""
+    for name, values in some.items():
+        whole.setdefault(name, Counter()).update(values)
 
 
 def problem(label: Label, reason: str, error: str) -> dict[str, str]:

@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from pathlib import Path
 
 from pipeline.export.cues import Cue, cues_of
-from pipeline.export.layout import Format, Target, name_of, part_key, provenance_row, write_lines
+from pipeline.export.layout import RECORDINGS, Format, Target, name_of, part_key, provenance_row, write_lines
 from pipeline.export.origin import Item
 from pipeline.output.tables import joined
 
@@ -31,7 +31,7 @@ def write_recordings(
         of_recording = sorted(group, key=lambda item: (item.label.start_ms, item.label.channel or 0))
         path = folder / str(number)
         path.write_text(text_of(of_recording), encoding="utf-8")
-        files[f"recordings/{name_of(recording_id)}.{ending}"] = path
+        files[f"{RECORDINGS}{name_of(recording_id)}.{ending}"] = path
         rows += [provenance_row(item) for item in of_recording]
     if not has_provenance:
         files[part_key(shard, PROVENANCE)] = write_lines(folder / PROVENANCE, rows)

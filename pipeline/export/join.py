@@ -5,22 +5,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from pipeline.export.layout import PARTS
 from pipeline.storage.base import COPY_BYTES, Storage
 
 
-def join_parts(storage: Storage, commits: Sequence[Mapping[str, Any]], *, sort: bool) -> None:
-    """Put each file that has parts in these commits, in their order.
+def join_parts(storage: Storage, parts: Mapping[str, Sequence[str]], *, sort: bool) -> None:
+    """Put each file of which there are parts: their keys, in order, by its key.
 
     sort: its lines are sorted by their bytes, and each stands once; then all of them are in memory.
     """
-    parts: dict[str, list[str]] = {}
-    for commit in commits:
-        for key in commit["files"]:
-            if key.startswith(PARTS):
-                parts.setdefault(key.removeprefix(PARTS).partition("/")[2], []).append(key)
     for name, keys in parts.items():
         with storage.scratch() as folder:
             path = folder / "joined"

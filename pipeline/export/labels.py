@@ -14,7 +14,7 @@ from pipeline.labels.splits import label_id
 from pipeline.output.tables import as_now
 from pipeline.storage.base import Storage
 
-TRAIN = "train"  # the split of what nobody has split
+TRAIN = "train"  # where rows without a split are written: nobody has split them, or they are dropped
 NO_TEXT = "no_text"  # the reason why a segment of transcripts is no label
 LABELS_AT, TRANSCRIPTS_AT = "labels/", "transcripts/"
 
@@ -58,7 +58,8 @@ class Label:
 _FIELDS = tuple(field.name for field in fields(Label))
 _OF_LABELS = ("label_id", "segment_indices", "speaker", "expected_wer", "kept", "reason", "split", "policy")
 _OF_TRANSCRIPTS = [name for name in _FIELDS if name not in _OF_LABELS]
-CHECKED = ("recording_id", "language", "start_ms", "end_ms", "text", "unit_id")  # what planning reads of both
+_CHOICE = ("kept", "reason", "split")
+_PLANNED = ("recording_id", "start_ms", "end_ms", "unit_id")
 
 
 def parts(storage: Storage) -> dict[str, str]:
@@ -81,11 +82,10 @@ def read_labels(storage: Storage, key: str, first: int = 0, stop: int | None = N
 
 
 def read_choices(storage: Storage, key: str) -> Iterator[dict[str, Any]]:
-    """For every row of one file: CHECKED without text, and kept, reason and split."""
+    """For every row of one file: where it is, and kept, reason and split."""
     is_labels = key.startswith(LABELS_AT)
-    for row in _rows(storage, key, [*CHECKED, *(("kept", "reason", "split") if is_labels else ())], 0, None):
-        text = row.pop("text")
-        yield row if is_labels else row | _choice(text)
+    for row in _rows(storage, key, [*_PLANNED, *(_CHOICE if is_labels else ["text"])], 0, None):
+        yield row if is_labels else row | _choice(row["text"])
 
 
 def _of_segment(row: dict[str, Any]) -> Label:

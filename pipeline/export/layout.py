@@ -14,6 +14,7 @@ from pipeline.export.shards import Shard
 from pipeline.storage.base import Storage
 
 PARTS = "_export/parts/"  # files that are joined at the end: PARTS<shard>/<key of the joined file>
+RECORDINGS = "recordings/"  # files of one recording each: RECORDINGS<name_of its id>
 MEMBERS = ("webdataset", "parquet", "huggingface")  # formats whose recordings are not files of their own
 
 

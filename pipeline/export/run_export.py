@@ -7,27 +7,29 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import ComputeConfig, ConfigError
 from pipeline.export.card import CARD, render
 from pipeline.export.commit import COMMITS, Task, commit_key, read_commit, write_shard
-from pipeline.export.figures import Figures, merge
+from pipeline.export.figures import Figures, add
 from pipeline.export.formats import FORMATS, writer_of
 from pipeline.export.join import join_parts
-from pipeline.export.labels import parts
-from pipeline.export.layout import PARTS
-from pipeline.export.origin import read_run, unit_places
+from pipeline.export.labels import LABELS_AT, parts
+from pipeline.export.layout import PARTS, RECORDINGS
+from pipeline.export.origin import Run, read_run, unit_places
 from pipeline.export.settings import ExportConfig
 from pipeline.export.shards import Dropped, Shard, plan_shards
 from pipeline.flow.cluster import ray_cluster
+from pipeline.labels.settings import FUNNEL
+from pipeline.labels.splits import stable_hash
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, library_versions, to_json
 from pipeline.sources.access.listing import absolute
 from pipeline.storage.base import OutputError, Storage, in_order, open_storage, race_probe, read_json
+from pipeline.storage.objects import PROBES
 
-FUNNEL = "funnel.json"  # of labels: what they are from
 FINGERPRINT, PROBLEMS = "_export/fingerprint.json", "problems.jsonl"
 
 log = logging.getLogger(__name__)
@@ -37,7 +39,6 @@ log = logging.getLogger(__name__)
 class Exported:
     """What is in the output now. problems: rows whose audio could not be had, as in problems.jsonl."""
 
-    shards: int
     figures: Figures
     dropped: Dropped
     problems: list[dict[str, str]]
@@ -69,15 +70,19 @@ def export(config: ExportConfig) -> Exported:
     committed = set(target.list(COMMITS))
     left = [shard for shard in shards if commit_key(shard) not in committed]
     log.info("%d of %d shards to write", len(left), len(shards))
-    _write(config, left, transcripts, fingerprint)
-    commits = list(in_order(lambda shard: read_commit(target, shard, fingerprint), shards, target.parallel))
-    return _finish(config, target, commits, dropped, transcripts)
+    run = read_run(transcripts)
+    _write(config, left, transcripts, run, fingerprint)
+    commits = in_order(lambda shard: read_commit(target, shard, fingerprint), shards, target.parallel)
+    return _finish(config, target, commits, dropped, run)
 
 
 def _open_input(config: ExportConfig) -> tuple[Storage, Storage]:
     """The input, and the output of jobs.transcribe that its rows are from."""
     source = _opened("input.uri", config.input.uri, config)
-    named = config.input.transcripts or read_json(source, FUNNEL).get("transcripts")
+    funnel = read_json(source, FUNNEL)
+    if not funnel and next(source.list(LABELS_AT), None):
+        raise ConfigError(f"input.uri: {config.input.uri}: its selection has not ended; run jobs.select_labels again")
+    named = config.input.transcripts or funnel.get("transcripts")
     return source, _opened("input.transcripts", named, config) if named else source
 
 
@@ -89,14 +94,18 @@ def _opened(key: str, uri: str, config: ExportConfig) -> Storage:
 
 
 def _pin(target: Storage, config: ExportConfig, keys: dict[str, str]) -> str:
-    """Fix settings and input of this output, before its first commit. Raises ConfigError if they are others."""
+    """Fix settings and input of this output, before its first file. Raises ConfigError if they are others."""
     wanted = {f"export.{key}": getattr(config.export, key) for key in ("format", "audio", "all_rows", "shard_rows")}
     versions = hashlib.sha256(json.dumps(keys).encode()).hexdigest()
     wanted |= {"input.uri": _absolute(config.input.uri), "input.versions": versions} | library_versions()
-    if next(target.list(COMMITS), None) is None:
+    stored = read_json(target, FINGERPRINT)
+    other = next((key for key in target.list("") if key != FINGERPRINT and not key.startswith(PROBES)), None)
+    if other is None:
         target.put(FINGERPRINT, to_json(wanted))
+    elif not stored:
+        raise ConfigError(f"output.uri: {target.uri}: {other} is there; an export needs a place of its own")
     else:
-        check_fingerprint(target.uri, read_json(target, FINGERPRINT), wanted)
+        check_fingerprint(target.uri, stored, wanted)
     return fingerprint_id(wanted)
 
 
@@ -105,9 +114,9 @@ def _absolute(uri: str) -> str:
     return uri if "://" in uri else absolute(uri)
 
 
-def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, fingerprint: str) -> None:
+def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, run: Run, fingerprint: str) -> None:
     """Write and commit these shards: in tasks of Ray if audio is cut, else one after the other."""
-    run, places = read_run(transcripts), unit_places(transcripts)
+    places = unit_places(transcripts)
     if unknown := {unit for one in left for unit in one.units} - places.keys():
         raise OutputError(
             f"{transcripts.uri}: rows of {config.input.uri} are of units that are not planned: {min(unknown)}"
@@ -139,32 +148,48 @@ def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, fi
             log.info("%s written, %d of %d", commit["shard"], number, len(tasks))
 
 
+@dataclass(slots=True)
+class _Whole:
+    """What the commits of an export say together. parts: keys of what is joined, by the key of the joined file."""
+
+    parts: dict[str, list[str]] = field(default_factory=dict)
+    figures: Figures = field(default_factory=dict)
+    problems: list[dict[str, str]] = field(default_factory=list)
+
+
 def _finish(
-    config: ExportConfig, target: Storage, commits: Sequence[dict[str, Any]], dropped: Dropped, transcripts: Storage
+    config: ExportConfig, target: Storage, commits: Iterable[dict[str, Any]], dropped: Dropped, run: Run
 ) -> Exported:
     """Join the parts, and put the lines about problems and the data card."""
-    kind = FORMATS[config.export.format]
-    _check_once(config, target, commits)
-    join_parts(target, commits, sort=kind.sort)
-    figures = merge(commit["figures"] for commit in commits)
+    kind, whole = FORMATS[config.export.format], _whole(config, target, commits)
+    join_parts(target, whole.parts, sort=kind.sort)
     if kind.finish:
-        for split in figures.get("rows_by_split", {}):
+        for split in whole.figures.get("rows_by_split", {}):
             kind.finish(target, split)
-    problems = [line for commit in commits for line in commit["problems"]]
-    if problems:
-        target.put(PROBLEMS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in problems).encode())
-    exported = Exported(len(commits), figures, dropped, problems)
-    target.put(CARD, render(config, read_run(transcripts), figures, dropped, problems).encode())
+    if whole.problems:
+        lines = (json.dumps(line, ensure_ascii=False) + "\n" for line in whole.problems)
+        target.put(PROBLEMS, "".join(lines).encode())
+    exported = Exported(whole.figures, dropped, whole.problems)
+    target.put(CARD, render(config, run, whole.figures, dropped, whole.problems).encode())
     return exported
 
 
-def _check_once(config: ExportConfig, target: Storage, commits: Sequence[dict[str, Any]]) -> None:
-    """Raise OutputError if two shards have written one file: the later has replaced the earlier."""
-    seen: set[str] = set()
+def _whole(config: ExportConfig, target: Storage, commits: Iterable[dict[str, Any]]) -> _Whole:
+    """Sum up the commits. Memory: their parts and problems, and 100 bytes for each file of a recording.
+
+    Raises OutputError if two shards have written one file: the later has replaced the earlier.
+    """
+    whole, seen = _Whole(), set[bytes]()
     for commit in commits:
-        files = {key for key in commit["files"] if not key.startswith(PARTS)}
-        if twice := seen & files:
-            raise OutputError(
-                f"{target.uri}/{min(twice)}: two shards wrote it: {config.input.uri} has a recording in two places"
-            )
-        seen |= files
+        add(whole.figures, commit["figures"])
+        whole.problems += commit["problems"]
+        for key in commit["files"]:
+            if key.startswith(PARTS):
+                whole.parts.setdefault(key.removeprefix(PARTS).partition("/")[2], []).append(key)
+            elif key.startswith(RECORDINGS):
+                if (name := stable_hash(key)) in seen:
+                    raise OutputError(
+                        f"{target.uri}/{key}: two shards wrote it: {config.input.uri} has a recording in two places"
+                    )
+                seen.add(name)
+    return whole

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.export.labels import TRAIN, read_choices
 from pipeline.storage.base import Storage
@@ -48,11 +47,6 @@ class _Open:
     units: dict[str, None] = field(default_factory=dict)
 
 
-def split_of(row: Any) -> str:
-    """The split that a row is written to; rows that are dropped have none, and go to `train` where they are wanted."""
-    return row["split"] or TRAIN
-
-
 def plan_shards(
     storage: Storage, keys: Iterable[str], shard_rows: int, *, all_rows: bool, dropped: Dropped
 ) -> Iterator[Shard]:
@@ -69,7 +63,7 @@ def plan_shards(
                 dropped.milliseconds[row["reason"]] += row["end_ms"] - row["start_ms"]
                 if not all_rows:
                     continue
-            split = split_of(row)
+            split = row["split"] or TRAIN
             shard = opened.get(split)
             if shard and shard.rows >= shard_rows and shard.recording != row["recording_id"]:
                 yield _closed(opened.pop(split), key, split, numbers)

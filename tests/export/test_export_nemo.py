@@ -68,6 +68,7 @@ def test_a_recording_in_an_archive_cannot_be_pointed_to(tmp_path: Path, capsys: 
     assert export(tmp_path, "export.audio=reference") == 2
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("export.audio: a/r0 is in ")
+    assert export(tmp_path, "export.format=txt") == 0, "nothing was written, so other settings may follow"
 
 
 @pytest.mark.parametrize(("track", "column"), [(1, {}), ("default", {"channel": 1})])

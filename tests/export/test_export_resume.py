@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import time
+import os
+import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+import pytest
+from pyarrow import ArrowInvalid
 
 from jobs.export import main
 from jobs.select_labels import main as select_main
 from pipeline.schemas import LABELS, to_table
 from pipeline.storage.base import open_storage
+from pipeline.storage.local import LocalStorage
 from tests.support.labelled import archive, transcribed
 from tests.support.outputs import killable
 from tests.support.small_s3 import SmallS3
 
-RECORDINGS = 12
+RECORDINGS = 6
 COMMITS = "_export/commits"
 
 
@@ -27,7 +32,16 @@ def words(source: object, target: object, *more: str) -> list[str]:
     return [*settings, f"input.uri={source}", f"output.uri={target}", *more]
 
 
-def run(arguments: list[str], _connection: Connection) -> None:
+def die_before(number: int, arguments: list[str], _connection: Connection) -> None:
+    """Export, and kill the own process just before it puts the commit of this number."""
+    put, commits = LocalStorage.put_if_absent, itertools.count(1)
+
+    def deadly(self: LocalStorage, key: str, data: bytes | Path) -> bool:
+        if key.startswith(COMMITS) and next(commits) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return put(self, key, data)
+
+    LocalStorage.put_if_absent = deadly  # type: ignore[method-assign]
     main(arguments)
 
 
@@ -40,16 +54,11 @@ def files(folder: Path) -> dict[str, bytes]:
     }
 
 
-def kill_when(commits: int, arguments: list[str], target: Path) -> dict[str, int]:
-    """Start an export and kill it as soon as there are so many commits. Returns the inodes of what is committed."""
-    with killable(run, arguments) as (process, _):
-        deadline = time.monotonic() + 100
-        while len(list((target / COMMITS).glob("*"))) < commits:
-            assert process.is_alive()
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        process.kill()
-        process.join()
+def killed(number: int, arguments: list[str], target: Path) -> dict[str, int]:
+    """Let an export die before that commit. Returns the inodes of what is committed then."""
+    with killable(die_before, number, arguments) as (process, _):
+        process.join(100)
+        assert process.exitcode == -signal.SIGKILL
     done = {path.stem.rpartition("-")[2] for path in (target / COMMITS).glob("*.json")}
     return {name: (target / f"train/shard-{name}.tar").stat().st_ino for name in done}
 
@@ -57,16 +66,17 @@ def kill_when(commits: int, arguments: list[str], target: Path) -> dict[str, int
 def test_after_kills_the_export_is_that_of_an_undisturbed_run_and_nothing_is_written_twice(tmp_path: Path) -> None:
     transcribed(str(archive(tmp_path / "in", RECORDINGS)), str(tmp_path / "out"))
     target = tmp_path / "set"
-    first = kill_when(2, words(tmp_path / "out", target), target)
-    second = kill_when(len(first) + 2, words(tmp_path / "out", target), target)
-    assert 2 <= len(first) < len(second) < RECORDINGS
+    first = killed(3, words(tmp_path / "out", target), target)
+    second = killed(3, words(tmp_path / "out", target), target)
+    assert (len(first), len(second)) == (2, 4)
+    assert (target / "train/shard-000004.tar").exists(), "written, but not committed"
     assert main(words(tmp_path / "out", target)) == 0
     assert main(words(tmp_path / "out", tmp_path / "whole")) == 0
     for name, inode in (first | second).items():
         assert (target / f"train/shard-{name}.tar").stat().st_ino == inode
-    killed, whole = files(target), files(tmp_path / "whole")
-    killed.pop("DATA_CARD.md"), whole.pop("DATA_CARD.md")  # it names the output
-    assert killed == whole
+    after, whole = files(target), files(tmp_path / "whole")
+    after.pop("DATA_CARD.md"), whole.pop("DATA_CARD.md")  # it names the output
+    assert after == whole
     assert len([name for name in whole if name.endswith(".tar")]) == RECORDINGS
 
 
@@ -100,7 +110,7 @@ def select(output: Path, folder: Path) -> None:
     chosen = [
         (merged, [0, 1], True, None, "train"),
         *((row, [row["segment_index"]], True, None, "dev") for row in rows["r1.wav"]),
-        *((row, [row["segment_index"]], False, "repetition", None) for row in rows["r2.wav"]),
+        *((row, [row["segment_index"]], False, "repetition", None) for row in rows.get("r2.wav", [])),
     ]
     labels = [
         {name: row[name] for name in LABELS.names if name in row}
@@ -153,3 +163,31 @@ def test_what_a_selection_keeps_is_exported_under_its_ids(tmp_path: Path) -> Non
     assert main(words(tmp_path / "out", tmp_path / "all", "export.format=txt")) == 0
     lines = (tmp_path / "all/train/provenance.jsonl").read_text().splitlines()
     assert {label["label_id"] for label in labels} == {json.loads(line)["id"] for line in lines}
+
+
+def test_labels_of_a_selection_that_has_not_ended_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"))
+    chosen = [f"transcripts={tmp_path / 'out'}", f"output.uri={tmp_path / 'labels'}", "audit.sample=0"]
+    assert select_main(chosen) == 0
+    part = tmp_path / "out/transcripts/part-00001.parquet"
+    part.write_bytes(b"PAR1 cut off")  # so the next selection ends in its middle
+    with pytest.raises(ArrowInvalid):
+        select_main(chosen)
+    part.unlink()
+    assert main(words(tmp_path / "labels", tmp_path / "set")) == 2
+    assert capsys.readouterr().err.endswith(": its selection has not ended; run jobs.select_labels again\n")
+    assert select_main(chosen) == 0
+    assert main(words(tmp_path / "labels", tmp_path / "set")) == 0
+
+
+def test_a_recording_in_two_shards_is_refused_where_it_has_one_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"))
+    select(tmp_path / "out", tmp_path / "labels")
+    parts = tmp_path / "labels/labels"
+    (parts / "part-00001.parquet").write_bytes((parts / "part-00000.parquet").read_bytes())
+    assert main(words(tmp_path / "labels", tmp_path / "set", "export.format=txt")) == 3
+    assert "r0.wav.txt: two shards wrote it: " in capsys.readouterr().err

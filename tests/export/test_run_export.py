@@ -55,6 +55,17 @@ def test_another_format_or_other_labels_in_the_same_output_are_refused(
     transcribed(str(tmp_path / "in"), str(tmp_path / "out2"), change=lambda row: row | {"text": "other"})
     assert main(words(tmp_path, f"input.uri={tmp_path / 'out2'}")) == 2
     assert "input.versions was" in capsys.readouterr().err
+    for commit in (tmp_path / "set/_export/commits").iterdir():
+        commit.unlink()  # as if it was killed before
+    assert main(words(tmp_path, "export.format=srt")) == 2
+    assert 'export.format was "txt", now "srt"' in capsys.readouterr().err
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    transcribed(str(archive(tmp_path / "in", 1)), str(tmp_path / "out"))
+    assert main(words(tmp_path, f"output.uri={tmp_path / 'out'}")) == 2
+    assert capsys.readouterr().err.endswith(" is there; an export needs a place of its own\n")
+    assert not (tmp_path / "out/_export").exists()
 
 
 @pytest.mark.parametrize(
