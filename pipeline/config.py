@@ -392,7 +392,7 @@ class PlanConfig(Section):
         30, gt=0, le=86_400, description="about how long the forecast may measure: half to decode, half to transcribe"
     )
     usd_per_gpu_hour: float | None = Field(
-        None, ge=0, le=1_000_000, description="US dollars for one GPU hour, for the forecast; null: no cost"
+        None, ge=0, le=1_000_000, description="US dollars for one GPU hour, for forecast and report; null: no cost"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -137,6 +137,15 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield from keys(inner, f"{prefix}{name}.{'NAME.' if named else ''}")
         else:
             yield prefix + name, field
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every setting of sections that are dictionaries, with its full name: ("source.uri", "in"), ..."""
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
 
 
 _WORDS = {  # pydantic's types of errors, in plain words, with its own figures in braces

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from pipeline.calibration.figures import Scored
 from pipeline.evaluation.confidence import risk_coverage
-from pipeline.evaluation.drawing import INK, OTHER, SERIES, svg, svg_canvas
+from pipeline.output.drawing import INK, OTHER, SERIES, svg, svg_canvas
 
 BINS = 10
 SIZE = (5.2, 3.8)  # inches of 72 units: half of the page

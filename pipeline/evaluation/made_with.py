@@ -7,13 +7,13 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
 from pipeline.config import public
-from pipeline.config_file import PACKAGE
+from pipeline.config_file import PACKAGE, flat
 from pipeline.evaluation.result import Differing, Evaluation
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.model.files import layout
@@ -67,7 +67,7 @@ def git_commit(folder: Path = PACKAGE) -> str | None:
 
 def recorded(config: EvaluateConfig) -> dict[str, Any]:
     """The settings that the result keeps, by full key: all but those that only say where something is. No secrets."""
-    settings = _flat(config.model_dump(mode="json", exclude=set(_ELSEWHERE)))
+    settings = flat(config.model_dump(mode="json", exclude=set(_ELSEWHERE)))
     return {name: public(value) if isinstance(value, str) else value for name, value in settings}
 
 
@@ -83,14 +83,6 @@ def differing(new: Evaluation, old: Mapping[str, Any]) -> list[Differing]:
     names = dict.fromkeys((*here, *there))
     changed = [(name, here.get(name), there.get(name)) for name in names]
     return [Differing(name, _text(mine), _text(theirs)) for name, mine, theirs in changed if mine != theirs]
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _text(value: Any) -> str:

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.drawing import INK, OTHER, SERIES, svg, svg_canvas
 from pipeline.evaluation.rates import Bin, calibration_error
 from pipeline.evaluation.result import Comparison, Point, Rates, SweepPoint
 from pipeline.evaluation.wording import as_utc, setting_labels
+from pipeline.output.drawing import INK, OTHER, SERIES, svg, svg_canvas
 
 _BUCKET = re.compile(r"(?:(?!below )(?P<language>\S+) )?(?P<bucket>(?:below )?\d.*)")
 WIDE, HALF = 10.4, 5.2  # inches of 72 units: the whole width of the page, and half of it

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import heapq
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import groupby
-from pathlib import PurePosixPath
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import pyarrow as pa
 
 from pipeline.evaluation.result import Counts, headline
 from pipeline.evaluation.score import alignment
 from pipeline.evaluation.wording import percent
+from pipeline.output.page import playable
 
-PLAYABLE = (".wav", ".flac", ".mp3", ".ogg", ".oga", ".opus", ".m4a", ".aac", ".webm")
 AROUND = 8  # equal words shown on each side of an error; the middle of longer stretches is cut
 STRETCHES = 400  # of one utterance are shown: the page does not embed an hour of it
 
@@ -116,21 +113,3 @@ def _cut(text: str, separator: str, *, first: bool, last: bool) -> str:
         return text
     parts = [separator.join(units[:before]), "…", separator.join(units[-after:] if after else [])]
     return " ".join(part for part in parts if part)
-
-
-def playable(audio: str) -> str | None:
-    """The address that a browser can fetch, or None, as for "shard.tar!member.wav".
-
-    A path is quoted; it is relative to the report unless it is absolute.
-    """
-    if re.search(r"\.\w+!", audio):
-        return None
-    try:
-        scheme = urlsplit(audio).scheme.lower()
-    except ValueError:  # "http://[" is no address
-        return None
-    if scheme in ("http", "https", "file"):
-        return audio
-    if scheme or audio.startswith("//") or PurePosixPath(audio).suffix.lower() not in PLAYABLE:
-        return None
-    return quote(audio)

@@ -22,6 +22,7 @@ from pipeline.forecast.forecast import SEED, Forecast, Kind, Measured, estimate_
 from pipeline.forecast.sample import draw
 from pipeline.model.files import layout
 from pipeline.model.stage import start_engine
+from pipeline.output.run_facts import FORECAST
 from pipeline.planning.left import read_units_left
 from pipeline.schemas import (
     SAMPLE_RATE,
@@ -36,7 +37,6 @@ from pipeline.schemas import (
 from pipeline.sources.formats import read_recording
 from pipeline.storage.base import Storage
 
-KEY = "_run/forecast.json"
 SEGMENTS_EACH = 8  # at most so many of one recording are transcribed: they stay in memory
 ROUNDS = 2  # the model gets so many segments for each of its slots; where there are fewer, some of them again
 WARM_UP = 2  # segments that are transcribed before the clock starts
@@ -75,7 +75,7 @@ def make_forecast(config: RunConfig, storage: Storage, committed: Set[str]) -> F
         usd_per_gpu_hour=config.plan.usd_per_gpu_hour,
     )
     made = replace(made, notes=[*notes, *made.notes])
-    storage.put(KEY, json.dumps(asdict(made), indent=1).encode())
+    storage.put(FORECAST, json.dumps(asdict(made), indent=1).encode())
     return made
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.drawing import INK, LINE, SERIES, svg, svg_canvas
+from pipeline.output.drawing import INK, LINE, SERIES, svg, svg_canvas
 
 WIDTH, ROW = 10.4, 0.34  # inches of 72 units: the page, and one bar
 

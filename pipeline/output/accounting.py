@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,9 @@ from pipeline.output.rounds import current_results, planned_now
 from pipeline.planning.plan import plan_names
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.storage.base import Storage, in_order
+
+LENGTHS = (0, 1, 2, 5, 10, 30, 60, 300, 1800, 3600)  # seconds: where the classes of recordings by length begin
+_LENGTHS = [seconds * SAMPLE_RATE for seconds in LENGTHS]
 
 
 @dataclass(slots=True)
@@ -32,10 +36,13 @@ class Tally:
     samples: Counter[str] = field(default_factory=Counter)  # at 16 kHz, by the names of commit.SAMPLES
     left_out: Counter[str] = field(default_factory=Counter)  # by the names of commit.LEFT_OUT
     bytes: Counter[str] = field(default_factory=Counter)  # of the source: in, dead, unread
+    lengths: Counter[str] = field(default_factory=Counter)  # recordings with audio, by the class in LENGTHS
+    minutes: Counter[str] = field(default_factory=Counter)  # samples by the minute of the commit, counted or not
 
     def add(self, commit: Mapping[str, Any]) -> None:
         """Count one commit."""
         self.units_committed += 1
+        self.minutes[commit["time"][: len("2026-01-31T23:59")]] += commit["samples"]["in"]
         self._count(commit, 1)
 
     def supersede(self, commit: Mapping[str, Any], index: int) -> None:
@@ -50,6 +57,8 @@ class Tally:
             counter = getattr(self, name)
             for key, count in commit[name].items():
                 counter[key] += sign * count
+        for samples in filter(None, commit["by_recording"]["in"]):
+            self.lengths[str(LENGTHS[bisect_right(_LENGTHS, samples) - 1])] += sign
 
     def merge(self, other: Tally) -> None:
         """Add the counts of another one."""

@@ -1,15 +1,13 @@
-"""What reports show of a published output: samples of transcripts and dead letters, and the hours by language."""
+"""What reports show of a published output: transcripts and dead letters, row by row."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.output.commit import SCHEMAS
@@ -33,7 +31,7 @@ def published_rows(storage: Storage, table: str, columns: Sequence[str]) -> Iter
 
     Reads as far as the rows are taken.
     """
-    for key in _parts(storage, table):
+    for key in part_keys(storage, table):
         with storage.open(key) as stream, pq.ParquetFile(stream) as file:
             for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
                 yield from as_now(pa.Table.from_batches([batch]), table, columns, f"{storage.uri}/{key}").to_pylist()
@@ -69,25 +67,8 @@ def sample_letters(storage: Storage, limit: int) -> list[dict[str, str | None]]:
     return list(islice(published_rows(storage, "dead_letters", columns), limit))
 
 
-def language_hours(storage: Storage) -> dict[str, float]:
-    """Hours of published segments by language, most first; "unknown" without a language. Reads three columns."""
-    milliseconds: dict[str, int] = defaultdict(int)
-    for key in _parts(storage, "transcripts"):
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
-            for batch in file.iter_batches(columns=["language", "start_ms", "end_ms"]):
-                length = pc.subtract(batch["end_ms"], batch["start_ms"])
-                for row in _sums(batch["language"], length):
-                    milliseconds[row[0]] += row[1]
-    return {name: total / 3_600_000 for name, total in sorted(milliseconds.items(), key=lambda item: -item[1])}
-
-
-def _sums(languages: pa.Array, lengths: pa.Array) -> Iterator[tuple[str, int]]:
-    table = pa.table({"language": pc.fill_null(languages, "unknown"), "length": lengths})
-    for row in table.group_by("language").aggregate([("length", "sum")]).to_pylist():
-        yield row["language"], row["length_sum"]
-
-
-def _parts(storage: Storage, table: str) -> Iterator[str]:
+def part_keys(storage: Storage, table: str) -> Iterator[str]:
+    """The files of a published table (transcripts or dead_letters), in order."""
     return (key for key in storage.list(f"{table}/") if key.endswith(".parquet"))
 
 

@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     night = replace(night, about={**night.about, **long}, evaluation="nightly-" + "0" * 200)
     (folder / "evaluation.html").write_text(render(night, evaluated_table(rows)))
     (folder / "hostile.html").write_text(hostile())
-    (folder / "run.html").write_text(run_report())
+    (folder / "run.html").write_text(run_report(folder))
     (folder / "side-by-side.html").write_text(side_by_side(made_up_side_by_side("tiny", "whisper-base", "long-" * 30)))
     return folder
 
@@ -101,9 +101,20 @@ def test_a_wide_table_scrolls_by_itself_and_plots_can_be_read(browser: Browser, 
     tab.close()
 
 
+def test_the_plots_of_a_run_can_be_read_on_a_phone(browser: Browser, folder: Path) -> None:
+    tab = browser.open((folder / "run.html").as_uri(), PHONE)
+    assert tab.evaluate("document.querySelectorAll('svg[role=img]').length") == 3
+    sizes = "[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height)"
+    assert tab.evaluate(f"Math.min(...{sizes})") > 7
+    tab.close()
+
+
 @SIZES
-def test_the_recording_beside_the_report_plays(browser: Browser, folder: Path, size: tuple[int, int]) -> None:
-    tab = browser.open((folder / "evaluation.html").as_uri(), size)
+@pytest.mark.parametrize("page", ["evaluation", "run"])
+def test_the_recording_beside_the_report_plays(
+    browser: Browser, folder: Path, page: str, size: tuple[int, int]
+) -> None:
+    tab = browser.open((folder / f"{page}.html").as_uri(), size)
     assert not any("a%20b" in one for one in tab.requests())  # nothing before somebody asks for it
     seconds = tab.evaluate(
         "new Promise((done, fail) => { const a = document.querySelector('audio'); a.onloadedmetadata = () => "
@@ -132,7 +143,7 @@ def test_the_report_of_a_run_follows_the_system(browser: Browser, folder: Path, 
     tab = browser.open((folder / "run.html").as_uri(), dark=dark)
     paper = luminance(tab.evaluate(COLOUR.format("body", "backgroundColor")))
     assert (paper < 0.1) == dark
-    for element in ("body", ".verdict.failed", "caption", "thead th", "dt"):
+    for element in ("body", ".verdict", "caption", "thead th", "dt", "nav a"):
         ink = luminance(tab.evaluate(COLOUR.format(element, "color")))
         ground = tab.evaluate(COLOUR.format(element, "backgroundColor"))
         assert contrast(ink, paper if ground == "rgba(0, 0, 0, 0)" else luminance(ground)) >= 4.5, element

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.evaluation.worst import AROUND, STRETCHES, playable, utterance, worst_recordings
-from pipeline.output.page import render_page
+from pipeline.evaluation.worst import AROUND, STRETCHES, utterance, worst_recordings
+from pipeline.output.page import playable, render_page
 from tests.support.evaluated import evaluated_table, made_up_rows, row
 
 

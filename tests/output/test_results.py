@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.output.publish import publish_tables
-from pipeline.output.tables import Line, joined, language_hours, sample_letters, sample_lines
+from pipeline.output.tables import Line, joined, sample_letters, sample_lines
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import plan, ref, run
 
@@ -40,13 +40,6 @@ def test_the_confidence_of_a_recording_weighs_its_text() -> None:
     assert joined([("", None)]) == ("", None)
 
 
-def test_hours_of_segments_by_language(published: Storage) -> None:
-    assert language_hours(published) == {
-        "de": pytest.approx(9 * 2 * 0.9 / 3600),
-        "unknown": pytest.approx(2 * 0.9 / 3600),
-    }
-
-
 @pytest.mark.parametrize(("limit", "names"), [(1, ["r4"]), (9, ["r4", "r9"])])
 def test_dead_letters_in_order(published: Storage, limit: int, names: list[str]) -> None:
     letters = sample_letters(published, limit)
@@ -56,4 +49,4 @@ def test_dead_letters_in_order(published: Storage, limit: int, names: list[str])
 
 def test_nothing_published_is_nothing_to_show(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "out"))
-    assert (sample_lines(storage, 5), sample_letters(storage, 5), language_hours(storage)) == ([], [], {})
+    assert (sample_lines(storage, 5), sample_letters(storage, 5)) == ([], [])

@@ -7,7 +7,7 @@ import re
 import matplotlib
 from matplotlib.figure import Figure
 
-from pipeline.evaluation.drawing import INK, SERIES, svg, svg_canvas
+from pipeline.output.drawing import INK, SERIES, svg, svg_canvas
 
 
 def line(name: str, title: str = "a line", label: str = "label") -> str:
