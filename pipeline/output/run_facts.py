@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 
-from pipeline import __version__
 from pipeline.config import RunConfig, public
 from pipeline.config_file import flat, keys
 from pipeline.output.terminal import clock
@@ -28,7 +27,7 @@ class RunFacts:
     def __init__(self, storage: Storage, summary: Mapping[str, Any], minutes: Mapping[str, int]) -> None:
         """summary: of `publish`. minutes: `Tally.minutes`."""
         text = storage.get(CONFIG) if storage.exists(CONFIG) else b"{}"
-        self.settings = {
+        self.settings: dict[str, Any] = {
             name: public(value) if isinstance(value, str) else value for name, value in flat(yaml.safe_load(text))
         }
         self.fingerprint = read_fingerprint(storage)
@@ -103,7 +102,7 @@ class RunFacts:
             yield "last run", f"{work} in {clock(summary['pipeline_seconds'])}, RTFx {summary['pipeline_rtfx']:,.1f}"
             yield "cost of the last run", self._cost(actual)
         published = datetime.fromisoformat(self.summary["published"])
-        yield "published", f"{published:%Y-%m-%d %H:%M} UTC, by fullcanvas {__version__}"
+        yield "published", f"{published:%Y-%m-%d %H:%M} UTC"
 
     def _cost(self, actual: Mapping[str, float | None]) -> str:
         if (hours := actual["gpu_hours"]) is None:

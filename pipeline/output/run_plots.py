@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import numpy as np
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pipeline.output.accounting import LENGTHS
 from pipeline.output.drawing import SERIES, svg, svg_canvas
@@ -102,7 +103,7 @@ def _columns(name: str, names: Sequence[str], counts: Sequence[float], across: s
         axes.set_xticks(places[::every], names[::every], fontsize=9)
         axes.set_xlabel(across)
         axes.set_ylabel(up)
-        axes.yaxis.get_major_locator().set_params(integer=True)
+        axes.yaxis.set_major_locator(MaxNLocator("auto", integer=True))
         axes.grid(axis="y")
         return svg(name, figure, title)
 
