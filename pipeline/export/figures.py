@@ -14,10 +14,15 @@ Figures = dict[str, Counter[str]]
 
 
 def count(labels: Iterable[Label]) -> Figures:
-    """Sums over rows that were written. ms: milliseconds. expected: errors and words of rows with an expected WER."""
+    """Sums over the kept ones of the rows that were written.
+
+    ms: milliseconds. expected: errors and words of rows with an expected WER.
+    """
     names = ("rows_by_split", "ms_by_split", "rows_by_language", "ms_by_language")
     found: Figures = {name: Counter() for name in (*names, "licences", "models", "confidences", "expected")}
     for label in labels:
+        if not label.kept:
+            continue
         length, language = label.end_ms - label.start_ms, label.language or "unknown"
         split = label.split or TRAIN
         found["rows_by_split"][split] += 1

@@ -40,14 +40,12 @@ def write_recordings(
 
 def srt(items: Sequence[Item]) -> str:
     """The cues of a recording as SubRip."""
-    cues = chain.from_iterable(cues_of(item.label) for item in items)
-    return "\n".join(f"{number}\n{_cue(cue, ',')}" for number, cue in enumerate(cues, 1))
+    return "\n".join(f"{number}\n{_cue(cue, ',')}" for number, cue in enumerate(_cues(items), 1))
 
 
 def vtt(items: Sequence[Item]) -> str:
     """The cues of a recording as WebVTT."""
-    cues = chain.from_iterable(cues_of(item.label) for item in items)
-    return "WEBVTT\n\n" + "\n".join(_cue(cue, ".", escape=True) for cue in cues)
+    return "WEBVTT\n\n" + "\n".join(_cue(cue, ".", escape=True) for cue in _cues(items))
 
 
 def txt(items: Sequence[Item]) -> str:
@@ -68,6 +66,11 @@ def as_json(items: Sequence[Item]) -> str:
     text, confidence = joined((item.label.text, item.label.confidence) for item in items)
     whole = {"recording_id": first.label.recording_id, "text": text, "confidence": confidence, "segments": rows}
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
+
+
+def _cues(items: Sequence[Item]) -> list[Cue]:
+    """The cues of a recording in the order of time: the rows of two channels may overlap."""
+    return sorted(chain.from_iterable(cues_of(item.label) for item in items), key=lambda cue: cue.start_ms)
 
 
 def _cue(cue: Cue, comma: str, *, escape: bool = False) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from pipeline.export.layout import Format, Target, file_of, part_key, provenance_row, write_lines
 from pipeline.export.origin import Item
+from pipeline.labels.splits import stable_hash
 from pipeline.storage.base import Storage
 
 PROVENANCE = "provenance.jsonl"
@@ -59,7 +60,7 @@ class _Lines:
     def add(self, item: Item) -> str:
         """Add text and speaker of a row. Returns its utterance id, which begins with the speaker, as Kaldi sorts."""
         label = item.label
-        speaker = re.sub(r"[^\w.]+", "_", label.speaker) if label.speaker else label.label_id
+        speaker = _speaker(label.speaker) if label.speaker else label.label_id
         utterance = f"{speaker}-{label.label_id}" if label.speaker else label.label_id
         self.of["text"].append(f"{utterance} {' '.join(label.text.split())}")
         self.of["utt2spk"].append(f"{utterance} {speaker}")
@@ -73,6 +74,12 @@ class _Lines:
                 files[part_key(target.shard, name)] = target.folder / name
                 (target.folder / name).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         return files
+
+
+def _speaker(name: str) -> str:
+    """A name of a speaker that Kaldi can sort. Where letters are replaced, a hash keeps two speakers apart."""
+    plain = re.sub(r"[^\w.]+", "_", name)
+    return plain if plain == name else f"{plain}_{stable_hash(name).hex()[:8]}"
 
 
 def _provenance(rows: list[dict[str, object]], target: Target) -> dict[str, Path]:

@@ -41,10 +41,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The settings of the run that made the transcripts, and the id of its calibrator, "" without one."""
+    """The settings of the run that made the transcripts, and the id of its calibrator, "" without one.
+
+    source: its address as the run was given it; in the settings a local one is absolute.
+    """
 
     config: RunConfig
     calibrator: str
+    source: str
 
 
 def read_run(storage: Storage) -> Run:
@@ -54,11 +58,12 @@ def read_run(storage: Storage) -> Run:
     except (FileNotFoundError, yaml.YAMLError, pydantic.ValidationError) as err:
         line = " ".join(str(err).split())[:200]
         raise OutputError(f"{storage.uri}/{CONFIG}: not the settings of a run: {line}") from None
+    source = config.source.uri
     if config.source.format != "huggingface":  # it may be a name on the hub
         config = config.model_copy(
             update={"source": config.source.model_copy(update={"uri": absolute(config.source.uri)})}
         )
-    return Run(config, calibrator_id(storage))
+    return Run(config, calibrator_id(storage), source)
 
 
 def unit_places(storage: Storage) -> dict[str, Place]:

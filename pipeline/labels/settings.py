@@ -8,7 +8,7 @@ import pydantic
 from pydantic import Field
 
 from pipeline.calibration.settings import CalibrateSet
-from pipeline.config import Misfit, OutputConfig, Section, StorageConfig
+from pipeline.config import Misfit, OutputConfig, Section, StorageConfig, place
 from pipeline.evaluation.settings import NormaliserName, Rate
 
 FUNNEL = "funnel.json"  # of an output: what was decided; it is there when all labels are
@@ -133,6 +133,8 @@ class LabelsConfig(Section):
             return self
         if not self.transcripts:
             raise Misfit("transcripts", "needs an output of jobs.transcribe")
+        if place(self.transcripts) == place(self.output.uri):
+            raise Misfit("output.uri", "labels need a place of their own; the transcripts are there")
         if self.policy.target_wer and not self.calibration:
             raise Misfit("calibration", "policy.target_wer needs transcripts with references: calibration.NAME.output")
         if self.caps.source_hours and not self.source_column:

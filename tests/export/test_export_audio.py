@@ -131,6 +131,18 @@ def test_lhotse_reads_the_kaldi_directory(audio: str, output: Path, tmp_path: Pa
         assert lines == sorted(set(lines))
 
 
+def test_two_speakers_of_kaldi_are_not_one(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return row | {"metadata": json.dumps({"speaker": "anna b" if row["recording_id"] == "r0.wav" else "anna-b"})}
+
+    transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"), change=change)
+    words = ["export.format=kaldi", "export.audio=reference", f"output.uri={tmp_path / 'set'}"]
+    assert main([f"input.uri={tmp_path / 'out'}", *words]) == 0
+    speakers = [line.split() for line in (tmp_path / "set/train/spk2utt").read_text().splitlines()]
+    assert [len(line) for line in speakers] == [3, 3]
+    assert all(name.startswith(f"{speaker}-") for speaker, *names in speakers for name in names)
+
+
 def test_lhotse_reads_its_shar(output: Path, tmp_path: Path) -> None:
     lhotse = pytest.importorskip("lhotse")
     folder = export(output, tmp_path / "set", "export.format=lhotse") / "train"

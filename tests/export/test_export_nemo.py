@@ -55,6 +55,9 @@ def test_dropped_rows_are_left_out_or_marked_with_their_reason(tmp_path: Path) -
     assert export(tmp_path, "export.audio=reference", "export.all_rows=true", f"output.uri={tmp_path / 'all'}") == 0
     rows = rows_of(tmp_path / "all/train/manifest.json")
     assert [row.get("_skipme") for row in rows] == [None, "no_text", None, "no_text"]
+    cards = [(tmp_path / name / "DATA_CARD.md").read_text() for name in ("set", "all")]
+    assert [card.splitlines()[0] for card in cards] == ["# nemo: 2 rows, 0.001 hours"] * 2
+    assert all("| no_text | 2 | 0.001 |" in card for card in cards)
 
 
 def test_a_recording_in_an_archive_cannot_be_pointed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

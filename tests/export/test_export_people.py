@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -73,6 +74,18 @@ def test_each_recording_has_its_file_and_provenance_is_beside(name: str, content
         ("r0.wav", [1]),
         ("r1.wav", [0]),
     ]
+
+
+def test_cues_of_overlapping_channels_are_in_the_order_of_time(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        late = [word | {"start_ms": word["start_ms"] + 1500, "end_ms": word["end_ms"] + 1500} for word in row["words"]]
+        first = {"end_ms": 2400, "words": row["words"][:1] + late[1:]}
+        return row | {"channel": row["segment_index"]} | ({} if row["segment_index"] else first)
+
+    transcribed(str(archive(tmp_path / "in", 1)), str(tmp_path / "out"), change=change)
+    assert main(["export.format=srt", f"input.uri={tmp_path / 'out'}", f"output.uri={tmp_path / 'set'}"]) == 0
+    lines = (tmp_path / "set/recordings/r0.wav.srt").read_text().splitlines()
+    assert [line[:12] for line in lines if "-->" in line] == ["00:00:00,000", "00:00:01,000", "00:00:01,700"]
 
 
 def test_json_has_the_times_of_words_and_its_own_provenance(tmp_path: Path) -> None:

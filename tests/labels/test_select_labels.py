@@ -132,6 +132,7 @@ def test_all_labels_of_a_recording_are_in_one_file(tmp_path: Path, monkeypatch: 
     [
         (["policy.target_wer={default: 8%}"], "calibration: policy.target_wer needs transcripts with references"),
         (["policy.target_wer={default: 8}"], "policy.target_wer.default: "),
+        (["output.uri=out"], "output.uri: labels need a place of their own"),
         (["caps.source_hours=1"], "source_column: caps.source_hours needs the key"),
         (["policy.target_wer={en: 8%}", "calibration.a.output=out"], "policy.target_wer: the confidences of "),
         (["policy.min_confidence={en: 0.5}", "policy.target_wer={en: 8%}"], "policy.min_confidence: not together with"),
