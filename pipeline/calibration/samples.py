@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError
 from pipeline.evaluation.result import headline
@@ -19,7 +18,7 @@ from pipeline.evaluation.rows import speaker_of
 from pipeline.evaluation.settings import UNKNOWN
 from pipeline.evaluation.words import label
 from pipeline.output.features import COLUMNS, Features, features_of
-from pipeline.output.tables import as_now
+from pipeline.output.tables import as_now, opened_part
 from pipeline.storage.base import Storage
 
 _READ = [*dict.fromkeys([*COLUMNS, "recording_id", "segment_index", "channel", "reference", "metadata", "fingerprint"])]
@@ -130,7 +129,7 @@ def _recordings(storage: Storage) -> Iterator[tuple[list[dict[str, Any]], pa.Tab
     if not keys:
         raise ConfigError(f"sets: {storage.uri}: nothing is published there")
     for key in keys:
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+        with opened_part(storage, key) as file:
             table = as_now(file.read(columns=_READ), "transcripts", _READ, f"{storage.uri}/{key}")
         rows = table.select(["recording_id", "segment_index", "channel", "language", "words", "reference", "metadata"])
         start = 0

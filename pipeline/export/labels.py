@@ -6,12 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.config import ConfigError
 from pipeline.evaluation.rows import speaker_of
 from pipeline.labels.splits import label_id
-from pipeline.output.tables import as_now
+from pipeline.output.tables import as_now, opened_part
 from pipeline.storage.base import Storage
 
 TRAIN = "train"  # where rows without a split are written: nobody has split them, or they are dropped
@@ -109,7 +107,7 @@ def _choice(text: str) -> dict[str, Any]:
 
 
 def _rows(storage: Storage, key: str, columns: list[str], first: int, stop: int | None) -> Iterator[dict[str, Any]]:
-    with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+    with opened_part(storage, key) as file:
         at = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows

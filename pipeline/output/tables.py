@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,9 +33,19 @@ def published_rows(storage: Storage, table: str, columns: Sequence[str]) -> Iter
     Reads as far as the rows are taken.
     """
     for key in part_keys(storage, table):
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+        with opened_part(storage, key) as file:
             for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
                 yield from as_now(pa.Table.from_batches([batch]), table, columns, f"{storage.uri}/{key}").to_pylist()
+
+
+@contextlib.contextmanager
+def opened_part(storage: Storage, key: str) -> Iterator[pq.ParquetFile]:
+    """A part of a table, open. Raises OutputError, which names it, if it is no whole Parquet file."""
+    try:
+        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+            yield file
+    except pa.ArrowInvalid as err:
+        raise OutputError(f"{storage.uri}/{key}: damaged or cut off: {' '.join(str(err).split())}") from None
 
 
 def as_now(part: pa.Table, table: str, columns: Sequence[str], name: str) -> pa.Table:
