@@ -22,6 +22,7 @@ COLUMNS = (
     *("audio", "text", "errors"),
 )
 BANDS = (0.8, 0.9, 0.95, 0.98)  # of the confidence: a language has a stratum for each, and one below and above
+LEAST = 2  # labels of a stratum
 CLIPS = "audit"  # the folder with their audio
 
 
@@ -51,13 +52,16 @@ class Sample:
         self._words[stratum] += len(label["words"] or ())
         drawn = self._drawn.setdefault(stratum, [])
         entry = (-fraction(self._config.seed, label["label_id"]), label["label_id"], dict(label))
-        (heapq.heappush if len(drawn) < self._config.sample else heapq.heappushpop)(drawn, entry)
+        (heapq.heappush if len(drawn) < max(LEAST, self._config.sample) else heapq.heappushpop)(drawn, entry)
 
     def labels(self) -> dict[str, list[dict[str, Any]]]:
-        """The drawn rows of schemas.LABELS by stratum. As many of each, as far as it has them."""
+        """The drawn rows of schemas.LABELS by stratum. As many of each, as far as it has them, and LEAST in any case.
+
+        With fewer a stratum would be missing from the error rate, or its spread from the interval.
+        """
         left = {stratum: sorted(drawn, reverse=True) for stratum, drawn in sorted(self._drawn.items())}
         chosen: dict[str, list[dict[str, Any]]] = {stratum: [] for stratum in left}
-        for _ in range(min(self._config.sample, sum(map(len, left.values())))):
+        for _ in range(min(max(self._config.sample, LEAST * len(left)), sum(map(len, left.values())))):
             stratum = min((name for name in left if left[name]), key=lambda name: len(chosen[name]))
             chosen[stratum].append(left[stratum].pop(0)[-1])
         return chosen

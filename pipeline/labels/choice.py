@@ -42,6 +42,8 @@ class Chooser:
         similarity = config.filters.text_similarity
         self._texts = None if similarity is None else TextDuplicates(similarity)
         self._caps = Caps(config.caps)
+        columns = {"speaker_column": config.speaker_column, "source_column": config.source_column}
+        self.missing = {key: name for key, name in columns.items() if name}  # settings whose column no recording had
 
     def labels(self, recording: Iterable[Row]) -> Iterator[tuple[Row, list[Row]]]:
         """The rows of schemas.LABELS of one recording, each with the segments that it is made of.
@@ -51,6 +53,7 @@ class Chooser:
         rows = sorted(recording, key=lambda row: (row["channel"] or 0, row["start_ms"], row["segment_index"]))
         speaker = self.speaker(rows[0])
         source = value_of(rows[0]["metadata"], self._config.source_column)
+        self.missing = {key: name for key, name in self.missing.items() if value_of(rows[0]["metadata"], name) is None}
         split = split_of(self._config.split, speaker, rows[0]["recording_id"])
         audio = self._audio.get(stable_hash(rows[0]["recording_id"]))
         is_duplicate = audio in self._heard

@@ -10,6 +10,7 @@ import numpy as np
 from datasketch import MinHash, MinHashLSH
 
 from pipeline.calibration.samples import value_of
+from pipeline.config import ConfigError
 from pipeline.labels.splits import SIZE, stable_hash
 from pipeline.planning.plan import plan_names, read_columns
 from pipeline.storage.base import Storage
@@ -25,7 +26,7 @@ def shared_audio(storage: Storage, hash_column: str | None) -> dict[bytes, bytes
 
     hash_column: key of the metadata with a hash of the audio. Where it is missing, recordings are equal that are the
     same range of the same object, or of an object with the same ETag and size; the latest plan counts. Memory: 16 bytes
-    for each recording, and a small entry for each that is returned.
+    for each recording, and a small entry for each that is returned. Raises ConfigError if no recording has the key.
     """
     pairs = np.fromiter(_pairs(storage, hash_column), f"S{SIZE},S{SIZE}")
     _, latest = np.unique(pairs["f0"][::-1], return_index=True)  # a later round has a recording again
@@ -37,15 +38,23 @@ def shared_audio(storage: Storage, hash_column: str | None) -> dict[bytes, bytes
 def _pairs(storage: Storage, hash_column: str | None) -> Iterator[tuple[bytes, bytes]]:
     """Of each recording that can be read a hash of its id, and one that stands for its audio."""
     columns = ["recording_id", "problem", *_PLACE, *(["metadata"] if hash_column else [])]
+    is_hashed = hash_column is None
     for plan in plan_names(storage):
         for table in read_columns(storage, plan, columns):
             for row in table.to_pylist():
                 if row["problem"] is None:
-                    yield stable_hash(row["recording_id"]), _key(row, hash_column)
+                    known = value_of(row.get("metadata"), hash_column)
+                    is_hashed |= known is not None
+                    yield stable_hash(row["recording_id"]), _key(row, known)
+    if not is_hashed:
+        raise ConfigError(
+            f"filters.audio_hash_column: no recording of {storage.uri} has {hash_column!r} in the metadata of the "
+            "plan, which has none of files beside the audio in archives"
+        )
 
 
-def _key(row: dict[str, Any], hash_column: str | None) -> bytes:
-    known = value_of(row.get("metadata"), hash_column)
+def _key(row: dict[str, Any], known: str | None) -> bytes:
+    """What stands for the audio of a row of the plan. known: a hash of it."""
     of_range = (row["start_ms"], row["end_ms"], row["channel"])
     if known is not None:
         return stable_hash("hash", known, *of_range)

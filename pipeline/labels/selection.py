@@ -94,7 +94,10 @@ def _decided(
 def _labels(
     config: LabelsConfig, source: Storage, chooser: Chooser, tally: Tally, sample: Sample
 ) -> Iterator[list[Row]]:
-    """The rows of LABELS of each recording, in the order of the transcripts. Counts them on the way."""
+    """The rows of LABELS of each recording, in the order of the transcripts. Counts them on the way.
+
+    Raises ConfigError at the end if no recording had a column that the settings name.
+    """
     rows = published_rows(source, "transcripts", TRANSCRIPT.names)
     for _, group in groupby(rows, key=itemgetter("recording_id")):
         rows_of_one = []
@@ -103,6 +106,8 @@ def _labels(
             sample.add(made)
             rows_of_one.append(made)
         yield rows_of_one
+    for key, name in chooser.missing.items():
+        raise ConfigError(f"{key}: no recording of {source.uri} has {name!r} in its metadata")
 
 
 def _judged(rows: list[Row], config: LabelsConfig) -> list[Row]:

@@ -68,6 +68,13 @@ class FiltersConfig(Section):
         0.9, description="drop texts of 8 or more words so similar to a kept one (Jaccard of their 3-grams, MinHash)"
     )
 
+    @pydantic.model_validator(mode="after")
+    def _slowest_first(self) -> FiltersConfig:
+        for language, (low, high) in (self.characters_per_second or {}).items():
+            if low >= high:
+                raise Misfit("characters_per_second", f"{language}: {low:g} is not below {high:g}")
+        return self
+
 
 class CapsConfig(Section):
     """How much of one speaker or source is kept, in the order of the table. null: all."""
@@ -100,7 +107,9 @@ class SplitConfig(Section):
 class AuditConfig(Section):
     """A sample of the kept labels for people who listen."""
 
-    sample: int = Field(100, ge=0, le=10_000, description="labels in audit.csv and audit.html")
+    sample: int = Field(
+        100, ge=0, le=10_000, description="labels in audit.csv and audit.html; at least two of each stratum"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="another one draws other labels")
     audio: bool = Field(True, description="cut their audio from the source, for the players of audit.html")
     verdicts: str | None = Field(

@@ -39,6 +39,7 @@ def test_every_stratum_has_its_labels_and_weights_stand_for_all_kept_words() -> 
     assert sum(row["weight"] * row["words"] for row in rows) == 400 * 5
     assert drawn().rows() == rows
     assert len(drawn(1000).rows()) == 400
+    assert [row["stratum"] for row in drawn(1).rows()] == ["en 0-0.8"] * 2 + ["en 0.98-1"] * 2
 
 
 def test_the_rate_weighs_strata_and_its_interval_holds() -> None:

@@ -34,7 +34,7 @@ def test_recordings_of_equal_audio_are_found(
     tmp_path: Path, first: dict[str, Any], second: dict[str, Any], is_twice: bool
 ) -> None:
     storage = open_storage(str(tmp_path))
-    plan(storage, [ref(0, **first), ref(1, **second), ref(2)])
+    plan(storage, [ref(0, **first), ref(1, **second), ref(2, metadata='{"md5": "other"}')])
     assert set(shared_audio(storage, "md5")) == ({stable_hash("r0"), stable_hash("r1")} if is_twice else set())
 
 
