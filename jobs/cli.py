@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from jobs.stopping import stoppable
+from pipeline import logs
 from pipeline.config import ConfigError, Section
 from pipeline.config_file import load, section_of
 from pipeline.output.budget import EXIT_STORAGE, OverBudget
@@ -37,6 +38,8 @@ def main(
     *,
     instead: Mapping[str, Callable[[ConfigT], int]] | None = None,
     files: Mapping[str, str] | None = None,
+    switches: Mapping[str, str] | None = None,
+    resumes: bool = True,
 ) -> int:
     """Parse the arguments, load the config, call `run`, or what an option puts in its place. Returns the exit code.
 
@@ -48,26 +51,32 @@ def main(
         arguments: words of the command line; None: those of this process.
         instead: by the name of an option, such as "--dry-run", what is called instead; its docstring is the help.
         files: by the name of an option that takes a FILE, such as "--summary", its help. `run` gets them by name.
+        switches: the same for options that are there or not, such as "--watch".
+        resumes: whether the same command goes on after a stop.
 
     Returns:
         0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
         store or disk is out of reach, one line; 128 + n after signal n.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    made = parser(job, schema, doc)
+    made.add_argument("--log", choices=("text", "json"), default="text", help="json: one object a line, for programs")
     for library in ("botocore", "aiobotocore"):  # they tell at each store where the keys are from
         logging.getLogger(library).setLevel(logging.WARNING)
-    made = parser(job, schema, doc)
     made.set_defaults(chosen=run)
     for option, function in (instead or {}).items():
         about = " ".join((function.__doc__ or "").split())
         made.add_argument(option, dest="chosen", action="store_const", const=function, help=about)
     for option, about in (files or {}).items():
         made.add_argument(option, metavar="FILE", help=about)
+    for option, about in (switches or {}).items():
+        made.add_argument(option, action="store_true", help=about)
     words = sys.argv[1:] if arguments is None else arguments
     options = made.parse_intermixed_args(words)
-    given = {option.strip("-"): getattr(options, option.strip("-")) for option in files or {}}
+    logs.configure(options.log)
+    names = [option.strip("-") for option in (*(files or ()), *(switches or ()))]
+    given = {name: getattr(options, name) for name in names}
     try:
-        with stoppable(command(job, words)):
+        with stoppable(command(job, words) if resumes else ""):
             code: int = options.chosen(load(schema, options.config, options.overrides), **given)
             return code
     except ConfigError as err:

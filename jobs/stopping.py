@@ -19,6 +19,7 @@ from typing import NoReturn
 
 STOPS = (signal.SIGINT, signal.SIGTERM)
 WAKE = signal.SIGUSR1  # takes the main thread out of its work, also out of a wait for a lock
+GO_ON = "stopped; everything committed stays. To go on, run the same command again:"
 STOP_SECONDS = 2.0  # time for a clean end after a signal; `ray job stop` kills the process after 3 s
 
 
@@ -34,7 +35,8 @@ class Listener:
     """Keeps both signals from this thread and from those that it starts, and waits for them in a thread of its own.
 
     Threads that existed before get them as well; then the main thread passes them on as soon as it runs Python.
-    command: what the user has to run again. None: no job works at the moment, and the process may end at once.
+    command: what the user has to run again; "": nothing. None: no job works at the moment, and the process
+    may end at once.
     """
 
     def __init__(self) -> None:
@@ -63,7 +65,7 @@ class Listener:
         if self._ended:
             return
         if self.command is not None:
-            self._say(f"stopped; everything committed stays. To go on, run the same command again:\n  {self.command}")
+            self._say(f"{GO_ON}\n  {self.command}" if self.command else "stopped")
             signal.pthread_kill(threading.main_thread().ident or 0, WAKE)
             time.sleep(STOP_SECONDS)  # native libraries may take longer to end than a stopped job may
         else:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from typing import Any
 
 from jobs import cli
 from jobs.plan import dry_run
-from pipeline.config import RunConfig
+from pipeline.config import RunConfig, public
+
+log = logging.getLogger(__name__)
 
 
 def run(config: RunConfig) -> int:
@@ -17,6 +20,7 @@ def run(config: RunConfig) -> int:
 
     It returns 3 if too many recordings in a row are missing.
     """
+    log.info("transcribing %s to %s", public(config.source.uri), config.output.uri)  # the imports take some seconds
     from pipeline.output.budget import OverBudget, over_budget
     from pipeline.output.tables import sample_lines
     from pipeline.output.terminal import TABLE_ROWS, print_table, source_line, summary_line

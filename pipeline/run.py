@@ -7,6 +7,7 @@ import io
 import logging
 import time
 from collections.abc import Iterator, Set
+from dataclasses import replace
 from functools import lru_cache, partial
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
+from pipeline import logs
 from pipeline.config import ConfigError, RunConfig, ShareConfig
 from pipeline.flow.cluster import check_machine, ray_cluster
 from pipeline.flow.placement import Placement, decoders, watched
@@ -27,10 +29,11 @@ from pipeline.output.calibrator import FILE, KEY, Calibrator, keep, read_file
 from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
 from pipeline.output.parts import SUMMARY
 from pipeline.output.pieces import forget_committed
+from pipeline.output.progress import RunProgress
 from pipeline.output.publish import ACCOUNTING, is_published, publish_tables, refreshed_summary
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
-from pipeline.output.terminal import RunProgress
+from pipeline.output.terminal import PUBLISHING, STARTING
 from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.left import UnitSeconds, units_left, unread_recordings
 from pipeline.planning.overlap import check_places
@@ -66,10 +69,17 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
         )
     check_machine(config.model, config.compute)
     check_places(config.source, config.output.uri)
+    with RunProgress(config.run.partition) as progress:
+        return _run(config, progress)
+
+
+def _run(config: RunConfig, progress: RunProgress) -> dict[str, Any]:
+    """Plan, transcribe, publish. Returns and raises as `transcribe`."""
     config, info = layout.resolve(config)
     storage = open_storage(config.output.uri, config=config.storage)
     race_probe(storage)
     fingerprint = _make_plan(storage, config, info)
+    progress.storage = storage  # no sign of life before: a run that is refused is none
     committed = committed_units(storage)
     left = units_left(storage, committed)
     units = left.filter(pa.array([config.run.has(unit) for unit in left["unit_id"].to_pylist()], pa.bool_()))
@@ -79,10 +89,12 @@ def transcribe(config: RunConfig) -> dict[str, Any]:
         collect_garbage(storage)  # whoever published may have been killed before
         return refreshed_summary(storage)
     try:
-        notes = _transcribe_units(config, storage, info, fingerprint, units, committed) if len(units) else {}
+        notes = _transcribe_units(config, info, fingerprint, units, committed, progress) if len(units) else {}
     except OverBudget as stop:
+        progress.phase(PUBLISHING)
         stop.summary = _publish(storage, {})  # it shows what has failed
         raise
+    progress.phase(PUBLISHING)
     return _unpublished(storage, config.run) or _publish(storage, notes)
 
 
@@ -198,16 +210,18 @@ def _choose_calibrator(storage: Storage, config: RunConfig) -> None:
 
 def _transcribe_units(
     config: RunConfig,
-    storage: Storage,
     info: ModelInfo,
     fingerprint: str,
     units: pa.Table,
     committed: Set[str],
+    progress: RunProgress,
 ) -> dict[str, Any]:
     """Run the chain over `units`, which are rows of schemas.UNIT_LEFT. Returns the summary's notes about this run.
 
     Raises OverBudget as soon as too much has failed. What is committed is published before.
     """
+    storage = progress.storage
+    assert storage
     done = sum(map(config.run.has, committed))
     total, lengths = done + len(units), UnitSeconds(storage)
     budget = _budget(config, storage, committed)
@@ -217,16 +231,20 @@ def _transcribe_units(
         config = config.model_copy(update={"source": source})
         check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
+    progress.phase(STARTING)
     # Ray prints a line to stdout for each process of an actor that dies, at any moment of a run, and at its early end.
     with contextlib.redirect_stdout(io.StringIO()), ray_cluster(config.compute, config.model.pools):
         from pipeline.flow.chain import run_units  # at import, Ray reads the environment that ray_cluster sets
 
         placement = Placement(config.compute, config.model.pools)
         placement.before()
-        about = info.about(fingerprint, new_attempt())
+        progress.run = new_attempt()
+        about = replace(info.about(fingerprint, progress.run), log_json=logs.is_json())
+        logs.of_process(run=about.run)
         log.info("transcribing with %s, %s", about.model, decoders(config.compute))
         seconds_left = lengths.of(units["unit_id"].to_pylist())
-        started, progress = time.monotonic(), RunProgress(total, done, lengths.of, sum(seconds_left))
+        started = time.monotonic()
+        progress.begin(total, done, lengths.of, sum(seconds_left))
         receipts = watched(run_units(config, about, units, seconds_left), placement.during)
         with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
             samples = _show_progress(receipts, progress, budget)
@@ -268,11 +286,10 @@ def _ends_by_itself(storage: Storage, run: str) -> Iterator[None]:
 
 def _show_progress(receipts: Iterator[dict[str, Any]], progress: RunProgress, budget: Budget) -> int:
     """Update `progress` and `budget` with each receipt. Returns how many samples this run has decoded."""
-    with progress:
-        for receipt in receipts:
-            progress.add(receipt["unit_id"], receipt["samples"], receipt["dead"], done=receipt["done"])
-            if progress.done < progress.total:  # else the run ends anyway
-                budget.add(receipt)
+    for receipt in receipts:
+        progress.add(receipt)
+        if progress.done < progress.total:  # else the run ends anyway
+            budget.add(receipt)
     return progress.samples
 
 

@@ -203,6 +203,7 @@ class About:
     run: str = "0"  # id of this run of the job, in the names of its markers
     detects_language: bool = False  # whether the model finds the language of a recording where nobody says it
     second_languages: tuple[str, ...] = ()  # the languages that model.second knows
+    log_json: bool = False  # whether every process of the run logs JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,8 +27,8 @@ from pipeline.flow import chain
 from pipeline.flow.bundles import as_block, rows_of
 from pipeline.flow.cluster import ray_cluster
 from pipeline.flow.placement import Placement, watched
+from pipeline.output.progress import RunProgress
 from pipeline.output.stage import RECEIPT, reading
-from pipeline.output.terminal import RunProgress
 from pipeline.planning.left import UnitSeconds, units_left
 from pipeline.planning.pack import pack_units, with_parts
 from pipeline.planning.plan import BASE, write_plan
@@ -102,7 +102,15 @@ class Commit:
         pass
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        counts = {"suspect": False, "done": True, "won": True, "recordings": 1, "segments": ROWS, "dead": 0}
+        counts = {
+            "suspect": False,
+            "done": True,
+            "won": True,
+            "recordings": 1,
+            "segments": ROWS,
+            "dead": 0,
+            "failed": [],
+        }
         rows = [
             {"unit_id": row["unit_id"], "place": row["place"], "samples": row["samples"], **counts, **reading([None])}
             for row in rows_of(block).to_pylist()
@@ -125,16 +133,17 @@ def drive(units: int) -> dict[str, Any]:
         write_plan(storage, BASE, with_parts(pack_units(recordings(units), PlanConfig()), PART_ROWS))
         left, lengths = units_left(storage, frozenset()), UnitSeconds(storage)
         seconds = lengths.of(left["unit_id"].to_pylist())
-        progress = RunProgress(len(left), 0, lengths.of, sum(seconds))
+        progress = RunProgress()
         stages: dict[str, Any] = {"GuardedDecoder": Decoder, "GuardedReplica": Replica, "MeteredCommit": Commit}
         with ray_cluster(config.compute), mock.patch.multiple(chain, **stages), progress:
+            progress.begin(len(left), 0, lengths.of, sum(seconds))
             placement = Placement(config.compute)
             wall, cpu, first = time.perf_counter(), time.process_time(), 0.0
             seen = set()
             about = About(30.0, ("en",), "none", "0")
             for receipt in watched(chain.run_units(config, about, left, seconds), placement.during):
                 first = first or time.perf_counter() - wall
-                progress.add(receipt["unit_id"], receipt["samples"], receipt["dead"], done=receipt["done"])
+                progress.add(receipt)
                 seen.add(receipt["unit_id"])
             wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
         if len(seen) != units or progress.done != units:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline import logs
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ConfigError, RunConfig
 from pipeline.flow.bundles import as_block, rows_of
@@ -41,6 +42,13 @@ NEW_OBJECTS = (
 MARKER_SECONDS = 10.0  # for the marker of a piece that hangs; then its process ends without one
 
 
+def log_as(about: About) -> None:
+    """Let this process log as the job does. In text it stays as it is: Ray keeps what its processes write to stderr."""
+    if about.log_json:
+        logs.configure("json")
+        logs.of_process(run=about.run)
+
+
 class GuardedDecoder:
     """Turns a block of rows of schemas.UNIT_LEFT, a bundle, into blocks of rows of PIECE_DECODED, one for each piece.
 
@@ -53,6 +61,7 @@ class GuardedDecoder:
     """
 
     def __init__(self, config: RunConfig, about: About) -> None:
+        log_as(about)
         self.stage = DecodeStage(config, about)
         self.storage = self.stage.storage
         self.attempts = Attempts(self.storage, "decode", about.run)
@@ -86,7 +95,8 @@ class GuardedDecoder:
                 at, pieces = saved[number], None
             else:
                 pieces = pieces or self.stage.pieces(unit_id, place, at, number)
-                row = self._guarded(f"{unit_id}.{number}", pieces)
+                with logs.about(unit=unit_id, piece=number):
+                    row = self._guarded(f"{unit_id}.{number}", pieces)
                 if row is None:
                     yield piece_row(unit_id, place, number, at, None) | {"suspect": True}
                     return
@@ -146,6 +156,7 @@ class GuardedReplica:
     name = "model"
 
     def __init__(self, config: RunConfig, about: About) -> None:
+        log_as(about)
         self.schema = PIECE_RECOGNISED if config.model.second is None else PIECE_HALF
         self.replica = self.start(config, about)
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
@@ -178,14 +189,16 @@ class GuardedReplica:
         """The row of PIECE_RECOGNISED for one of PIECE_DECODED."""
         if piece["suspect"][0].as_py() or piece["saved"][0].as_py():
             return self.skipped(piece, suspect=False)
-        name = f"{piece['unit_id'][0].as_py()}.{piece['piece'][0].as_py()}"
+        unit_id, number = piece["unit_id"][0].as_py(), piece["piece"][0].as_py()
+        name = f"{unit_id}.{number}"
         async with self._places:
             if not await asyncio.to_thread(self.attempts.begin, name):
                 return self.skipped(piece, suspect=True)
             try:
                 return await asyncio.wait_for(self.replica(piece), self.timeout_seconds)
             except TimeoutError:
-                log.error("piece %s: no answer after %s s", name, self.timeout_seconds)
+                fields = {"unit": unit_id, "piece": number}
+                log.error("piece %s: no answer after %s s", name, self.timeout_seconds, extra={"fields": fields})
                 return self.skipped(piece, suspect=True)
             finally:
                 await asyncio.to_thread(self.attempts.end, name)
@@ -214,6 +227,7 @@ class MeteredCommit:
     """The `CommitStage` with metrics: a block of PIECE_RECOGNISED becomes one of receipts. Threads may share it."""
 
     def __init__(self, config: RunConfig, about: About) -> None:
+        log_as(about)
         self.stage = CommitStage(config, about)
         self.metrics = RetryMetrics("commit")
         gc.freeze()

@@ -129,7 +129,8 @@ def run_alone(
     """Run the recordings of each unit one by one. Yields the arguments of CommitStage.commit_row for each unit."""
     try:
         for unit, place in units:
-            log.warning("unit %s crashed its process; its %d recordings run one by one", unit.unit_id, len(unit.refs))
+            text = "unit %s crashed its process; its %d recordings run one by one"
+            log.warning(text, unit.unit_id, len(unit.refs), extra={"fields": {"unit": unit.unit_id}})
             recordings: list[DecodedRecording] = []
             results: list[dict[str, Any]] = []
             for index, ref in enumerate(unit.refs):
@@ -156,7 +157,8 @@ def _run_recording(
             stage = "model"
             pieces.append(_recognised(replica, decoded))
         except Crash as err:
-            log.warning("recording %s: %s", ref.recording_id, err.detail)
+            fields = {"unit": unit_id, "recording": ref.recording_id, "reason": err.reason}
+            log.warning("recording %s: %s", ref.recording_id, err.detail, extra={"fields": fields})
             return _up_to(start, ref, pieces, Problem(err.reason, stage, err.detail)), _results(pieces)
         start = pieces[-1]["next"]
     return recordings_of(pieces)[0], _results(pieces)

@@ -7,6 +7,7 @@ markers carry the id of their run, and such a run says that it has ended.
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Set
 
 from pipeline.storage.base import Storage, delete_all
@@ -50,6 +51,12 @@ class Attempts:
             self._storage.put(f"{PREFIX}{piece}/{self._stage}-condemned-{number}", b"")
 
 
+def at_work(storage: Storage, run: str) -> dict[str, int]:
+    """How many pieces each stage of a run works on now, by its name. One of a process that has just died counts too."""
+    names = {(_stage_of(key), key.rpartition("/")[0]) for key in storage.list(PREFIX) if _run_of(key) == run}
+    return dict(sorted(Counter(stage for stage, _ in names).items()))
+
+
 def end_run(storage: Storage, run: str) -> None:
     """Say that no crash has ended this run: attempts that were running are nobody's fault."""
     storage.put(f"{ENDED}{run}", b"")
@@ -65,6 +72,10 @@ def forget_innocent(storage: Storage, committed: Set[str]) -> None:
 
 def _unit_of(marker: str) -> str:
     return marker.removeprefix(PREFIX).partition(".")[0]
+
+
+def _stage_of(marker: str) -> str:
+    return marker.rpartition("/")[2].split("-")[0]
 
 
 def _run_of(marker: str) -> str:

@@ -50,6 +50,7 @@ class Receipt:
     rows: int  # of transcripts
     dead: dict[str, int]  # recordings by reason
     samples: dict[str, int]  # at 16 kHz, by the names in SAMPLES
+    by_recording: dict[str, list[Any]]  # of the unit, in its order: "reason" of a dead letter, "problem" of damage, ...
 
 
 def new_attempt() -> str:
@@ -331,7 +332,7 @@ def _decoded(body: bytes, key: str) -> pa.Table:
 
 
 def _receipt(commit: Mapping[str, Any], *, won: bool) -> Receipt:
-    names = ("unit_id", "recordings", "transcribed", "rows", "dead", "samples")
+    names = ("unit_id", "recordings", "transcribed", "rows", "dead", "samples", "by_recording")
     return Receipt(won=won, **{name: commit[name] for name in names})
 
 

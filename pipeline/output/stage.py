@@ -38,6 +38,7 @@ from pipeline.storage.base import open_storage
 __all__ = ["COMMITS_AT_ONCE", "RECEIPT", "Attempts", "CommitStage", "saved_pieces"]  # what flow/ uses of this folder
 
 COMMITS_AT_ONCE = 16  # rows that one stage works on at the same time; most of that time they wait for a store
+FAILED = pa.struct([("recording", pa.string()), ("reason", pa.string()), ("dead", pa.bool_())])
 RECEIPT = pa.schema(
     [
         *UNIT_LEFT,
@@ -48,6 +49,7 @@ RECEIPT = pa.schema(
         ("segments", pa.int64()),
         ("samples", pa.int64()),  # of audio that this run has decoded, at 16 kHz
         ("dead", pa.int64()),  # recordings
+        ("failed", pa.list_(FAILED)),  # the dead ones, and the damaged ones
         ("read", pa.int64()),  # recordings whose bytes could be read
         ("unread_before", pa.int64()),  # recordings that could not, before the first one that could
         ("unread_longest", pa.int64()),  # the most of them in a row
@@ -83,7 +85,7 @@ class CommitStage:
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
         unit_id, place = row["unit_id"], Place(**row["place"])
         blank = {"unit_id": unit_id, "place": row["place"], "suspect": row["suspect"], "samples": row["samples"]}
-        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0} | reading(())
+        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0, "failed": []} | reading(())
         if row["suspect"] or row["saved"]:
             return blank
         if row["piece"] == 0 and row["next"] is None:
@@ -112,6 +114,7 @@ class CommitStage:
             "segments": receipt.rows,
             "samples": receipt.samples["in"],
             "dead": sum(receipt.dead.values()),
+            "failed": failed(unit, receipt),
             **reading(recording.problem for recording in recordings),
         }
 
@@ -166,6 +169,16 @@ class CommitStage:
             "unit_id": unit.unit_id,
             "fingerprint": self.about.fingerprint,
         }
+
+
+def failed(unit: WorkUnit, receipt: Receipt) -> list[dict[str, Any]]:
+    """Rows of FAILED: the recordings of a unit that are dead letters or damaged."""
+    reasons, problems = receipt.by_recording["reason"], receipt.by_recording["problem"]
+    return [
+        {"recording": ref.recording_id, "reason": reason or problem, "dead": reason is not None}
+        for ref, reason, problem in zip(unit.refs, reasons, problems, strict=True)
+        if reason or problem
+    ]
 
 
 def reading(problems: Iterable[Problem | None]) -> dict[str, Any]:

@@ -1,115 +1,81 @@
-"""The output for a person at the terminal: progress on stderr, then transcripts and summary on stdout."""
+"""What a person reads at the terminal: the figures of a run, the table of transcripts, the summary in a line."""
 
 from __future__ import annotations
 
 import sys
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.output.tables import Line
 from pipeline.planning.update import Changes
-from pipeline.schemas import SAMPLE_RATE
 
-LINE_SECONDS = 10.0  # between progress lines where stderr is no terminal
+PLANNING, STARTING, TRANSCRIBING, PUBLISHING = PHASES = ("planning", "starting Ray", "transcribing", "publishing")
 TABLE_ROWS = 40
 EXTENSIONS = 6  # shown in the summary line
 NAME_WIDTH, TEXT_WIDTH = 32, 62
 
 
-class RunProgress:
-    """Units and pieces done, audio hours, RTFx and the time left: a bar on a terminal, else a line every ten seconds.
+def progress_line(figures: Mapping[str, Any]) -> str:
+    """The figures of a run (output/progress.py) in one line: "transcribing · 3 of 8 units · ... · ETA 0:41"."""
+    if not figures["units_total"]:
+        return f"{figures['state']} · {clock(figures['seconds'])}"
+    units = f"{figures['units_done']:,} of {figures['units_total']:,} units"
+    dead = by_reason(figures["dead_letters"], "dead letters")
+    parts = [figures["state"], units, _speed(figures), dead, _at_work(figures), _eta(figures)]
+    return " · ".join(part for part in parts if part)
 
-    total: units of the plan. done: units committed before this run. seconds_of: seconds of audio that the plan expects
-    of units, by their ids; the time left follows these and not the number of units. left: their sum over the units of
-    this run. Only one thread may call `add`.
-    """
 
-    def __init__(
-        self,
-        total: int,
-        done: int,
-        seconds_of: Callable[[Sequence[str]], list[float]],
-        left: float,
-        *,
-        every_seconds: float = LINE_SECONDS,
-    ) -> None:
-        self.total, self.done = total, done
-        self.samples = self.dead = self.pieces = 0
-        self._seconds_of, self._left, self._expected = seconds_of, left, 0.0
-        self._parts: dict[str, float] = {}  # of the expected seconds, by unit of which only some pieces are done
-        self._started = time.monotonic()
-        self._every = every_seconds
-        self._ended = threading.Event()
-        self._bar: Progress | None = None
-        self._thread: threading.Thread | None = None
+def progress_view(figures: Mapping[str, Any]) -> RenderableType:
+    """The same for a terminal: a row for each phase with its time, then speed, time left, dead letters by reason."""
+    phases = Table.grid(padding=(0, 2))
+    for name in dict.fromkeys([*PHASES, *figures["phases"]]):
+        seconds = figures["phases"].get(name)
+        is_now = name == figures["state"]
+        mark = "▶" if is_now else "✓" if seconds is not None else " "
+        row: list[RenderableType] = [
+            Text(f"{mark} {name}", style="bold" if is_now else ""),
+            Text("" if seconds is None else clock(seconds), justify="right"),
+        ]
+        if name == TRANSCRIBING and figures["units_total"]:
+            done, total = figures["units_done"], figures["units_total"]
+            row += [
+                ProgressBar(total=total, completed=done, width=16),
+                Text(f"{done:,} of {total:,} units  {_at_work(figures)}"),
+            ]
+        phases.add_row(*row)
+    if not figures["units_total"]:
+        return phases
+    second = " · ".join(part for part in (_speed(figures), _eta(figures)) if part)
+    return Group(phases, Text(f"  {second}"), Text(f"  {by_reason(figures['dead_letters'], 'dead letters')}"))
 
-    def __enter__(self) -> Self:
-        self._started = time.monotonic()
-        if sys.stderr.isatty():
-            columns = (
-                SpinnerColumn(),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TextColumn("{task.description}"),
-                TimeElapsedColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True), redirect_stdout=False)
-            self._task = self._bar.add_task(self._figures(), total=self.total, completed=self.done)
-            self._bar.start()
-        else:
-            self._thread = threading.Thread(target=self._lines, daemon=True)
-            self._thread.start()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        if self._bar:
-            self._bar.stop()
-        if self._thread:
-            self._thread.join()
-            if kind is None:
-                print(self.text(), file=sys.stderr, flush=True)
+def _speed(figures: Mapping[str, Any]) -> str:
+    return f"{figures['audio_seconds'] / 3600:.2f} h of audio · RTFx {figures['rtfx'] or 0:.1f}"
 
-    def add(self, unit_id: str, samples: int, dead: int, *, done: bool = True) -> None:
-        """Count a committed unit, or (`done` False) a transcribed piece of one. samples: at 16 kHz. dead: letters."""
-        (whole,) = self._seconds_of([unit_id])
-        before = self._parts.pop(unit_id, 0.0)
-        part = whole if done else min(whole, before + samples / SAMPLE_RATE)
-        if not done:
-            self._parts[unit_id] = part
-        self._expected += part - before
-        self.done += done
-        self.pieces += done or samples > 0
-        self.samples += samples
-        self.dead += dead
-        if self._bar:
-            self._bar.update(self._task, completed=self.done, description=self._figures())
 
-    def text(self) -> str:
-        """The line of progress, now."""
-        return f"{self.done} of {self.total} units · {self._figures()}"
+def by_reason(counts: Mapping[str, int], name: str) -> str:
+    """As "3 dead letters (not_audio 2, empty_file 1)". counts: by reason. name: of what is counted."""
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items())
+    return f"{sum(counts.values())} {name}" + (f" ({reasons})" if reasons else "")
 
-    def _figures(self) -> str:
-        seconds = max(1e-9, time.monotonic() - self._started)
-        audio = self.samples / SAMPLE_RATE
-        parts = [f"{self.pieces} pieces", f"{audio / 3600:.2f} h of audio", f"RTFx {audio / seconds:.1f}"]
-        parts.append(f"{self.dead} dead letters")
-        if self._expected > 0 and self.done < self.total:
-            parts.append(f"ETA {clock(seconds * max(0.0, self._left / self._expected - 1))}")
-        return " · ".join(parts)
 
-    def _lines(self) -> None:
-        while not self._ended.wait(self._every):
-            print(self.text(), file=sys.stderr, flush=True)
+def _at_work(figures: Mapping[str, Any]) -> str:
+    stages = ", ".join(f"{stage} {count}" for stage, count in figures["at_work"].items())
+    return f"pieces at work: {stages}" if stages else ""
+
+
+def _eta(figures: Mapping[str, Any]) -> str:
+    """As "ETA 0:41 (0:30 to 1:02)"; without an interval where none is known."""
+    seconds, low, high = (figures[name] for name in ("eta_seconds", "eta_low", "eta_high"))
+    if seconds is None:
+        return ""
+    between = f" ({clock(low)} to {clock(high) if high is not None else '?'})" if low is not None else ""
+    return f"ETA {clock(seconds)}{between}"
 
 
 def clock(seconds: float) -> str:

@@ -1,15 +1,11 @@
-"""What the terminal shows: progress lines, the table, the summary line."""
+"""What the terminal shows: the table, the summary line."""
 
 from __future__ import annotations
-
-import time
-from collections.abc import Sequence
 
 import pytest
 
 from pipeline.output.tables import Line
-from pipeline.output.terminal import RunProgress, clock, print_table, summary_line
-from pipeline.schemas import SAMPLE_RATE
+from pipeline.output.terminal import clock, print_table, summary_line
 
 SUMMARY = {
     "complete": True,
@@ -22,11 +18,6 @@ SUMMARY = {
     "units_committed": 8,
     "units_planned": 8,
 }
-
-
-def even(units: Sequence[str]) -> list[float]:
-    """600 s of audio are expected of every unit."""
-    return [600.0] * len(units)
 
 
 def test_the_summary_line_has_every_figure() -> None:
@@ -58,56 +49,6 @@ def test_the_summary_line_of_an_unfinished_output_says_how_far_it_is() -> None:
     assert summary_line(partial) == (
         "44 recordings, 109 segments, 0.084 audio hours, 0 dead letters, pipeline_rtfx unknown, 3 of 8 units so far"
     )
-
-
-def test_without_a_terminal_there_is_a_line_every_interval_and_one_at_the_end(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    with RunProgress(4, 1, even, 3 * 600, every_seconds=0.2) as progress:
-        progress.add("a", samples=3600 * SAMPLE_RATE, dead=2)
-        time.sleep(0.5)
-        progress.add("b", samples=0, dead=0)
-        progress.add("c", samples=0, dead=0)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) >= 3
-    assert lines[0].startswith("2 of 4 units · 1 pieces · 1.00 h of audio · RTFx ")
-    assert "2 dead letters · ETA " in lines[0]
-    assert lines[-1].startswith("4 of 4 units")
-    assert "ETA" not in lines[-1]
-
-
-def test_a_run_that_breaks_prints_no_last_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ZeroDivisionError), RunProgress(4, 1, even, 1800):
-        raise ZeroDivisionError
-    assert capsys.readouterr().err == ""
-
-
-def test_the_speed_counts_this_run_only() -> None:
-    progress = RunProgress(10, 9, even, 600)
-    assert "RTFx 0.0" in progress.text()
-    progress.add("a", samples=SAMPLE_RATE, dead=0)
-    assert "10 of 10 units" in progress.text()
-
-
-def test_the_time_left_follows_the_expected_seconds_and_not_the_number_of_units(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """One unit has an hour, nine have 100 s each. After 10 s on the clock half an hour is done, or the nine are."""
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    expected = {"long": 3600.0} | {f"short{number}": 100.0 for number in range(9)}
-    lengths = lambda units: [expected[unit] for unit in units]  # noqa: E731
-    pieces, shorts = (RunProgress(10, 0, lengths, sum(expected.values())) for _ in range(2))
-    now[0] += 10
-    for _ in range(2):
-        pieces.add("long", samples=900 * SAMPLE_RATE, dead=0, done=False)
-    assert pieces.text().startswith("0 of 10 units · 2 pieces · ")
-    assert pieces.text().endswith("ETA 0:15")  # 2,700 s of audio at 180 s per second
-    pieces.add("long", samples=900 * SAMPLE_RATE, dead=0)  # it was shorter than expected
-    assert pieces.text().endswith("ETA 0:02")
-    for number in range(9):
-        shorts.add(f"short{number}", samples=0, dead=1)  # dead letters have no samples
-    assert shorts.text().endswith("ETA 0:40")
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61, "1:01"), (3599.6, "1:00:00"), (90061, "25:01:01")])
