@@ -75,10 +75,15 @@ def main(
     logs.configure(options.log)
     names = [option.strip("-") for option in (*(files or ()), *(switches or ()))]
     given = {name: getattr(options, name) for name in names}
+    again = command(job, words) if resumes else ""
+    return _exit_code(again, lambda: options.chosen(load(schema, options.config, options.overrides), **given))
+
+
+def _exit_code(again: str, work: Callable[[], int]) -> int:
+    """Do the work and return its result, or the code of its error, which is one line. again: as `Listener.command`."""
     try:
-        with stoppable(command(job, words) if resumes else ""):
-            code: int = options.chosen(load(schema, options.config, options.overrides), **given)
-            return code
+        with stoppable(again):
+            return work()
     except ConfigError as err:
         print(err, file=sys.stderr)
         return EXIT_USAGE

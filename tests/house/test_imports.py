@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 ORDER = (  # as DESIGN.md draws the house: the way of the data, then what is built on it
-    *("missing", "config", "config_file", "schemas", "text"),
+    *("missing", "config", "config_file", "logs", "schemas", "text"),
     *("storage", "sources", "planning", "audio", "model", "output"),
     *("flow", "forecast", "run", "in_process", "notebook", "evaluation", "calibration"),
     *("labels", "export", "training", "doctor", "benchmark"),
