@@ -246,7 +246,7 @@ def _transcribe_units(
         started = time.monotonic()
         progress.begin(total, done, lengths.of, sum(seconds_left))
         receipts = watched(run_units(config, about, units, seconds_left), placement.during)
-        with _ends_by_itself(storage, about.run), contextlib.closing(receipts):
+        with _ends_by_itself(storage, progress), contextlib.closing(receipts):
             samples = _show_progress(receipts, progress, budget)
         seconds = time.monotonic() - started
     committed = committed_units(storage)
@@ -273,14 +273,16 @@ def _budget(config: RunConfig, storage: Storage, committed: Set[str]) -> Budget:
 
 
 @contextlib.contextmanager
-def _ends_by_itself(storage: Storage, run: str) -> Iterator[None]:
+def _ends_by_itself(storage: Storage, progress: RunProgress) -> Iterator[None]:
     """If the block ends by a stop or an error that is no crash, say that no recording of the run is to blame."""
     try:
         yield
     except BaseException as err:
         if not isinstance(err, Exception) or isinstance(err, ConfigError | OutputError | StorageError | OverBudget):
             with contextlib.suppress(OSError):  # then some of the recordings may run alone the next time
-                end_run(storage, run)
+                end_run(storage, progress.run or "")
+        if not isinstance(err, Exception):
+            progress.end(err)  # a stop leaves no time for more
         raise
 
 

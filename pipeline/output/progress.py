@@ -82,19 +82,22 @@ class RunProgress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._ended.set()
-        if kind is None:
-            self._enter(DONE)
-        else:
-            self._enter(FAILED if issubclass(kind, Exception) else STOPPED)
-            self._error = public(plain(str(error)))[:500] if issubclass(kind, Exception) else None
-        self._at_work = {}
+        self.end(error)
         if self._live:
             self._live.stop()
         if self._lines:
             self._lines.join()
         if self._stderr is not sys.stderr:
             self._stderr.close()
+
+    def end(self, error: BaseException | None = None) -> None:
+        """The last sign of life: how the run has ended. Only the first call counts. error: None: it ended well."""
+        if self._ended.is_set():
+            return
+        self._ended.set()
+        self._enter(DONE if error is None else FAILED if isinstance(error, Exception) else STOPPED)
+        self._error = public(plain(str(error)))[:500] if isinstance(error, Exception) else None
+        self._at_work = {}
         is_lost = isinstance(error, OSError)  # then the output may be, and a put would wait for it
         if self.storage and not is_lost and self._lock.acquire(timeout=LAST_SECONDS):
             with contextlib.suppress(OSError):
