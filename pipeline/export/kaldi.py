@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from urllib.parse import quote
 
+from pipeline.config import ConfigError
 from pipeline.export.layout import Format, Target, file_of, part_key, provenance_row, write_lines
 from pipeline.export.origin import Item
 from pipeline.labels.splits import stable_hash
@@ -17,20 +18,28 @@ PROVENANCE = "provenance.jsonl"
 
 
 def write_segments(items: Iterable[Item], target: Target) -> dict[str, Path]:
-    """One WAV file for each row, which Kaldi reads without a tool, and the lines about it."""
+    """One WAV file for each row, which Kaldi reads without a tool, and the lines about it.
+
+    Raises ConfigError if the output is in a store, from which Kaldi reads nothing.
+    """
+    if "://" in target.uri.removeprefix("file://"):
+        raise ConfigError(f"output.uri: {target.uri}: Kaldi reads audio from local files only; give a local folder")
     lines, rows, files = _Lines(), [], {}
     for item in items:
         utterance = lines.add(item)
         key = f"{target.shard.split}/wav/{target.shard.name}/{utterance}.wav"
         files[key] = target.folder / f"{utterance}.wav"
         files[key].write_bytes(item.audio)
-        lines.of["wav.scp"].append(f"{utterance} {target.uri.rstrip('/')}/{key}")
+        lines.of["wav.scp"].append(f"{utterance} {target.uri.removeprefix('file://').rstrip('/')}/{key}")
         rows.append(provenance_row(item))
     return files | lines.write(target) | _provenance(rows, target)
 
 
 def write_reference(items: Iterable[Item], target: Target) -> dict[str, Path]:
-    """wav.scp names whole recordings, of which segments are cut. What is no WAV file is read by ffmpeg."""
+    """wav.scp names whole recordings, of which segments are cut. What is no local WAV file is read by ffmpeg.
+
+    Raises ConfigError if one is in a store, from which neither reads.
+    """
     lines, rows = _Lines(), []
     for item in items:
         utterance, label = lines.add(item), item.label
@@ -88,7 +97,9 @@ def _provenance(rows: list[dict[str, object]], target: Target) -> dict[str, Path
 
 def _input(path: str) -> str:
     """How wav.scp names a file: by its path, or by a command that writes it as WAV."""
-    if path.lower().endswith(".wav"):
+    if "://" in path and not path.startswith(("http://", "https://")):
+        raise ConfigError(f"export.audio: {path}: Kaldi and ffmpeg do not read from there; export.audio=segments does")
+    if path.lower().endswith(".wav") and "://" not in path:
         return path
     return f"ffmpeg -nostdin -v error -i {shlex.quote(path)} -f wav -ar 16000 -ac 1 - |"
 

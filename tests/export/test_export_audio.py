@@ -17,6 +17,7 @@ from pipeline.config import SourceConfig
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.sources.formats import list_recordings, read_recording
 from tests.support.labelled import WORDS, archive, sound, transcribed
+from tests.support.small_s3 import SmallS3
 
 TEXT = " ".join(WORDS)
 GOOD = [(number, start) for number in (0, 1, 2, 4) for start in (0, 1000)]  # r3 is broken after it was transcribed
@@ -141,6 +142,23 @@ def test_two_speakers_of_kaldi_are_not_one(tmp_path: Path) -> None:
     speakers = [line.split() for line in (tmp_path / "set/train/spk2utt").read_text().splitlines()]
     assert [len(line) for line in speakers] == [3, 3]
     assert all(name.startswith(f"{speaker}-") for speaker, *names in speakers for name in names)
+
+
+@pytest.mark.parametrize(
+    ("source", "more", "says"),
+    [
+        ("s3://b/in", ["export.audio=reference"], "export.audio: s3://b/in/r0.wav: Kaldi and ffmpeg do not read"),
+        ("{}/in", ["output.uri=s3://b/set"], "output.uri: s3://b/set: Kaldi reads audio from local files only"),
+    ],
+)
+def test_kaldi_gets_no_address_of_a_store(
+    source: str, more: list[str], says: str, s3: SmallS3, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    s3.objects["in/r0.wav"] = (archive(tmp_path / "in", 1) / "r0.wav").read_bytes()
+    transcribed(source.format(tmp_path), str(tmp_path / "out"), f"storage.endpoint={s3.url}")
+    words = ["export.format=kaldi", "export.tasks=1", f"storage.endpoint={s3.url}", f"input.uri={tmp_path / 'out'}"]
+    assert main([*words, f"output.uri={tmp_path / 'set'}", *more]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(says)
 
 
 def test_lhotse_reads_its_shar(output: Path, tmp_path: Path) -> None:
