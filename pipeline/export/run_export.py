@@ -115,7 +115,7 @@ def _absolute(uri: str) -> str:
 
 
 def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, run: Run, fingerprint: str) -> None:
-    """Write and commit these shards: in tasks of Ray if audio is cut, else one after the other."""
+    """Write and commit these shards: several whose audio is cut in tasks of Ray, else one after the other."""
     places = unit_places(transcripts)
     if unknown := {unit for one in left for unit in one.units} - places.keys():
         raise OutputError(
@@ -134,7 +134,7 @@ def _write(config: ExportConfig, left: Sequence[Shard], transcripts: Storage, ru
         for one in left
     ]
     with contextlib.ExitStack() as stack:
-        if writer_of(config.export)[1] and config.export.tasks != 1 and tasks:
+        if writer_of(config.export)[1] and config.export.tasks != 1 and len(tasks) > 1:
             stack.enter_context(contextlib.redirect_stdout(io.StringIO()))  # Ray prints there
             stack.enter_context(ray_cluster(ComputeConfig()))
             from pipeline.flow.tasks import run_tasks  # at import, Ray reads the environment that ray_cluster sets

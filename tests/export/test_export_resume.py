@@ -164,6 +164,12 @@ def test_what_a_selection_keeps_is_exported_under_its_ids(tmp_path: Path) -> Non
     assert {label["label_id"] for label in labels} == {json.loads(line)["id"] for line in lines}
 
 
+def test_a_single_shard_is_cut_without_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.export.run_export.ray_cluster", None)
+    transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"))
+    assert main(["export.format=webdataset", f"input.uri={tmp_path / 'out'}", f"output.uri={tmp_path / 'set'}"]) == 0
+
+
 def test_labels_of_a_selection_that_has_not_ended_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
