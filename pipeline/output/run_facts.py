@@ -63,11 +63,13 @@ class RunFacts:
         return rows
 
     def remark(self) -> str:
-        """Why forecast and actual may not be of the same work; "" where they are."""
-        planned, done = self.forecast.get("units"), self.summary.get("pipeline_units")
-        if planned == done or planned is None:
+        """With a forecast: why forecast and actual may not be of the same work; "" where they are."""
+        if not self.forecast:
             return ""
-        return f"The forecast is of {planned:,} units, and the last run did {done or 0:,}."
+        planned, done = self.forecast["units"], self.summary.get("pipeline_units")
+        if done is None:
+            return "What the last run took is not known: it was stopped."
+        return "" if planned == done else f"The forecast is of {planned:,} units, and the last run did {done:,}."
 
     def _shown(self) -> Iterator[tuple[str, Any]]:
         return ((name, value) for name, value in self.settings.items() if not name.startswith(_PLACES))

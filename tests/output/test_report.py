@@ -99,6 +99,18 @@ def test_the_figures_are_there(tmp_path: Path) -> None:
     assert text.count('class="lengths"') == text.count('class="steps"') == text.count('class="confidence"') == 1
 
 
+@pytest.mark.parametrize(
+    ("notes", "remark"),
+    [({}, "it was stopped"), (NOTES, "the last run did 3."), (NOTES | {"pipeline_units": 4}, None)],
+)
+def test_a_forecast_of_other_work_is_said_to_be_one(tmp_path: Path, notes: dict[str, Any], remark: str | None) -> None:
+    page(tmp_path)
+    storage = open_storage(str(tmp_path / "out"))
+    text = written(storage, notes)
+    (paragraph,) = (part.partition("</p>")[0] for part in text.split("nine times in ten. ")[1:])
+    assert paragraph.strip() == "" if remark is None else remark in paragraph
+
+
 def test_cost_is_the_price_of_all_gpus_for_all_the_time(tmp_path: Path) -> None:
     settings = ["compute.gpus_per_replica=0.5", "compute.replicas_max=4"]
     assert "at most 0.40 GPU hours (all replicas, all the time): no price" in page(tmp_path, "x", *settings)
