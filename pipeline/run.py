@@ -41,7 +41,7 @@ from pipeline.planning.pack import UNITS_EACH
 from pipeline.planning.plan import BASE, ensure_plan, plan_key, plan_names, read_plan
 from pipeline.planning.update import note_changes, source_changes
 from pipeline.schemas import SAMPLE_RATE
-from pipeline.sources.access.listing import absolute, check_root
+from pipeline.sources.access.listing import check_root, with_absolute_source
 from pipeline.storage.base import OutputError, Storage, copy_object, open_existing, open_storage, race_probe, read_json
 from pipeline.storage.errors import StorageError
 from pipeline.storage.local import LocalStorage
@@ -177,7 +177,8 @@ def _make_plan(storage: Storage, config: RunConfig, info: ModelInfo, results: St
         at_least=at_least,
     )
     _choose_calibrator(storage, config)
-    storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).encode())
+    kept = with_absolute_source(config).model_dump(mode="json")  # exports read it in other folders
+    storage.put("_run/config.yaml", yaml.safe_dump(kept, sort_keys=False).encode())
     if is_planned and config.run.number == 0:  # of several shares the first one looks at the source
         commits = results or storage
         reasons = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id)["by_recording"]["reason"])
@@ -227,8 +228,7 @@ def _transcribe_units(
     budget = _budget(config, storage, committed)
     budget.check()
     if config.source.format != "huggingface":  # it may be a name on the hub
-        source = config.source.model_copy(update={"uri": absolute(config.source.uri)})  # actors have other folders
-        config = config.model_copy(update={"source": source})
+        config = with_absolute_source(config)  # actors have other folders
         check_root(config.source.uri)
     log.info("%d of %d units to do; starting Ray", len(units), total)
     progress.phase(STARTING)

@@ -22,7 +22,7 @@ from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation import history
 from pipeline.output.calibrator import ALL, FILE, Calibrator
 from pipeline.planning.plan import plan_names
-from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.base import Storage, open_input, open_storage
 from pipeline.text.normalise import normaliser
 
 REPORT_JSON, REPORT_HTML = "report.json", "report.html"
@@ -100,7 +100,7 @@ def transcribed(uri: str, config: StorageConfig) -> Iterator[tuple[str, Storage]
 
     It is one itself, or an output of jobs.evaluate: then those of its newest evaluation. Raises ConfigError.
     """
-    storage = open_storage(uri, create=False, config=config)
+    storage = open_input("sets", uri, config)
     if plan_names(storage):
         yield "", storage
         return

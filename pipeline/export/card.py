@@ -27,7 +27,7 @@ def render(
         "",
         "Texts are recognised by a machine. Nobody has read them.",
         "",
-        f"- source: {run.source}",
+        f"- source: {run.config.source.uri}",
         f"- rows from: {config.input.uri}",
         f"- made by: {_listed(figures['models'])}, revision {run.config.model.revision or 'none given'}",
         f"- confidence: {_listed(figures['confidences'])}; calibrator {run.calibrator or 'none'}",

@@ -16,7 +16,7 @@ from pipeline.output.calibrator import calibrator_id
 from pipeline.planning.left import unit_runs
 from pipeline.planning.plan import PlanReader, plan_names, read_columns
 from pipeline.schemas import Place, RecordingRef
-from pipeline.sources.access.listing import absolute
+from pipeline.sources.access.listing import with_absolute_source
 from pipeline.storage.base import OutputError, Storage
 
 CONFIG = "_run/config.yaml"
@@ -41,14 +41,10 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """The settings of the run that made the transcripts, and the id of its calibrator, "" without one.
-
-    source: its address as the run was given it; in the settings a local one is absolute.
-    """
+    """The settings of the run that made the transcripts, and the id of its calibrator, "" without one."""
 
     config: RunConfig
     calibrator: str
-    source: str
 
 
 def read_run(storage: Storage) -> Run:
@@ -58,12 +54,7 @@ def read_run(storage: Storage) -> Run:
     except (FileNotFoundError, yaml.YAMLError, pydantic.ValidationError) as err:
         line = " ".join(str(err).split())[:200]
         raise OutputError(f"{storage.uri}/{CONFIG}: not the settings of a run: {line}") from None
-    source = config.source.uri
-    if config.source.format != "huggingface":  # it may be a name on the hub
-        config = config.model_copy(
-            update={"source": config.source.model_copy(update={"uri": absolute(config.source.uri)})}
-        )
-    return Run(config, calibrator_id(storage), source)
+    return Run(with_absolute_source(config), calibrator_id(storage))
 
 
 def unit_places(storage: Storage) -> dict[str, Place]:

@@ -27,7 +27,7 @@ from pipeline.labels.settings import FUNNEL
 from pipeline.labels.splits import stable_hash
 from pipeline.planning.fingerprint import check_fingerprint, fingerprint_id, library_versions, to_json
 from pipeline.sources.access.listing import absolute
-from pipeline.storage.base import OutputError, Storage, in_order, open_storage, race_probe, read_json
+from pipeline.storage.base import OutputError, Storage, in_order, open_input, open_storage, race_probe, read_json
 from pipeline.storage.objects import PROBES
 
 FINGERPRINT, PROBLEMS = "_export/fingerprint.json", "problems.jsonl"
@@ -78,19 +78,12 @@ def export(config: ExportConfig) -> Exported:
 
 def _open_input(config: ExportConfig) -> tuple[Storage, Storage]:
     """The input, and the output of jobs.transcribe that its rows are from."""
-    source = _opened("input.uri", config.input.uri, config)
+    source = open_input("input.uri", config.input.uri, config.storage)
     funnel = read_json(source, FUNNEL)
     if not funnel and next(source.list(LABELS_AT), None):
         raise ConfigError(f"input.uri: {config.input.uri}: its selection has not ended; run jobs.select_labels again")
     named = config.input.transcripts or funnel.get("transcripts")
-    return source, _opened("input.transcripts", named, config) if named else source
-
-
-def _opened(key: str, uri: str, config: ExportConfig) -> Storage:
-    try:
-        return open_storage(uri, create=False, config=config.storage)
-    except ConfigError as err:
-        raise ConfigError(str(err).replace("output.uri", key, 1)) from None
+    return source, open_input("input.transcripts", named, config.storage) if named else source
 
 
 def _pin(target: Storage, config: ExportConfig, keys: dict[str, str]) -> str:

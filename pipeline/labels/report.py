@@ -90,7 +90,12 @@ def summary_lines(found: dict[str, Any]) -> list[str]:
     kept = f"{found['segments_kept']} of {found['segments']} segments"
     kept += f", {found['hours_kept']:.4f} of {found['hours']:.4f} h"
     rates = f"expected error rate {rate(found['expected'])}, achieved on references {rate(found['achieved'])}"
-    return [*lines, "", f"kept {kept}: {rates}", f"dropped: {dropped}"]
+    lines += ["", f"kept {kept}: {rates}", f"dropped: {dropped}"]
+    if unmet := [name for name, one in found["thresholds"].items() if one["confidence"] is None]:
+        lines.append(
+            f"no threshold meets the target: {', '.join(unmet)}. More speakers in the calibration set may help"
+        )
+    return lines
 
 
 def rate(found: dict[str, float | None] | None) -> str:

@@ -28,7 +28,7 @@ from pipeline.output.part_files import ROW_GROUP, file_name
 from pipeline.output.tables import published_rows
 from pipeline.schemas import LABELS, TRANSCRIPT, to_table
 from pipeline.sources.access.listing import absolute
-from pipeline.storage.base import Storage, open_storage
+from pipeline.storage.base import Storage, open_input, open_storage
 from pipeline.text.normalise import normaliser
 
 PART_GROUPS = 8  # row groups of a file
@@ -50,7 +50,7 @@ def run_selection(config: LabelsConfig) -> Selection:
     has its audio in common with others, 1.3 KB for each kept text that is compared with others, and a small entry for
     each speaker and source.
     """
-    source = open_storage(config.transcripts or "", create=False, config=config.storage)
+    source = open_input("transcripts", config.transcripts or "", config.storage)
     first = next(published_rows(source, "transcripts", ["model", "fingerprint"]), None)
     if first is None:
         raise ConfigError(f"transcripts: {source.uri}: nothing is published there")

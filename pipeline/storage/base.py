@@ -122,6 +122,14 @@ def open_storage(uri: str, *, create: bool = True, config: StorageConfig | None 
     return opened
 
 
+def open_input(key: str, uri: str, config: StorageConfig) -> Storage:
+    """Open what a job only reads. Raises as `open_storage`; the line names `key`, which says where it is."""
+    try:
+        return open_storage(uri, create=False, config=config)
+    except ConfigError as err:
+        raise ConfigError(str(err).replace("output.uri", key, 1)) from None
+
+
 def clear_abandoned(storage: Storage) -> None:
     """Delete what killed processes left behind more than a day ago: temporary files, scratch folders, probes."""
     storage.sweep(ABANDONED_SECONDS)

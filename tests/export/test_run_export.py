@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ def test_the_data_card_says_what_is_in_it_and_how_to_make_it_again(tmp_path: Pat
         silent = {"text": "", "words": []} if row["recording_id"] == "r3.wav" else {}
         return row | {"confidence": 0.75, "confidence_source": "calibrated:language"} | silent
 
-    transcribed(os.path.relpath(archive(tmp_path / "in", 4)), str(tmp_path / "out"), change=change)
+    transcribed(str(archive(tmp_path / "in", 4)), str(tmp_path / "out"), change=change)
     assert main(["--config", "configs/export.yaml", *words(tmp_path)]) == 0
     card = (tmp_path / "set/DATA_CARD.md").read_text()
     assert card.startswith("# txt: 6 rows, 0.002 hours\n")
@@ -28,7 +27,7 @@ def test_the_data_card_says_what_is_in_it_and_how_to_make_it_again(tmp_path: Pat
     assert "- licence of the recordings: CC-BY-4.0\n" in card
     assert "- made by: tiny, revision abc123\n" in card
     assert "| no_text | 2 | 0.001 |\n" in card
-    assert f"- source: {os.path.relpath(tmp_path / 'in')}\n" in card
+    assert f"- source: {tmp_path / 'in'}\n" in card
     again = next(line for line in card.splitlines() if line.startswith("fullcanvas export "))
     assert main([*again.split()[2:], f"output.uri={tmp_path / 'again'}"]) == 0
     assert (tmp_path / "again/recordings/r0.wav.txt").exists()

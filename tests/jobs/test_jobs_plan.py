@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from jobs import plan as job
 from jobs import transcribe as transcribe_job
@@ -157,7 +159,9 @@ def test_jobs_plan_writes_the_plan_and_the_forecast(
     source: Path, small_model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = [*arguments(source, tmp_path / "out", small_model_dir), "plan.probe_recordings=2"]
-    assert job.main(words) == 0
+    assert job.main([*words, f"source.uri={os.path.relpath(source)}"]) == 0
+    kept = Path(yaml.safe_load((tmp_path / "out/_run/config.yaml").read_text())["source"]["uri"])
+    assert (kept.is_absolute(), kept.resolve()) == (True, source.resolve()), "jobs.export reads it in any folder"
     stored = json.loads((tmp_path / "out" / "_run" / "forecast.json").read_text())
     assert (stored["units"], stored["recordings"]) == (4, 6)
     assert stored["probed"] in (1, 2)  # two are drawn, perhaps the same one

@@ -76,12 +76,22 @@ def test_a_target_keeps_what_the_calibration_set_is_sure_of(tmp_path: Path, caps
     assert {row["policy"] for row in rows} == {found["policy"]}
     assert pq.read_schema(next((tmp_path / "labels" / "labels").iterdir())).equals(LABELS)
     assert f"kept {found['segments_kept']} of 240 segments" in printed
+    assert "no threshold" not in printed
     splits: dict[str, set[str]] = {}
     for row in rows:
         if row["kept"]:
             splits.setdefault(row["speaker"], set()).add(row["split"])
     assert len(splits) > 6
     assert all(len(of_speaker) == 1 for of_speaker in splits.values())
+
+
+def test_languages_whose_target_no_threshold_meets_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive(tmp_path / "known", seed=0, references=True, recordings=24)
+    calibrate(archive(tmp_path / "out", seed=1, references=False, recordings=3, source="calibrated:all"))
+    assert select(tmp_path, f"calibration.known.output={tmp_path / 'known'}", "policy.target_wer={default: 1%}") == 0
+    assert "no threshold meets the target: en. " in capsys.readouterr().out
 
 
 def test_the_same_policy_gives_the_same_labels_and_another_one_another_hash(tmp_path: Path) -> None:
@@ -140,12 +150,18 @@ def test_all_labels_of_a_recording_are_in_one_file(tmp_path: Path, monkeypatch: 
         (["caps.source_hours=1"], "source_column: caps.source_hours needs the key"),
         (["policy.target_wer={en: 8%}", "calibration.a.output=out"], "policy.target_wer: the confidences of "),
         (["policy.min_confidence={en: 0.5}", "policy.target_wer={en: 8%}"], "policy.min_confidence: not together with"),
+        (["transcripts=nowhere"], "transcripts: nowhere: No such file"),
+        (
+            ["policy.target_wer={en: 8%}", "calibration.a.output=nowhere", "transcripts=known"],
+            "calibration: nowhere: No such file",
+        ),
         (["audit.verdicts=nowhere.csv"], "audit.verdicts: nowhere.csv: No such file"),
     ],
 )
 def test_a_mistake_is_one_line(tmp_path: Path, words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     archive(tmp_path / "out", seed=1, references=False, recordings=3)
-    given = [word.replace("=out", f"={tmp_path / 'out'}") for word in words]
+    calibrate(archive(tmp_path / "known", seed=1, references=False, recordings=3, source="calibrated:all"))
+    given = [word.replace("=out", f"={tmp_path / 'out'}").replace("=known", f"={tmp_path / 'known'}") for word in words]
     assert select(tmp_path, *given) == 2
     told = capsys.readouterr().err
     assert told.startswith(says.format(tmp_path) if "{}" in says else says), told

@@ -9,7 +9,7 @@ from itertools import chain
 from stat import S_ISDIR, S_ISREG
 from typing import Any, Protocol
 
-from pipeline.config import ConfigError
+from pipeline.config import ConfigError, RunConfig
 from pipeline.schemas import BadRecording
 from pipeline.sources.access import bucket, names, remote
 from pipeline.storage.errors import failure, storage_error
@@ -94,6 +94,14 @@ def absolute(uri: str) -> str:
     """Return source.uri as it is for every process: a local path becomes absolute."""
     fs, path = remote.open_fs(uri)
     return remote.uri_of(fs, path, uri) if remote.is_local(fs) else uri
+
+
+def with_absolute_source(config: RunConfig) -> RunConfig:
+    """The same settings for every process, in whatever folder it works: a local source has its absolute path."""
+    if config.source.format == "huggingface":  # it may be a name on the hub
+        return config
+    source = config.source.model_copy(update={"uri": absolute(config.source.uri)})
+    return config.model_copy(update={"source": source})
 
 
 def check_root(uri: str) -> None:
