@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages demo test test-slow test-all test-tiny test-python check audit sbom format bench bench-gpu train-tiny
+.PHONY: help setup packages demo test test-slow test-all test-tiny test-python check docs audit sbom format bench bench-gpu train-tiny
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -62,12 +62,16 @@ test-python: ## tests that need no torch, on another Python: make test-python PY
 WITHOUT_TORCH := tests/house tests/storage tests/sources tests/planning tests/audio tests/output tests/evaluation \
 	tests/flow/test_guard.py tests/jobs/test_cli.py --ignore tests/evaluation/test_evaluate_sweep.py
 
-check: setup ## lint, format check, types, secrets in tracked files, known vulnerabilities where OSV can be reached
+check: setup ## lint, format check, types, secrets in tracked files, the site, known vulnerabilities where OSV can be reached
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	files=$$(git ls-files) && $(BIN)/detect-secrets-hook --no-verify --exclude-files '^(infra/tiny/human_speech\.yaml$$|tests/data/)' $$files
+	$(BIN)/python -m infra.site
 	$(BIN)/python -m infra.audit --if-reachable
+
+docs: setup ## the pages as a site that needs no network: out/docs (a wrong link is an error; part of make check)
+	@$(BIN)/python -m infra.site
 
 audit: setup ## known vulnerabilities in what the locks pin (SECURITY.md)
 	$(BIN)/python -m infra.audit

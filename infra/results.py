@@ -104,7 +104,7 @@ def page(found: Mapping[str, SideBySide]) -> str:
         parts += [
             f"## {chapter.title}",
             _wrapped(f"{chapter.about} {recordings} recordings. Weights: {models}. Machine: {about['hardware']}."),
-            "\n".join(["```", *chapter.commands, "```"]),
+            "\n".join(["```", "# hours", *chapter.commands, "```"]),
             *("\n".join(lines) for lines in _tables(one)),
         ]
     return "\n\n".join(parts) + "\n"
