@@ -23,6 +23,7 @@ RUN_BY = {  # what a command of a page has in it, and the file that runs it
     "configs/evaluate-self.yaml": "tests/evaluation/test_evaluate_self.py",
     "jobs.calibrate": PAGES,
     "jobs.transcribe": PAGES,
+    "jobs.status": PAGES,
     "jobs.select_labels": PAGES,
     "export export.format": PAGES,
     "jobs.export": PAGES,
@@ -97,7 +98,7 @@ def test_what_the_text_of_a_page_calls_is_there(page: str) -> None:
 
 
 def test_no_command_hides_in_a_block_of_another_kind() -> None:
-    call = re.compile(r"-m jobs\.|^make \w+$|^fullcanvas \w+ \w+\.", re.MULTILINE)
+    call = re.compile(r"-m jobs\.|^make [\w-]+|^fullcanvas \w+ \w+\.", re.MULTILINE)
     for page in pages():
         calls = [line for language, text in blocks(page) if not language for line in call.findall(text)]
         seen = [command for command in commands(page) if call.search(command.text)]
