@@ -14,6 +14,7 @@ from ray.util.annotations import RayDeprecationWarning
 
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ComputeConfig, RunConfig
+from pipeline.flow import metrics
 from pipeline.flow.bundles import Bundles, rows_of
 from pipeline.flow.guard import GuardedDecoder, GuardedReplica, GuardedSecond, MeteredCommit
 from pipeline.flow.suspects import Cell, run_alone, users_error
@@ -32,6 +33,8 @@ def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequenc
     units: rows of schemas.UNIT_LEFT. seconds: of audio of each, as planned. Ray must be running. Raises ConfigError,
     OutputError or StorageError if that is the cause; otherwise Ray's error with the traceback of the actor.
     """
+    left, units_left = len(units), metrics.make("units_left")
+    units_left.set(left)
     suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:
         blocks: Iterable[pa.Table] = build_chain(config, about, units, seconds).iter_batches(
@@ -42,6 +45,8 @@ def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequenc
                 if receipt["suspect"]:
                     suspects[receipt["unit_id"]] = {name: receipt[name] for name in UNIT_LEFT.names}
                 else:
+                    left -= receipt["done"]
+                    units_left.set(left)
                     yield receipt
         if suspects:
             yield from one_by_one(config, about, to_table(suspects.values(), UNIT_LEFT))

@@ -8,8 +8,9 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Iterator
-from typing import Any
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -17,7 +18,7 @@ from pipeline import logs
 from pipeline.audio.stage import DecodeStage
 from pipeline.config import ConfigError, RunConfig
 from pipeline.flow.bundles import as_block, rows_of
-from pipeline.flow.metrics import RetryMetrics
+from pipeline.flow.metrics import CommitMetrics, DecodeMetrics, ReplicaMetrics
 from pipeline.output.stage import Attempts, CommitStage, saved_pieces
 from pipeline.schemas import (
     AUDIO_COLUMNS,
@@ -33,6 +34,9 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import OutputError, open_storage
 from pipeline.storage.errors import storage_error
+
+if TYPE_CHECKING:
+    from pipeline.model.stage import Replica
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ class GuardedDecoder:
         self.storage = self.stage.storage
         self.attempts = Attempts(self.storage, "decode", about.run)
         self.timeout_seconds = config.compute.unit_timeout_seconds
-        self.metrics = RetryMetrics("decode")
+        self.metrics = DecodeMetrics()
 
     def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []  # pieces of the next block
@@ -117,8 +121,11 @@ class GuardedDecoder:
         watchdog.start()
         # Native code that hangs and keeps Python's lock would also stop the timer. This one needs no lock.
         faulthandler.dump_traceback_later(self.timeout_seconds + 2 * MARKER_SECONDS, exit=True, file=2)
+        began = time.monotonic()
         try:
-            return next(pieces)
+            row = next(pieces)
+            self.metrics.piece(row["samples"], time.monotonic() - began)
+            return row
         except (ConfigError, OutputError):
             raise
         except Exception as err:  # its recordings will run alone, which shows the one at fault
@@ -162,10 +169,10 @@ class GuardedReplica:
         self.storage = open_storage(config.output.uri, create=False, config=config.storage)
         self.attempts = Attempts(self.storage, self.name, about.run)
         self.timeout_seconds = config.compute.unit_timeout_seconds
-        self.metrics = RetryMetrics(self.name)
+        self.metrics = ReplicaMetrics(self.name, self.replica.figures)
         self._places = asyncio.Semaphore(config.compute.units_in_flight)
 
-    def start(self, config: RunConfig, about: About) -> Callable[[pa.Table], Awaitable[pa.Table]]:
+    def start(self, config: RunConfig, about: About) -> Replica:
         """Load the model."""
         from pipeline.model.stage import Replica  # imports torch, so only in processes with a model
 
@@ -181,7 +188,11 @@ class GuardedReplica:
 
     async def __call__(self, block: pa.Table) -> pa.Table:
         pieces = rows_of(block)
-        answered = await asyncio.gather(*(self._answered(pieces.slice(index, 1)) for index in range(len(pieces))))
+        self.metrics.arrived(len(pieces))
+        try:
+            answered = await asyncio.gather(*(self._answered(pieces.slice(index, 1)) for index in range(len(pieces))))
+        finally:
+            self.metrics.arrived(-len(pieces))
         self.metrics.report()
         return as_block(pa.concat_tables(answered))
 
@@ -194,13 +205,17 @@ class GuardedReplica:
         async with self._places:
             if not await asyncio.to_thread(self.attempts.begin, name):
                 return self.skipped(piece, suspect=True)
+            self.metrics.inside(1)
             try:
-                return await asyncio.wait_for(self.replica(piece), self.timeout_seconds)
+                recognised = await asyncio.wait_for(self.replica(piece), self.timeout_seconds)
+                self.metrics.recognised(recognised)
+                return recognised
             except TimeoutError:
                 fields = {"unit": unit_id, "piece": number}
                 log.error("piece %s: no answer after %s s", name, self.timeout_seconds, extra={"fields": fields})
                 return self.skipped(piece, suspect=True)
             finally:
+                self.metrics.inside(-1)
                 await asyncio.to_thread(self.attempts.end, name)
 
 
@@ -212,7 +227,7 @@ class GuardedSecond(GuardedReplica):
 
     name = "second"
 
-    def start(self, config: RunConfig, about: About) -> Callable[[pa.Table], Awaitable[pa.Table]]:
+    def start(self, config: RunConfig, about: About) -> Replica:
         """Load model.second."""
         from pipeline.model.stage import SecondReplica
 
@@ -229,11 +244,13 @@ class MeteredCommit:
     def __init__(self, config: RunConfig, about: About) -> None:
         log_as(about)
         self.stage = CommitStage(config, about)
-        self.metrics = RetryMetrics("commit")
+        self.metrics = CommitMetrics()
         gc.freeze()
         gc.set_threshold(NEW_OBJECTS)
 
     def __call__(self, block: pa.Table) -> pa.Table:
         receipts = self.stage(rows_of(block))
+        for row in receipts.to_pylist():
+            self.metrics.receipt(row)
         self.metrics.report()
         return as_block(receipts)

@@ -73,6 +73,11 @@ class Replica:
         recognised = pieces.append_column("results", column)
         return recognised.drop_columns(AUDIO_COLUMNS) if self.is_last else recognised
 
+    def figures(self) -> dict[str, float]:
+        """What the engine has at the moment, by the names of flow/metrics.py. Any thread may ask."""
+        memory = {"gpu_memory_bytes": torch.cuda.memory_reserved()} if torch.cuda.is_initialized() else {}
+        return self.engine.figures() | memory
+
     async def _opened(
         self, pieces: pa.Table, rows: list[list[dict[str, Any]]], given: list[list[Segment]]
     ) -> list[Opened]:

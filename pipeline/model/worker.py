@@ -115,6 +115,10 @@ class Worker(ABC):
         with self._lock:
             return time.monotonic() - self._alive_at if self._unresolved else 0.0
 
+    def figures(self) -> dict[str, float]:
+        """What the engine has at the moment, by the names of flow/metrics.py."""
+        return {"segments_in_engine": len(self._unresolved)}
+
     def close(self) -> None:
         """Finish all submitted segments, then stop the thread."""
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -13,7 +14,7 @@ import pyarrow as pa
 
 from pipeline.config import RunConfig, public
 from pipeline.output.attempts import Attempts
-from pipeline.output.commit import FIGURES, Receipt, commit_unit, new_attempt
+from pipeline.output.commit import FIGURES, SAMPLES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import PieceJoiner, saved_pieces
 from pipeline.output.stitch import stitch_segments
 from pipeline.planning.plan import PlanReader
@@ -50,6 +51,8 @@ RECEIPT = pa.schema(
         ("samples", pa.int64()),  # of audio that this run has decoded, at 16 kHz
         ("dead", pa.int64()),  # recordings
         ("failed", pa.list_(FAILED)),  # the dead ones, and the damaged ones
+        ("outcome", pa.struct([(name, pa.int64()) for name in SAMPLES])),  # samples of the unit; null: not committed
+        ("commit_seconds", pa.float64()),  # null: not committed
         ("read", pa.int64()),  # recordings whose bytes could be read
         ("unread_before", pa.int64()),  # recordings that could not, before the first one that could
         ("unread_longest", pa.int64()),  # the most of them in a row
@@ -85,7 +88,8 @@ class CommitStage:
     def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
         unit_id, place = row["unit_id"], Place(**row["place"])
         blank = {"unit_id": unit_id, "place": row["place"], "suspect": row["suspect"], "samples": row["samples"]}
-        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0, "failed": []} | reading(())
+        blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0} | reading(())
+        blank |= {"failed": [], "outcome": None, "commit_seconds": None}
         if row["suspect"] or row["saved"]:
             return blank
         if row["piece"] == 0 and row["next"] is None:
@@ -103,6 +107,7 @@ class CommitStage:
         self, unit: WorkUnit, place: Place, recordings: list[DecodedRecording], results: list[dict[str, Any]]
     ) -> dict[str, Any]:
         """The same as `commit`, but returns a row of RECEIPT."""
+        began = time.monotonic()
         receipt = self.commit(unit, recordings, results)
         return {
             "unit_id": unit.unit_id,
@@ -115,6 +120,8 @@ class CommitStage:
             "samples": receipt.samples["in"],
             "dead": sum(receipt.dead.values()),
             "failed": failed(unit, receipt),
+            "outcome": receipt.samples,
+            "commit_seconds": time.monotonic() - began,
             **reading(recording.problem for recording in recordings),
         }
 

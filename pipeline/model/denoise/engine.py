@@ -94,6 +94,12 @@ class Engine(Worker):
         for finished in self.scheduler.turn():
             self._deliver(finished)
 
+    def figures(self) -> dict[str, float]:
+        lanes = list(self.scheduler.lanes.values())
+        computed, needed = self.scheduler.row_steps
+        slots = {"slots": sum(lane.slots for lane in lanes), "slots_busy": sum(lane.active for lane in lanes)}
+        return super().figures() | slots | {"row_steps_computed": computed, "row_steps_needed": needed}
+
     def close(self) -> None:
         with self._lock:
             self._closed = True

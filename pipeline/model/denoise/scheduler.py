@@ -123,7 +123,7 @@ class Scheduler:
     def row_steps(self) -> tuple[int, int]:
         """Steps of rows that were computed, and those that segments needed. Steps of empty rows are the difference."""
         computed, needed = self._row_steps
-        for lane in self.lanes.values():
+        for lane in list(self.lanes.values()):  # another thread may ask
             computed, needed = computed + lane.row_steps_computed, needed + lane.row_steps_needed
         return computed, needed
 
