@@ -1,0 +1,1 @@
+"""Metrics on a screen, and alerts: a Grafana dashboard and Prometheus rules."""

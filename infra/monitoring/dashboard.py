@@ -1,4 +1,4 @@
-"""Makes infra/monitoring/fullcanvas_grafana_dashboard.json: python -m infra.monitoring.dashboard
+"""Makes fullcanvas_grafana_dashboard.json beside this file: python -m infra.monitoring.dashboard .
 
 Name, data source, cluster filter and tags follow Ray's own dashboards. Ray's Grafana shows every file of
 /tmp/ray/session_latest/metrics/grafana/dashboards, so a copy there appears beside them.
@@ -13,6 +13,7 @@ from typing import Any
 FILE = Path(__file__).parent / "fullcanvas_grafana_dashboard.json"
 WINDOW = "5m"
 CLUSTER = 'ray_io_cluster=~"$Cluster"'
+ALL = {"text": "All", "value": "$__all"}
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 
 
@@ -32,7 +33,7 @@ def quantile(share: float, name: str, by: str = "le") -> str:
     return f"histogram_quantile({share}, {rate(f'{name}_bucket', by)})"
 
 
-WAITING = f"{rate('replica_waiting_seconds_total')} / ({rate('replica_waiting_seconds_total')} + {rate('replica_busy_seconds_total')})"
+BUSY, IDLE = rate("replica_busy_seconds_total"), rate("replica_waiting_seconds_total")
 # Row by row: title, unit, what it shows, then queries with their legends.
 PANELS: list[tuple[str, str, str, dict[str, str]]] = [
     (
@@ -62,7 +63,12 @@ PANELS: list[tuple[str, str, str, dict[str, str]]] = [
             f'ray_fullcanvas_recordings_total{{state!="transcribed",{CLUSTER}}}[1h]))'
         },
     ),
-    ("Share of time that replicas wait", "percentunit", "Replicas that have nothing to do", {"waiting": WAITING}),
+    (
+        "Share of time that replicas wait",
+        "percentunit",
+        "Replicas that have nothing to do",
+        {"waiting": f"{IDLE} / ({IDLE} + {BUSY})"},
+    ),
     (
         "Canvas slots",
         "short",

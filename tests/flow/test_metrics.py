@@ -1,33 +1,44 @@
-"""The metrics of a real run, as Prometheus reads them from Ray."""
+"""The metrics of a real run, as Prometheus reads them from Ray; and its logs, which name no text."""
 
 from __future__ import annotations
 
-import re
+import json
+import logging
 import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import ray
+from prometheus_client.parser import text_string_to_metric_families
 
+from pipeline import logs
 from pipeline.config import ComputeConfig
 from pipeline.flow.cluster import ray_cluster
+from pipeline.flow.metrics import METRICS
 from pipeline.run import transcribe
+from pipeline.schemas import SAMPLE_RATE
 from tests.support.archives import archive, settings
 from tests.support.small_s3 import SmallS3
 
 RECORDINGS = 12
 FAILURES = 12  # answers; s3fs repeats a request five times before our own loop counts one error: 12 // 5 = 2
+ON_GPUS = {"gpu_memory_bytes"}  # metrics that a CPU does not have
+OF_RUNS_IN_TROUBLE = {"overflows"}
+
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
-    """A store with recordings, and a local Ray that can reach it."""
+    """A store with recordings, one of them no audio, and a local Ray that can reach it."""
     small = SmallS3()
     for path in archive(tmp_path / "in", RECORDINGS).glob("*.wav"):
         small.objects[f"in/{path.name}"] = path.read_bytes()
+    small.objects["in/bad.wav"] = b"no audio" * 10
     environment = {
         "AWS_ENDPOINT_URL": small.url,
         "AWS_ACCESS_KEY_ID": "key",
@@ -43,24 +54,77 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallS3]:
     small.close()
 
 
+@pytest.fixture
+def json_logs() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    logs.configure("json")
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logs.units.setLevel(logging.NOTSET)
+
+
+def scraped(url: str) -> Samples:
+    """Our samples, by name and the labels that are ours."""
+    page = urllib.request.urlopen(url, timeout=10).read().decode()
+    found: Samples = {}
+    for family in text_string_to_metric_families(page):
+        for sample in family.samples:
+            if sample.name.startswith("ray_fullcanvas_"):
+                name = sample.name.removeprefix("ray_fullcanvas_")
+                tags = {tag for metric in METRICS.values() for tag in metric.tags} | {"le"}
+                key = frozenset((tag, value) for tag, value in sample.labels.items() if tag in tags)
+                found[name, key] = sample.value
+    return found
+
+
+def total(samples: Samples, name: str, **tags: str) -> float:
+    return sum(value for (found, labels), value in samples.items() if found == name and set(tags.items()) <= labels)
+
+
 @pytest.mark.timeout(300)
-def test_requests_that_were_repeated_are_counted_by_stage_and_error(
-    store: SmallS3, tmp_path: Path, small_model_dir: Path
+def test_a_run_shows_its_metrics_and_logs_what_became_of_each_recording(
+    store: SmallS3, tmp_path: Path, small_model_dir: Path, json_logs: None, capfd: pytest.CaptureFixture[str]
 ) -> None:
     config = settings(Path("s3://b/in"), tmp_path / "out", small_model_dir, "plan.unit_recordings=1")
     config = config.model_copy(update={"source": config.source.model_copy(update={"uri": "s3://b/in"})})
     store.fail_ranges.extend([503] * FAILURES)
+    logs_of_ray = Path(ray._private.worker._global_node.get_logs_dir_path())
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
-    counted: dict[str, float] = {}
+    samples: Samples = {}
     with ThreadPoolExecutor(1) as pool:
         run = pool.submit(transcribe, config)
         while not run.done():
-            page = urllib.request.urlopen(url, timeout=10).read().decode()
-            for labels, value in re.findall(
-                r"^ray_fullcanvas_store_retries_total\{(.*)\} ([\d.]+)$", page, re.MULTILINE
-            ):
-                assert 'stage="decode"' in labels
-                counted[re.findall(r'error="(\w+)"', labels)[0]] = float(value)
+            samples |= scraped(url)
             time.sleep(0.1)
         assert run.result()["recordings_transcribed"] == RECORDINGS
-    assert sum(counted.values()) == FAILURES // 5
+    kinds = {"counter": "_total", "gauge": "", "histogram": "_count"}
+    seen = {name for name, _ in samples}
+    missing = {name for name, metric in METRICS.items() if name + kinds[metric.kind] not in seen}
+    assert missing <= ON_GPUS | OF_RUNS_IN_TROUBLE
+    assert total(samples, "store_retries_total", stage="decode") == FAILURES // 5
+    assert total(samples, "store_requests_total", stage="decode") >= RECORDINGS
+    audio = sum(2.5 + number / 100 for number in range(RECORDINGS))
+    assert total(samples, "decoded_audio_seconds_total") == pytest.approx(audio, abs=0.1)
+    assert total(samples, "recognised_audio_seconds_total") == pytest.approx(audio, abs=0.1)
+    needed, computed = (total(samples, "row_steps_total", kind=kind) for kind in ("needed", "computed"))
+    assert 0 < needed <= computed
+    rows = pq.read_table(tmp_path / "out/transcripts", columns=["steps", "text"])
+    assert total(samples, "steps_sum") == pytest.approx(sum(rows["steps"].to_pylist()))
+    assert total(samples, "slots", stage="model") >= 8
+    # The last commits may be gone with their process before anybody has read them.
+    assert 0 < total(samples, "committed_audio_seconds_total") <= audio + 0.1
+    assert 0 < total(samples, "commit_seconds_count") <= RECORDINGS + 1
+    lines = [json.loads(line) for line in capfd.readouterr().err.splitlines()]
+    committed = [line for line in lines if line["message"] == "committed"]
+    (dead,) = [line for line in lines if line["message"] == "dead letter"]
+    assert len(committed) == RECORDINGS + 1
+    assert sum(line["audio_seconds"] for line in committed) == pytest.approx(audio, abs=1 / SAMPLE_RATE)
+    assert (dead["recording"], dead["reason"], len(dead["run"])) == ("bad", "not_audio", 16)
+    stages = "".join(path.read_text(errors="replace") for path in logs_of_ray.glob("worker-*.err"))
+    assert '"run": ' in stages
+    shown = json.dumps(lines, ensure_ascii=False) + stages
+    texts = {text for text in rows["text"].to_pylist() if len(text or "") > 8}
+    assert texts
+    assert not [text for text in texts if text in shown]
