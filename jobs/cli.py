@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import shlex
 import sys
 import types
@@ -60,8 +59,6 @@ def main(
     """
     made = parser(job, schema, doc)
     made.add_argument("--log", choices=("text", "json"), default="text", help="json: one object a line, for programs")
-    for library in ("botocore", "aiobotocore"):  # they tell at each store where the keys are from
-        logging.getLogger(library).setLevel(logging.WARNING)
     made.set_defaults(chosen=run)
     for option, function in (instead or {}).items():
         about = " ".join((function.__doc__ or "").split())

@@ -63,6 +63,8 @@ def configure(kind: Kind) -> None:
     handler = _Stderr()
     handler.setFormatter(JsonLines() if kind == "json" else logging.Formatter("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=kind == "json")
+    for library in ("botocore", "aiobotocore"):  # they tell at each store where the keys are from
+        logging.getLogger(library).setLevel(logging.WARNING)
     units.setLevel(logging.INFO if kind == "json" else logging.ERROR)
 
 
