@@ -102,7 +102,14 @@ class Commit:
         pass
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        counts = {"suspect": False, "done": True, "won": True, "recordings": 1, "segments": ROWS, "dead": 0}
+        counts: dict[str, Any] = {
+            "suspect": False,
+            "done": True,
+            "won": True,
+            "recordings": 1,
+            "segments": ROWS,
+            "dead": 0,
+        }
         counts |= {"failed": [], "outcome": None, "commit_seconds": None}
         rows = [
             {"unit_id": row["unit_id"], "place": row["place"], "samples": row["samples"], **counts, **reading([None])}
