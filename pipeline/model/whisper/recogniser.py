@@ -31,6 +31,7 @@ from pipeline.model.whisper.search import Hypothesis, Rules, best_texts
 from pipeline.schemas import BYTES_PER_SAMPLE, SAMPLE_RATE, Segment, SegmentResult
 
 HEAD = "proj_out.weight"
+CPU_WINDOWS = 4  # encoded at once on a CPU: of more, the kernel gives each layer new pages, a tenth of the time
 Times = list[tuple[int, int]]  # beginning and end in milliseconds of the segment, of each token
 
 
@@ -119,9 +120,10 @@ class Whisper:
     def encode(self, segments: list[Segment]) -> Tensor:
         """The encoder's output [segments, positions, d_model]."""
         windows = np.stack([from_pcm(segment.pcm, self.window_samples) for segment in segments])
-        mel = self.log_mel(torch.from_numpy(windows).to(self.model.device))
-        hidden: Tensor = self.model.get_encoder()(mel.to(self.model.dtype)).last_hidden_state
-        return hidden
+        mel = self.log_mel(torch.from_numpy(windows).to(self.model.device)).to(self.model.dtype)
+        at_once = CPU_WINDOWS if mel.is_cpu else len(mel)
+        encoder = self.model.get_encoder()
+        return torch.cat([encoder(part).last_hidden_state for part in mel.split(at_once)])
 
     def _listen(self, segments: list[Segment], caches: Caches) -> list[Heard]:
         """The text of each segment. Where it is a loop or improbable, it is tried again at the next temperature."""
