@@ -113,15 +113,15 @@ def trainer(config: TrainConfig) -> Trainer:
     settings = {"seed": config.seed, "utterances": len(batches.rows)} | config.phases.deciding()
     earlier, defaults = config.phases.earlier_steps, PhaseSection().deciding()
     resume.agree(folder, settings, steps="phases.diffusion_steps", earlier=earlier, defaults=defaults)
-    return made(model, batches, config.phases, seed=config.seed, folder=folder, teacher=_teacher(config.phases, folder))
+    return made(model, batches, config.phases, seed=config.seed, folder=folder, teacher=_teacher(config, folder))
 
 
-def _teacher(phases: PhaseSection, folder: Path) -> Teacher | None:
-    """The model that the training started from, with its own prompt."""
-    if not phases.teacher_weight:
+def _teacher(config: TrainConfig, folder: Path) -> Teacher | None:
+    """The model whose answers are learned, in its own prompt: by default the one that the training started from."""
+    if not config.phases.teacher_weight:
         return None
-    start = checkpoint.load(str(folder / "start")).requires_grad_(False)
-    return Teacher(start, phases.teacher_weight, phases.teacher_sure)
+    model = checkpoint.load(config.teacher or str(folder / "start")).requires_grad_(False)
+    return Teacher(model, config.phases.teacher_weight, config.phases.teacher_sure)
 
 
 def made(

@@ -59,6 +59,7 @@ class TrainConfig(Section):
     start: str | None = Field(
         None, description="tiny, or a fullcanvas/1 directory whose weights training starts from; null: random weights"
     )
+    teacher: str | None = Field(None, description="a fullcanvas/1 directory that teaches; null: `start` as it is")
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"

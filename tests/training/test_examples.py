@@ -110,7 +110,7 @@ def test_the_transcripts_of_a_run_become_a_source_as_the_documentation_says(
         archive.extractall(
             tmp_path / "audio", [m for m in archive if m.name.endswith(("00.opus", "01.opus"))], filter="data"
         )
-    paths = [tmp_path / "audio" / name for name in ("en/000.opus", "fr/001.opus")]
+    paths = [tmp_path / "audio" / name for name in ("en/000.opus", "zh/001.opus")]
     sides = [soundfile.read(path) for path in paths]
     call = np.zeros((max(len(samples) for samples, _ in sides), 2))
     for channel, (samples, _) in enumerate(sides):
