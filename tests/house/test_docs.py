@@ -42,6 +42,13 @@ def test_the_files_that_contributing_names_exist() -> None:
     assert not [name for name in named if not (ROOT / name).exists()]
 
 
+def test_the_start_page_and_the_menu_have_every_page() -> None:
+    start, menu = ((ROOT / name).read_text(encoding="utf-8") for name in ("docs/README.md", "infra/mkdocs.yml"))
+    own = [page for page in pages() if page.startswith("docs/") and page != "docs/README.md"]
+    assert not [page for page in own if f"]({Path(page).name})" not in start]
+    assert not [page for page in [*pages(), "CHANGELOG.md"] if f": {page}\n" not in menu]
+
+
 @pytest.mark.parametrize("page", pages())
 def test_the_links_of_a_page_lead_somewhere(page: str) -> None:
     path = ROOT / page
