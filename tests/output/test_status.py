@@ -15,6 +15,7 @@ from pipeline.output.publish import publish_tables
 from pipeline.output.status import read_status, status_lines
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import commit, left, plan, ref, run
+from tests.support.small_s3 import SmallS3
 
 
 @pytest.fixture
@@ -89,6 +90,21 @@ def test_the_command_takes_the_address_alone_and_prints_lines_or_json(
     assert main(["--watch", "--json", storage.uri]) == 0  # no run is at work, so it ends
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == read_status(storage)
+
+
+def test_an_output_in_a_bucket_is_read_from_anywhere(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sign(storage)
+    store = SmallS3()
+    store.objects.update({f"out/{key}": storage.get(key) for key in storage.list("")})
+    environment = {"AWS_ENDPOINT_URL": store.url, "AWS_DEFAULT_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "key"}
+    for name, value in (environment | {"AWS_SECRET_ACCESS_KEY": "secret"}).items():  # pragma: allowlist secret
+        monkeypatch.setenv(name, value)
+    assert main(["s3://b/out", "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    store.close()
+    assert (status["state"], status["units_committed"], len(status["runs"])) == ("running", 1, 1)
 
 
 def test_a_folder_without_a_plan_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
