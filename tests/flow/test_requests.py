@@ -31,6 +31,5 @@ def test_a_unit_costs_its_store_fifteen_requests(tmp_path: Path, small_model_dir
     more = requests(tmp_path, 12 + MORE, small_model_dir)
     more.subtract(requests(tmp_path, 12, small_model_dir))
     each = {method: round(count / MORE, 1) for method, count in more.items()}
-    assert (each["PUT"], each["DELETE"], each["LIST"]) == (4, 2, 3)
-    assert 2 <= each["HEAD"] <= 2.5  # one more for every part of the plan that a process reads
-    assert 2 <= each["GET"] <= 2.5
+    # A sign of life every 30 s is a put, and a process that reads a part of the plan asks for it once.
+    assert each == pytest.approx({"PUT": 4.1, "DELETE": 2.1, "LIST": 3.1, "HEAD": 2.2, "GET": 2.2}, abs=0.3)
