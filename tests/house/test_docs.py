@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
+from infra.pictures import terminal
 from pipeline.config import RunConfig
 from tests.support.pages import commands, pages
 
@@ -33,6 +35,17 @@ def test_the_picture_is_the_one_that_the_code_draws() -> None:
     from infra.dataflow import PICTURE, draw
 
     assert PICTURE.read_text(encoding="utf-8") == draw(), "python -m infra.dataflow"
+
+
+def test_the_picture_of_a_terminal_is_drawn_from_a_sign_of_life_and_loads_nothing() -> None:
+    figures = {"units_total": 8, "units_done": 8, "audio_seconds": 309.0, "rtfx": 2.1, "eta_seconds": None}
+    figures |= {"eta_low": None, "eta_high": None, "at_work": {}, "dead_letters": {"not_audio": 3}}
+    sign = {"state": "done", "seconds": 120.0, "phases": {"planning": 1.0, "transcribing": 100.0}, **figures}
+    summary = {"recordings": 45, "segments": 111, "audio_hours": 0.1, "recordings_dead_lettered": 3, "complete": True}
+    svg = terminal(sign, summary, "make demo")
+    ElementTree.fromstring(svg)  # the README shows it as a picture
+    assert "8&#160;of&#160;8&#160;units" in svg
+    assert not re.search(r"href|src=|url\(.?http", svg)
 
 
 def test_the_files_that_contributing_names_exist() -> None:
