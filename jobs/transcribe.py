@@ -20,7 +20,8 @@ def run(config: RunConfig) -> int:
 
     It returns 3 if too many recordings in a row are missing.
     """
-    log.info("transcribing %s to %s", public(config.source.uri), config.output.uri)  # the imports take some seconds
+    # At once: the imports take some seconds.
+    log.info("transcribing %s to %s", public(config.source.uri), public(config.output.uri))
     from pipeline.output.budget import OverBudget, over_budget
     from pipeline.output.tables import sample_lines
     from pipeline.output.terminal import TABLE_ROWS, print_table, source_line, summary_line

@@ -146,7 +146,10 @@ def test_the_output_says_how_far_its_run_is_and_how_it_ended(storage: Storage) -
 
 @pytest.mark.parametrize(
     ("error", "state", "says"),
-    [(ValueError("a https://user:pass@host\nb"), "failed", "a https://host b"), (KeyboardInterrupt(), "stopped", None)],
+    [
+        (ValueError("a https://user:pass@host\nb"), "failed", "a https://host b"),  # pragma: allowlist secret
+        (KeyboardInterrupt(), "stopped", None),
+    ],
 )
 def test_a_run_that_ends_early_says_so(storage: Storage, error: BaseException, state: str, says: str | None) -> None:
     progress = RunProgress()
