@@ -278,6 +278,7 @@ def transcribe(sandbox: Path, model: Path, *more: str) -> dict[str, int]:
     words = [*arguments(sandbox / "in", sandbox / "out", model), "plan.unit_recordings=12", *more]
     words.append(f"compute.max_recording_seconds={MAX_SECONDS}")
     environment = os.environ | {"HOME": str(sandbox / "home"), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["MPLCONFIGDIR"] = str(sandbox.parent / f"{sandbox.name}.fonts")  # matplotlib keeps a list of fonts
     with (sandbox.parent / f"{sandbox.name}.log").open("wb+") as log:
         command = [sys.executable, "-m", "jobs.transcribe", *words]
         options = {"cwd": sandbox / "cwd", "env": environment, "stdout": log, "stderr": log}
