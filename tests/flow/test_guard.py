@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +45,12 @@ from tests.support.archives import archive, settings
 
 UNIT = "5" * 16
 ABOUT = About(1.0, ("en",), "m", "f")
+
+
+@pytest.fixture(autouse=True)
+def _no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's metrics have locks of native threads, which a process that is forked here could find locked for ever."""
+    monkeypatch.setattr("pipeline.flow.guard.DecodeMetrics", mock.Mock)
 
 
 @pytest.fixture
