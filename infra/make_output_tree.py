@@ -14,7 +14,6 @@ from pathlib import Path
 
 from pipeline.config import RunConfig
 from pipeline.config_file import load
-from pipeline.in_process import transcribe_here
 from pipeline.model.files.layout import ASSETS
 from pipeline.planning import fingerprint
 from pipeline.schemas import SCHEMA_VERSION
@@ -53,6 +52,8 @@ def make_recordings() -> None:
 
 def main(folder: Path = OUTPUT) -> None:
     """Transcribe the recordings to a folder that is not there yet."""
+    from pipeline.in_process import transcribe_here  # it imports torch, which the readers of this file need not
+
     make_recordings()
     fingerprint.library_versions = dict  # so that a resume after an upgrade of libraries is no resume with other ones
     output = PLACE.with_suffix(".out")

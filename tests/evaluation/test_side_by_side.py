@@ -17,13 +17,14 @@ from pipeline.model.files.whisper_layout import JOIN_MS
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, arguments
 from tests.support.evaluated import evaluated_table, row
-from tests.support.small_whisper import save_whisper
 
 WHISPER = "whisper-five"
 
 
 def words(tmp_path: Path, small_model: Path) -> list[str]:
     """The command line of an evaluation of a small diffusion model and a small Whisper on three recordings."""
+    from tests.support.small_whisper import save_whisper  # it needs torch
+
     source = archive(tmp_path / "in", 3)
     for number, path in enumerate(sorted(source.glob("*.wav"))):
         path.with_suffix(".txt").write_text("the old cat" + " sat" * number)
