@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -139,13 +140,20 @@ def keys(schema: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
             yield prefix + name, field
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every setting of sections that are dictionaries, with its full name: ("source.uri", "in"), ..."""
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every setting of sections that are dictionaries, by its full name ("source.uri"), without secrets."""
+    found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from flat(value, f"{prefix}{name}.")
+            found |= flat(value, f"{prefix}{name}.")
         else:
-            yield prefix + name, value
+            found[prefix + name] = public(value) if isinstance(value, str) else value
+    return found
+
+
+def as_text(value: Any) -> str:
+    """A setting or another plain value as people read it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 _WORDS = {  # pydantic's types of errors, in plain words, with its own figures in braces

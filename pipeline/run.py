@@ -27,7 +27,7 @@ from pipeline.output.attempts import end_run, forget_innocent
 from pipeline.output.budget import Budget, OverBudget
 from pipeline.output.calibrator import FILE, KEY, Calibrator, keep, read_file
 from pipeline.output.commit import collect_garbage, committed_units, new_attempt, read_commit
-from pipeline.output.parts import SUMMARY
+from pipeline.output.parts import CONFIG, SUMMARY
 from pipeline.output.pieces import forget_committed
 from pipeline.output.progress import RunProgress
 from pipeline.output.publish import ACCOUNTING, is_published, publish_tables, refreshed_summary
@@ -178,7 +178,7 @@ def _make_plan(storage: Storage, config: RunConfig, info: ModelInfo, results: St
     )
     _choose_calibrator(storage, config)
     kept = with_absolute_source(config).model_dump(mode="json")  # exports read it in other folders
-    storage.put("_run/config.yaml", yaml.safe_dump(kept, sort_keys=False).encode())
+    storage.put(CONFIG, yaml.safe_dump(kept, sort_keys=False).encode())
     if is_planned and config.run.number == 0:  # of several shares the first one looks at the source
         commits = results or storage
         reasons = lru_cache(maxsize=4)(lambda unit_id: read_commit(commits, unit_id)["by_recording"]["reason"])

@@ -42,11 +42,12 @@ def check(config: TrainConfig) -> None:
     if config.retokenise and not config.start:
         raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
     _check_also(config)
-    if config.start:
-        try:
-            layout.describe(config.start)
-        except ConfigError as err:
-            raise ConfigError(str(err).replace("model.name:", "start:", 1)) from None
+    for key, name in (("start", config.start), ("teacher", config.teacher)):
+        if name:
+            try:
+                layout.describe(name)
+            except ConfigError as err:
+                raise ConfigError(str(err).replace("model.name:", f"{key}:", 1)) from None
 
 
 def _check_also(config: TrainConfig) -> None:

@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import __version__
-from pipeline.config import public
-from pipeline.config_file import PACKAGE, flat
+from pipeline.config_file import PACKAGE, as_text, flat
 from pipeline.evaluation.result import Differing, Evaluation
 from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.model.files import layout
@@ -67,8 +66,7 @@ def git_commit(folder: Path = PACKAGE) -> str | None:
 
 def recorded(config: EvaluateConfig) -> dict[str, Any]:
     """The settings that the result keeps, by full key: all but those that only say where something is. No secrets."""
-    settings = flat(config.model_dump(mode="json", exclude=set(_ELSEWHERE)))
-    return {name: public(value) if isinstance(value, str) else value for name, value in settings}
+    return flat(config.model_dump(mode="json", exclude=set(_ELSEWHERE)))
 
 
 def differing(new: Evaluation, old: Mapping[str, Any]) -> list[Differing]:
@@ -82,8 +80,4 @@ def differing(new: Evaluation, old: Mapping[str, Any]) -> list[Differing]:
     there = {name: old["about"].get(name) for name in _COMPARED} | old["settings"]
     names = dict.fromkeys((*here, *there))
     changed = [(name, here.get(name), there.get(name)) for name in names]
-    return [Differing(name, _text(mine), _text(theirs)) for name, mine, theirs in changed if mine != theirs]
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return [Differing(name, as_text(mine), as_text(theirs)) for name, mine, theirs in changed if mine != theirs]

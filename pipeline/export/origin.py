@@ -13,13 +13,12 @@ from pipeline.audio.declared import Header
 from pipeline.config import RunConfig, public
 from pipeline.export.labels import Label
 from pipeline.output.calibrator import calibrator_id
+from pipeline.output.parts import CONFIG
 from pipeline.planning.left import unit_runs
 from pipeline.planning.plan import PlanReader, plan_names, read_columns
 from pipeline.schemas import Place, RecordingRef
 from pipeline.sources.access.listing import with_absolute_source
 from pipeline.storage.base import OutputError, Storage
-
-CONFIG = "_run/config.yaml"
 
 
 @dataclass(frozen=True, slots=True)

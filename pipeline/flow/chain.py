@@ -35,6 +35,14 @@ def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequenc
     """
     left, units_left = len(units), metrics.make("units_left")
     units_left.set(left)
+    for receipt in _receipts(config, about, units, seconds):
+        left -= receipt["done"]
+        units_left.set(left)
+        yield receipt
+
+
+def _receipts(config: RunConfig, about: About, units: pa.Table, seconds: Sequence[float]) -> Iterator[dict[str, Any]]:
+    """As `run_units`: units of the chain, and then those that crashed it."""
     suspects: dict[str, dict[str, Any]] = {}  # by unit id, because several pieces of one unit may be suspects
     try:
         blocks: Iterable[pa.Table] = build_chain(config, about, units, seconds).iter_batches(
@@ -45,8 +53,6 @@ def run_units(config: RunConfig, about: About, units: pa.Table, seconds: Sequenc
                 if receipt["suspect"]:
                     suspects[receipt["unit_id"]] = {name: receipt[name] for name in UNIT_LEFT.names}
                 else:
-                    left -= receipt["done"]
-                    units_left.set(left)
                     yield receipt
         if suspects:
             yield from one_by_one(config, about, to_table(suspects.values(), UNIT_LEFT))
@@ -119,11 +125,14 @@ def one_by_one(config: RunConfig, about: About, suspects: pa.Table) -> Iterator[
 
     decoder = cell("decoder", DecodeStage, {"num_cpus": 1})
     model = cell("model", Replica, replica_resources(config.compute))
-    commit = CommitStage(config, about)
+    commit, counted = CommitStage(config, about), metrics.CommitMetrics()
     tasks = [(row["unit_id"], Place(**row["place"])) for row in suspects.to_pylist()]
     units = ((commit.plans.unit(unit_id, place), place) for unit_id, place in tasks)
     for unit, place, recordings, results in run_alone(units, decoder, model):
-        yield commit.commit_row(unit, place, recordings, results)
+        receipt = commit.commit_row(unit, place, recordings, results)
+        counted.receipt(receipt)
+        counted.report()
+        yield receipt
 
 
 def replica_resources(compute: ComputeConfig) -> dict[str, Any]:

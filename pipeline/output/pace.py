@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,8 @@ class Pace:
     """Sums the work that is done in windows of time. Their spread says how far the mean speed may be off.
 
     The work of a window and of its neighbours depend on each other, so windows become longer: the method of batch
-    means. The interval also has the spread of what is still to come (a prediction interval, Student's t).
+    means. The interval also has the spread of what is still to come (a prediction interval, Student's t). Any thread
+    may ask.
     """
 
     def __init__(self, total: float) -> None:
@@ -33,12 +35,14 @@ class Pace:
         self._total = total
         self._window = FIRST_SECONDS
         self._sums = [0.0]  # of each window, the last one is open
+        self._lock = threading.Lock()  # of the windows
 
     def add(self, seconds: float, work: float) -> None:
         """Count work that ended `seconds` after the start."""
-        self.done += work
-        self._open(seconds)
-        self._sums[-1] += work
+        with self._lock:
+            self.done += work
+            self._open(seconds)
+            self._sums[-1] += work
 
     def left(self, seconds: float) -> Left | None:
         """What is left `seconds` after the start. None: nothing is done yet."""
@@ -46,12 +50,13 @@ class Pace:
             return None
         rest = max(0.0, self._total - self.done)
         mean = Left(seconds * rest / self.done)
-        self._open(seconds)
-        closed = np.array(self._sums[:-1])
+        with self._lock:
+            self._open(seconds)
+            closed, window = np.array(self._sums[:-1]), self._window
         count = len(closed)
         if count < FEWEST or rest == 0 or closed.sum() == 0:
             return mean
-        to_come = max(1.0, mean.seconds / self._window)  # windows
+        to_come = max(1.0, mean.seconds / window)  # windows
         error = closed.std(ddof=1) * (1 / count + 1 / to_come) ** 0.5 * stats.t.ppf((1 + COVERAGE) / 2, count - 1)
         spread = error / closed.mean()
         high = mean.seconds / (1 - spread) if spread < 1 else None

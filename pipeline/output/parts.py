@@ -23,6 +23,7 @@ from pipeline.planning.plan import read_columns, read_fingerprint
 from pipeline.storage.base import Storage, read_json
 
 SUMMARY = "_run/summary.json"
+CONFIG = "_run/config.yaml"  # the settings of the last run
 PUBLISHED = "_run/published.json"  # "versions" of all files of both tables; "parts": the ledger
 REST = "rest"  # the name of the part without a number
 

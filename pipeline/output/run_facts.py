@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
 import yaml
 
-from pipeline.config import RunConfig, public
-from pipeline.config_file import flat, keys
+from pipeline.config import RunConfig
+from pipeline.config_file import as_text, flat, keys
+from pipeline.output.parts import CONFIG
 from pipeline.output.terminal import clock
 from pipeline.planning.plan import read_fingerprint
 from pipeline.storage.base import Storage, read_json
 
 FORECAST = "_run/forecast.json"
-CONFIG = "_run/config.yaml"
 _PLACES = ("storage.", "output.uri", "source.uri")  # where things are; the report says it elsewhere
 _COMPARED = (("audio hours", "audio_hours"), ("wall hours", "wall_hours"), ("GPU hours", "gpu_hours"), ("cost", "usd"))
 
@@ -27,9 +26,7 @@ class RunFacts:
     def __init__(self, storage: Storage, summary: Mapping[str, Any], minutes: Mapping[str, int]) -> None:
         """summary: of `publish`. minutes: `Tally.minutes`."""
         text = storage.get(CONFIG) if storage.exists(CONFIG) else b"{}"
-        self.settings: dict[str, Any] = {
-            name: public(value) if isinstance(value, str) else value for name, value in flat(yaml.safe_load(text))
-        }
+        self.settings = flat(yaml.safe_load(text))
         self.fingerprint = read_fingerprint(storage)
         self.forecast = read_json(storage, FORECAST)
         self.summary, self.minutes = summary, minutes
@@ -42,11 +39,11 @@ class RunFacts:
         """Key, value and default of the settings that have another value than the default."""
         defaults = {name: field.get_default(call_default_factory=True) for name, field in keys(RunConfig)}
         pairs = ((name, value, _plain(defaults.get(name))) for name, value in self._shown())
-        return [(name, _text(value), _text(default)) for name, value, default in pairs if value != default]
+        return [(name, as_text(value), as_text(default)) for name, value, default in pairs if value != default]
 
     def all_settings(self) -> list[tuple[str, str]]:
         """Key and value of every setting."""
-        return [(name, _text(value)) for name, value in self._shown()]
+        return [(name, as_text(value)) for name, value in self._shown()]
 
     def compared(self) -> list[tuple[str, str, str, str]]:
         """Figure, forecast, its interval, and what the last run took; without a forecast nothing."""
@@ -123,7 +120,3 @@ def _figure(value: float | None, key: str) -> str:
 def _plain(value: Any) -> Any:
     """A value as YAML gives it back: a list instead of a tuple."""
     return list(value) if isinstance(value, tuple) else value
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

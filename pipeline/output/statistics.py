@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from pipeline.output.tables import as_now, part_keys
+from pipeline.output.tables import as_now, opened_part, part_keys
 from pipeline.storage.base import Storage
 
 BINS = 50  # of confidence
@@ -84,7 +83,7 @@ def chosen_rows(storage: Storage, chosen: dict[str, list[str]], columns: list[st
     """The segments of each recording of `Statistics.chosen`, in the order of the tables."""
     for key in sorted(chosen):
         rows: dict[str, list[dict[str, Any]]] = {}
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+        with opened_part(storage, key) as file:
             for batch in file.iter_batches(batch_size=1024, columns=["recording_id", *columns]):
                 table = pa.Table.from_batches([batch])
                 table = table.filter(pc.is_in(table["recording_id"], pa.array(chosen[key], pa.string())))
@@ -96,7 +95,7 @@ def chosen_rows(storage: Storage, chosen: dict[str, list[str]], columns: list[st
 def _tables(storage: Storage) -> Iterator[tuple[str, pa.Table]]:
     """Key and COLUMNS of each part, and with them `length`: int64 milliseconds."""
     for key in part_keys(storage, "transcripts"):
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
+        with opened_part(storage, key) as file:
             table = as_now(file.read(COLUMNS), "transcripts", COLUMNS, f"{storage.uri}/{key}")
         yield key, table.append_column("length", pc.subtract(table["end_ms"], table["start_ms"]))
 

@@ -6,9 +6,11 @@ import json
 import logging
 import time
 import urllib.request
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -17,10 +19,13 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline import logs
 from pipeline.config import ComputeConfig
+from pipeline.flow import chain, metrics
+from pipeline.flow.bundles import as_block
 from pipeline.flow.cluster import ray_cluster
 from pipeline.flow.metrics import METRICS
+from pipeline.output.stage import RECEIPT, reading
 from pipeline.run import transcribe
-from pipeline.schemas import SAMPLE_RATE
+from pipeline.schemas import SAMPLE_RATE, UNIT_LEFT, About, to_table
 from tests.support.archives import archive, settings
 from tests.support.small_s3 import SmallS3
 
@@ -127,3 +132,34 @@ def test_a_run_shows_its_metrics_and_logs_what_became_of_each_recording(
     texts = {text for text in rows["text"].to_pylist() if len(text or "") > 8}
     assert texts
     assert not [text for text in texts if text in shown]
+
+
+def test_units_that_crashed_their_process_are_counted_when_they_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They leave the chain as suspects, and their recordings run alone: one of these is dead."""
+    made: defaultdict[str, mock.Mock] = defaultdict(mock.Mock)
+    monkeypatch.setattr(metrics, "make", lambda name, **_: made[name])
+    place = {"plan": "plan", "row_group": 0, "first_row": 0, "rows": 1}
+
+    def receipt(unit_id: str, *, done: bool, dead: int) -> dict[str, object]:
+        failed = [{"recording": unit_id, "reason": "crashed", "dead": True}] * dead
+        counts = {"recordings": 1, "segments": 1, "samples": 16_000, "dead": dead, "failed": failed, "outcome": {}}
+        state = {"suspect": not done, "done": done, "won": done, "commit_seconds": 0.1}
+        return {"unit_id": unit_id, "place": place, **counts, **state, **reading(())}
+
+    rows = [receipt("a" * 16, done=True, dead=0), receipt("b" * 16, done=False, dead=0)]
+    stage = mock.Mock(return_value=mock.Mock(commit_row=lambda unit, *_: receipt(unit, done=True, dead=1)))
+    stage.return_value.plans.unit = lambda unit_id, _: unit_id
+    fakes = {
+        "build_chain": lambda *_: mock.Mock(iter_batches=lambda **_: [as_block(to_table(rows, RECEIPT))]),
+        "CommitStage": stage,
+        "run_alone": lambda units, *_: ((unit, place, [], []) for unit, place in units),
+    }
+    units = to_table([{"unit_id": letter * 16, "place": place} for letter in "ab"], UNIT_LEFT)
+    config = settings(tmp_path, tmp_path / "out", tmp_path)
+    with mock.patch.multiple(chain, **fakes):
+        done = list(chain.run_units(config, About(1.0, (), "m", "f"), units, [1.0, 1.0]))
+    assert [row["unit_id"] for row in done] == ["a" * 16, "b" * 16]
+    assert [call.args[0] for call in made["units_left"].set.call_args_list] == [2, 1, 0]
+    made["recordings"].inc.assert_called_once_with(tags={"state": "dead", "reason": "crashed"})

@@ -101,6 +101,19 @@ def test_a_resumed_run_starts_from_the_same_weights_although_they_were_overwritt
     assert all(torch.equal(again[name], tensor) for name, tensor in first.items())
 
 
+def test_a_run_learns_from_the_named_teacher_by_default_from_its_start(tmp_path: Path) -> None:
+    given, phases = tmp_path / "given", {"teacher_weight": 0.5}
+    other = checkpoint.load("tiny")
+    torch.nn.init.zeros_(next(other.projector.parameters()))
+    checkpoint.save(other, given)
+    for teacher, wanted in ((str(given), other), (None, checkpoint.load("tiny"))):
+        settings = config(tmp_path / str(teacher is None), texts=["yes", "no"], phases=phases, teacher=teacher)
+        found = build.trainer(settings).teacher
+        assert found is not None
+        taught = found.model.projector.state_dict()
+        assert all(torch.equal(taught[name], tensor) for name, tensor in wanted.projector.state_dict().items())
+
+
 def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^start: tiny: .*size section$") as caught:
         build.trainer(config(tmp_path, texts=["yes"], size={"hidden": 96}))
@@ -109,7 +122,13 @@ def test_weights_of_another_size_than_the_run_are_one_line(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("start", "/not/there"), ("folder", "/proc/x"), ("encoder", "/not/there"), ("export", "/proc/x")],
+    [
+        ("start", "/not/there"),
+        ("teacher", "/not/there"),
+        ("folder", "/proc/x"),
+        ("encoder", "/not/there"),
+        ("export", "/proc/x"),
+    ],
 )
 def test_useless_files_and_folders_are_refused_before_hours_of_work(tmp_path: Path, key: str, value: str) -> None:
     settings = {"folder": str(tmp_path), "export": str(tmp_path), key: value}
