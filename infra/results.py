@@ -89,7 +89,7 @@ each recording, however short it is, so on recordings of a second its figure say
 (`python -m jobs.bench whisper` measures those).
 
 {report.NOTES["differences"]} {report.NOTES["words"]}
-Confidences are raw here; what a calibrator makes of those of `tiny` is in its card.
+Confidences are raw here; what calibrators make of them is in the cards.
 """
 
 
