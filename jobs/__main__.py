@@ -12,6 +12,7 @@ from jobs import cli
 JOBS = {
     "transcribe": "transcribe an archive into one table",
     "status": "see how far a run is, from anywhere, while it runs or after",
+    "browse": "search and listen to transcripts in a browser",
     "plan": "plan a run, forecast its time and cost",
     "evaluate": "measure error rates and compare them with a baseline",
     "calibrate": "make confidences mean what they say, from transcripts with references",

@@ -76,6 +76,12 @@ def main(
     return _exit_code(again, lambda: options.chosen(load(schema, options.config, options.overrides), **given))
 
 
+def with_output(words: Sequence[str]) -> list[str]:
+    """The words of a job whose first plain word is an address: it becomes output.uri=ADDRESS."""
+    at = next((place for place, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
+    return [f"output.uri={word}" if place == at else word for place, word in enumerate(words)]
+
+
 def _exit_code(again: str, work: Callable[[], int]) -> int:
     """Do the work and return its result, or the code of its error, which is one line. again: as `Listener.command`."""
     try:

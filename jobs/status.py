@@ -64,9 +64,7 @@ def _as_json(status: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    given = sys.argv[1:] if arguments is None else arguments
-    at = next((place for place, word in enumerate(given) if not word.startswith("-") and "=" not in word), None)
-    words = [f"output.uri={word}" if place == at else word for place, word in enumerate(given)]
+    words = cli.with_output(sys.argv[1:] if arguments is None else arguments)
     return cli.main("status", StatusConfig, run, __doc__, words, switches=SWITCHES, resumes=False)
 
 

@@ -24,6 +24,7 @@ RUN_BY = {  # what a command of a page has in it, and the file that runs it
     "jobs.calibrate": PAGES,
     "jobs.transcribe": PAGES,
     "jobs.status": PAGES,
+    "jobs.browse": PAGES,
     "jobs.select_labels": PAGES,
     "export export.format": PAGES,
     "jobs.export": PAGES,

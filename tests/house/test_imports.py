@@ -14,7 +14,7 @@ ORDER = (  # as DESIGN.md draws the house: the way of the data, then what is bui
     *("missing", "config", "config_file", "logs", "schemas", "text"),
     *("storage", "sources", "planning", "audio", "model", "output"),
     *("flow", "forecast", "run", "in_process", "notebook", "evaluation", "calibration"),
-    *("labels", "export", "training", "doctor", "benchmark"),
+    *("labels", "export", "browse", "training", "doctor", "benchmark"),
 )
 RAY = ("pipeline/flow/", "pipeline/training/")
 STATIONS = ("sources", "planning", "audio", "model", "output")

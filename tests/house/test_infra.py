@@ -26,7 +26,10 @@ def locked(name: str) -> dict[str, str]:
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
-RUNTIME = [*PROJECT["dependencies"], *EXTRAS["evaluate"], *EXTRAS["labels"], *EXTRAS["train"]]
+RUNTIME = [
+    *PROJECT["dependencies"],
+    *(text for name in ("browse", "evaluate", "labels", "train") for text in EXTRAS[name]),
+]
 
 
 def needed(requirements: list[str]) -> set[str]:

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import urllib.request
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -66,6 +67,8 @@ def run(folder: Path, command: Command) -> int:
     command = Command(command.page, text, None)
     if command.job:
         name, *words = command.job
+        if name == "browse":
+            return browsed(words)
         words += [word for part, extra in SMALL.items() if part in text for word in extra]
         if name == "transcribe" and "--dry-run" not in words:
             config = words[words.index("--config") + 1] if "--config" in words else None
@@ -73,6 +76,17 @@ def run(folder: Path, command: Command) -> int:
         return int(importlib.import_module(f"jobs.{name}").main(words))
     assert command.words[0] == ".venv/bin/python"
     return subprocess.run([sys.executable, *command.words[1:]], check=False).returncode
+
+
+def browsed(words: list[str]) -> int:
+    """Start the page on a free port, look at it, and stop it; its exit code."""
+    command = [sys.executable, "-m", "jobs.browse", *words, "server.port=0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout
+        with urllib.request.urlopen(job.stdout.readline().strip()) as page:
+            assert b"<audio" in page.read()
+        job.terminate()
+        return job.wait()
 
 
 @pytest.mark.timeout(600)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +41,13 @@ def archive(folder: Path, recordings: int) -> Path:
     return folder
 
 
-def transcribed(source: str, output: str, *overrides: str, change: Change = dict, unit: int = 2) -> Storage:
+def transcribed(
+    source: str, output: str, *overrides: str, change: Change = dict, unit: int = 2, dead: Collection[str] = ()
+) -> Storage:
     """Plan a source and publish made-up transcripts: per recording two segments of 900 ms, at 0 and at 1 s.
 
-    Each has the four words of WORDS with times. change: of each row of transcripts. unit: recordings in a unit.
+    Each has the four words of WORDS with times. change: of each row of transcripts. unit: recordings in a unit. dead:
+    ids of recordings that are dead letters.
     """
     words = [f"source.uri={source}", f"output.uri={output}", "source.language=en", "model.revision=abc123"]
     config = load(RunConfig, None, [*words, *overrides])
@@ -55,7 +58,7 @@ def transcribed(source: str, output: str, *overrides: str, change: Change = dict
     )
     storage.put("_run/config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
     for one in left(storage):
-        transcripts, letters, figures = results(one, fingerprint, text=" ".join(WORDS))
+        transcripts, letters, figures = results(one, fingerprint, dead=dead, text=" ".join(WORDS))
         rows = [change(row | {"words": spoken(row["start_ms"])}) for row in transcripts.to_pylist()]
         commit_unit(storage, one, new_attempt(), to_table(rows, TRANSCRIPT), letters, figures, fingerprint)
     publish_tables(storage)

@@ -1,0 +1,1 @@
+"""A local page to search the transcripts of an output and to listen to them."""
