@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,7 +91,7 @@ def test_dead_letters_are_found_by_reason_error_and_recording(tables: Tables) ->
 def test_a_hit_has_what_is_shown_and_where_it_stands(tables: Tables) -> None:
     (row,) = tables.find(Query(text="really")).rows
     assert (row["recording_id"], row["segment_index"], row["problem"]) == (DAMAGED, 0, "truncated_audio")
-    assert (row["part"], row["row"]) == ("part-00001.parquet", 2)
+    assert (row["part"], row["row"]) == ("part-00000.parquet", 8)
     assert [word["text"] for word in row["words"]] == ["100", "%", "sure", "(really)"]
     assert row["words"][0]["confidence"] == pytest.approx(0.85)
 
@@ -144,7 +145,8 @@ def test_what_is_published_later_is_found(tmp_path: Path) -> None:
     storage = output(tmp_path)
     tables = Tables(storage)
     assert tables.find(Query()).total == len(TEXTS)
-    (tmp_path / "out/transcripts/part-00000.parquet").unlink()
+    part = tmp_path / "out/transcripts/part-00000.parquet"
+    pq.write_table(pq.read_table(part).slice(6), part)
     assert numbers(tables) == [6, 7, 8, 9]
     assert tables.languages() == ["en"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -44,6 +45,10 @@ def test_commands_without_a_model_do_what_the_page_says(folder: Path, capsys: py
     assert "again minus theirs" in shown
     assert (folder / "out/theirs/reports/index.html").exists()
     assert (folder / "out/two/comparison.json").exists()
+    (path,) = (folder / "out/theirs/results").glob("*.json")
+    result = json.loads(path.read_text(encoding="utf-8"))
+    assert {"rates", "settings", "about"} <= result.keys()
+    assert {"metric", "group", "key", "rate"} <= result["rates"][0].keys()
 
 
 def test_the_settings_of_every_other_command_exist(folder: Path) -> None:
