@@ -20,7 +20,7 @@ from pipeline.storage.base import Storage
 
 PAGE = 20  # rows
 SCHEME = "parts"
-_OFFLINE = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
+_OFFLINE: dict[str, Any] = {"autoinstall_known_extensions": "false", "autoload_known_extensions": "false"}
 _NO_LETTER = r"[^\p{L}\p{M}\p{N}]"
 _WIDE = "WF"  # the East Asian widths of signs that are written without spaces
 _SOURCE = "read_parquet(?, filename = true, file_row_number = true, union_by_name = true)"
