@@ -16,7 +16,7 @@ CLEAN_EDGE_SECONDS = 0.15
 TEMPO_SHARE, TEMPO = 0.6, (0.78, 1.3)  # another tempo changes pitch and formants too, like another speaker
 REVERBERATION_SHARE, RT60_SECONDS = 0.06, (0.15, 0.5)
 TELEPHONE_SHARE, TELEPHONE_HZ = 0.05, (300.0, 3400.0)
-NOISE_SHARE, SNR_DB = 0.55, (3.0, 40.0)  # of a corpus whose settings say nothing else
+NOISE_SHARE, SNR_DB = 0.55, (3.0, 40.0)
 
 
 def trim(samples: np.ndarray, rate: int, *, threshold: float = 0.01, margin_seconds: float = 0.02) -> np.ndarray:
@@ -40,14 +40,7 @@ def clean(samples: np.ndarray, rate: int) -> np.ndarray:
     return to_level(np.concatenate([edge, speech, edge]), SPEECH_DBFS)
 
 
-def augment(
-    samples: np.ndarray,
-    rate: int,
-    rng: np.random.Generator,
-    *,
-    noise_share: float = NOISE_SHARE,
-    snr_db: tuple[float, float] = SNR_DB,
-) -> np.ndarray:
+def augment(samples: np.ndarray, rate: int, rng: np.random.Generator) -> np.ndarray:
     """Resample to 16 kHz and alter at random. float32 [samples], |x| <= PEAK; the rng state decides all of it."""
     speech = trim(samples, rate)
     tempo = rng.uniform(*TEMPO) if rng.random() < TEMPO_SHARE else 1.0
@@ -56,9 +49,9 @@ def augment(
     signal = np.concatenate([before, speech, after])
     if rng.random() < REVERBERATION_SHARE:
         signal = reverberate(signal, rng.uniform(*RT60_SECONDS), rng)
-    noisy = rng.random() < noise_share
+    noisy = rng.random() < NOISE_SHARE
     if noisy:
-        signal = add_noise(signal, float(np.mean(speech**2)), rng.uniform(*snr_db), rng)
+        signal = add_noise(signal, float(np.mean(speech**2)), rng.uniform(*SNR_DB), rng)
     if rng.random() < TELEPHONE_SHARE:
         signal = telephone(signal)
     return to_level(signal, rng.uniform(*LEVEL_DBFS))

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from infra.tiny import data, measure
 from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
-from infra.tiny.synthesis import Mix, Split, synthesise
+from infra.tiny.synthesis import Split, synthesise
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.files import checkpoint, hub, layout, weights
 from pipeline.model.files.layout import AsrConfig
@@ -70,9 +70,8 @@ def make_corpus(config: TrainConfig) -> None:
     """Synthesise both splits. Raises ConfigError naming the Debian package of a missing speech engine."""
     folder, c = Path(config.folder), config.corpus
     counts: dict[Split, int] = {"evaluation": c.evaluation_per_language, "train": c.train_per_language}
-    mix = Mix(c.single_share, c.pause_share, c.short_share, c.noise_share, c.snr_db)
     for split, count in counts.items():
-        synthesise(folder / split, split=split, per_language=count, seed=config.seed, workers=c.workers, mix=mix)
+        synthesise(folder / split, split=split, per_language=count, seed=config.seed, workers=c.workers)
 
 
 def make_features(config: TrainConfig) -> None:

@@ -22,7 +22,6 @@ ITEM_COUNTS = (1, 2, 3, 4, 5, 6)  # items of a random sequence; an item is "mond
 ITEM_WEIGHTS = (10, 22, 26, 20, 14, 8)
 NUMBER_SHARE = 0.3  # of the items of a random sequence
 TEMPLATE_SHARE = 0.4
-SHORT = {"zh": 1, "hi": 3}  # most letters of a word of one syllable, about; other languages: 4
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -91,11 +90,6 @@ def item(language: str, rng: random.Random) -> str:
         text = rng.choice(table.others if rng.random() < 0.8 else table.lists["numbers"])
         if not is_evaluation(text):
             return text
-
-
-def short_word(language: str, rng: random.Random) -> str:
-    """Draw a word of one syllable, about, from all words of the vocabulary."""
-    return rng.choice(sorted(word for word in vocabulary(language).words() if len(word) <= SHORT.get(language, 4)))
 
 
 def is_evaluation(text: str) -> bool:

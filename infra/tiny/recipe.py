@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from pipeline.config import Section
 from pipeline.model.new_model import SizeSection
@@ -16,18 +16,7 @@ class CorpusSection(Section):
 
     train_per_language: int = Field(5000, ge=1, description="utterances to train on")
     evaluation_per_language: int = Field(60, ge=1, description="utterances of held-out voices and phrases")
-    single_share: float = Field(0.10, ge=0, le=1, description="of the training utterances: one item alone")
-    pause_share: float = Field(0.15, ge=0, le=1, description="of them: two phrases with a pause between")
-    short_share: float = Field(0.0, ge=0, le=1, description="of them: one short word alone, function words too")
-    noise_share: float = Field(0.55, ge=0, le=1, description="of them: with noise")
-    snr_db: tuple[float, float] = Field((3.0, 40.0), description="of the noise, dB")
     workers: int = Field(2, ge=1, description="processes that synthesise")
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.single_share + self.pause_share + self.short_share > 1:
-            raise ValueError("single_share, pause_share and short_share are more than 1 together")
-        return self
 
 
 class PhaseSection(TrainingSteps):

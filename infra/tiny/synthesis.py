@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from infra.tiny.augment import NOISE_SHARE, SNR_DB, augment, clean, joined, trim
-from infra.tiny.phrases import is_evaluation, item, phrase, short_word, vocabulary
+from infra.tiny.augment import augment, clean, joined, trim
+from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
 from infra.tiny.voices import ENGINES, EngineError, Voice, check_engines, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, ConfigError
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 MAX_SECONDS = 5.7  # what is longer than the window of 5.12 s is not trained on, and loses its end in the evaluation
 SHARD_PER_LANGUAGE = 83  # 83 x 6 languages = 498 utterances
 MAX_ATTEMPTS = 50  # engine failures and phrases that are too long, per utterance
+SINGLE_SHARE, PAUSE_SHARE = 0.10, 0.15  # of the training utterances: a single word; two phrases with a pause between
 PAUSE_SECONDS = (0.3, 1.2)
 
 Split = Literal["train", "evaluation"]
@@ -58,17 +59,6 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
-class Mix:
-    """What the training utterances are: shares of the kinds, the others are phrases; share and SNR of the noise."""
-
-    single: float = 0.10  # one item alone
-    pause: float = 0.15  # two phrases with a pause between
-    short: float = 0.0  # one short word alone
-    noise: float = NOISE_SHARE
-    snr_db: tuple[float, float] = SNR_DB
-
-
-@dataclass(frozen=True, slots=True)
 class ShardPlan:
     """One shard: the utterances numbered start to stop of every language."""
 
@@ -79,14 +69,11 @@ class ShardPlan:
     seed: int
     languages: tuple[str, ...]
     engines: tuple[str, ...]
-    mix: Mix = Mix()
 
     @property
     def recipe(self) -> dict[bytes, bytes]:
         """What decides the content. It stands in the file, so that shards of two recipes are never mixed."""
         kinds = " kinds=2" if self.split == "train" else ""  # single words, pauses
-        if self.split == "train" and self.mix != Mix():
-            kinds += f" {self.mix}"
         text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}{kinds}"
         return {b"recipe": text.encode()}
 
@@ -100,7 +87,6 @@ def synthesise(
     workers: int,
     languages: tuple[str, ...] = LANGUAGES,
     engines: tuple[str, ...] = ENGINES,
-    mix: Mix = Mix(),
 ) -> Summary:
     """Write FOLDER/part-00000.parquet and so on, with the columns of SCHEMA and the languages in turn.
 
@@ -115,7 +101,6 @@ def synthesise(
         workers: processes that synthesise.
         languages: some of LANGUAGES.
         engines: some of voices.ENGINES.
-        mix: of the training split.
 
     Raises:
         ConfigError: an engine is not installed, or the folder has shards of another recipe.
@@ -131,7 +116,6 @@ def synthesise(
             seed,
             tuple(languages),
             tuple(engines),
-            mix,
         )
         for number, start in enumerate(range(0, per_language, SHARD_PER_LANGUAGE))
     ]
@@ -182,8 +166,8 @@ def _utterance(
             if evaluation:
                 samples = clean(*speak(voice, text, rng))
             else:
-                text, speech, rate = _training_speech(voice, language, text, rng, plan.mix)
-                samples = augment(speech, rate, noise_rng, noise_share=plan.mix.noise, snr_db=plan.mix.snr_db)
+                text, speech, rate = _training_speech(voice, language, text, rng)
+                samples = augment(speech, rate, noise_rng)
         except EngineError:
             counts["engine_failures"] += 1
             continue
@@ -198,19 +182,15 @@ def _utterance(
     raise RuntimeError(f"{name}: no utterance in {MAX_ATTEMPTS} attempts; do the engines work?")
 
 
-def _training_speech(
-    voice: Voice, language: str, text: str, rng: random.Random, mix: Mix
-) -> tuple[str, np.ndarray, int]:
+def _training_speech(voice: Voice, language: str, text: str, rng: random.Random) -> tuple[str, np.ndarray, int]:
     """The text of an utterance, its speech [samples] and its sample rate. One of the kinds by their shares.
 
     Raises EngineError.
     """
     kind = rng.random()
-    if kind < mix.single:
+    if kind < SINGLE_SHARE:
         text = item(language, rng)
-    elif kind < mix.single + mix.short:
-        text = short_word(language, rng)
-    elif kind < mix.single + mix.short + mix.pause:
+    elif kind < SINGLE_SHARE + PAUSE_SHARE:
         first, second = (item(language, rng), text) if rng.random() < 0.5 else (text, item(language, rng))
         both = f"{first}{vocabulary(language).joiner}{second}"
         if not is_evaluation(both):

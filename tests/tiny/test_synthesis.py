@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.tiny.phrases import SHORT, is_evaluation, vocabulary
-from infra.tiny.synthesis import MAX_SECONDS, SCHEMA, SHARD_PER_LANGUAGE, Mix, ShardPlan, synthesise, write_shard
+from infra.tiny.phrases import is_evaluation
+from infra.tiny.synthesis import MAX_SECONDS, SCHEMA, SHARD_PER_LANGUAGE, ShardPlan, synthesise, write_shard
 from infra.tiny.voices import HELD_OUT_VARIANTS
 from pipeline.config import LANGUAGES, ConfigError
 from pipeline.schemas import SAMPLE_RATE
@@ -109,27 +109,6 @@ def test_shards_of_another_recipe_are_refused(tmp_path: Path) -> None:
     speak_english(tmp_path, per_language=2)
     with pytest.raises(ConfigError, match=r"part-00000\.parquet: made by another recipe \(train 0-2 seed=3"):
         speak_english(tmp_path, per_language=2, seed=4)
-
-
-def test_the_mix_decides_the_kinds_and_is_part_of_the_recipe(tmp_path: Path) -> None:
-    path = tmp_path / "part-00000.parquet"
-    write_shard(ShardPlan(path, "train", 0, 4, 3, LANGUAGES, ESPEAK, Mix(single=0.0, pause=0.0, short=1.0)))
-    for row in pq.read_table(path).to_pylist():
-        assert row["text"] in vocabulary(row["language"]).words()
-        assert len(row["text"]) <= SHORT.get(row["language"], 4)
-    with pytest.raises(ConfigError, match=r"part-00000\.parquet: made by another recipe .*short=1\.0"):
-        synthesise(tmp_path, split="train", per_language=4, seed=3, workers=1, engines=ESPEAK)
-
-
-def test_the_noise_of_the_mix_is_heard(tmp_path: Path) -> None:
-    """Between words it is quiet without noise, never with noise of 2 dB."""
-    quietest = []
-    for name, share in (("clean", 0.0), ("noisy", 1.0)):
-        path = tmp_path / f"{name}.parquet"
-        write_shard(ShardPlan(path, "train", 0, 6, 3, ("en",), ESPEAK, Mix(noise=share, snr_db=(2.0, 2.0))))
-        pcm = [np.frombuffer(one, "<i2").astype(float) for one in pq.read_table(path)["pcm"].to_pylist()]
-        quietest.append(np.median([np.abs(one[:400]).mean() / np.abs(one).mean() for one in pcm]))
-    assert quietest[0] < 0.05 < 0.3 < quietest[1]
 
 
 def test_an_engine_that_fails_now_and_then_costs_no_utterance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
