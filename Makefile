@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 SUITE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages demo test test-slow test-all coverage test-tiny test-python check docs audit sbom format bench bench-gpu train-tiny
+.PHONY: help setup packages demo test test-slow test-all coverage test-tiny test-python check docs audit sbom format bench bench-gpu train-tiny loop
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
@@ -112,3 +112,6 @@ bench-gpu: setup ## the released model's setting on a CUDA GPU of 80 GB, random 
 
 train-tiny: setup ## train the embedded model again (hours)
 	@$(BIN)/python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml
+
+loop: setup ## an archive of synthetic speech becomes labels, and labels become a model: what selecting is worth (docs/labels.md)
+	@$(BIN)/python -m infra.tiny.loop --config infra/tiny/configs/loop.yaml
