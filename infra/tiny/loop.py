@@ -1,7 +1,7 @@
 """Close the loop from transcripts to a model, and measure it: python -m infra.tiny.loop --config FILE key=value ...
 
 An archive of synthetic speech in two languages, in which some recordings are noisy, cut, of a foreign language or of
-the wrong one, is transcribed by a teacher. Students that have never heard anything learn from the transcripts: one from
+unknown words, is transcribed by a teacher. Students that have never heard anything learn from the transcripts: one from
 those that jobs.select_labels keeps, one from all, one from a random part of the same length. Then all transcribe
 held-out voices. Every step is a job; the same command goes on with the first step that has not ended.
 """
@@ -36,7 +36,7 @@ KNOWN, ARCHIVE, HELD_OUT = "known", "archive", "held-out"
 class SpeechSection(Section):
     """What is synthesised."""
 
-    languages: tuple[str, str] = Field(("en", "es"), description="of the archive")
+    languages: list[str] = Field(["en", "es"], min_length=1, description="of the archive")
     archive: int = Field(1000, ge=8, description="recordings of each language in the archive")
     known: int = Field(250, ge=8, description="and with references, for the calibration: the same kind of recordings")
     held_out: int = Field(150, ge=1, description="and of held-out voices and phrases, all good")
@@ -131,7 +131,7 @@ class Loop:
         kept = [*chosen, "split.test=0", "audit.sample=0", f"output.uri={self.at('labels')}"]
         self.step("select", ["select_labels", *kept])
         for name, source in (("selected", self.at("labels")), ("all", archive)):
-            nemo = ["export.format=nemo", "export.audio=reference"]
+            nemo = ["export.format=nemo", "export.audio=reference", "export.tasks=1"]
             self.step(f"export-{name}", ["export", *nemo, f"input.uri={source}", f"output.uri={self.at('sets', name)}"])
         loop_sets.write(self.folder / "sets", self.folder / "students", seed=self.config.seed)
 

@@ -6,7 +6,7 @@ import json
 import logging
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 import soundfile
 
 from infra.tiny.augment import SPEECH_DBFS, clean, to_level
+from infra.tiny.make_new_words import new_words
 from infra.tiny.phrases import is_evaluation, vocabulary
-from infra.tiny.voices import ENGINES, EngineError, Voice, pick_voice, speak
+from infra.tiny.voices import ENGINES, TRAINING_VARIANTS, EngineError, Voice, pick_voice, speak
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.training.augment import add_noise
 
@@ -24,12 +25,12 @@ log = logging.getLogger(__name__)
 MAX_SECONDS = 5.0  # of a recording; the window has 5.12
 LISTS = ("numbers", "weekdays", "months", "colours")  # of the vocabulary: few words, so that a student learns them soon
 MAX_ITEMS = 4  # of a phrase
-NOISY_SNR_DB = (-5.0, 2.0)
+NOISY_SNR_DB = (-8.0, 0.0)
 CUT_SHARE = (0.35, 0.6)  # of a recording that is left, from its middle: both ends are inside of words
 # Everyday words of languages that the embedded model does not know, read by espeak-ng.
 FOREIGN = {
-    "it": "acqua albero amico bambino casa cuore domani finestra gatto giorno libro mangiare notte oggi parola sempre "
-    "sole strada tempo vento",
+    "it": "acqua albero amico bambino cuore domani finestra gatto giorno mangiare notte oggi parola pioggia ragazzo "
+    "sempre sole strada tempo vento",
     "pl": "chleb czas dom drzewo droga dzień herbata jutro kobieta księżyc miasto mleko morze noc okno praca rzeka "
     "słońce szkoła zima",
     "sv": "arbete barn berg bok dag fönster gata hund kvinna lampa mjölk natt skog sjö sommar stad stjärna vatten "
@@ -39,7 +40,7 @@ FOREIGN = {
 }
 
 Speech = tuple[str, str, np.ndarray]  # voice, what is said, float32 samples at 16 kHz
-Maker = Callable[[str, str, random.Random, tuple[str, ...]], Speech]  # language, the other one, rng, engines
+Maker = Callable[[str, random.Random, tuple[str, ...]], Speech]  # language, rng, engines
 
 
 def phrase(language: str, rng: random.Random, *, held_out: bool) -> str:
@@ -54,44 +55,51 @@ def phrase(language: str, rng: random.Random, *, held_out: bool) -> str:
             return text
 
 
-def _good(language: str, _other: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
-    voice, text = pick_voice(language, rng, held_out=False, engines=engines), phrase(language, rng, held_out=False)
+def _spoken(voice: Voice, text: str, rng: random.Random) -> Speech:
     return str(voice), text, clean(*speak(voice, text, rng))
 
 
-def _noisy(language: str, other: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
-    voice, text, samples = _good(language, other, rng, engines)
+def _good(language: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
+    voice = pick_voice(language, rng, held_out=False, engines=engines)
+    return _spoken(voice, phrase(language, rng, held_out=False), rng)
+
+
+def _held_out(language: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
+    voice = pick_voice(language, rng, held_out=True, engines=engines)
+    return _spoken(voice, phrase(language, rng, held_out=True), rng)
+
+
+def _noisy(language: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
+    voice, text, samples = _good(language, rng, engines)
     noise = np.random.default_rng(rng.randrange(2**32))
     loud = add_noise(samples, float(np.mean(samples**2)), rng.uniform(*NOISY_SNR_DB), noise)
     return voice, text, to_level(loud, SPEECH_DBFS)
 
 
-def _cut(language: str, other: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
-    voice, text, samples = _good(language, other, rng, engines)
+def _cut(language: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
+    voice, text, samples = _good(language, rng, engines)
     left = round(rng.uniform(*CUT_SHARE) * len(samples))
     start = (len(samples) - left) // 2
     return voice, text, samples[start : start + left]
 
 
-def _foreign(_language: str, _other: str, rng: random.Random, _engines: tuple[str, ...]) -> Speech:
+def _foreign(_language: str, rng: random.Random, _engines: tuple[str, ...]) -> Speech:
     spoken = rng.choice(sorted(FOREIGN))
-    variant = pick_voice("en", rng, held_out=False, engines=("espeak",)).name.partition("+")[2]
-    voice = Voice("espeak", f"{spoken}+{variant}")
-    text = " ".join(rng.sample(FOREIGN[spoken].split(), rng.randint(2, 4)))
-    return str(voice), text, clean(*speak(voice, text, rng))
+    variant = rng.choice(TRAINING_VARIANTS)
+    return _spoken(Voice("espeak", f"{spoken}+{variant}"), _some(FOREIGN[spoken].split(), rng), rng)
 
 
-def _mismatched(language: str, other: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
-    return _good(other, language, rng, engines)
+def _mismatched(language: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
+    voice = pick_voice(language, rng, held_out=False, engines=engines)
+    return _spoken(voice, _some(new_words()[language], rng), rng)
 
 
-def _held_out(language: str, _other: str, rng: random.Random, engines: tuple[str, ...]) -> Speech:
-    voice, text = pick_voice(language, rng, held_out=True, engines=engines), phrase(language, rng, held_out=True)
-    return str(voice), text, clean(*speak(voice, text, rng))
+def _some(words: list[str], rng: random.Random) -> str:
+    return " ".join(rng.sample(words, rng.randint(2, MAX_ITEMS)))
 
 
 GOOD = "good"
-# foreign: the archive takes a language for another that the model does not know; mismatched: for its second language.
+# foreign: of a language that the model does not know; mismatched: of words that it does not know.
 DEFECTS: dict[str, Maker] = {"noisy": _noisy, "cut": _cut, "foreign": _foreign, "mismatched": _mismatched}
 MAKERS: dict[str, Maker] = {GOOD: _good, **DEFECTS}
 
@@ -107,7 +115,7 @@ def kinds(count: int, share: float, rng: random.Random) -> list[str]:
 
 def recordings(
     name: str,
-    languages: tuple[str, str],
+    languages: Sequence[str],
     per_language: int,
     *,
     defects: float,
@@ -117,28 +125,26 @@ def recordings(
 ) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
     """Yield rows of metadata.jsonl and float32 samples at 16 kHz.
 
-    `language` is what the archive says; `text` is what was said, and of a cut recording all that was said before the
-    cut. held_out: held-out phrases by held-out voices, none of which is defective and none of which comes twice.
+    `kind` is one of MAKERS. `text` is what was said, of a cut recording before the cut. held_out: held-out phrases by
+    held-out voices, all of them good and none twice.
     """
-    for language, other in (languages, languages[::-1]):
+    for language in languages:
         rng = random.Random(f"{seed} {name} {language}")
         seen: set[str] = set()
         for number, kind in enumerate(kinds(per_language, defects, rng)):
             make = _held_out if held_out else MAKERS[kind]
-            voice, text, samples = _one(make, language, other, rng, engines, seen)
+            voice, text, samples = _one(make, language, rng, engines, seen)
             if held_out:
                 seen.add(text)
             about = {"file_name": f"{language}-{number:05d}.flac", "text": text, "language": language}
             yield about | {"speaker": voice.split("+")[-1] if held_out else voice, "kind": kind}, samples
 
 
-def _one(
-    make: Maker, language: str, other: str, rng: random.Random, engines: tuple[str, ...], seen: set[str]
-) -> Speech:
+def _one(make: Maker, language: str, rng: random.Random, engines: tuple[str, ...], seen: set[str]) -> Speech:
     """The first recording that an engine gives, that fits the window and whose text is new."""
     while True:
         try:
-            made = make(language, other, rng, engines)
+            made = make(language, rng, engines)
         except EngineError:
             continue
         if len(made[2]) <= MAX_SECONDS * SAMPLE_RATE and made[1] not in seen:

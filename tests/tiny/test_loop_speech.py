@@ -55,17 +55,18 @@ def test_metadata_says_what_the_archive_believes_and_what_was_said(speech: Calla
         (language, kind): 2 for language in LANGUAGES for kind in loop_speech.DEFECTS
     }
     for about, samples in made:
-        own = {word for items in vocabulary(about["language"]).lists.values() for item in items for word in item.split()}
-        is_own = about["kind"] in ("noisy", "cut")
-        assert (set(about["text"].split()) <= own) == is_own, about
+        own = {
+            word for items in vocabulary(about["language"]).lists.values() for item in items for word in item.split()
+        }
+        known = set(about["text"].split()) & own
+        assert known == (set(about["text"].split()) if about["kind"] in ("noisy", "cut") else set()), about
         assert about["speaker"].rpartition("+")[2] in TRAINING_VARIANTS
         assert 0 < len(samples) <= loop_speech.MAX_SECONDS * 16_000
 
 
 def test_a_cut_recording_is_the_middle_of_a_good_one() -> None:
     whole, part = (
-        maker("en", "es", random.Random(3), ("espeak",))
-        for maker in (loop_speech.MAKERS["good"], loop_speech.MAKERS["cut"])
+        maker("en", random.Random(3), ("espeak",)) for maker in (loop_speech.MAKERS["good"], loop_speech.MAKERS["cut"])
     )
     assert whole[:2] == part[:2]
     low, high = loop_speech.CUT_SHARE
