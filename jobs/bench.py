@@ -5,13 +5,14 @@ audio encoder but in rows that say so. Size `full` is the released model at its 
 thread it counts processor time, so that other programs do not change the ratios.
 `plan` measures planning at scale, `flow` what a unit costs the driver, `commit` one finisher on a local disk and on a
 distant store, `publish` publishing, `pipeline` the whole way through Ray beside the engine alone, `decode` decoding,
-`read` decoding from a store that is far away.
+`read` decoding from a store that is far away. `soak` runs for hours, kills processes, and looks for what grows.
 `whisper` compares whisper-base with faster-whisper: python -m jobs.bench whisper SPEECH.parquet
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from jobs import cli
+from jobs.stopping import stoppable
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -43,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _read(options)
     if options.command == "whisper":
         return _whisper(options)
+    if options.command == "soak":
+        return _soak(options)
     return _throughput(options)
 
 
@@ -156,6 +160,22 @@ def _publish(options: argparse.Namespace) -> int:
     return 0
 
 
+def _soak(options: argparse.Namespace) -> int:
+    """A run of hours with kills. Returns 0, or 1 where something grows, is lost, or does not end as it should."""
+    from pipeline.benchmark import flatness, soak
+
+    try:
+        with stoppable(""):  # a stop ends the driver too
+            figures = soak.run(options.hours, options.kill_every_minutes * 60, options.sample_every_seconds)
+    except RuntimeError as err:
+        print(err, file=sys.stderr)
+        return 1
+    if options.json:
+        _write(options.json, json.dumps(figures) + "\n")
+    print(flatness.table(figures))
+    return int(bool(figures["complaints"]))
+
+
 def _shown(benchmark: ModuleType, measured: Iterable[dict[str, Any]], path: str | None) -> list[dict[str, Any]]:
     """Print rows as they are measured, with the header of their module, and write them to `path`. Returns them."""
     print(benchmark.header())
@@ -206,6 +226,14 @@ def _count(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def _positive(text: str) -> float:
+    """For argparse: a number above 0."""
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -281,6 +309,15 @@ def _parser() -> argparse.ArgumentParser:
     read.add_argument("--delay-ms", type=_count, default=60, metavar="N", help="milliseconds before each answer")
     read.add_argument("--read-ahead", type=_count, default=8, metavar="N", help="compute.read_ahead")
     read.add_argument("--json", metavar="FILE", help="write the figures")
+    soak = commands.add_parser(
+        "soak", help="a run of hours, with kills and preemptions: nothing grows, nothing is lost"
+    )
+    soak.add_argument("--hours", type=_positive, default=2.0, metavar="N", help="until the archive ends (default: 2)")
+    soak.add_argument(
+        "--kill-every-minutes", type=_positive, default=5.0, metavar="N", help="kill the model or the decoder in turns"
+    )
+    soak.add_argument("--sample-every-seconds", type=_positive, default=10.0, metavar="N", help="look at all processes")
+    soak.add_argument("--json", metavar="FILE", help="write the figures and all samples")
     pipeline.add_argument("--minutes", type=float, default=60.0, metavar="N", help="minutes of audio in the archive")
     pipeline.add_argument("--config", metavar="FILE", default="configs/bench-pipeline.yaml", help="settings of the run")
     pipeline.add_argument("overrides", nargs="*", metavar="section.key=value", help="further settings of the run")
