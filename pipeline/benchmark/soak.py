@@ -49,8 +49,8 @@ def run(hours: float, kill_seconds: float, every_seconds: float) -> dict[str, An
     kill_seconds: between two kills. every_seconds: between two samples. Raises RuntimeError where a driver ends by
     itself before time is up, or not well at the end.
     """
-    with (
-        tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp") as ray_folder,  # sockets need a short path
+    with (  # Ray's sockets need a short path; after a stop its processes may still write there for some seconds
+        tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
         tempfile.TemporaryDirectory(prefix="soak-out-") as folder,
     ):
         free_before = shutil.disk_usage(folder).free

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig, public
+from pipeline.flow.reaper import end_all
 from pipeline.flow.session import ray_folder
 from pipeline.storage.errors import FULL
 
@@ -240,6 +241,7 @@ def _start_local(cpus: int, folder: Path) -> None:
             return
         except Exception as err:  # Ray raises a plain Exception if one of its processes is late
             _shut_down()
+            end_all(str(folder))  # Ray leaves those that have started, and they would slow down the next attempt
             if attempt == START_ATTEMPTS or getattr(err, "errno", None) in FULL:
                 raise
             log.warning("Ray did not start (%s); trying again", str(err).splitlines()[0])

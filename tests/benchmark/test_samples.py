@@ -21,6 +21,8 @@ SITE = "/srv/.venv/lib/python3.11/site-packages/ray"
         ("ray::MapWorker(MapBatches(GuardedDecoder))", "decode"),
         ("ray::MapWorker(MapBatches(MeteredCommit)).submit", "commit"),
         ("ray::IDLE", "idle worker"),
+        ("ray::DashboardAgent", "dashboard agent"),
+        ("ray::RuntimeEnvAgent", "runtime env agent"),
         (f"{SITE}/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/a", "raylet"),
         (f"{SITE}/core/src/ray/gcs/gcs_server --log_dir=/tmp/a", "gcs"),
         (f"python -u {SITE}/dashboard/agent.py --node-id=a", "dashboard agent"),
