@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -72,6 +73,35 @@ def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
     assert [line for line in done.stderr.splitlines() if "did not start" not in line] == []
     assert not (tmp_path / ".ray").exists()
     assert list(long.iterdir()) == []  # too long for the addresses of Ray's sockets
+
+
+def test_a_ray_that_does_not_start_leaves_no_process(tmp_path: Path) -> None:
+    """Its object store is too small, which Ray notices after it has started the first processes."""
+    script = """
+from pipeline.config import ComputeConfig
+from pipeline.flow import cluster
+from pipeline.flow.reaper import holders
+from pipeline.flow.session import sessions_folder
+cluster.START_ATTEMPTS = 1
+try:
+    with cluster.ray_cluster(ComputeConfig()):
+        pass
+except Exception as err:
+    (folder,) = sessions_folder().iterdir()
+    print(len(list(folder.rglob("gcs_server*"))) > 0, holders(str(folder)), err)
+"""
+    small = {"TMPDIR": str(tmp_path), "RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES": "1000"}
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=clean | small | {"RAY_TMPDIR": short},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert done.stdout.startswith("True [] "), done.stdout + done.stderr
 
 
 def test_the_local_cluster_has_a_cpu_for_every_actor() -> None:
