@@ -84,12 +84,7 @@ def complaints(figures: dict[str, Any]) -> list[str]:
     said += [f"{role}: no process lived long enough" for role in NEEDED if not by_role.get(role, {}).get("measured")]
     size = figures["ray_folder"]
     if not size.get("flat"):
-        grown = (
-            f"grows by {size['hourly']:g} MB an hour, above {RAY_FOLDER_BOUND:g}"
-            if "flat" in size
-            else "was not measured"
-        )
-        said.append(f"Ray's folder {grown}")
+        said.append(f"Ray's folder: {_hourly(size) or 'unknown'} MB an hour, above {RAY_FOLDER_BOUND:g}")
     if not books["closed"]:
         said.append("the books are not closed")
     said += [
