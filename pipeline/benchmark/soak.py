@@ -38,7 +38,7 @@ SETTINGS = (
     "model.name=tiny",
     "model.device=cpu",
     "compute.canvases=8",
-    "plan.unit_recordings=2",  # a bundle of 32 units has two minutes: less than the time between two kills
+    "plan.unit_recordings=1",  # a bundle of 32 units has a minute: much less than the time between two kills
     "plan.update=true",
 )
 
