@@ -85,10 +85,11 @@ def test_a_local_cluster_from_start_to_end(tmp_path: Path) -> None:
 
 def test_what_a_failed_start_of_ray_has_started_is_ended_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
+    alive: list[int] = []  # at each start
 
     def init(*, _temp_dir: str, **_: object) -> None:
         """As ray.init on a busy machine: some processes run, which write to the folder, and others are late."""
-        assert [process.poll() for process in started if process.poll() is None] == []
+        alive.append(sum(process.poll() is None for process in started))
         script = f"import time; log = open({_temp_dir + '/log'!r}, 'w'); print(flush=True); time.sleep(600)"
         process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
         started.append(process)
@@ -101,6 +102,7 @@ def test_what_a_failed_start_of_ray_has_started_is_ended_before_the_next_one(mon
     monkeypatch.setattr(ray, "init", init)
     with pytest.raises(TimeoutError, match="late"), ray_cluster(ComputeConfig()):
         pass
+    assert alive == [0] * cluster.START_ATTEMPTS
     assert [process.wait(timeout=60) for process in started] == [-signal.SIGKILL] * cluster.START_ATTEMPTS
 
 
