@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config import RunConfig, public
+from pipeline.output import words
 from pipeline.output.attempts import Attempts
 from pipeline.output.commit import FIGURES, SAMPLES, Receipt, commit_unit, new_attempt
 from pipeline.output.pieces import PieceJoiner, saved_pieces
@@ -83,9 +84,11 @@ class CommitStage:
 
     def __call__(self, pieces: pa.Table) -> pa.Table:
         """One receipt for each row, in order."""
-        return to_table(self.workers.map(self._receipt, pieces.to_pylist()), RECEIPT)
+        each = [pieces.slice(index, 1) for index in range(len(pieces))]
+        return to_table(self.workers.map(self._receipt, each), RECEIPT)
 
-    def _receipt(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _receipt(self, piece: pa.Table) -> dict[str, Any]:
+        (row,) = piece.drop_columns(["results"]).to_pylist()
         unit_id, place = row["unit_id"], Place(**row["place"])
         blank = {"unit_id": unit_id, "place": row["place"], "suspect": row["suspect"], "samples": row["samples"]}
         blank |= {"done": False, "won": False, "recordings": 0, "segments": 0, "dead": 0} | reading(())
@@ -93,9 +96,11 @@ class CommitStage:
         if row["suspect"] or row["saved"]:
             return blank
         if row["piece"] == 0 and row["next"] is None:
-            return self.commit_row(self.plans.unit(unit_id, place), place, recordings_of([row]), row["results"])
+            return self.commit_row(
+                self.plans.unit(unit_id, place), place, recordings_of([row]), words.results_of(piece)
+            )
         with self.pieces.lock(unit_id):
-            rows = self.pieces.join(row)
+            rows = self.pieces.join(*piece.to_pylist())
             if rows is None:
                 return blank
             results = [result for piece in rows for result in piece["results"]]
@@ -155,11 +160,13 @@ class CommitStage:
             rows = _rows(answered, length, ref.start_ms or 0)
             same = source | {"model": self.about.model, "problem": damage and damage.reason}
             transcripts.extend(same | row for row in rows)
+        spoken = words.column([row["words"] for row in transcripts], [row["start_ms"] for row in transcripts])
+        table = to_table([row | {"words": None} for row in transcripts], TRANSCRIPT)
         return commit_unit(
             self.storage,
             unit,
             new_attempt(),
-            to_table(transcripts, TRANSCRIPT),
+            table.set_column(TRANSCRIPT.get_field_index("words"), TRANSCRIPT.field("words"), spoken),
             to_table(letters, DEAD_LETTER),
             figures,
             self.about.fingerprint,
@@ -238,18 +245,6 @@ def milliseconds(samples: int) -> int:
     return samples // SAMPLES_PER_MS
 
 
-def _in_recording(word: dict[str, Any], start_ms: int) -> dict[str, Any]:
-    """A word with times of its recording, from one with times of a segment that begins at start_ms."""
-    start, end = word["start_ms"], word["end_ms"]
-    return {
-        "text": word["text"],
-        "confidence": word["confidence"],
-        "start_ms": None if start is None else start_ms + start,
-        "end_ms": None if end is None else start_ms + end,
-        "signals": word["signals"],
-    }
-
-
 def _unanswered(results: list[dict[str, Any]]) -> Problem | None:
     """The problem of a recording if the model gave no answer for some of its segments; else None."""
     errors = [f"segment {row['segment_index']}: {row['error']}" for row in results if row["text"] is None]
@@ -269,6 +264,7 @@ def _letter(problem: Problem, samples: int | None) -> dict[str, Any]:
 def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict[str, Any]]:
     """Rows of one recording with the columns that only transcripts have. Without speech: one row with empty text.
 
+    The times of the words are still those of their segments.
     length: samples of the recording at 16 kHz. from_ms: where it begins in its file, if a manifest selects a range.
     """
     if not results:
@@ -282,7 +278,7 @@ def _rows(results: list[dict[str, Any]], length: int, from_ms: int) -> list[dict
         rows.append(
             {name: result[name] for name in ("segment_index", "channel", "text", *_COPIED)}
             | {
-                "words": [_in_recording(word, start_ms) for word in result["words"] or []],
+                "words": [] if result["words"] is None else result["words"],
                 "start_ms": start_ms,
                 "end_ms": end_ms,
                 "confidence_source": "raw",

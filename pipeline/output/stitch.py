@@ -6,6 +6,7 @@ import math
 import unicodedata
 from typing import Any
 
+from pipeline.output.words import listed
 from pipeline.schemas import SAMPLE_RATE
 from pipeline.text.spelling import letters
 
@@ -30,7 +31,8 @@ def stitch_segments(segments: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for segment in segments:
         if before is not None and segment["overlaps_previous"]:
             seconds = (before["end_sample"] - segment["start_sample"]) / SAMPLE_RATE
-            rest = _without_repeats(segment, before["words"] or [], math.ceil(seconds * TOKENS_PER_SECOND))
+            segment = segment | {"words": listed(segment["words"])}
+            rest = _without_repeats(segment, listed(before["words"]), math.ceil(seconds * TOKENS_PER_SECOND))
             if rest["words"] or not segment["words"]:
                 stitched.append(rest)
         else:
@@ -51,7 +53,7 @@ def join_words(words: list[dict[str, Any]]) -> str:
 
 def _without_repeats(segment: dict[str, Any], words_before: list[dict[str, Any]], most: int) -> dict[str, Any]:
     """A copy of `segment` without the words that repeat the end of `words_before`; removes at most `most` tokens."""
-    words = segment["words"] or []
+    words = segment["words"]
     tokens, before = _tokens(words), [token for token, _, _ in _tokens(words_before)]
     for count in range(min(most, len(tokens), len(before)), 0, -1):
         if [token for token, _, _ in tokens[:count]] == before[-count:]:
