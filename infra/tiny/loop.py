@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +25,14 @@ from pydantic import Field
 from infra.tiny import loop_report, loop_sets, loop_speech
 from jobs import cli
 from pipeline.config import Section
-from pipeline.config_file import validate
 from pipeline.evaluation.settings import Rate
 from pipeline.model.files.layout import LoraSpec
-from pipeline.training.adapter_config import AdapterConfig, AdapterSteps, AudioAugment, StartConfig
+from pipeline.training.adapter_config import AdapterSteps, AudioAugment, StartConfig
 
 log = logging.getLogger(__name__)
 
 KNOWN, ARCHIVE, HELD_OUT = "known", "archive", "held-out"
+DEV_SHARE = 0.05  # of the selected labels
 
 
 class SpeechSection(Section):
@@ -50,7 +52,7 @@ class LoopConfig(Section):
     speech: SpeechSection = SpeechSection()
     teacher: str = Field("tiny", description="the model whose transcripts are learned")
     target_wer: Rate = Field("8%", description="policy of jobs.select_labels", validate_default=True)
-    student: StartConfig = StartConfig(adapter="new")
+    student: StartConfig = StartConfig()
     lora: LoraSpec = LoraSpec(rank=16, alpha=32, targets=["q_proj", "k_proj", "v_proj", "o_proj"])
     train: AdapterSteps = AdapterSteps()
     augment: AudioAugment = AudioAugment()
@@ -72,128 +74,132 @@ class Loop:
         """A path below the folder."""
         return str(self.folder.joinpath(*names))
 
-    def step(self, name: str, *commands: Sequence[str]) -> None:
-        """Run jobs at the same time, unless the step has ended in an earlier call. Raises StepError."""
+    def step(self, name: str, work: Callable[[], None]) -> None:
+        """Do a step, unless it has ended in an earlier call."""
         marker = self.folder / "done" / name
         if marker.exists():
             log.info("%s: done", name)
             return
-        for words in commands:
-            log.info("%s: python -m jobs.%s", name, " ".join(words))
+        log.info("%s", name)
         began = time.monotonic()
-        running = [subprocess.Popen([sys.executable, "-m", f"jobs.{words[0]}", *words[1:]]) for words in commands]
-        try:
-            codes = [process.wait() for process in running]
-        except BaseException:
-            for process in running:
-                process.terminate()
-            raise
-        if any(codes):
-            raise StepError(f"{name}: exit codes {', '.join(map(str, codes))}")
+        work()
         marker.write_text(f"{time.monotonic() - began:.0f}")
 
-    def speech(self) -> None:
-        """Synthesise the three sets."""
+    def jobs(self, name: str, *commands: Sequence[str]) -> None:
+        """A step of jobs at the same time. Raises StepError where one fails."""
+        self.step(name, partial(_run_jobs, name, commands))
+
+    def run(self) -> None:
+        """Do all steps that are left. Raises StepError."""
+        self.step("speech", self._speak)
+        for name, words in self.label_commands().items():
+            self.jobs(name, words)
+        students = self.folder / "students"
+        self.step("sets", lambda: loop_sets.write(self.folder / "sets", students, seed=self.config.seed))
+        configs = {name: self._written(f"students/{name}.yaml", self.student(name)) for name in loop_sets.STUDENTS}
+        self.jobs("train", *(["train", "--config", path] for path in configs.values()))
+        self.jobs("evaluate", ["evaluate", "--config", self._written("evaluate.yaml", self.evaluation())])
+
+    def _speak(self) -> None:
         c = self.config.speech
         for name, count in ((ARCHIVE, c.archive), (KNOWN, c.known), (HELD_OUT, c.held_out)):
             held_out = name == HELD_OUT
+            defects = 0.0 if held_out else c.defects
             rows = loop_speech.recordings(
-                name,
-                c.languages,
-                count,
-                defects=0.0 if held_out else c.defects,
-                seed=self.config.seed,
-                held_out=held_out,
+                name, c.languages, count, defects=defects, seed=self.config.seed, held_out=held_out
             )
             loop_speech.write(self.folder / name, rows)
 
-    def transcribe(self, name: str, calibrator: str) -> list[str]:
-        """The words of a transcription by the teacher. One recording is one segment."""
-        source = [f"source.uri={self.at(name)}", "source.format=files", "source.language=column:language"]
-        model = [f"model.name={self.config.teacher}", f"model.calibrator={calibrator}", "segment.vad=false"]
-        return ["transcribe", *source, *model, f"output.uri={self.at('transcripts', name)}"]
+    def label_commands(self) -> dict[str, list[str]]:
+        """The words of the jobs from transcribing to exporting, by step. One recording is one segment."""
+        known, archive = (self.at("transcripts", name) for name in (KNOWN, ARCHIVE))
+        fitted, labels = self.at("calibrator"), self.at("labels")
 
-    def labels(self) -> None:
-        """Transcribe, calibrate, select, export; then the three training sets."""
-        known, archive = self.at("transcripts", KNOWN), self.at("transcripts", ARCHIVE)
-        calibrator = self.at("calibrator")
-        self.step("transcribe-known", self.transcribe(KNOWN, "null"))
-        self.step("calibrate", ["calibrate", f"sets.known.output={known}", f"output.uri={calibrator}"])
-        self.step("transcribe-archive", self.transcribe(ARCHIVE, f"{calibrator}/calibrator.json"))
-        policy = f"policy.target_wer={{default: {self.config.target_wer}}}"
-        chosen = [
-            f"transcripts={archive}",
-            f"calibration.known.output={known}",
-            policy,
-            "split.by=recording",
-            "split.dev=0.05",
-        ]
-        kept = [*chosen, "split.test=0", "audit.sample=0", f"output.uri={self.at('labels')}"]
-        self.step("select", ["select_labels", *kept])
-        for name, source in (("selected", self.at("labels")), ("all", archive)):
-            nemo = ["export.format=nemo", "export.audio=reference", "export.tasks=1"]
-            self.step(f"export-{name}", ["export", *nemo, f"input.uri={source}", f"output.uri={self.at('sets', name)}"])
-        loop_sets.write(self.folder / "sets", self.folder / "students", seed=self.config.seed)
+        def transcribe(name: str, calibrator: str) -> list[str]:
+            source = [f"source.uri={self.at(name)}", "source.format=files", "source.language=column:language"]
+            model = [f"model.name={self.config.teacher}", f"model.calibrator={calibrator}", "segment.vad=false"]
+            return ["transcribe", *source, *model, f"output.uri={self.at('transcripts', name)}"]
 
-    def students(self) -> None:
-        """Train all students, at the same time."""
-        commands = []
-        for name in loop_sets.STUDENTS:
-            path = self.folder / "students" / f"{name}.yaml"
-            tree = self.student(name)
-            validate(AdapterConfig, tree)
-            path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-            commands.append(["train", "--config", str(path)])
-        self.step("train", *commands)
+        def export(name: str, source: str) -> list[str]:
+            how = ["export.format=nemo", "export.audio=reference", "export.tasks=1"]
+            return ["export", *how, f"input.uri={source}", f"output.uri={self.at('sets', name)}"]
 
-    def student(self, name: str) -> Mapping[str, Any]:
+        policy = [f"policy.target_wer={{default: {self.config.target_wer}}}", "audit.sample=0"]
+        split = ["split.by=recording", f"split.dev={DEV_SHARE}", "split.test=0"]
+        chosen = [f"transcripts={archive}", f"calibration.known.output={known}", *policy, *split]
+        return {
+            "transcribe-known": transcribe(KNOWN, "null"),
+            "calibrate": ["calibrate", f"sets.known.output={known}", f"output.uri={fitted}"],
+            "transcribe-archive": transcribe(ARCHIVE, f"{fitted}/calibrator.json"),
+            "select": ["select_labels", *chosen, f"output.uri={labels}"],
+            "export-selected": export(loop_sets.SELECTED, labels),
+            "export-all": export(loop_sets.ALL, archive),
+        }
+
+    def student(self, name: str) -> dict[str, Any]:
         """The settings of jobs.train. All students have the same ones, but for their labels."""
         c, where = self.config, self.folder / "students"
 
-        def source(uri: Path) -> dict[str, Any]:
-            return {"uri": str(uri), "format": "manifest", "language": "column:lang", "trust": True}
+        def source(label_set: str) -> dict[str, Any]:
+            uri = str(where / f"{label_set}.jsonl")
+            return {"uri": uri, "format": "manifest", "language": "column:lang", "trust": True}
 
+        sections = {key: getattr(c, key).model_dump(mode="json") for key in ("lora", "train", "augment")}
         return {
-            "source": source(where / f"{name}.jsonl"),
-            "evaluation": {"dev": source(where / "dev.jsonl")},
+            "source": source(name),
+            "evaluation": {loop_sets.DEV: source(loop_sets.DEV)},
             "output": {"uri": str(where / name / "model"), "name": name},
             "folder": str(where / name / "work"),
             "model": c.student.model_dump(mode="json"),
-            "lora": c.lora.model_dump(mode="json"),
-            "train": c.train.model_dump(mode="json"),
-            "augment": c.augment.model_dump(mode="json"),
+            **sections,
             "segment": {"vad": False},
             "compute": {"workers": 0, "threads_per_worker": 1},
             "grounding_margin": 0,
             "seed": c.seed,
         }
 
-    def evaluate(self) -> None:
-        """Transcribe the held-out voices with the teacher and all students, and compare them in pairs."""
+    def evaluation(self) -> dict[str, Any]:
+        """The settings of jobs.evaluate: teacher and students on the held-out voices, compared in pairs."""
         students = {name: self.at("students", name, "model") for name in loop_sets.STUDENTS[::-1]}
         named = {"teacher": self.config.teacher, **students}
-        source = {"uri": self.at(HELD_OUT), "format": "files", "language": "column:language"}
-        tree = {
+        return {
             "name": "loop",
+            "run": "loop",
             "models": [{"name": name, "model": {"name": model}} for name, model in named.items()],
-            "sets": {"held-out": {"source": source}},
+            "sets": {
+                HELD_OUT: {"source": {"uri": self.at(HELD_OUT), "format": "files", "language": "column:language"}}
+            },
             "output": {"uri": self.at("evaluation")},
             "segment": {"vad": False},
-            "run": "loop",
         }
-        path = self.folder / "evaluate.yaml"
-        path.write_text(yaml.safe_dump(tree), encoding="utf-8")
-        self.step("evaluate", ["evaluate", "--config", str(path)])
+
+    def _written(self, name: str, settings: dict[str, Any]) -> str:
+        """The path of a YAML file of settings."""
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        return str(path)
+
+
+def _run_jobs(step: str, commands: Sequence[Sequence[str]]) -> None:
+    """Run jobs at the same time, each in a process that ends with this one. Raises StepError where one fails."""
+    for words in commands:
+        log.info("%s: python -m jobs.%s", step, shlex.join(words))
+    running = [subprocess.Popen([sys.executable, "-m", f"jobs.{words[0]}", *words[1:]]) for words in commands]
+    try:
+        codes = [process.wait() for process in running]
+    finally:
+        for process in running:
+            process.terminate()
+    if any(codes):
+        raise StepError(f"{step}: exit codes of its jobs: {', '.join(map(str, codes))}")
 
 
 def run(config: LoopConfig) -> int:
     """Do all steps that are left, and print the report. Returns 1 where a job fails."""
     loop = Loop(config)
     try:
-        loop.speech()
-        loop.labels()
-        loop.students()
-        loop.evaluate()
+        loop.run()
     except StepError as err:
         print(err, file=sys.stderr)
         return 1
