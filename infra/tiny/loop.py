@@ -1,9 +1,9 @@
 """Close the loop from transcripts to a model, and measure it: python -m infra.tiny.loop --config FILE key=value ...
 
 An archive of synthetic speech in two languages, in which some recordings are noisy, cut, of a foreign language or of
-unknown words, is transcribed by a teacher. Students that have never heard anything learn from the transcripts: one from
-those that jobs.select_labels keeps, one from all, one from a random part of the same length. Then all transcribe
-held-out voices. Every step is a job; the same command goes on with the first step that has not ended.
+unknown words, is transcribed by a teacher. Students learn from the transcripts: one from those that jobs.select_labels
+keeps, one from all, one from a random part of the same length. Then all transcribe held-out voices. Every step is a
+job; the same command goes on with the first step that has not ended.
 """
 
 from __future__ import annotations
@@ -31,8 +31,7 @@ from pipeline.training.adapter_config import AdapterSteps, AudioAugment, StartCo
 
 log = logging.getLogger(__name__)
 
-KNOWN, ARCHIVE, HELD_OUT = "known", "archive", "held-out"
-DEV_SHARE = 0.05  # of the selected labels
+ARCHIVE, KNOWN, DEV, HELD_OUT = "archive", "known", "dev", "held-out"
 
 
 class SpeechSection(Section):
@@ -41,7 +40,8 @@ class SpeechSection(Section):
     languages: list[str] = Field(["en", "es"], min_length=1, description="of the archive")
     archive: int = Field(1000, ge=8, description="recordings of each language in the archive")
     known: int = Field(250, ge=8, description="and with references, for the calibration: the same kind of recordings")
-    held_out: int = Field(150, ge=1, description="and of held-out voices and phrases, all good")
+    dev: int = Field(50, ge=1, description="and all good, with references: they choose the step of a student")
+    held_out: int = Field(300, ge=1, description="and of held-out voices and phrases, all good")
     defects: float = Field(0.3, ge=0, le=1, description="share of defective recordings")
 
 
@@ -102,11 +102,14 @@ class Loop:
 
     def _speak(self) -> None:
         c = self.config.speech
-        for name, count in ((ARCHIVE, c.archive), (KNOWN, c.known), (HELD_OUT, c.held_out)):
-            held_out = name == HELD_OUT
-            defects = 0.0 if held_out else c.defects
+        for name, count in ((ARCHIVE, c.archive), (KNOWN, c.known), (DEV, c.dev), (HELD_OUT, c.held_out)):
             rows = loop_speech.recordings(
-                name, c.languages, count, defects=defects, seed=self.config.seed, held_out=held_out
+                name,
+                c.languages,
+                count,
+                defects=c.defects if name in (ARCHIVE, KNOWN) else 0.0,
+                seed=self.config.seed,
+                held_out=name == HELD_OUT,
             )
             loop_speech.write(self.folder / name, rows)
 
@@ -116,7 +119,7 @@ class Loop:
         fitted, labels = self.at("calibrator"), self.at("labels")
 
         def transcribe(name: str, calibrator: str) -> list[str]:
-            source = [f"source.uri={self.at(name)}", "source.format=files", "source.language=column:language"]
+            source = [f"source.{key}={value}" for key, value in self._files(name).items()]
             model = [f"model.name={self.config.teacher}", f"model.calibrator={calibrator}", "segment.vad=false"]
             return ["transcribe", *source, *model, f"output.uri={self.at('transcripts', name)}"]
 
@@ -125,7 +128,7 @@ class Loop:
             return ["export", *how, f"input.uri={source}", f"output.uri={self.at('sets', name)}"]
 
         policy = [f"policy.target_wer={{default: {self.config.target_wer}}}", "audit.sample=0"]
-        split = ["split.by=recording", f"split.dev={DEV_SHARE}", "split.test=0"]
+        split = ["split.dev=0", "split.test=0"]
         chosen = [f"transcripts={archive}", f"calibration.known.output={known}", *policy, *split]
         return {
             "transcribe-known": transcribe(KNOWN, "null"),
@@ -140,14 +143,11 @@ class Loop:
         """The settings of jobs.train. All students have the same ones, but for their labels."""
         c, where = self.config, self.folder / "students"
 
-        def source(label_set: str) -> dict[str, Any]:
-            uri = str(where / f"{label_set}.jsonl")
-            return {"uri": uri, "format": "manifest", "language": "column:lang", "trust": True}
-
+        labels = str(where / f"{name}.jsonl")
         sections = {key: getattr(c, key).model_dump(mode="json") for key in ("lora", "train", "augment")}
         return {
-            "source": source(name),
-            "evaluation": {loop_sets.DEV: source(loop_sets.DEV)},
+            "source": {"uri": labels, "format": "manifest", "language": "column:lang", "trust": True},
+            "evaluation": {DEV: self._files(DEV)},
             "output": {"uri": str(where / name / "model"), "name": name},
             "folder": str(where / name / "work"),
             "model": c.student.model_dump(mode="json"),
@@ -166,12 +166,14 @@ class Loop:
             "name": "loop",
             "run": "loop",
             "models": [{"name": name, "model": {"name": model}} for name, model in named.items()],
-            "sets": {
-                HELD_OUT: {"source": {"uri": self.at(HELD_OUT), "format": "files", "language": "column:language"}}
-            },
+            "sets": {HELD_OUT: {"source": self._files(HELD_OUT)}},
             "output": {"uri": self.at("evaluation")},
             "segment": {"vad": False},
         }
+
+    def _files(self, name: str) -> dict[str, str]:
+        """A set of speech as the source of a job."""
+        return {"uri": self.at(name), "format": "files", "language": "column:language"}
 
     def _written(self, name: str, settings: dict[str, Any]) -> str:
         """The path of a YAML file of settings."""

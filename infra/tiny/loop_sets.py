@@ -1,7 +1,4 @@
-"""The training sets of infra.tiny.loop, as NeMo manifests: selected labels, all of them, and a random part of all.
-
-All students have the same dev set, that of the selection, and none is trained on its recordings.
-"""
+"""The training sets of infra.tiny.loop, as NeMo manifests: selected labels, all of them, and a random part of all."""
 
 from __future__ import annotations
 
@@ -13,7 +10,6 @@ from typing import Any
 
 SELECTED, ALL, RANDOM = "selected", "all", "random"
 STUDENTS = (SELECTED, ALL, RANDOM)
-DEV = "dev"
 
 Line = dict[str, Any]
 
@@ -26,13 +22,6 @@ def read(path: Path) -> list[Line]:
 def seconds(lines: Iterable[Line]) -> float:
     """How long they are together."""
     return sum(float(line["duration"]) for line in lines)
-
-
-def training_sets(selected: list[Line], dev: list[Line], everything: list[Line], *, seed: int) -> dict[str, list[Line]]:
-    """The lines of each of STUDENTS, and of DEV. everything: the lines of all transcripts."""
-    kept_back = {line["recording_id"] for line in dev}
-    rest = [line for line in everything if line["recording_id"] not in kept_back]
-    return {SELECTED: selected, ALL: rest, RANDOM: random_part(rest, seconds(selected), seed=seed), DEV: dev}
 
 
 def random_part(lines: list[Line], wanted: float, *, seed: int) -> list[Line]:
@@ -55,9 +44,9 @@ def write(exported: Path, folder: Path, *, seed: int) -> None:
         folder: where the manifests go.
         seed: of the random part.
     """
-    chosen, everything = exported / SELECTED, read(exported / ALL / "train" / "manifest.json")
-    train, dev = (read(chosen / split / "manifest.json") for split in ("train", "dev"))
+    selected, everything = (read(exported / name / "train" / "manifest.json") for name in (SELECTED, ALL))
+    drawn = random_part(everything, seconds(selected), seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
-    for name, lines in training_sets(train, dev, everything, seed=seed).items():
+    for name, lines in ((SELECTED, selected), (ALL, everything), (RANDOM, drawn)):
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The training sets of the loop: who learns from which labels, and nobody from the dev set."""
+"""The training sets of the loop: what was selected, everything, and as many hours of everything."""
 
 from __future__ import annotations
 
@@ -16,14 +16,7 @@ def lines(*names: str) -> list[dict[str, Any]]:
 
 
 EVERYTHING = lines("a", "b", "c", "d", "e", "f")
-SELECTED, DEV = EVERYTHING[:2], EVERYTHING[3:4]
-
-
-def test_nobody_is_trained_on_the_dev_set() -> None:
-    sets = loop_sets.training_sets(SELECTED, DEV, EVERYTHING, seed=0)
-    assert sets["dev"] == DEV
-    assert [line["recording_id"] for line in sets["all"]] == ["a", "b", "c", "e", "f"]
-    assert all(line in sets["all"] for name in ("selected", "random") for line in sets[name])
+SELECTED = EVERYTHING[:2]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -45,10 +38,11 @@ def test_a_selection_of_everything_leaves_nothing_out() -> None:
 
 
 def test_the_manifests_are_written_from_the_exports(tmp_path: Path) -> None:
-    for name, split, rows in (("selected", "train", SELECTED), ("selected", "dev", DEV), ("all", "train", EVERYTHING)):
-        path = tmp_path / "sets" / name / split / "manifest.json"
+    for name, rows in (("selected", SELECTED), ("all", EVERYTHING)):
+        path = tmp_path / "sets" / name / "train" / "manifest.json"
         path.parent.mkdir(parents=True)
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     loop_sets.write(tmp_path / "sets", tmp_path / "students", seed=0)
-    written = {path.stem: loop_sets.read(path) for path in (tmp_path / "students").iterdir()}
-    assert written == loop_sets.training_sets(SELECTED, DEV, EVERYTHING, seed=0)
+    written = {name: loop_sets.read(tmp_path / "students" / f"{name}.jsonl") for name in loop_sets.STUDENTS}
+    drawn = loop_sets.random_part(EVERYTHING, loop_sets.seconds(SELECTED), seed=0)
+    assert written == {"selected": SELECTED, "all": EVERYTHING, "random": drawn}
