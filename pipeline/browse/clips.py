@@ -1,4 +1,4 @@
-"""The audio of a segment, cut out of the source: FLAC, 16 kHz, mono."""
+"""The audio of a segment, cut out of the source: WAV, 16 kHz, mono, in which every browser can seek."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pipeline.export.origin import items, read_refs, read_run, unit_places
 from pipeline.schemas import Place
 from pipeline.storage.base import Storage
 
-KEPT = 64  # clips in memory: a player asks for a clip several times, by ranges. One of 30 s has at most 1 MB.
+KEPT = 32  # clips in memory: a player asks for a clip several times, by ranges. One of 30 s has at most 1 MB.
 _PART = re.compile(r"part-\d+\.parquet")
 
 
@@ -45,6 +45,6 @@ class Clips:
             self._places = unit_places(self._transcripts)
         units = [(label.unit_id, self._places[label.unit_id])] if label.unit_id in self._places else []
         rows = items([label], read_refs(self._transcripts, units), run)
-        for item in with_audio(list(rows), run.config, "FLAC", problems):
+        for item in with_audio(list(rows), run.config, "WAV", problems):
             return item.audio
         raise NoAudio("; ".join(f"{line['reason']}: {line['error']}" for line in problems))

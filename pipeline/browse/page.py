@@ -42,7 +42,7 @@ def render(uri: str, token: str, query: Query, found: Found, languages: Sequence
         languages=list(dict.fromkeys([*languages, *filter(None, [query.language])])),
         error=error,
         total=found.total,
-        hours=found.seconds / 3600,
+        length=f"{found.seconds / 3600:,.1f} hours" if found.seconds >= 3600 else f"{found.seconds:,.1f} seconds",
         first=first + 1,
         hits=[shown(row, query, token) for row in found.rows],
         earlier=_link(token, query, page=query.page - 1) if query.page > 1 else None,

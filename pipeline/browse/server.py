@@ -124,14 +124,14 @@ class _Handler(BaseHTTPRequestHandler):
         wanted = byte_range(self.headers.get("Range"), len(content))
         headers = {"Accept-Ranges": "bytes"}
         if wanted is None:
-            self._send(HTTPStatus.OK, content, "audio/flac", headers)
+            self._send(HTTPStatus.OK, content, "audio/wav", headers)
         elif not wanted:
             where = {"Content-Range": f"bytes */{len(content)}"}
             self._send(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, b"", "text/plain", headers | where)
         else:
             where = {"Content-Range": f"bytes {wanted.start}-{wanted.stop - 1}/{len(content)}"}
             part = content[wanted.start : wanted.stop]
-            self._send(HTTPStatus.PARTIAL_CONTENT, part, "audio/flac", headers | where)
+            self._send(HTTPStatus.PARTIAL_CONTENT, part, "audio/wav", headers | where)
 
     def _answer(self, status: HTTPStatus, text: str, kind: str = "text/plain; charset=utf-8") -> None:
         self._send(status, text.encode("utf-8", "replace"), kind, {})

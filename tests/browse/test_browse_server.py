@@ -112,7 +112,7 @@ def test_a_request_with_a_foreign_host_gets_nothing_although_its_token_is_right(
 
 def test_a_player_gets_the_samples_of_its_segment(server: PageServer) -> None:
     answer, body = ask(server, player(server, text="guten abend"))
-    assert (answer.status, answer.headers["Content-Type"]) == (200, "audio/flac")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "audio/wav")
     samples, rate = soundfile.read(io.BytesIO(body), dtype="int16")
     assert rate == 16_000
     np.testing.assert_array_equal(samples, sound(0)[16_000 : 16_000 + 14_400])
