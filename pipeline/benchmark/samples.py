@@ -10,7 +10,7 @@ import psutil
 
 from pipeline.flow.processes import ROLES
 
-DRIVER, OTHER = "driver", "other"
+DRIVER, WORKER, OTHER = "driver", "other worker", "other"
 MARKS = (  # what a command line has in it, and the role
     *((mark, role) for mark, role in ROLES.items() if role != DRIVER),
     ("ray/core/src/ray/raylet/raylet", "raylet"),
@@ -23,14 +23,15 @@ MARKS = (  # what a command line has in it, and the role
     ("log_monitor.py", "log monitor"),
     ("autoscaler", "autoscaler"),
     ("reaper.py", "reaper"),
-    ("ray::", "idle worker"),
+    ("ray::", WORKER),
 )
 
 
 class Sample(NamedTuple):
     """One process at one time. seconds: since the start of the soak. started: of the process, tells equal pids apart.
 
-    memory_mb: resident. shared_mb: the part of it that other processes may have too: code, Ray's object store.
+    memory_mb: resident, and of no other process. shared_mb: resident, and others may have it too: code, and what it has
+    read of Ray's object store, whose size is fixed.
     """
 
     seconds: float
@@ -51,7 +52,7 @@ def role_of(command: str) -> str:
 class Sampler:
     """Samples the processes of one driver after the other. A process keeps the role in which it was first seen.
 
-    Ray changes the title of a process while it works. An idle worker may become something else.
+    Ray changes the title of a process while it works, and a worker without work may become something else.
     """
 
     def __init__(self) -> None:
@@ -71,7 +72,7 @@ class Sampler:
         with process.oneshot():
             key = (process.pid, process.create_time())
             role = DRIVER if is_driver else role_of(" ".join(process.cmdline()))
-            if role in (OTHER, "idle worker"):
+            if role in (OTHER, WORKER):
                 role = self._roles.get(key, role)
             self._roles[key] = role
             memory = process.memory_info()
@@ -80,7 +81,7 @@ class Sampler:
                 role,
                 process.pid,
                 round(process.create_time(), 2),
-                round(memory.rss / 1e6, 2),
+                round((memory.rss - memory.shared) / 1e6, 2),
                 round(memory.shared / 1e6, 2),
                 process.num_fds(),
                 process.num_threads(),

@@ -26,7 +26,7 @@ from pipeline.flow.reaper import holders
 
 FASTEST = 20.0  # times real time at least: so long is the archive that no core comes to its end
 PREEMPTIONS = 2
-WARM_UP = 0.4  # of the time between two kills
+WARM_UP = 0.8  # of the time between two kills: processes grow for about four minutes
 STAGES = ("GuardedReplica", "GuardedDecoder")  # killed in turns, so each of them lives for two turns
 OBJECT_STORE_BYTES = 128 * 10**6  # with Ray's default, audio of hours would wait in it and the decoder would end early
 END_SECONDS = 1800.0  # at most, for what is left when time is up

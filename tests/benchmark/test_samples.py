@@ -20,7 +20,7 @@ SITE = "/srv/.venv/lib/python3.11/site-packages/ray"
         ("ray::MapWorker(MapBatches(GuardedReplica)).submit", "replica"),
         ("ray::MapWorker(MapBatches(GuardedDecoder))", "decode"),
         ("ray::MapWorker(MapBatches(MeteredCommit)).submit", "commit"),
-        ("ray::IDLE", "idle worker"),
+        ("ray::IDLE", "other worker"),
         ("ray::DashboardAgent", "dashboard agent"),
         ("ray::RuntimeEnvAgent", "runtime env agent"),
         (f"{SITE}/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/a", "raylet"),
@@ -52,7 +52,8 @@ def test_a_sample_has_the_memory_and_files_of_the_driver_and_of_what_it_started(
     assert (first.role, second.role) == ("driver", "other")
     assert first.pid == driver.pid
     assert first.seconds == second.seconds == 12.3
-    assert 50 < second.memory_mb - second.shared_mb < 100
+    assert 50 < second.memory_mb < 100
+    assert second.shared_mb > 1
     assert second.files - first.files >= 27
     assert first.threads >= 1
     assert Sampler().take(0, driver.pid) == []
