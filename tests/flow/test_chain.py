@@ -7,15 +7,18 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import ConfigError, RunConfig
+from pipeline.flow import bundles
 from pipeline.flow.suspects import users_error
 from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.output.budget import OverBudget
@@ -144,6 +147,22 @@ def test_dead_letters_are_retried(done: RunConfig, returned: str, tmp_path: Path
     assert books(config)["closed"]
 
 
+@pytest.fixture
+def stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The chain gets eight bundles, and the others once this file exists: it cannot end before it is stopped."""
+    every, file = bundles._blocks, tmp_path / "stopped"
+
+    def blocks(units: pa.Table, lengths: list[int]) -> Iterator[pa.Table]:
+        of_units, deadline = every(units, lengths), time.monotonic() + 200
+        yield from islice(of_units, 8)
+        while not file.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        yield from of_units
+
+    monkeypatch.setattr(bundles, "_blocks", blocks)
+    return file
+
+
 @pytest.mark.parametrize(
     ("override", "code", "line"),
     [
@@ -156,7 +175,13 @@ def test_dead_letters_are_retried(done: RunConfig, returned: str, tmp_path: Path
     ],
 )
 def test_too_many_failures_stop_a_run_and_the_same_command_goes_on(
-    override: str, code: int, line: str, tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]
+    override: str,
+    code: int,
+    line: str,
+    stopped: Path,
+    tmp_path: Path,
+    small_model_dir: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     source = archive(tmp_path / "in", 24)
     words = (source, tmp_path / "out", small_model_dir, "plan.unit_recordings=1")
@@ -169,6 +194,7 @@ def test_too_many_failures_stop_a_run_and_the_same_command_goes_on(
     assert capsys.readouterr().out == ""
     before = len(committed_units(storage))
     assert 3 <= caught.value.summary["units_committed"] <= before < 24
+    stopped.touch()
     summary = transcribe(settings(*words, "budget.stop_after=0"))
     assert (summary["recordings_transcribed"], summary["dead_letters"]) == (4, {"missing_file": 20})
     assert books(settings(*words))["closed"]
