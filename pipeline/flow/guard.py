@@ -193,7 +193,7 @@ class GuardedReplica:
             answered = await asyncio.gather(*(self._answered(pieces.slice(index, 1)) for index in range(len(pieces))))
         finally:
             self.metrics.arrived(-len(pieces))
-        self.metrics.report()
+        self.metrics.look()
         return as_block(pa.concat_tables(answered))
 
     async def _answered(self, piece: pa.Table) -> pa.Table:

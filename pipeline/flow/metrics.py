@@ -102,7 +102,7 @@ class DecodeMetrics(StoreMetrics):
 
 
 class ReplicaMetrics(StoreMetrics):
-    """What a replica does. A thread of its own looks at the engine every few seconds."""
+    """What a replica does. It looks at the engine after each block, and in a thread of its own every few seconds."""
 
     def __init__(self, stage: str, figures: Callable[[], Mapping[str, float]]) -> None:
         """figures: of the engine, by name: those of METRICS, and row_steps_needed and row_steps_computed."""
@@ -141,12 +141,12 @@ class ReplicaMetrics(StoreMetrics):
         """Bring gauges and times up to now."""
         with self._lock:
             self._clock()
-        figures = dict(self._figures())
-        for kind, before in self._row_steps.items():
-            now = figures.pop(f"row_steps_{kind}", 0.0)
-            if now > before:
-                self._metrics["row_steps"].inc(now - before, {"kind": kind})
-            self._row_steps[kind] = now
+            figures = dict(self._figures())
+            for kind, before in self._row_steps.items():
+                now = figures.pop(f"row_steps_{kind}", 0.0)
+                if now > before:
+                    self._metrics["row_steps"].inc(now - before, {"kind": kind})
+                self._row_steps[kind] = now
         for name, value in (figures | {"replica_queue": self._arrived - self._inside}).items():
             self._metrics[name].set(value)
         self.report()

@@ -12,7 +12,7 @@ from pipeline.benchmark import flow
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_a_row_has_what_a_unit_costs_the_driver(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures" / "flow.json"
     assert job.main(["flow", "--units", "60", "--json", str(path)]) == 0

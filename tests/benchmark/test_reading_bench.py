@@ -10,7 +10,7 @@ import pytest
 from jobs import bench as job
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_job_writes_a_row_for_each_layout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "read.json"
     assert job.main(["read", "--minutes", "0.2", "--delay-ms", "1", "--read-ahead", "2", "--json", str(path)]) == 0

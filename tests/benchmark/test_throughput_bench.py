@@ -37,7 +37,7 @@ def test_an_output_that_is_there_already_is_refused(tmp_path: Path, small_model_
         throughput.compare(config)
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 def test_the_job_writes_both_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "pipeline.json"
     few = ["--minutes", "1", "--decode-minutes", "0.05", "source.include=*/fr/*"]

@@ -53,7 +53,7 @@ def test_what_the_run_on_this_machine_would_refuse_is_no_place(monkeypatch: pyte
     assert "compute.cpus_per_replica: 1024: this machine has" in row.finding
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_cluster_is_checked_node_by_node(local_ray: None, tmp_path: Path, small_model_dir: Path) -> None:
     config = DoctorConfig.model_validate(
         {
@@ -84,11 +84,11 @@ def test_a_node_that_breaks_differs_from_one_that_is_late(local_ray: None) -> No
         import time
 
         if kind == "late":
-            time.sleep(60)
+            time.sleep(600)
         raise ValueError("broken here")
 
     (node,) = alive_nodes()
-    ((_, broken),) = on_every_node(breaks, {node: ("raise",)}, 60)
+    ((_, broken),) = on_every_node(breaks, {node: ("raise",)}, 300)
     assert "broken here" in str(broken)
     ((_, late),) = on_every_node(breaks, {node: ("late",)}, 0.5)
     assert isinstance(late, TimeoutError)

@@ -14,7 +14,7 @@ from tests.support.archives import archive, arguments
 from tests.support.small_whisper import save_whisper
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("local_ray")
 def test_a_swept_model_may_be_whisper_and_nothing_is_transcribed_twice(tmp_path: Path, small_model_dir: Path) -> None:
     source = archive(tmp_path / "in", 3)

@@ -40,7 +40,7 @@ def words(tmp_path: Path, small_model: Path) -> list[str]:
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("local_ray")
 def test_two_models_get_one_report_and_nothing_is_transcribed_twice(
     tmp_path: Path, small_model_dir: Path, capsys: pytest.CaptureFixture[str]

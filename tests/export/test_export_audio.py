@@ -235,7 +235,7 @@ def test_an_export_is_a_source_with_texts_for_training(name: str, below: str, ou
     assert [(one.reference, one.language) for one in read] == [(TEXT, "en")] * len(GOOD)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_too_many_rows_without_audio_fail_the_job_which_cuts_in_tasks_of_ray(
     output: Path, local_ray: None, tmp_path: Path
 ) -> None:

@@ -56,7 +56,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def killed(number: int, arguments: list[str], target: Path) -> dict[str, int]:
     """Let an export die before that commit. Returns the inodes of what is committed then."""
     with killable(die_before, number, arguments) as (process, _):
-        process.join(100)
+        process.join(250)
         assert process.exitcode == -signal.SIGKILL
     done = {path.stem.rpartition("-")[2] for path in (target / COMMITS).glob("*.json")}
     return {name: (target / f"train/shard-{name}.tar").stat().st_ino for name in done}

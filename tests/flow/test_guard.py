@@ -191,12 +191,15 @@ def test_a_replica_works_on_units_in_flight_of_a_bundle_at_once(config: RunConfi
     (decoded,) = map(rows_of, decoder(config)(as_block(unit(config))))
     rows = [row | {"unit_id": letter * 16} for row in decoded.to_pylist() for letter in "abcde"]
     replica = GuardedReplica(limited, ABOUT)
-    real, running, most = replica.replica, 0, 0
+    real, running, most, two = replica.replica, 0, 0, asyncio.Event()
 
     async def counted(pieces: pa.Table) -> pa.Table:
         nonlocal running, most
         running += 1
         most = max(most, running)
+        if running == 2:
+            two.set()
+        await two.wait()  # the first one waits for the second one
         answer = await real(pieces)
         running -= 1
         return answer
@@ -242,7 +245,7 @@ def hanging(config: RunConfig, hang: Callable[[], object], mark: Callable[[str],
 
     process = multiprocessing.get_context("fork").Process(target=life)
     process.start()
-    process.join(60)
+    process.join(100)
     is_alive = process.is_alive()
     process.kill()
     process.join()

@@ -12,7 +12,7 @@ from pipeline.config import ConfigError, ShareConfig
 from pipeline.run import transcribe
 from tests.support.archives import archive, settings
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.mark.parametrize("shares", [1, 2, 3, 8, 64])

@@ -7,20 +7,20 @@ import subprocess
 import sys
 import time
 
+import psutil
+
 from pipeline.flow.processes import ProcessorSeconds
 
 
-def busy(mark: str) -> subprocess.Popen[bytes]:
-    """A process that uses its processor, with `mark` in its command."""
-    return subprocess.Popen([sys.executable, "-c", f"while True: pass  # {mark}"])
+def busy(mark: str, seconds: float = 600.0) -> subprocess.Popen[bytes]:
+    """A process that uses so much of a processor, with `mark` in its command."""
+    code = f"import time\nwhile time.process_time() < {seconds}: pass  # {mark}"
+    return subprocess.Popen([sys.executable, "-c", code])
 
 
 def test_processor_seconds_are_counted_by_role() -> None:
     with ProcessorSeconds() as used:
-        work = [busy(mark) for mark in ("MeteredCommit", "other")]
-        time.sleep(4)
-        for process in work:
-            process.kill()
+        for process in [busy(mark, seconds=3.0) for mark in ("MeteredCommit", "other")]:
             process.wait()
     assert used.by_role.keys() == {"replica", "second", "decode", "commit", "driver", "ray"}
     assert used.by_role["commit"] > 0.1
@@ -32,7 +32,8 @@ def test_seconds_before_the_block_do_not_count() -> None:
     process = busy("GuardedReplica")
     try:
         with ProcessorSeconds() as first:
-            time.sleep(3)
+            while psutil.Process(process.pid).cpu_times().user < 3:
+                time.sleep(0.1)
         process.send_signal(signal.SIGSTOP)  # no processor from here on
         with ProcessorSeconds() as second:
             time.sleep(2.5)

@@ -63,7 +63,7 @@ def test_folders_that_nobody_wrote_to_for_long_are_cleared_at_the_next_start(tem
             os.utime(path, (long_ago, long_ago))
     (new / "raylet.out").write_text("still writing")
     with (used / "raylet.out").open("rb"):  # stopped for a while, and alive
-        other = [sys.executable, "-c", f"import time; f = open({str(used / 'raylet.out')!r}); time.sleep(60)"]
+        other = [sys.executable, "-c", f"import time; f = open({str(used / 'raylet.out')!r}); time.sleep(600)"]
         with subprocess.Popen(other) as process:
             while process.pid not in holders(str(used)):
                 time.sleep(0.1)
@@ -79,8 +79,8 @@ import subprocess, sys, time
 from pipeline.flow.session import ray_folder
 with ray_folder() as folder:
     log = (folder / "log").open("w")
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], stdout=log)
-print(child.wait(30), flush=True)
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=log)
+print(child.wait(300), flush=True)
 time.sleep(2)
 print("alive")
 """

@@ -6,60 +6,64 @@ import json
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from pipeline.output.attempts import ENDED, PREFIX
-from pipeline.storage.base import open_storage
-from tests.support.archives import archive, arguments
+from pipeline.storage.base import Storage, open_storage
+from tests.support.archives import archive, arguments, wav
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
 from tests.support.ceph import Ceph
-from tests.support.drivers import HANG, ended, start
+from tests.support.drivers import HANG, ended, held, start
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(HANG + 300)]
 RECORDINGS = 40
 
 
-def wait_for_a_reader(output: str, before: str, driver: subprocess.Popen[bytes], log: Path) -> str:
-    """Until a recording is read. Decoders run ahead of the model, so this is soon. Returns the id of the run.
-
-    before: the id of an earlier run, whose markers may be there.
-    """
-    storage = open_storage(output, create=False)
+def wait_until(happened: Callable[[], bool], driver: subprocess.Popen[bytes], log: Path) -> None:
+    """Until something happened while this driver works."""
     deadline = time.monotonic() + HANG
     try:
-        while True:
-            runs = {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if "/decode-" in key}
-            if runs - {before}:
-                return min(runs - {before})
+        while not happened():
             assert driver.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < deadline, log.read_text()[-3000:]
-            time.sleep(0.005)
+            time.sleep(0.1)
     except BaseException:
         driver.kill()
         raise
 
 
+def held_runs(storage: Storage) -> set[str]:
+    """The ids of the runs whose decoder was, or is, at the third piece."""
+    return {key.rpartition("/")[2].split("-")[1] for key in storage.list(PREFIX) if ".2/decode-" in key}
+
+
 def test_a_mount_that_vanishes_and_stops_of_the_job_are_no_recordings_fault(
     tmp_path: Path, small_model_dir: Path
 ) -> None:
+    """Each happens while the decoder is in the middle of the first recording, and no other has been read."""
     source, output = archive(tmp_path / "in", RECORDINGS), tmp_path / "out"
-    words = [*arguments(source, output, small_model_dir), "plan.unit_recordings=1"]
+    wav(source / "r000.wav", 130.0)
+    words = [*arguments(source, output, small_model_dir), "plan.unit_recordings=1", "segment.piece_seconds=60"]
     output.mkdir()
-    storage = open_storage(str(output))
+    storage, hold = open_storage(str(output)), tmp_path / "hold"
 
-    driver = start(words, tmp_path / "stopped")
-    run = wait_for_a_reader(str(output), "", driver, tmp_path / "stopped")
+    driver = start(words, tmp_path / "stopped", **held(hold, "THIRD_PIECE"))
+    wait_until(lambda: bool(held_runs(storage)), driver, tmp_path / "stopped")
+    (run,) = held_runs(storage)
     driver.send_signal(signal.SIGTERM)
     assert ended(driver, tmp_path / "stopped")[0] == 143
     assert list(storage.list(ENDED)) == [f"{ENDED}{run}"]
+    assert held_runs(storage) == {run}
     assert all(f"-{run}-" in marker for marker in storage.list(PREFIX))
 
-    driver = start(words, tmp_path / "vanished")
-    wait_for_a_reader(str(output), run, driver, tmp_path / "vanished")
+    driver = start(words, tmp_path / "vanished", **held(hold, "THIRD_PIECE"))
+    wait_until(lambda: bool(held_runs(storage) - {run}), driver, tmp_path / "vanished")
     source.rename(tmp_path / "elsewhere")
+    hold.touch()
     code, text = ended(driver, tmp_path / "vanished")
     assert code == 3, text
     assert "Traceback" not in text
@@ -85,9 +89,10 @@ def test_a_key_that_is_revoked_while_the_job_runs_costs_nothing(
 ) -> None:
     source = upload(bucket, tmp_path / "in", RECORDINGS)
     words = words_for(source, bucket, small_model_dir)
-    driver = start(words, tmp_path / "revoked")
-    wait_for_a_reader(bucket, "", driver, tmp_path / "revoked")
+    driver = start(words, tmp_path / "revoked", **held(tmp_path / "hold"))
+    wait_until(lambda: committed(bucket) > 0, driver, tmp_path / "revoked")
     ceph.revoke_key()
+    (tmp_path / "hold").touch()
     try:
         code, text = ended(driver, tmp_path / "revoked")
         assert code == 3, text

@@ -34,10 +34,8 @@ from pipeline.schemas import (
 )
 from pipeline.storage.base import open_storage
 from tests.support.archives import archive, settings
-from tests.support.drivers import HANG
+from tests.support.drivers import HANG, POISON
 from tests.support.outputs import ref
-
-POISON = Path(__file__).parents[1] / "support/poison"
 
 
 @pytest.fixture

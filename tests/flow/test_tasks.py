@@ -7,7 +7,7 @@ import pytest
 from pipeline.config import ConfigError
 from pipeline.flow.tasks import run_tasks
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 
 def double(number: int) -> int:

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.support.bucket_runs import check_exact, committed, upload, words_for
-from tests.support.drivers import HANG, start
+from tests.support.drivers import HANG, held, start
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -32,7 +32,8 @@ def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result
     recordings = 45
     source = upload(bucket, tmp_path / "in", recordings)
     words = words_for(source, bucket, small_model_dir)
-    first = start(words, tmp_path / "first")
+    hold = tmp_path / "hold"
+    first = start(words, tmp_path / "first", **held(hold))
     suspended: list[psutil.Process] = []
     second = None
     try:
@@ -46,10 +47,14 @@ def test_two_drivers_of_which_one_is_suspended_for_a_while_leave_an_exact_result
             process.suspend()
         before = committed(bucket)
         assert before < recordings
-        second = start(words, tmp_path / "second")
-        time.sleep(8)
+        second = start(words, tmp_path / "second", **held(hold))
+        while committed(bucket) <= before:
+            assert second.poll() is None, (tmp_path / "second").read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
         for process in suspended:  # while the second is at work
             process.resume()
+        hold.touch()
         assert second.wait(timeout=HANG) == 0, (tmp_path / "second").read_text()[-3000:]
         assert first.wait(timeout=HANG) in (0, 1, 2, -signal.SIGKILL), (tmp_path / "first").read_text()[-3000:]
     finally:

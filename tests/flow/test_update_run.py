@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.archives import archive, arguments, wav
-from tests.support.drivers import HANG, committed, finish, kill, start
+from tests.support.drivers import HANG, committed, finish, held, kill, start
 
 
 @pytest.mark.slow
@@ -26,7 +26,7 @@ def test_an_update_whose_driver_is_killed_ends_exactly(tmp_path: Path, small_mod
         (tmp_path / f"more/r{number:03d}.wav").rename(source / f"r{number:03d}.wav")
     wav(source / "r003.wav", 4.0, seed=99)
     (source / "r005.wav").unlink()
-    driver = start([*words, "plan.update=true"], log)
+    driver = start([*words, "plan.update=true"], log, **held(tmp_path / "hold"))
     deadline = time.monotonic() + HANG
     try:
         while committed(output) < before + 3:

@@ -39,7 +39,7 @@ def test_a_mistake_names_the_key(tmp_path: Path) -> None:
         pipeline.read_transcripts(str(tmp_path / "nowhere"))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_two_calls_are_a_run_and_its_table(tmp_path: Path, small_model_dir: Path) -> None:
     source, output = archive(tmp_path / "in", 3), str(tmp_path / "out")
     settings = {"model": {"name": str(small_model_dir)}, "segment": {"vad": False}, "denoise": {"max_steps": 2}}
@@ -60,7 +60,7 @@ def whisper(tmp_path: Path) -> dict[str, Any]:
     return {"model": str(save_whisper(tmp_path / "whisper-small")), "segment": {"vad": False}, "decode": {"seed": 1}}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_list_of_files_has_the_results_of_a_job_and_a_bad_one_says_why(
     tmp_path: Path, whisper: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -94,7 +94,7 @@ def test_a_list_of_files_has_the_results_of_a_job_and_a_bad_one_says_why(
     assert said == [f"{name}: {problem}: {error}" for name, (problem, error) in bad.items()]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_samples_are_a_recording_and_a_notebook_may_have_an_event_loop(tmp_path: Path, whisper: dict[str, Any]) -> None:
     path = archive(tmp_path / "in", 1) / "r000.wav"
     samples, _ = soundfile.read(path, dtype="float32")
@@ -140,7 +140,7 @@ print("ray" in sys.modules, logging.getLogger().handlers, logging.getLogger("pip
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_one_short_file_needs_no_cluster_and_leaves_no_traces() -> None:
     pytest.importorskip("torch", reason="needs torch")
     done = subprocess.run([sys.executable, "-c", SHORT], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -149,7 +149,7 @@ def test_one_short_file_needs_no_cluster_and_leaves_no_traces() -> None:
     assert traces == "False [] 0"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_page_prints_what_it_shows(tmp_path: Path) -> None:
     """All blocks of code in one process; only the folder of the output is another one."""
     pytest.importorskip("torch", reason="needs torch")

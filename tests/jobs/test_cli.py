@@ -18,6 +18,7 @@ from pipeline.evaluation.settings import EvaluateConfig
 from pipeline.storage.base import OutputError
 from pipeline.storage.errors import StorageError
 from pipeline.training.adapter_config import AdapterConfig
+from tests.support.drivers import STOPPED
 
 ROOT = Path(__file__).parents[2]
 NEEDED = ["source.uri=/in", "output.uri=/out"]
@@ -206,8 +207,8 @@ def test_a_signal_ends_the_job_within_three_seconds(number: str, code: int, caug
     assert job.stdout.readline() == "ready\n"
     sent = time.monotonic()
     job.send_signal(getattr(signal, number))
-    _, err = job.communicate(timeout=20)
-    assert time.monotonic() - sent < 3
+    _, err = job.communicate(timeout=100)
+    assert time.monotonic() - sent < STOPPED
     assert job.returncode == code
     assert "run the same command again" in err
     assert "source.uri=/in output.uri=/out" in err
@@ -272,12 +273,15 @@ def test_a_stopped_job_leaves_no_process_of_its_pools(tmp_path: Path) -> None:
     below = psutil.Process(job.pid).children(recursive=True)
     assert len(below) >= 1
     job.send_signal(signal.SIGTERM)
-    assert job.wait(timeout=20) == 143
-    assert psutil.wait_procs(below, timeout=20)[1] == []
+    assert job.wait(timeout=100) == 143
+    assert psutil.wait_procs(below, timeout=100)[1] == []
 
 
 UNHEARD = """
+inside = threading.Event()
+
 def signal_itself():
+    inside.wait()
     time.sleep(0.5)
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -286,6 +290,7 @@ def job(config):
     lock = threading.Lock()
     lock.acquire()
     try:
+        inside.set()
         lock.acquire()
     finally:
         print("left through the stack", flush=True)
@@ -295,7 +300,7 @@ def job(config):
 def test_a_stop_reaches_a_job_that_waits_for_a_lock(tmp_path: Path) -> None:
     """The wait does not end by itself."""
     job = started(tmp_path, UNHEARD)
-    out, err = job.communicate(timeout=60)
+    out, err = job.communicate(timeout=100)
     assert job.returncode == 143
     assert out == "left through the stack\n"
     assert err.count("stopped; everything committed stays") == 1
@@ -315,5 +320,5 @@ def job(config):
 
 def test_the_end_of_a_forked_child_is_not_the_end_of_the_job(tmp_path: Path) -> None:
     job = started(tmp_path, FORKS)
-    out, err = job.communicate(timeout=60)
+    out, err = job.communicate(timeout=100)
     assert (job.returncode, out) == (0, ""), err

@@ -74,7 +74,7 @@ def test_the_sample_archive_has_every_kind_of_audio() -> None:
     assert str(long).endswith("long")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_ends_with_the_table_the_summary_line_and_the_path(
     done: subprocess.CompletedProcess[str], output: Path
 ) -> None:
@@ -89,7 +89,7 @@ def test_it_ends_with_the_table_the_summary_line_and_the_path(
     assert "RTFx" in done.stderr
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_recording_is_there_once(done: subprocess.CompletedProcess[str], output: Path) -> None:
     transcribed = {row["recording_id"] for row in rows(output, "transcripts")}
     letters = rows(output, "dead_letters")
@@ -103,7 +103,7 @@ def test_every_recording_is_there_once(done: subprocess.CompletedProcess[str], o
     assert json.loads((output / "_run/accounting.json").read_text())["closed"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_the_embedded_model_hears_every_language(done: subprocess.CompletedProcess[str], output: Path) -> None:
     """Phrases and voices that training never saw, through every codec, as the published table has them."""
     texts: defaultdict[str, list[dict[str, str]]] = defaultdict(list)
@@ -133,7 +133,7 @@ def errors(references: list[str], answers: list[str], language: str) -> Counts:
     return sum((word_counts(*pair) for pair in pairs), Counts())
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_second_demo_finds_everything_committed(done: subprocess.CompletedProcess[str], output: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in output.glob("commits/*/*")}
     again = demo(output)
@@ -143,7 +143,7 @@ def test_a_second_demo_finds_everything_committed(done: subprocess.CompletedProc
     assert {path: path.stat().st_mtime_ns for path in output.glob("commits/*/*")} == before
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_its_second_part_hears_what_people_say(tmp_path: Path) -> None:
     """The config for one's own audio, with Whisper, on the recordings of people that the repository ships."""
     planned = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -50,7 +50,7 @@ def done(words: list[str], local_ray: None) -> Path:
     return Path(words[3].partition("=")[2])
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_job_writes_words_with_times_in_order_inside_their_segment(done: Path, folder: Path) -> None:
     assert pq.read_schema(done / "transcripts/part-00000.parquet").equals(schemas.TRANSCRIPT)
     rows = pq.read_table(done / "transcripts").to_pylist()
@@ -75,7 +75,7 @@ def test_a_job_writes_words_with_times_in_order_inside_their_segment(done: Path,
     assert json.loads((done / "_run/accounting.json").read_text())["closed"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_job_goes_on_where_it_was_stopped(done: Path, words: list[str], tmp_path: Path) -> None:
     out = Path(shutil.copytree(done, tmp_path / "out"))
     first, *others = sorted((out / "commits").rglob("*.json"))
@@ -94,7 +94,7 @@ def test_a_job_goes_on_where_it_was_stopped(done: Path, words: list[str], tmp_pa
         assert row["confidence"] == pytest.approx(again["confidence"], abs=1e-5)  # its batch was another one
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_an_evaluation_scores_it(done: Path, tmp_path: Path) -> None:
     assert evaluate.main([f"sets.small.output={done}", f"output.uri={tmp_path}", "gate.min_coverage=0"]) == 0
     rows = (

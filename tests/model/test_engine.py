@@ -76,7 +76,7 @@ def dying(model: AsrModel) -> Iterator[tuple[Engine, threading.Event]]:
         go.wait(SECONDS)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    with mock.patch.object(backbone, "denoise", denoise):
+    with mock.patch.object(backbone, "denoise", side_effect=denoise):
         yield Engine(model, DENOISE, slots=2, prefill_batch=2), go
     go.set()
 
@@ -274,15 +274,19 @@ def test_repeated_nan_ends_the_engine(model: AsrModel, segments: list[Segment]) 
 
 
 def test_stalled_seconds_are_those_since_a_turn_ended_while_something_waits(
-    dying: tuple[Engine, threading.Event], segments: list[Segment]
+    dying: tuple[Engine, threading.Event], segments: list[Segment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine, go = dying
-    time.sleep(0.05)
+    now = [time.monotonic()]
+    monkeypatch.setattr("pipeline.model.worker.time", mock.Mock(monotonic=lambda: now[0]))
+    now[0] += 50
     assert engine.stalled_seconds() == 0.0  # idle
     future = engine.submit(segments[0])
-    assert engine.stalled_seconds() < 0.05  # the idle time does not count
-    time.sleep(0.1)
-    assert engine.stalled_seconds() >= 0.1
+    assert engine.stalled_seconds() == 0.0  # the idle time does not count
+    while not backbone.denoise.called:  # type: ignore[attr-defined]
+        time.sleep(0.01)
+    now[0] += 100
+    assert engine.stalled_seconds() == 100.0
     go.set()
     assert future.exception(SECONDS) is not None
     assert engine.stalled_seconds() == 0.0

@@ -159,7 +159,7 @@ def test_a_model_that_cannot_be_loaded_fails_at_once(tmp_path: Path) -> None:
         Replica(config(tmp_path), ABOUT)
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("how", "message"),
     [

@@ -105,7 +105,7 @@ def done(source: Path, whisper: Path, small_model_dir: Path, two_pools: None) ->
     return config
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_has_the_text_of_the_second_model_beside_its_own(
     done: RunConfig, source: Path, whisper: Path, small_model_dir: Path
 ) -> None:

@@ -109,7 +109,7 @@ def done(folder: Path, local_ray: None) -> RunConfig:
     return config
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_whole_run_ends_in_the_same_tables_and_its_books_close(done: RunConfig, folder: Path) -> None:
     out = Path(done.output.uri)
     assert pq.read_schema(out / "transcripts/part-00000.parquet").equals(schemas.TRANSCRIPT)
@@ -127,7 +127,7 @@ def test_a_whole_run_ends_in_the_same_tables_and_its_books_close(done: RunConfig
     assert json.loads((out / "_run/accounting.json").read_text())["closed"]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_run_with_other_weights_is_another_run(done: RunConfig, folder: Path, tmp_path: Path) -> None:
     other = save_whisper(tmp_path / "whisper-small", seed=7)
     prepare(done)  # the same again is accepted

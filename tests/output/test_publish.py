@@ -442,7 +442,7 @@ def test_publishing_killed_at_any_moment_leaves_whole_tables(storage: Storage) -
     assert _pairs(storage) == _expected(range(90))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_reader_during_publications_never_counts_a_recording_twice(storage: Storage) -> None:
     fingerprint = plan(storage, [ref(number) for number in range(60)])
     run(storage, fingerprint, only=lambda number: number < 5)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
 import signal
@@ -257,7 +256,7 @@ def test_of_two_drivers_that_update_at_the_same_time_one_plans_the_round(archive
     archive.plan()
     archive.done(text="old")
     archive.write("b.wav", "f.wav", "g.wav")
-    barrier = threading.Barrier(2, timeout=30)
+    barrier = threading.Barrier(2, timeout=100)
     found: list[Changes | None] = []
 
     def drive() -> None:
@@ -435,15 +434,15 @@ def test_any_sequence_of_changes_updates_kills_and_retries_ends_exactly(archive:
 
 
 def _update_and_commit(folder: str, done: Connection) -> None:
-    """A driver: plan the update, commit what is left, publish."""
+    """A driver: plan the update, commit some of what is left."""
     archive = Archive(Path(folder))
     done.send_bytes(b"started")
     archive.changes(update=True)
     done.send_bytes(b"planned")
-    for unit in left(archive.storage):
+    for unit in left(archive.storage)[:8]:  # a few, so that six kills leave some
         commit(archive.storage, unit, archive.plan(), text="new")
         done.send_bytes(b"committed")
-    publish_tables(archive.storage)
+    signal.pause()
 
 
 def test_an_update_that_is_killed_at_any_moment_ends_exactly_after_the_same_command_again(archive: Archive) -> None:
@@ -454,18 +453,15 @@ def test_an_update_that_is_killed_at_any_moment_ends_exactly_after_the_same_comm
     new = ["b", *(f"{letter}{number}" for letter in "fghijklmnop" for number in range(10))]
     archive.write(*(f"{name}.wav" for name in new))
     archive.delete("c.wav")
-    killed = 0
     for kill in range(6):
         with killable(_update_and_commit, str(archive.folder.parent)) as (process, done):
-            with contextlib.suppress(EOFError):  # it has done everything
+            done.recv_bytes()
+            for _ in range(kill // 2 and dice.randint(1, 2)):
                 done.recv_bytes()
-                for _ in range(kill // 2 and dice.randint(1, 2)):
-                    done.recv_bytes()
-                time.sleep(dice.uniform(0, 0.03))
+            time.sleep(dice.uniform(0, 0.03))
             process.kill()
             process.join()
-            killed += process.exitcode == -signal.SIGKILL
-    assert killed >= 3
+            assert process.exitcode == -signal.SIGKILL
     archive.changes(update=True)
     archive.done(text="new")
     assert plan_names(archive.storage) == ["plan", "round-1"]

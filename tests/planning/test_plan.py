@@ -91,7 +91,7 @@ def _ensure(storage: Storage, **fingerprint: object) -> str:
 
 def test_a_plan_is_written_once_and_racing_drivers_share_it(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     """Four drivers list at the same time, one of them with other settings. One plan is written, with its settings."""
-    barrier = threading.Barrier(4, timeout=30)
+    barrier = threading.Barrier(4, timeout=100)
     listed: list[int] = []
 
     def make_plan(source: SourceConfig, config: PlanConfig, *_: object) -> object:

@@ -29,7 +29,7 @@ from tests.support import corpora
 from tests.support.archives import settings, wav
 from tests.support.audio_files import encoded
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 ON_RAY = ("webdataset", "huggingface")
 
 SECONDS = 1.2

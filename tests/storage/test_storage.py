@@ -45,11 +45,19 @@ def test_the_race_probe_accepts_a_local_disk_and_leaves_nothing(tmp_path: Path) 
 
 
 class Careless(LocalStorage):
-    """A store that checks, then writes, as an S3 clone without conditional puts."""
+    """A store that checks, then writes, as an S3 clone. Two writers check before one writes."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.checked: list[str] = []
+        self.two_have = threading.Event()
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:
-        absent = not self.exists(key)
-        time.sleep(0.02)
+        if absent := not self.exists(key):
+            self.checked.append(key)
+            if len(self.checked) > 1:
+                self.two_have.set()
+            self.two_have.wait(60)
         self.put(key, data)
         return absent
 
@@ -103,7 +111,7 @@ def test_in_order_keeps_the_order_and_limits_what_is_read_ahead(workers: int) ->
 
 
 def test_in_order_runs_workers_at_once() -> None:
-    barrier = threading.Barrier(4, timeout=10)
+    barrier = threading.Barrier(4, timeout=100)
     assert list(in_order(lambda index: (barrier.wait(), index)[1], range(4), 4)) == [0, 1, 2, 3]
 
 

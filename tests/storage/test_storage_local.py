@@ -31,19 +31,18 @@ def storage(tmp_path: Path) -> LocalStorage:
 def _race(root: str, name: int, barrier: object, wins: object) -> None:
     storage = LocalStorage(Path(root))
     for index in range(ROUNDS):
-        barrier.wait(60)  # type: ignore[attr-defined]
+        barrier.wait(200)  # type: ignore[attr-defined]
         if storage.put_if_absent(f"commits/{index:02d}/unit.json", f"writer {name}".encode()):
             wins.put((index, name))  # type: ignore[attr-defined]
 
 
-@pytest.mark.timeout(120)
 def test_of_eight_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     barrier, wins = context.Barrier(8), context.Queue()
     processes = [context.Process(target=_race, args=(str(tmp_path), name, barrier, wins)) for name in range(8)]
     for process in processes:
         process.start()
-    won = dict(wins.get(timeout=100) for _ in range(ROUNDS))
+    won = dict(wins.get(timeout=250) for _ in range(ROUNDS))
     for process in processes:
         process.join(60)
         assert process.exitcode == 0
@@ -54,7 +53,6 @@ def test_of_eight_racing_processes_exactly_one_wins(tmp_path: Path) -> None:
     assert list((tmp_path / ".tmp").iterdir()) == []
 
 
-@pytest.mark.timeout(120)
 def test_a_reader_never_sees_half_an_object(storage: LocalStorage) -> None:
     bodies = [bytes([index]) * 1_000_000 for index in range(2)]
     storage.put("a/b", bodies[0])
@@ -176,7 +174,6 @@ def test_replace_without_an_exchange_system_call_renames(
     assert [storage.get(key) for key in storage.list("transcripts/")] == [b"new", b"new"]
 
 
-@pytest.mark.timeout(120)
 def test_listing_a_directory_during_replacements_shows_one_whole_generation(storage: LocalStorage) -> None:
     """A listing that began in the old directory may miss files after the exchange, so it does not count."""
     fill(storage, "g", 3)
@@ -207,7 +204,7 @@ def test_sweep_removes_what_a_killed_process_left_and_nothing_fresh(
     code = (
         "import sys, time; from pathlib import Path; from pipeline.storage.local import LocalStorage\n"
         "with LocalStorage(Path(sys.argv[1])).scratch() as directory:\n"
-        "    (directory / 'half').write_bytes(b'x'); print('ready', flush=True); time.sleep(60)"
+        "    (directory / 'half').write_bytes(b'x'); print('ready', flush=True); time.sleep(600)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(storage.root)], stdout=subprocess.PIPE)
     assert process.stdout is not None

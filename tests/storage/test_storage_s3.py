@@ -168,7 +168,7 @@ def test_a_forked_process_is_refused_and_does_not_hang(storage: Storage) -> None
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_child_of_a_fork, args=(storage, theirs))
     child.start()
-    child.join(30)
+    child.join(100)
     assert child.exitcode == 0
     assert '"spawn" or "forkserver"' in ours.recv()
 
@@ -250,18 +250,23 @@ def test_a_list_survives_faults_between_pages(shaky: tuple[ObjectStorage, Faults
 
 def test_a_gateway_that_dies_and_comes_back_loses_nothing(ceph: Ceph, storage: Storage) -> None:
     wins: list[bool] = []
+    kills = {number: (threading.Event(), threading.Event()) for number in (20, 60)}
 
     def work() -> None:
         for number in range(150):
+            if number in kills:
+                reached, killed = kills[number]
+                reached.set()
+                killed.wait(100)
             storage.put(f"data/{number:03d}", b"x" * 10_000)
             wins.append(storage.put_if_absent(f"commits/{number:03d}", f"{number}".encode()))
 
     worker = threading.Thread(target=work)
     worker.start()
-    for _ in range(2):
-        while len(wins) < 20:
-            time.sleep(0.01)
+    for reached, killed in kills.values():
+        assert reached.wait(100)
         ceph.kill_gateway()
+        killed.set()
         time.sleep(1)
         ceph.start_gateway()
     worker.join(200)

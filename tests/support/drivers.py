@@ -10,15 +10,28 @@ from pathlib import Path
 
 import psutil
 
+POISON = Path(__file__).parent / "poison"
+
 # Seconds after which something that a test waits for hangs. Ray alone may take minutes to start on a busy machine.
 HANG = 1200
+# Seconds after which a signal has certainly ended a job: 3, and what a busy machine needs until it is seen.
+STOPPED = 12.0
 
 
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    """A driver of `jobs.transcribe` with these words, which writes to `log`."""
+def held(file: Path, at: str = "LAST_BUNDLE") -> dict[str, str]:
+    """The environment of a run that cannot end before this file is there.
+
+    at: LAST_BUNDLE, for which its chain waits, or THIRD_PIECE: of a unit that has so many.
+    """
+    return {"PYTHONPATH": str(POISON), f"FULLCANVAS_{at}": str(file)}
+
+
+def start(words: list[str], log: Path, **more: str) -> subprocess.Popen[bytes]:
+    """A driver of `jobs.transcribe` with these words, which writes to `log`. more: for its environment."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | more
     with log.open("ab") as stream:
         command = [sys.executable, "-m", "jobs.transcribe", *words]
-        return subprocess.Popen(command, stdout=stream, stderr=stream, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        return subprocess.Popen(command, stdout=stream, stderr=stream, env=environment)
 
 
 def ended(driver: subprocess.Popen[bytes], log: Path) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.flow.cluster import pin_authentication
+from tests.support.poison.sitecustomize import held
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_worker_niceness", "0")  # else Ray's workers wait for whatever another test computes
@@ -35,3 +36,14 @@ def local_ray() -> Iterator[None]:
 
     with ray_cluster(ComputeConfig()):
         yield
+
+
+@pytest.fixture
+def hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run in this process gets its last bundle when this file is there: the run cannot end before."""
+    from pipeline.flow import bundles
+
+    file = tmp_path / "hold"
+    monkeypatch.setattr(bundles, "_blocks", held(bundles._blocks, str(file)))
+    yield file
+    file.touch()

@@ -1,6 +1,9 @@
 """Put on PYTHONPATH by tests: the decoder kills its process on audio with the word POISON in it, and hangs on HANG.
 
 The model kills its process on samples with VENOM in them. All of it while the file FULLCANVAS_POISON is there.
+
+A chain gets its last bundle when the file FULLCANVAS_LAST_BUNDLE is there, and the chain goes on behind the third piece
+of a unit when FULLCANVAS_THIRD_PIECE is.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -47,7 +50,41 @@ def _poison_model(module: Any) -> None:
     module.Replica.__call__ = poisonous
 
 
-_POISON = {"pipeline.audio.decode": _poison_decoder, "pipeline.model.stage": _poison_model}
+def held(hand_out: Callable[..., Iterator[Any]], file: str) -> Callable[..., Iterator[Any]]:
+    """The same bundles, but the last one when the file is there. It is sent to processes without this module."""
+
+    def blocks(*arguments: Any) -> Iterator[Any]:
+        *first, last = hand_out(*arguments)
+        yield from first
+        while not os.path.exists(file):  # noqa: PTH110
+            time.sleep(0.05)
+        yield last
+
+    return blocks
+
+
+def _hold_last_bundle(module: Any) -> None:
+    module._blocks = held(module._blocks, os.environ["FULLCANVAS_LAST_BUNDLE"])
+
+
+def _hold_third_piece(module: Any) -> None:
+    decoded, file = module.DecodeStage.pieces, os.environ["FULLCANVAS_THIRD_PIECE"]
+
+    def held(self: Any, *arguments: Any) -> Iterator[Any]:
+        for row in decoded(self, *arguments):
+            while row["piece"] == 2 and not os.path.exists(file):  # noqa: PTH110
+                time.sleep(0.05)
+            yield row
+
+    module.DecodeStage.pieces = held
+
+
+_ALL = {
+    "FULLCANVAS_POISON": {"pipeline.audio.decode": _poison_decoder, "pipeline.model.stage": _poison_model},
+    "FULLCANVAS_LAST_BUNDLE": {"pipeline.flow.bundles": _hold_last_bundle},
+    "FULLCANVAS_THIRD_PIECE": {"pipeline.audio.stage": _hold_third_piece},
+}
+_PATCHES = {name: patch for key, patches in _ALL.items() if key in os.environ for name, patch in patches.items()}
 
 
 class _Loader(importlib.abc.Loader):
@@ -59,12 +96,12 @@ class _Loader(importlib.abc.Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._real.exec_module(module)
-        _POISON[module.__name__](module)
+        _PATCHES[module.__name__](module)
 
 
 class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(self, name: str, _path: Sequence[str] | None, _target: ModuleType | None = None) -> Any:
-        if name not in _POISON:
+        if name not in _PATCHES:
             return None
         sys.meta_path.remove(self)
         try:
