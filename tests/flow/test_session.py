@@ -80,7 +80,7 @@ from pipeline.flow.session import ray_folder
 with ray_folder() as folder:
     log = (folder / "log").open("w")
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], stdout=log)
-print(child.wait(300), flush=True)
+print(child.wait(200), flush=True)
 time.sleep(2)
 print("alive")
 """

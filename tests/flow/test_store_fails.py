@@ -57,7 +57,6 @@ def test_a_mount_that_vanishes_and_stops_of_the_job_are_no_recordings_fault(
     driver.send_signal(signal.SIGTERM)
     assert ended(driver, tmp_path / "stopped")[0] == 143
     assert list(storage.list(ENDED)) == [f"{ENDED}{run}"]
-    assert held_runs(storage) == {run}
     assert all(f"-{run}-" in marker for marker in storage.list(PREFIX))
 
     driver = start(words, tmp_path / "vanished", **held(hold, "THIRD_PIECE"))

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,32 +14,31 @@ import pytest
 
 from pipeline.training import adapter
 from tests.support.adapter_case import config, overrides, settings, write_case
+from tests.support.drivers import POISON
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 STEPS = {"train": {"steps": 40, "evaluate_steps": 40, "checkpoint_steps": 2}}
 
 
-def job(root: Path, **sections: Any) -> subprocess.Popen[str]:
-    """Start `jobs.train` in a process group of its own, with relative paths, as users write them."""
+def job(root: Path, *, dies: bool = False, **sections: Any) -> subprocess.Popen[str]:
+    """Start `jobs.train`, with relative paths, as users write them. dies: it is killed at its first checkpoint."""
     arguments = overrides(settings(Path(os.path.relpath(root)), "killed", **(STEPS | sections)))
     command = [sys.executable, "-m", "jobs.train", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment |= {"PYTHONPATH": str(POISON), "FULLCANVAS_CHECKPOINT": "deadly"} if dies else {}
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def test_killed_and_started_again_on_ray_the_weights_are_those_of_an_uninterrupted_run(tmp_path: Path) -> None:
     """It is killed while it trains in one process, and goes on in a worker of Ray Train."""
     write_case(tmp_path)
     work = tmp_path / "killed" / "work"
-    first = job(tmp_path)
-    try:
-        while first.poll() is None and not (work / "checkpoint.pt").exists():
-            time.sleep(0.005)
-    finally:
-        os.killpg(first.pid, signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL, first.communicate()
+    first = job(tmp_path, dies=True)
+    _, err = first.communicate(timeout=800)
+    assert first.returncode == -signal.SIGKILL, err
+    assert (work / "checkpoint.pt").exists()
     assert not (tmp_path / "killed" / "model" / "config.json").exists()
 
     second = job(tmp_path, compute={"workers": 1})

@@ -3,7 +3,7 @@
 The model kills its process on samples with VENOM in them. All of it while the file FULLCANVAS_POISON is there.
 
 A chain gets its last bundle when the file FULLCANVAS_LAST_BUNDLE is there, and the chain goes on behind the third piece
-of a unit when FULLCANVAS_THIRD_PIECE is.
+of a unit when FULLCANVAS_THIRD_PIECE is. With FULLCANVAS_CHECKPOINT a training dies at its first checkpoint.
 """
 
 from __future__ import annotations
@@ -79,10 +79,21 @@ def _hold_third_piece(module: Any) -> None:
     module.DecodeStage.pieces = held
 
 
+def _die_at_checkpoint(module: Any) -> None:
+    save = module.save
+
+    def deadly(*arguments: Any) -> None:
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    module.save = deadly
+
+
 _ALL = {
     "FULLCANVAS_POISON": {"pipeline.audio.decode": _poison_decoder, "pipeline.model.stage": _poison_model},
     "FULLCANVAS_LAST_BUNDLE": {"pipeline.flow.bundles": _hold_last_bundle},
     "FULLCANVAS_THIRD_PIECE": {"pipeline.audio.stage": _hold_third_piece},
+    "FULLCANVAS_CHECKPOINT": {"pipeline.training.resume": _die_at_checkpoint},
 }
 _PATCHES = {name: patch for key, patches in _ALL.items() if key in os.environ for name, patch in patches.items()}
 
