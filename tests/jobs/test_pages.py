@@ -100,7 +100,7 @@ def test_the_commands_of_a_page_run(page: str, folder: Path) -> None:
 
 @pytest.mark.timeout(600)
 def test_the_way_from_transcripts_to_labels_and_to_a_training_set(folder: Path) -> None:
-    *before, verdicts = commands("docs/labels.md")
+    *before, verdicts = (command for command in commands("docs/labels.md") if not command.mark)
     assert [run(folder, command) for command in before] == [0] * 4
     labels = pq.read_table(folder / "out/labels/labels")
     assert labels.num_rows == pq.read_table(folder / "out/archive/transcripts").num_rows > 0
