@@ -114,4 +114,4 @@ train-tiny: setup ## train the embedded model again (hours)
 	@$(BIN)/python -m infra.tiny.train --config infra/tiny/configs/tiny.yaml
 
 loop: setup ## an archive of synthetic speech becomes labels, and labels become a model: what selecting is worth (docs/labels.md)
-	@$(BIN)/python -m infra.tiny.loop --config infra/tiny/configs/loop.yaml
+	@$(BIN)/python -m infra.tiny.loop --config infra/tiny/loop.yaml

@@ -16,7 +16,7 @@ from pipeline.export.settings import ExportConfig
 from pipeline.labels.settings import LabelsConfig
 from pipeline.training.adapter_config import AdapterConfig
 
-CONFIG = "infra/tiny/configs/loop.yaml"
+CONFIG = "infra/tiny/loop.yaml"
 JOBS: dict[str, type[Section]] = {
     "transcribe": RunConfig,
     "calibrate": CalibrateConfig,
