@@ -94,7 +94,7 @@ def measure_one(store: str, units: int, pieces: int) -> dict[str, Any]:
         "pieces": pieces,
         "units": units,
         "units_per_second": round(units / seconds, 1),
-        "seconds": round(seconds, 2),
+        "seconds": round(seconds, 4),
         "processor_ms": round(processor / units * 1000, 2),
         "requests": round(requests / units, 2) if distant else None,
     }
