@@ -3,9 +3,10 @@
 `engine` compares the engine with transformers' generate: the same weights and text prompts, in one process, without the
 audio encoder but in rows that say so. Size `full` is the released model at its published setting. On a CPU with one
 thread it counts processor time, so that other programs do not change the ratios.
-`plan` measures planning at scale, `flow` what a unit costs the driver, `commit` one finisher on a local disk and on a
-distant store, `publish` publishing, `pipeline` the whole way through Ray beside the engine alone, `decode` decoding,
-`read` decoding from a store that is far away. `soak` runs for hours, kills processes, and looks for what grows.
+`plan` measures planning at scale, `list` listing a store that is far away, `flow` what a unit costs the driver,
+`commit` one finisher on a local disk and on a distant store, `publish` publishing, `pipeline` the whole way through Ray
+beside the engine alone, `decode` decoding, `read` decoding from a store that is far away. `soak` runs for hours, kills
+processes, and looks for what grows.
 `whisper` compares whisper-base with faster-whisper: python -m jobs.bench whisper SPEECH.parquet
 """
 
@@ -39,6 +40,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _commit(options)
     if options.command == "publish":
         return _publish(options)
+    if options.command == "list":
+        return _list(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
     if options.command == "read":
@@ -157,6 +160,14 @@ def _publish(options: argparse.Namespace) -> int:
     from pipeline.benchmark import publishing
 
     _shown(publishing, publishing.measure(options.units), options.json)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    """Listing a distant store: a row for each layout of its objects. Returns 0."""
+    from pipeline.benchmark import listing
+
+    _shown(listing, listing.measure(options.objects, options.delay_ms), options.json)
     return 0
 
 
@@ -298,6 +309,10 @@ def _parser() -> argparse.ArgumentParser:
     publish = commands.add_parser("publish", help="publishing all that is committed, and again with nothing new")
     publish.add_argument("--units", type=_count, default=100_000, metavar="N", help="committed units of 8 segments")
     publish.add_argument("--json", metavar="FILE", help="write the figures")
+    listing = commands.add_parser("list", help="listing the files of a store that is far away")
+    listing.add_argument("--objects", type=_count, default=1_000_000, metavar="N", help="in each layout")
+    listing.add_argument("--delay-ms", type=_count, default=50, metavar="N", help="milliseconds before each answer")
+    listing.add_argument("--json", metavar="FILE", help="write the figures")
     decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
     for command in (pipeline, decode):
         command.add_argument("--json", metavar="FILE", help="write the figures")

@@ -10,8 +10,9 @@ import contextlib
 import multiprocessing
 import os
 import re
+from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import md5
 from multiprocessing.connection import Connection
@@ -44,14 +45,16 @@ class DistantStore:
 
 
 @contextlib.contextmanager
-def distant_store(delay_seconds: float, folder: Path | None = None) -> Iterator[DistantStore]:
+def distant_store(
+    delay_seconds: float, folder: Path | None = None, made_up: Callable[[], Iterable[str]] = tuple
+) -> Iterator[DistantStore]:
     """Run the store. Within the block the environment leads all clients of this process to it.
 
-    folder: its files are there at the beginning.
+    folder: its files are there at the beginning. made_up: and objects of these keys, one byte each.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(delay_seconds, folder, theirs), daemon=True)
+    process = context.Process(target=_serve, args=(delay_seconds, folder, made_up, theirs), daemon=True)
     process.start()
     try:
         environment = {
@@ -73,11 +76,14 @@ def distant_store(delay_seconds: float, folder: Path | None = None) -> Iterator[
 class _Objects:
     """Objects by key, and the answers to requests."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self._objects: dict[str, tuple[bytes, str]] = {}  # content and etag
+    def __init__(self, folder: Path | None, made_up: Iterable[str]) -> None:
+        one = b"0"
+        self._objects = dict.fromkeys(made_up, (one, _etag(one)))  # content and etag
         if folder is not None:
             for path in filter(Path.is_file, folder.rglob("*")):
-                self._put(path.relative_to(folder).as_posix(), path.read_bytes())
+                content = path.read_bytes()
+                self._objects[path.relative_to(folder).as_posix()] = content, _etag(content)
+        self._keys = sorted(self._objects)
         self.counted: Counter[str] = Counter()
 
     def answer(self, method: str, target: str, headers: dict[str, str], body: bytes) -> Answer:
@@ -90,7 +96,8 @@ class _Objects:
                 return 412, b"<Error><Code>PreconditionFailed</Code></Error>", {}
             return 200, b"", {"ETag": self._put(key, body)}
         if method == "DELETE":
-            self._objects.pop(key, None)
+            if self._objects.pop(key, None):
+                self._keys.pop(bisect_left(self._keys, key))
             return 204, b"", {}
         if not key:
             return 200, self._page(parse_qs(parts.query)).encode(), {}
@@ -105,16 +112,19 @@ class _Objects:
 
     def _put(self, key: str, content: bytes) -> str:
         """Returns the etag."""
-        etag = f'"{md5(content).hexdigest()}"'
-        self._objects[key] = content, etag
-        return etag
+        if key not in self._objects:
+            insort(self._keys, key)
+        self._objects[key] = content, _etag(content)
+        return self._objects[key][1]
 
     def _page(self, query: dict[str, list[str]]) -> str:
         """A page of a listing without folders."""
         prefix = query.get("prefix", [""])[0]
         after = query.get("continuation-token", query.get("start-after", [""]))[0]
-        keys = sorted(key for key in self._objects if key.startswith(prefix) and key > after)
-        more, keys = len(keys) > PAGE_KEYS, keys[:PAGE_KEYS]
+        most = min(PAGE_KEYS, int(query.get("max-keys", [PAGE_KEYS])[0]))
+        begin = max(bisect_left(self._keys, prefix), bisect_right(self._keys, after))
+        keys = [key for key in self._keys[begin : begin + most + 1] if key.startswith(prefix)]
+        more, keys = len(keys) > most, keys[:most]
         entries = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(self._objects[key][0])}</Size>"
             f"<ETag>{escape(self._objects[key][1])}</ETag><LastModified>{STAMP}</LastModified></Contents>"
@@ -127,8 +137,12 @@ class _Objects:
         )
 
 
-def _serve(delay_seconds: float, folder: Path | None, pipe: Connection) -> None:
-    asyncio.run(_serve_until_killed(delay_seconds, _Objects(folder), pipe))
+def _etag(content: bytes) -> str:
+    return f'"{md5(content).hexdigest()}"'
+
+
+def _serve(delay_seconds: float, folder: Path | None, made_up: Callable[[], Iterable[str]], pipe: Connection) -> None:
+    asyncio.run(_serve_until_killed(delay_seconds, _Objects(folder, made_up()), pipe))
 
 
 async def _serve_until_killed(delay_seconds: float, objects: _Objects, pipe: Connection) -> None:

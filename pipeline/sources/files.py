@@ -11,7 +11,7 @@ from itertools import groupby
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
-from pipeline.sources.access import fields, names, remote
+from pipeline.sources.access import fields, metadata_tables, names, remote
 from pipeline.sources.access.columns import reject_columns
 from pipeline.sources.access.companions import Unattached, describe_sidecars, files_and_settings, settings_of
 from pipeline.sources.access.languages import fixed_language
@@ -33,6 +33,7 @@ def list_recordings(source: SourceConfig, ignored: Counter[str] | None = None) -
     reject_columns(source, "files", "audio_column", "id_column")
     others: Counter[str] = Counter() if ignored is None else ignored
     tables, unattached = MetadataTables(), Unattached(source.uri)
+    not_read = Unattached(source.uri, metadata_tables.NOT_READ)
     for _, group in groupby(list_files(source.uri), key=_up_to_first_dot):
         neighbours = list(group)
         audio = [file for file in neighbours if names.split_name(file.name) or file.named]
@@ -53,11 +54,13 @@ def list_recordings(source: SourceConfig, ignored: Counter[str] | None = None) -
         for file in neighbours:
             if file not in audio and not names.split_name(file.name, names.SIDECARS) and not tables.is_table(file):
                 others[names.extension_of(file.name)] += 1
+        not_read.add(file.uri for file in neighbours if tables.is_passed_over(file))
     if others:
         counted = ", ".join(f"{count} .{extension}" for extension, count in others.most_common(10))
         log.info("%s: %d files that are not audio were ignored: %s", source.uri, others.total(), counted)
     unattached.add(tables.unused())
     unattached.say()
+    not_read.say()
 
 
 def files_of(ref: RecordingRef) -> list[str]:

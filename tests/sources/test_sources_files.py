@@ -14,7 +14,9 @@ import pytest
 from pipeline.config import ConfigError, SourceConfig
 from pipeline.schemas import BadRecording, Recording, RecordingRef
 from pipeline.sources import formats
+from pipeline.sources.access import metadata_tables
 from pipeline.sources.files import list_recordings, read_recording
+from tests.support.small_s3 import SmallS3
 
 
 def listed(uri: Path | str, **keys: str) -> list[RecordingRef]:
@@ -240,6 +242,25 @@ def test_a_table_in_a_store_describes_its_files() -> None:
     assert (ref.problem, ref.reference) == ("unsupported_language", "hallo")
     (ref,) = listed("memory://folder", language="de")
     assert (ref.problem, ref.language, ref.reference) == (None, "de", "hallo")
+
+
+def test_looking_for_tables_takes_one_request_for_each_folder_of_a_bucket(s3: SmallS3) -> None:
+    s3.objects = {f"in/{folder}/{number}.wav": b"x" for folder in range(3) for number in range(2)}
+    s3.objects |= {"in/1/metadata.csv": b"file_name,text\n0.wav,eins\n", "in/2/metadata.csv.bak": b"x"}
+    assert [ref.reference for ref in listed("s3://b/in")] == [None, None, "eins", None, None, None]
+    looked = [key for _, key, _ in s3.log if "metadata" in key and not key.endswith(".csv")]
+    assert sorted(looked) == ["?in/0/metadata.", "?in/1/metadata.", "?in/2/metadata.", "?in/metadata."]
+
+
+def test_tables_in_folders_that_are_not_searched_are_named(
+    s3: SmallS3, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(metadata_tables, "REMOTE_FOLDERS", 2)
+    s3.objects = {f"in/{folder}/a.wav": b"x" for folder in range(4)}
+    s3.objects |= {f"in/{folder}/metadata.csv": b"file_name,text\na.wav,eins\n" for folder in range(4)}
+    assert [ref.reference for ref in listed("s3://b/in")] == ["eins", "eins", None, None]
+    assert "s3://b/in: 2 tables were not read" in caplog.text
+    assert "the first is s3://b/in/2/metadata.csv" in caplog.text
 
 
 def test_a_file_that_vanished_is_missing(tmp_path: Path) -> None:

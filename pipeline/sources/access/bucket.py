@@ -45,10 +45,15 @@ class _Page:
 
 @dataclass(slots=True)
 class _Span:
-    """The keys behind `after` and not behind `end`, None: to the last one. pages: those that nobody has taken yet."""
+    """The keys behind `after` and not behind `end`, None: to the last one. pages: those that nobody has taken yet.
+
+    last: of its last page. step: the last keys of two pages in a row, of this span or the one that it was cut from.
+    """
 
     after: str | None = None
     end: str | None = None
+    last: str = ""
+    step: tuple[str, str] | None = None
     token: str | None = None  # of the next page
     pages: deque[list[Object]] = field(default_factory=deque)
     request: Future[_Page] | None = None
@@ -58,10 +63,10 @@ class _Span:
 def list_objects(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[Object]:
     """Yield the objects whose path (bucket and key) begins with `prefix`, without those that stand for folders.
 
-    A single connection gets one page of 1000 after the other. So the end of what is listed is divided at guessed keys,
-    and all spans are listed at the same time. A wrong guess costs a request; it changes nothing in what is yielded.
-    Memory: SPANS * WAITING_PAGES pages. The second page is asked for when the first one is used up. flat: without the
-    objects in folders. Raises as `remote.ask`.
+    A single connection gets one page of 1000 after the other. So the end of what is listed is divided at guessed keys
+    from the second page on, and all spans are listed at the same time. A wrong guess costs a request; it changes
+    nothing in what is yielded. Memory: SPANS * WAITING_PAGES pages. The second page is asked for when the first one is
+    used up. flat: without the objects in folders. Raises as `remote.ask`.
     """
     bucket, key = _bucket_and_key(prefix, uri)
     fetch = partial(_fetch, fs, {"Bucket": bucket, "Prefix": key, **({"Delimiter": "/"} if flat else {})}, uri)
@@ -70,8 +75,7 @@ def list_objects(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[Obje
     if first.token is None:
         return
     divide = partial(_divide, start=len(key), most=SPANS if _can_divide(first, fetch) else 1)
-    spans = deque([_Span(token=first.token)])
-    divide(spans, 0, first.objects)
+    spans = deque([_Span(token=first.token, last=first.objects[-1][0] if first.objects else "")])
     try:
         while spans:
             _ask(spans, fetch)
@@ -99,17 +103,16 @@ def list_level(fs: Any, prefix: str, uri: str) -> Iterator[tuple[list[Object], l
         yield page.objects, page.folders
 
 
-def further(keys: Sequence[str], times: int) -> str | None:
-    """Guess a key that is `times` as far behind the last of these as the last one is behind the first one.
+def further(keys: Sequence[str], step: tuple[str, str], times: int) -> str | None:
+    """Guess a key that is `times` as far behind the last of these as the second key of `step` is behind the first one.
 
     Keys are counted like numbers: each place has its own digits, which are the characters seen there, with all others
     of their kind. None: there is no guess, or none behind the last key. keys: in order.
     """
-    first, last = keys[0], keys[-1]
-    same = next(
-        (place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first)
-    )
-    columns = [set(column) for column in zip_longest(*(key[same : same + DIGITS] for key in keys), fillvalue="")]
+    last, seen = keys[-1], sorted({*keys, *step})
+    pairs = enumerate(zip(seen[0], seen[-1], strict=False))
+    same = next((place for place, (one, other) in pairs if one != other), len(seen[0]))
+    columns = [set(column) for column in zip_longest(*(key[same : same + DIGITS] for key in seen), fillvalue="")]
     varied = set().union(*(column for column in columns if len(column) > 1)) - {""}
     places = [*({char} for char in last[:same]), *columns]
     digits = [_digits(chars | varied if len(chars) == 1 and min(chars).isalnum() else chars) for chars in places]
@@ -120,7 +123,7 @@ def further(keys: Sequence[str], times: int) -> str | None:
             value = value * len(choice) + choice.index(key[place : place + 1])
         return value
 
-    value = number(last) + times * (number(last) - number(first))
+    value = number(last) + times * (number(step[1]) - number(step[0]))
     guess = ""
     for choice in reversed(digits):
         value, digit = divmod(value, len(choice))
@@ -146,12 +149,12 @@ def _divide(spans: deque[_Span], index: int, objects: list[Object], *, start: in
     objects: of its last page. start: how many characters all keys have in common. most: so many spans at most.
     """
     span = spans[index]
-    if len(spans) >= most or len(objects) < 2:
+    if len(spans) >= most or span.step is None:
         return
     beginning = objects[0][0][:start]
-    behind = further([key[start:] for key, _, _ in objects], SPAN_PAGES)
+    behind = further([key[start:] for key, _, _ in objects], (span.step[0][start:], span.step[1][start:]), SPAN_PAGES)
     if behind is not None and (span.end is None or beginning + behind < span.end):
-        spans.insert(index + 1, _Span(after=beginning + behind, end=span.end))
+        spans.insert(index + 1, _Span(after=beginning + behind, end=span.end, step=span.step))
         span.end = beginning + behind
 
 
@@ -184,6 +187,8 @@ def _collect(spans: deque[_Span], divide: Callable[..., None]) -> None:
         span.token, span.is_over = page.token, page.token is None or len(objects) < len(page.objects)
         if objects:
             span.pages.append(objects)
+            span.step = (span.last, objects[-1][0]) if span.last else span.step
+            span.last = objects[-1][0]
         if not span.is_over:
             divide(spans, spans.index(span), objects)
 

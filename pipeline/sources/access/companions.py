@@ -18,10 +18,10 @@ log = logging.getLogger(__name__)
 
 
 class Unattached:
-    """Counts what names no audio that is there: companion files, rows of a metadata table. The log says it once."""
+    """Counts what is not used: companion files and rows of a metadata table without audio. The log says it once."""
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
+    def __init__(self, uri: str, what: str = "texts or companion files belong to no audio and are not used") -> None:
+        self.uri, self.what = uri, what
         self.count, self.first = 0, ""
 
     def add(self, where: Iterable[str]) -> None:
@@ -33,8 +33,7 @@ class Unattached:
     def say(self) -> None:
         """Write the count to the log, if it is not zero. Call it after the last recording."""
         if self.count:
-            text = "%s: %d texts or companion files belong to no audio and are not used; the first is %s"
-            log.warning(text, self.uri, self.count, self.first)
+            log.warning("%s: %d %s; the first is %s", self.uri, self.count, self.what, self.first)
 
 
 def settings_of(source: SourceConfig, language: str | None) -> tuple[tuple[str, int, int], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from stat import S_ISDIR, S_ISREG
@@ -88,6 +88,27 @@ def find_file(uri: str) -> File | None:
     except BadRecording:
         return None
     return _named(fs, path, info, uri) if info and info["type"] == "file" else None
+
+
+def find_files(folder: str, stem: str, extensions: Sequence[str]) -> list[File]:
+    """Return the files of a folder with this stem and one of the extensions, none if it cannot be asked for.
+
+    folder: with a slash at its end. On S3 it is one request, where few other files begin with the stem.
+    """
+    wanted = [f"{stem}.{extension}" for extension in extensions]
+    fs, path = remote.open_fs(folder)
+    if not _is_s3(fs):
+        return [file for name in wanted if (file := find_file(f"{folder}{name}")) is not None]
+    path = f"{path.rstrip('/')}/"
+    try:
+        listed = list(_walk_s3(fs, f"{path}{stem}.", folder, flat=True))
+    except BadRecording:
+        return []
+    return [
+        File(remote.uri_of(fs, place, folder), place.removeprefix(path), size, version, named=True)
+        for place, size, version in listed
+        if place.removeprefix(path) in wanted
+    ]
 
 
 def absolute(uri: str) -> str:
@@ -209,7 +230,7 @@ def _walk_below(fs: Any, root: str, uri: str, *, prefix: str, depth: int | None)
     """
     if remote.is_local(fs):
         walked = _walk_local(root, depth)
-    elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
+    elif _is_s3(fs):
         walked = _walk_s3(fs, prefix, uri, flat=depth == 0)
     else:
         walked = _walk_any(fs, root, depth)
@@ -255,6 +276,10 @@ def _unlisted(folder: str, error: OSError) -> Exception:
     return storage_error(error) or ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(error)}")
 
 
+def _is_s3(fs: Any) -> bool:
+    return "s3" in fs.protocol and hasattr(fs, "call_s3")
+
+
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
     name = prefix.partition("/")[0]
     return ((f"{name}/{key}", size, version) for key, size, version in bucket.list_objects(fs, prefix, uri, flat=flat))
@@ -264,7 +289,7 @@ def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str
     """Yield what a folder contains: path, whether it is a folder, size and version."""
     if remote.is_local(fs):
         yield from _entries_local(root)
-    elif "s3" in fs.protocol and hasattr(fs, "call_s3"):
+    elif _is_s3(fs):
         name = root.partition("/")[0]
         for objects, folders in bucket.list_level(fs, f"{root.rstrip('/')}/", uri):
             yield from ((f"{name}/{folder}", True, 0, "") for folder in folders)

@@ -11,11 +11,16 @@ from pipeline.config import ConfigError
 from pipeline.schemas import BadRecording
 from pipeline.sources.access import fields, remote
 from pipeline.sources.access.lines import Row, read_manifest, read_table
-from pipeline.sources.access.listing import File, find_file
+from pipeline.sources.access.listing import File, find_files
 from pipeline.storage.errors import StorageError
 
-NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
-REMOTE_DEPTH, REMOTE_FOLDERS = 2, 64  # of a store only so many folders are searched: each costs three requests
+STEM, EXTENSIONS = "metadata", ("csv", "tsv", "jsonl")
+NAMES = tuple(f"{STEM}.{extension}" for extension in EXTENSIONS)
+REMOTE_DEPTH, REMOTE_FOLDERS = 2, 64  # of a store only so many folders are searched: each costs a request or more
+NOT_READ = (
+    f"tables were not read, as of a store only the first {REMOTE_FOLDERS} folders, at most {REMOTE_DEPTH} deep, are "
+    "searched for them"
+)
 PIPED = ("file_name", "transcription", "normalized_text", "speaker")  # LJ Speech and its like: "LJ001-0001|text|text"
 
 
@@ -64,6 +69,11 @@ class MetadataTables:
         tables = self._tables.get(file.uri.rpartition("/")[0] + "/", ())
         return any(table.file.uri == file.uri for table in tables)
 
+    def is_passed_over(self, file: File) -> bool:
+        """Return whether this file is named as a table and lies in a folder of a store that was not searched."""
+        folder, _, name = file.uri.rpartition("/")
+        return name in NAMES and not folder.startswith("/") and f"{folder}/" not in self._tables
+
     def unused(self) -> Iterator[str]:
         """Yield where the rows are that no audio file has used."""
         for table in chain.from_iterable(self._tables.values()):
@@ -76,8 +86,7 @@ class MetadataTables:
             is_searched = folder.startswith("/") or (depth <= REMOTE_DEPTH and len(self._tables) < REMOTE_FOLDERS)
             if not is_searched:
                 return []
-            found = (find_file(f"{folder}{name}") for name in NAMES)
-            self._tables[folder] = [_read(file) for file in found if file is not None]
+            self._tables[folder] = [_read(file) for file in find_files(folder, STEM, EXTENSIONS)]
         return self._tables[folder]
 
 
