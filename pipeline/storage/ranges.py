@@ -16,10 +16,14 @@ REQUEST_BYTES = 16 * 2**20  # most bytes of one request: a retry repeats no more
 
 
 class Ranges(io.RawIOBase):
-    """A file of `size` bytes. read: returns the bytes from start to end, fewer if the content ends before."""
+    """A file of `size` bytes. read: returns the bytes from start to end, fewer if the content ends before.
+
+    The first range is kept: whoever finds out what a file is comes back to its beginning.
+    """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:
         self._read, self._size, self._position = read, size, 0
+        self._head = b""
         self._ahead: _RangesAhead | None = None
 
     def readable(self) -> bool:
@@ -37,8 +41,12 @@ class Ranges(io.RawIOBase):
         wanted = min(len(buffer), self._size - self._position, REQUEST_BYTES)
         if wanted <= 0:
             return 0
-        read = self._ahead.read if self._ahead else self._read
-        data = read(self._position, self._position + wanted)
+        data = self._head[self._position : self._position + wanted]
+        if not data:
+            read = self._ahead.read if self._ahead else self._read
+            data = read(self._position, self._position + wanted)
+        if self._position == 0 and len(data) > len(self._head):
+            self._head = data
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)

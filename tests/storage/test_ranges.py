@@ -43,6 +43,18 @@ def test_small_reads_share_one_request() -> None:
     assert read.asked == [(0, 256)]
 
 
+def test_coming_back_to_the_first_range_costs_no_request() -> None:
+    read = Counted()
+    stream = buffered(Ranges(read, len(CONTENT)), 100)
+    read_ahead(stream, 2)
+    for start in (0, 44, 0, 60):
+        stream.seek(start)
+        assert stream.read(20) == CONTENT[start : start + 20]
+    assert read.asked == [(0, 100)]
+    assert b"".join(iter(lambda: stream.read(30), b"")) == CONTENT[80:]
+    assert sorted(read.asked) == [(start, min(start + 100, 1024)) for start in range(0, 1024, 100)]
+
+
 def test_no_request_is_larger_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ranges, "REQUEST_BYTES", 300)
     read = Counted()
