@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from infra.tiny import loop_sets, loop_speech
+from pipeline.evaluation.made_with import git_commit
 from pipeline.evaluation.result import Counts, Difference, headline
 from pipeline.evaluation.score import char_counts, word_counts
 from pipeline.evaluation.side_by_side_report import DIFFERENCES, between, difference_row, table_lines
@@ -63,6 +64,7 @@ def collect(folder: Path) -> dict[str, Any]:
     funnel = json.loads((folder / "labels" / "funnel.json").read_text())
     compared = json.loads((folder / "evaluation" / "comparison.json").read_text())
     return {
+        "commit": git_commit() or "",
         "seconds": {path.name: int(path.read_text()) for path in sorted((folder / "done").iterdir())},
         "expected": funnel["expected"],
         "kinds": by_kind(labels),
@@ -107,7 +109,7 @@ def markdown(report: Mapping[str, Any]) -> str:
         "",
         *table_lines(DIFFERENCES, map(difference_row, compared)),
         "",
-        f"All steps: {minutes:.0f} minutes.",
+        f"All steps: {minutes:.0f} minutes; commit {report['commit'] or 'unknown'}.",
     ]
     return "\n".join(lines) + "\n"
 

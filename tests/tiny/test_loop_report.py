@@ -41,6 +41,7 @@ def test_the_tables_have_the_differences_of_the_selection_alone() -> None:
     student = {"labels": 7, "hours": 0.5, "label_rate": 0.04}
     rate = {"rate": 0.3, "low": 0.25, "high": 0.35}
     report = {
+        "commit": "abc",
         "seconds": {"train": 100, "evaluate": 80},
         "expected": {"rate": 0.02, "low": 0.01, "high": 0.03},
         "kinds": loop_report.by_kind(ROWS),
@@ -56,4 +57,4 @@ def test_the_tables_have_the_differences_of_the_selection_alone() -> None:
         ["| selected", "teacher"],
         ["| selected", "all"],
     ]
-    assert "All steps: 3 minutes." in text
+    assert "All steps: 3 minutes; commit abc." in text
