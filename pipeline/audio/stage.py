@@ -38,6 +38,7 @@ from pipeline.schemas import (
 )
 from pipeline.sources.access import trust
 from pipeline.sources.access.listing import check_root
+from pipeline.sources.access.remote import version_read
 from pipeline.sources.ahead import read_in_order
 from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
@@ -232,8 +233,8 @@ class Decoder:
             for excerpt in self._channel(ref, read, at, channels[at.channel]):
                 at = excerpt.next
                 if last and not at.sample:
-                    if not isinstance(read.audio, bytes):  # it was read while it was decoded
-                        check_versions(ref)
+                    if not isinstance(read.audio, bytes) and version_read(read.audio) != ref.version:
+                        check_versions(ref)  # it was read while it was decoded
                     known = replace(known, samples=at.before)
                     excerpt.next, excerpt.ended = Position(at.recording + 1), known
                 yield excerpt

@@ -154,16 +154,20 @@ def read_neighbours(refs: Sequence[RecordingRef]) -> dict[int, Recording]:
     Returns them by their index in `refs`. What cannot be read is left out: `read_recording` says why.
     """
     first, read = refs[0], _FORMATS[refs[0].format].read_recording
+    fetched = None
     if not are_read_forwards(first):
         if is_gzip(first.source_uri, first.version):  # and is not called so
             return {}
-        read = partial(read, fetch=webdataset.fetched(refs))
+        fetched = webdataset.fetched(refs)
+        read = partial(read, fetch=fetched.read)
     done: dict[int, Recording] = {}
     try:
         for index, ref in enumerate(refs):
             with suppress(BadRecording):
                 done[index] = read(ref)
-        check_versions(first)
+        versions = {fetched.version} if fetched else {recording.version for recording in done.values()}
+        if versions != {first.version}:
+            check_versions(first)
     except BaseException:
         for recording in done.values():
             recording.close()

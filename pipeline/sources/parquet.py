@@ -6,7 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,10 +31,16 @@ class _Reader:
 
     key: tuple[str, str]  # URI and version
     file: pq.ParquetFile
+    stream: BinaryIO  # of the file
     group: tuple[int, str] | None = None  # row group and audio column
     batches: Iterator[pa.RecordBatch] = iter(())  # noqa: RUF009
     cells: pa.Array | None = None  # the batch that was read last
     first: int = 0  # row of its first cell within the row group
+
+    @property
+    def version(self) -> str:
+        """Of all that was read."""
+        return remote.version_read(self.stream)
 
 
 def list_recordings(
@@ -67,13 +73,13 @@ def read_recording(ref: RecordingRef) -> Recording:
     group, row, column = (ref.source_member or "").removeprefix("rg").split(":", 2)
     cell = _cell(ref, int(group), int(row), column)
     audio = columns.audio_bytes(cell, ref.source_uri, columns.rate_of(ref))
-    return Recording(audio, ref.language, ref.reference, ref.metadata)
+    return Recording(audio, ref.language, ref.reference, ref.metadata, _local.reader.version)
 
 
 def _list_file(source: SourceConfig, file: File, rows: columns.Rows) -> Iterator[RecordingRef]:
     name = file.name.rpartition(".")[0] or file.name
     try:
-        opened = _open(file.uri)
+        opened, _ = _open(file.uri)
     except BadRecording as err:
         ref = RecordingRef(f"{name}{ARCHIVE}", "parquet", file.uri, size=file.size, version=file.version)
         yield replace(ref, problem=err.reason, problem_detail=err.detail)
@@ -124,7 +130,7 @@ def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
     if reader is None or reader.key != key:
         if reader is not None:
             reader.file.close()
-        reader = _Reader(key, _open(ref.source_uri))
+        reader = _Reader(key, *_open(ref.source_uri))
     try:
         if reader.group != (group, column) or row < reader.first:
             reader.group, reader.first, reader.cells = (group, column), 0, None
@@ -143,10 +149,11 @@ def _cell(ref: RecordingRef, group: int, row: int, column: str) -> Any:
     return cell
 
 
-def _open(uri: str) -> pq.ParquetFile:
+def _open(uri: str) -> tuple[pq.ParquetFile, BinaryIO]:
+    """A file and its stream."""
     stream = remote.open_stream(uri, AHEAD_BYTES)
     try:
-        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=AHEAD_BYTES)
+        return pq.ParquetFile(stream, pre_buffer=False, buffer_size=AHEAD_BYTES), stream
     except StorageError:
         raise
     except _ERRORS as err:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from pipeline.config import SourceConfig
 from pipeline.schemas import ARCHIVE, BadRecording, Recording, RecordingRef
@@ -115,12 +115,23 @@ def extent(ref: RecordingRef) -> tuple[int, int] | None:
     return (start, end) if end - start - sum(size for _, size in spans) <= SPAN_BYTES else None
 
 
-def fetched(refs: Sequence[RecordingRef]) -> Fetch:
-    """Fetch members of one archive that have an `extent`, by one request. Returns what reads from the fetched bytes."""
+class Fetched(NamedTuple):
+    """Bytes of an archive from `first` on. version: as that of a RecordingRef, "" if the store has not said it."""
+
+    first: int
+    block: bytes
+    version: str
+
+    def read(self, _uri: str, start: int, end: int) -> bytes:
+        """The bytes of the archive from start to end."""
+        return self.block[start - self.first : end - self.first]
+
+
+def fetched(refs: Sequence[RecordingRef]) -> Fetched:
+    """Fetch members of one archive that have an `extent`, by one request."""
     extents = [between for ref in refs if (between := extent(ref))]
     first = min(start for start, _ in extents)
-    block = remote.read_range(refs[0].source_uri, first, max(end for _, end in extents))
-    return lambda _uri, start, end: block[start - first : end - first]
+    return Fetched(first, *remote.read_versioned_range(refs[0].source_uri, first, max(end for _, end in extents)))
 
 
 def _check_header(ref: RecordingRef, block: bytes) -> None:

@@ -59,7 +59,7 @@ class Ranges(io.RawIOBase):
         return b"".join(pieces)
 
     def read_ahead(self, ranges: int, end: int | None = None) -> None:
-        """From now on fetch up to `ranges` ranges that follow, where one range has followed another.
+        """From now on fetch up to `ranges` ranges that follow, where one range has followed another; one at the start.
 
         end: bytes behind it are not wanted. None: all are.
         """
@@ -85,9 +85,9 @@ class _RangesAhead:
         future = self._coming.pop((start, end), None)
         if start != self._before or future is None:
             self.forget()
-        if start == self._before:
-            length = end - start
-            for first in range(end, min(self._end, end + min(self._most * length, WAITING_BYTES)), length):
+        length, wanted = end - start, self._most if start == self._before else int(start == 0)
+        if wanted:
+            for first in range(end, min(self._end, end + min(wanted * length, WAITING_BYTES)), length):
                 place = first, min(self._end, first + length)
                 if place not in self._coming:
                     self._coming[place] = workers(self._most).submit(partial(self._fetched, *place))
@@ -117,14 +117,14 @@ class Slice(Ranges):
             return whole.read(end - start)
 
         super().__init__(read, size)
-        self._whole, self._end = whole, offset + size
+        self.whole, self._end = whole, offset + size
 
     def read_ahead(self, ranges: int, end: int | None = None) -> None:
         """Do so in the whole file, up to the end of the slice."""
-        read_ahead(self._whole, ranges, self._end if end is None else min(self._end, self._end - self._size + end))
+        read_ahead(self.whole, ranges, self._end if end is None else min(self._end, self._end - self._size + end))
 
     def close(self) -> None:
-        self._whole.close()
+        self.whole.close()
         super().close()
 
 

@@ -31,10 +31,12 @@ from pipeline.schemas import (
 )
 from pipeline.sources.access import remote
 from pipeline.sources.formats import list_recordings
+from pipeline.storage import ranges
 from pipeline.storage.base import open_storage
 from tests.sources.test_sources_tar import make_tar
 from tests.support.archives import settings, wav
 from tests.support.audio_files import encoded, patched, sndfile, tone, with_tracks
+from tests.support.small_s3 import SmallS3
 
 
 @pytest.fixture
@@ -299,6 +301,29 @@ def test_a_long_recording_that_is_written_again_while_it_is_decoded_has_changed(
     pieces = decoder.pieces(unit)
     next(pieces)
     wav(tmp_path / "in/a.wav", 150, seed=2)
+    problem = list(pieces)[-1].recordings[0].problem
+    assert problem is not None
+    assert (problem.reason, problem.stage) == ("source_changed", "read")
+
+
+def test_the_same_holds_for_an_object_of_a_bucket(
+    s3: SmallS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "WHOLE_BYTES", 1_000_000)
+    monkeypatch.setattr(ranges, "AHEAD_BYTES", 200_000)
+    wav(tmp_path / "a.wav", 150, seed=1)
+    s3.objects["in/a.wav"] = (tmp_path / "a.wav").read_bytes()
+    small = ("segment.piece_seconds=60", "compute.read_ahead=1")
+    config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), *small)
+    unit = WorkUnit("0" * 16, tuple(list_recordings(SourceConfig(uri="s3://b/in"))))
+    decoder = Decoder(config, About(1.0, ("en", "de"), "m", "f"))
+    s3.log.clear()
+    assert list(decoder.pieces(unit))[-1].recordings[0].problem is None
+    assert [method for method, *_ in s3.log].count("HEAD") == 1
+    pieces = decoder.pieces(unit)
+    next(pieces)
+    wav(tmp_path / "a.wav", 150, seed=2)
+    s3.objects["in/a.wav"] = (tmp_path / "a.wav").read_bytes()
     problem = list(pieces)[-1].recordings[0].problem
     assert problem is not None
     assert (problem.reason, problem.stage) == ("source_changed", "read")

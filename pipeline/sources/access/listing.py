@@ -97,7 +97,7 @@ def find_files(folder: str, stem: str, extensions: Sequence[str]) -> list[File]:
     """
     wanted = [f"{stem}.{extension}" for extension in extensions]
     fs, path = remote.open_fs(folder)
-    if not _is_s3(fs):
+    if not remote.is_s3(fs):
         return [file for name in wanted if (file := find_file(f"{folder}{name}")) is not None]
     path = f"{path.rstrip('/')}/"
     try:
@@ -230,7 +230,7 @@ def _walk_below(fs: Any, root: str, uri: str, *, prefix: str, depth: int | None)
     """
     if remote.is_local(fs):
         walked = _walk_local(root, depth)
-    elif _is_s3(fs):
+    elif remote.is_s3(fs):
         walked = _walk_s3(fs, prefix, uri, flat=depth == 0)
     else:
         walked = _walk_any(fs, root, depth)
@@ -276,10 +276,6 @@ def _unlisted(folder: str, error: OSError) -> Exception:
     return storage_error(error) or ConfigError(f"source.uri: {_text(folder)}: {remote.one_line(error)}")
 
 
-def _is_s3(fs: Any) -> bool:
-    return "s3" in fs.protocol and hasattr(fs, "call_s3")
-
-
 def _walk_s3(fs: Any, prefix: str, uri: str, *, flat: bool) -> Iterator[tuple[str, int, str]]:
     name = prefix.partition("/")[0]
     return ((f"{name}/{key}", size, version) for key, size, version in bucket.list_objects(fs, prefix, uri, flat=flat))
@@ -289,7 +285,7 @@ def _entries(fs: Any, root: str, uri: str) -> Iterator[tuple[str, bool, int, str
     """Yield what a folder contains: path, whether it is a folder, size and version."""
     if remote.is_local(fs):
         yield from _entries_local(root)
-    elif _is_s3(fs):
+    elif remote.is_s3(fs):
         name = root.partition("/")[0]
         for objects, folders in bucket.list_level(fs, f"{root.rstrip('/')}/", uri):
             yield from ((f"{name}/{folder}", True, 0, "") for folder in folders)

@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar, cast
@@ -74,6 +73,11 @@ def is_local(fs: Any) -> bool:
     return isinstance(fs, LocalFileSystem)
 
 
+def is_s3(fs: Any) -> bool:
+    """Return whether a file system is that of s3fs."""
+    return "s3" in fs.protocol and hasattr(fs, "call_s3")
+
+
 def uri_of(fs: Any, path: str, like: str) -> str:
     """Return the URI that opens `path` of `fs`: an absolute local path, or a URL or chain of URLs formed as `like`."""
     if is_local(fs):
@@ -128,7 +132,8 @@ def read_versioned(uri: str, size: int = 0) -> tuple[bytes, str]:
 def read_audio(uri: str, size: int = 0) -> tuple[bytes | BinaryIO, str]:
     """Read a file: as bytes with its version, as `read_versioned`, or if they are many as a seekable file of ranges.
 
-    size: bytes as listed, 0 if unknown; fewer bytes are not an error here. Raises as `read_range`.
+    size: bytes as listed, 0 if unknown; fewer bytes are not an error here. The version of a file of ranges is that of
+    its opening; `version_read` says that of what was read since. Raises as `read_range`.
     """
     if not size:
         fs, path = _open(uri)
@@ -137,7 +142,10 @@ def read_audio(uri: str, size: int = 0) -> tuple[bytes | BinaryIO, str]:
             if 0 < len(data) < FIRST_BYTES:
                 return data, version
         size = ask(lambda: _size(fs, path, uri), uri)
-    return (open_stream(uri), "") if size > WHOLE_BYTES else read_versioned(uri, size)
+    if size <= WHOLE_BYTES:
+        return read_versioned(uri, size)
+    stream = open_stream(uri)
+    return stream, version_read(stream)
 
 
 def read_part(uri: str, offset: int, size: int) -> bytes | BinaryIO:
@@ -156,11 +164,16 @@ def read_range(uri: str, start: int, end: int) -> bytes:
     Raises BadRecording("missing_file") if the file is not there or may not be read. Raises StorageError if its store
     does not answer any more or refuses the keys, or if its mount is gone: no recording is at fault.
     """
+    return read_versioned_range(uri, start, end)[0]
+
+
+def read_versioned_range(uri: str, start: int, end: int) -> tuple[bytes, str]:
+    """Read as `read_range`. Returns also the version, if the store says it together with the bytes, else ""."""
     if end <= start:
-        return b""
+        return b"", ""
     fs, path = _open(uri)
-    data = _read(lambda: fs.cat_file(path, start=start, end=end), uri)
-    return cast(bytes, data[start:end] if len(data) > end - start else data)  # some HTTP servers send the whole file
+    data, version = _read(lambda: _part(fs, path, start, end), uri)
+    return data[start:end] if len(data) > end - start else data, version  # some HTTP servers send the whole file
 
 
 def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
@@ -171,12 +184,21 @@ def open_stream(uri: str, ahead_bytes: int | None = None) -> BinaryIO:
     fs, path = _open(uri)
     if is_local(fs):
         return buffered(_LocalFile(_read(lambda: open(path, "rb", buffering=0), uri), uri), io.DEFAULT_BUFFER_SIZE)  # noqa: PTH123
+    fs.invalidate_cache(path)  # it may remember an earlier listing
     info = ask(lambda: fs.info(path), uri)
     if info.get("type") != "file":
         raise BadRecording("missing_file", f"{uri}: not a file")
     if info.get("size") is None:  # a web server that does not say: read all of it
         return io.BytesIO(_read(lambda: fs.cat_file(path), uri))
-    return buffered(Ranges(partial(read_range, uri), int(info["size"])), ahead_bytes)
+    return buffered(_RemoteFile(uri, int(info["size"]), version_of(info)), ahead_bytes)
+
+
+def version_read(file: BinaryIO) -> str:
+    """The version of all that was read of a file of `open_stream`; "" where the store has not said it each time."""
+    raw = getattr(file, "raw", None)
+    if isinstance(raw, Slice):
+        return version_read(raw.whole)
+    return raw.version if isinstance(raw, _RemoteFile) else ""
 
 
 def ask(call: Callable[[], T], uri: str) -> T:
@@ -198,6 +220,24 @@ def listing_failure(error: BaseException, uri: str) -> Exception:
     if broken.kind == "gone" and "://" in uri:  # there is no such bucket
         return ConfigError(f"source.uri: {str(broken).partition('; ')[0]}")
     return broken
+
+
+class _RemoteFile(Ranges):
+    """Ranges of a remote file. Several threads may read."""
+
+    def __init__(self, uri: str, size: int, version: str) -> None:
+        super().__init__(self._range, size)
+        self._uri, self._versions = uri, {version}
+
+    def _range(self, start: int, end: int) -> bytes:
+        data, version = read_versioned_range(self._uri, start, end)
+        self._versions.add(version)
+        return data
+
+    @property
+    def version(self) -> str:
+        """That of its opening and of all ranges; "" where one has another, or none."""
+        return next(iter(self._versions)) if len(self._versions) == 1 else ""
 
 
 class _LocalFile(Ranges):
@@ -323,15 +363,25 @@ def _first(fs: Any, path: str, size: int) -> tuple[bytes, str]:
     b"" where the store answers that the file has no bytes.
     """
     try:
-        if "s3" not in fs.protocol or not hasattr(fs, "call_s3"):
-            return fs.cat_file(path, start=0, end=size), ""
-        bucket, key, _ = fs.split_path(path)
-        answer = fs.call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes=0-{size - 1}")
-        return sync(fs.loop, answer["Body"].read), version_of({"ETag": answer.get("ETag")})
+        return _part(fs, path, 0, size)
     except network_errors() as err:
         if _answer(err)[0] != HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
             raise
         return b"", ""
+
+
+def _part(fs: Any, path: str, start: int, end: int) -> tuple[bytes, str]:
+    """Return the bytes from start to end of a file, and its version if the store says it in the same answer."""
+    if not is_s3(fs):
+        return fs.cat_file(path, start=start, end=end), ""
+    bucket, key, _ = fs.split_path(path)
+
+    async def fetch() -> tuple[bytes, str]:
+        answer = await fs._call_s3("get_object", Bucket=bucket, Key=key, Range=f"bytes={start}-{end - 1}")
+        async with answer["Body"] as body:
+            return await body.read(), version_of({"ETag": answer.get("ETag")})
+
+    return cast(tuple[bytes, str], sync(fs.loop, fetch))
 
 
 def _size(fs: Any, path: str, uri: str) -> int:
