@@ -6,8 +6,7 @@ the unit of commit stays the unit. A bundle is one block of Ray Data.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -17,7 +16,7 @@ from ray.data.block import BlockMetadata
 MAX_UNITS = 32
 MAX_SECONDS = 3_600.0  # of audio, as planned: 115 MB of samples, if all of it is speech
 SHARES = 8  # a bundle is at most this part of one worker's share of what is left
-TASK_BUNDLES = 1_000  # that one task hands out, one after the other
+TASK_UNITS = 5_000  # at most, that one task hands out in their bundles: half of the size that Ray warns of
 
 
 class Bundles(Datasource):
@@ -28,8 +27,14 @@ class Bundles(Datasource):
 
     def __init__(self, units: pa.Table, seconds: Sequence[float], workers: int) -> None:
         super().__init__()
-        bundles = list(in_bundles(units, seconds, workers))
-        self.tasks = [bundles[first : first + TASK_BUNDLES] for first in range(0, len(bundles), TASK_BUNDLES)]
+        self.tasks: list[list[pa.Table]] = []
+        count = TASK_UNITS
+        for bundle in in_bundles(units, seconds, workers):
+            if count + len(bundle) > TASK_UNITS:
+                self.tasks.append([])
+                count = 0
+            self.tasks[-1].append(bundle)
+            count += len(bundle)
 
     def estimate_inmemory_data_size(self) -> int:
         return sum(map(_size, self.tasks))
@@ -37,7 +42,7 @@ class Bundles(Datasource):
     def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
         return [
             ReadTask(
-                partial(_blocks, as_block(pa.concat_tables(bundles).combine_chunks()), list(map(len, bundles))),
+                _handing_out(as_block(pa.concat_tables(bundles).combine_chunks()), list(map(len, bundles))),
                 BlockMetadata(len(bundles), _size(bundles), None, None),
             )
             for bundles in self.tasks
@@ -48,12 +53,19 @@ def _size(bundles: list[pa.Table]) -> int:
     return sum(bundle.nbytes for bundle in bundles)
 
 
-def _blocks(units: pa.Table, lengths: list[int]) -> Iterator[pa.Table]:
-    """Blocks of neighbouring units. units: a block that has all of them. lengths: how many units each block takes."""
-    rows, first = rows_of(units), 0
-    for length in lengths:
-        yield as_block(rows.slice(first, length))
-        first += length
+def _handing_out(units: pa.Table, lengths: list[int]) -> Callable[[], Iterator[pa.Table]]:
+    """What yields blocks of neighbouring units. It is a function, as Ray's warnings name it.
+
+    units: a block that has all of them. lengths: how many units each block takes.
+    """
+
+    def blocks() -> Iterator[pa.Table]:
+        rows, first = rows_of(units), 0
+        for length in lengths:
+            yield as_block(rows.slice(first, length))
+            first += length
+
+    return blocks
 
 
 def in_bundles(units: pa.Table, seconds: Sequence[float], workers: int) -> Iterator[pa.Table]:

@@ -306,9 +306,7 @@ def test_a_long_recording_that_is_written_again_while_it_is_decoded_has_changed(
     assert (problem.reason, problem.stage) == ("source_changed", "read")
 
 
-def test_the_same_holds_for_an_object_of_a_bucket(
-    s3: SmallS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_same_holds_for_an_object_of_a_bucket(s3: SmallS3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "WHOLE_BYTES", 1_000_000)
     monkeypatch.setattr(ranges, "AHEAD_BYTES", 200_000)
     wav(tmp_path / "a.wav", 150, seed=1)

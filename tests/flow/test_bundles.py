@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import pickle
-
 import pyarrow as pa
+import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
+from ray import cloudpickle
+from ray.data._internal.planner.plan_read_op import TASK_SIZE_WARN_THRESHOLD_BYTES
 
 from pipeline.flow.bundles import (
     MAX_SECONDS,
     MAX_UNITS,
     SHARES,
-    TASK_BUNDLES,
+    TASK_UNITS,
     Bundles,
     as_block,
     in_bundles,
@@ -70,14 +72,24 @@ def test_a_block_has_the_rows_that_were_put_into_it() -> None:
     assert rows_of(as_block(table.slice(1, 1))).to_pylist() == rows[1:2]
 
 
-def test_the_tasks_hand_out_every_bundle_in_order() -> None:
-    """Tasks of TASK_BUNDLES bundles; each block is one bundle; the task itself has no unit of another one."""
-    table, seconds = units(2 * TASK_BUNDLES), [2 * MAX_SECONDS / 5] * (2 * TASK_BUNDLES)
-    table, seconds = pa.concat_tables([table] * 3), seconds * 3
+@pytest.mark.parametrize("each", [1.0, 600.0])
+def test_the_tasks_hand_out_every_bundle_in_order(each: float) -> None:
+    """Each block is one bundle. A task has no unit of another one and is smaller than what Ray warns of."""
+    table, seconds = units(4 * TASK_UNITS), [each] * (4 * TASK_UNITS)
     wanted = list(in_bundles(table, seconds, workers=2))
     tasks = Bundles(table, seconds, workers=2).get_read_tasks(1)
     handed_out = [list(task()) for task in tasks]
-    assert [len(blocks) for blocks in handed_out[:-1]] == [TASK_BUNDLES] * (len(tasks) - 1)
-    assert len(tasks) == -(-len(wanted) // TASK_BUNDLES) > 2
     assert [rows_of(block).to_pylist() for blocks in handed_out for block in blocks] == [b.to_pylist() for b in wanted]
-    assert max(len(pickle.dumps(task.read_fn)) for task in tasks) < 2 * table.nbytes / len(tasks)
+    counts = [sum(len(rows_of(block)) for block in blocks) for blocks in handed_out]
+    assert min(counts[:-1]) > TASK_UNITS - MAX_UNITS
+    assert max(counts) <= TASK_UNITS
+    assert max(len(cloudpickle.dumps(task)) for task in tasks) < TASK_SIZE_WARN_THRESHOLD_BYTES / 1.5
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_task_that_ray_warns_of_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.data._internal.planner.plan_read_op.TASK_SIZE_WARN_THRESHOLD_BYTES", 1)
+    monkeypatch.setattr("ray.util.debug._logged", set())
+    with pytest.warns(UserWarning, match="read function named 'blocks'"):
+        found = ray.data.read_datasource(Bundles(units(3), [1.0] * 3, workers=2)).take_all()
+    assert len(found) == 3
