@@ -131,7 +131,7 @@ def test_a_piece_that_crashes_its_process_is_the_suspect_whatever_was_decoded_be
     audio = np.random.default_rng(0).normal(size=16_000 * 150) * 0.1
     soundfile.write(Path(config.source.uri) / "long.wav", audio, 16_000)
     table = unit(config, only="long")
-    limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 10.0 if end == "hangs" else 60.0})}
+    limits = {"compute": config.compute.model_copy(update={"unit_timeout_seconds": 20.0 if end == "hangs" else 60.0})}
     short = config.model_copy(update=limits | {"segment": config.segment.model_copy(update={"piece_seconds": 60})})
 
     def life(sender: Connection) -> None:
