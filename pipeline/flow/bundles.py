@@ -7,6 +7,7 @@ the unit of commit stays the unit. A bundle is one block of Ray Data.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial, update_wrapper
 from typing import Any
 
 import pyarrow as pa
@@ -40,32 +41,25 @@ class Bundles(Datasource):
         return sum(map(_size, self.tasks))
 
     def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-        return [
-            ReadTask(
-                _handing_out(as_block(pa.concat_tables(bundles).combine_chunks()), list(map(len, bundles))),
-                BlockMetadata(len(bundles), _size(bundles), None, None),
-            )
-            for bundles in self.tasks
-        ]
+        return [ReadTask(_handing_out(task), BlockMetadata(len(task), _size(task), None, None)) for task in self.tasks]
 
 
 def _size(bundles: list[pa.Table]) -> int:
     return sum(bundle.nbytes for bundle in bundles)
 
 
-def _handing_out(units: pa.Table, lengths: list[int]) -> Callable[[], Iterator[pa.Table]]:
-    """What yields blocks of neighbouring units. It is a function, as Ray's warnings name it.
+def _handing_out(bundles: list[pa.Table]) -> Callable[[], Iterator[pa.Table]]:
+    """`_blocks` of these bundles. It has a name, which Ray wants for its warnings."""
+    units = as_block(pa.concat_tables(bundles).combine_chunks())
+    return update_wrapper(partial(_blocks, units, list(map(len, bundles))), _blocks)
 
-    units: a block that has all of them. lengths: how many units each block takes.
-    """
 
-    def blocks() -> Iterator[pa.Table]:
-        rows, first = rows_of(units), 0
-        for length in lengths:
-            yield as_block(rows.slice(first, length))
-            first += length
-
-    return blocks
+def _blocks(units: pa.Table, lengths: list[int]) -> Iterator[pa.Table]:
+    """Blocks of neighbouring units. units: a block that has all of them. lengths: how many units each block takes."""
+    rows, first = rows_of(units), 0
+    for length in lengths:
+        yield as_block(rows.slice(first, length))
+        first += length
 
 
 def in_bundles(units: pa.Table, seconds: Sequence[float], workers: int) -> Iterator[pa.Table]:

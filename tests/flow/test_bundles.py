@@ -90,6 +90,6 @@ def test_the_tasks_hand_out_every_bundle_in_order(each: float) -> None:
 def test_a_task_that_ray_warns_of_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ray.data._internal.planner.plan_read_op.TASK_SIZE_WARN_THRESHOLD_BYTES", 1)
     monkeypatch.setattr("ray.util.debug._logged", set())
-    with pytest.warns(UserWarning, match="read function named 'blocks'"):
+    with pytest.warns(UserWarning, match="read function named '_blocks'"):
         found = ray.data.read_datasource(Bundles(units(3), [1.0] * 3, workers=2)).take_all()
     assert len(found) == 3
