@@ -233,7 +233,8 @@ class Decoder:
             for excerpt in self._channel(ref, read, at, channels[at.channel]):
                 at = excerpt.next
                 if last and not at.sample:
-                    if not isinstance(read.audio, bytes) and version_read(read.audio) != ref.version:
+                    planned = ref.version.partition("\n")[0]  # then those of companion files, which are read before
+                    if not isinstance(read.audio, bytes) and version_read(read.audio) != planned:
                         check_versions(ref)  # it was read while it was decoded
                     known = replace(known, samples=at.before)
                     excerpt.next, excerpt.ended = Position(at.recording + 1), known

@@ -82,7 +82,7 @@ class _Reading:
             return
         if are_read_forwards(self.refs[0]):
             self.done = workers(1).submit(partial(read_neighbours, self.refs))
-        elif len(self.refs) > 1:
+        elif len(self.refs) > 1 or self.extent:
             self.done = workers(ahead).submit(partial(read_neighbours, self.refs))
         else:
             self.done = workers(ahead).submit(lambda: {0: read_recording(self.refs[0])})

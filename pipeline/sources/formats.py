@@ -116,7 +116,7 @@ def read_recording(ref: RecordingRef) -> Recording:
     """Read the encoded audio and what the source says about it.
 
     The versions of the files are compared with the plan: what was read belongs to that version, or it is not used. A
-    store that does not say the version together with the bytes is asked for it afterwards. Raises BadRecording with a
+    store that does not say that version together with the bytes is asked for it afterwards. Raises BadRecording with a
     reason of schemas.REASONS, StorageError if the store does not answer any more, refuses the keys or is gone.
     """
     if ref.problem is not None:

@@ -18,7 +18,7 @@ REQUEST_BYTES = 16 * 2**20  # most bytes of one request: a retry repeats no more
 class Ranges(io.RawIOBase):
     """A file of `size` bytes. read: returns the bytes from start to end, fewer if the content ends before.
 
-    The first range is kept: whoever finds out what a file is comes back to its beginning.
+    The first range is kept, AHEAD_BYTES of a buffered file: whoever finds out what a file is comes back to it.
     """
 
     def __init__(self, read: Callable[[int, int], bytes], size: int) -> None:

@@ -310,7 +310,7 @@ def test_the_same_holds_for_an_object_of_a_bucket(s3: SmallS3, tmp_path: Path, m
     monkeypatch.setattr(remote, "WHOLE_BYTES", 1_000_000)
     monkeypatch.setattr(ranges, "AHEAD_BYTES", 200_000)
     wav(tmp_path / "a.wav", 150, seed=1)
-    s3.objects["in/a.wav"] = (tmp_path / "a.wav").read_bytes()
+    s3.objects = {"in/a.wav": (tmp_path / "a.wav").read_bytes(), "in/a.txt": b"its text"}
     small = ("segment.piece_seconds=60", "compute.read_ahead=1")
     config = settings(tmp_path / "in", tmp_path / "out", Path("unused"), *small)
     unit = WorkUnit("0" * 16, tuple(list_recordings(SourceConfig(uri="s3://b/in"))))

@@ -128,6 +128,15 @@ def test_neighbours_in_an_archive_come_with_their_version_by_one_request(s3: Sma
     assert [method for method, *_ in s3.log] == ["GET"]
 
 
+def test_a_member_that_is_read_alone_comes_with_its_version_too(s3: SmallS3, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ahead, "NEIGHBOUR_BYTES", 1000)
+    s3.objects = {"s.tar": archive(MEMBERS, ".tar")}
+    refs = listed("s3://b/s.tar")
+    s3.log.clear()
+    assert len(in_order(refs, 8)) == COUNT
+    assert [method for method, *_ in s3.log] == ["GET"] * COUNT
+
+
 def test_members_that_nobody_wants_are_not_fetched_with_their_neighbours(s3: SmallS3) -> None:
     clips = {f"{number:02d}.wav": bytes([number]) * 400_000 for number in range(COUNT)}
     s3.objects = {"s.tar": archive(clips, ".tar")}

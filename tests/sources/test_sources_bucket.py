@@ -66,6 +66,16 @@ def test_a_listing_takes_few_more_requests_than_pages(s3: SmallS3, layout: str) 
 
 
 @pytest.mark.usefixtures("pages")
+def test_pages_without_objects_are_passed(s3: SmallS3) -> None:
+    """A page of markers of folders, and where folders are left out a page of their names."""
+    keys = [*(f"{number:05d}" for number in range(3 * PAGE)), *(f"2{number:04d}" for number in range(3 * PAGE))]
+    s3.objects = {f"in/{key}": b"x" for key in keys} | {f"in/1{number:04d}/": b"" for number in range(3 * PAGE)}
+    assert names("s3://b/in") == keys
+    s3.objects |= {f"in/1{number:04d}/x": b"x" for number in range(3 * PAGE)}
+    assert names("s3://b/in/*") == keys
+
+
+@pytest.mark.usefixtures("pages")
 @pytest.mark.parametrize("kind", ["ignores start-after", "lists in no order"])
 def test_a_store_that_cannot_begin_at_a_key_is_listed_page_by_page(
     s3: SmallS3, kind: str, monkeypatch: pytest.MonkeyPatch

@@ -252,6 +252,42 @@ def test_looking_for_tables_takes_one_request_for_each_folder_of_a_bucket(s3: Sm
     assert sorted(looked) == ["?in/0/metadata.", "?in/1/metadata.", "?in/2/metadata.", "?in/metadata."]
 
 
+@pytest.mark.parametrize(
+    ("tables", "expected"),
+    [
+        (
+            {
+                "in/metadata.tsv": b"file_name\ttext\na.wav\ttsv\n",
+                "in/metadata.jsonl": b'{"file_name": "a.wav", "text": "jsonl"}',
+            },
+            "tsv",
+        ),
+        ({"in/metadata.csv": b"file_name,text\nlj/a.wav,above\n", "in/docs/metadata.csv": b"file_name,text\n"}, None),
+        ({"metadata.csv": b"file_name,text\na.wav,elsewhere\n"}, None),
+    ],
+)
+def test_tables_in_a_bucket_are_those_of_the_folder(
+    s3: SmallS3, tables: dict[str, bytes], expected: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.objects = tables | {"in/a.wav": b"x"}
+    assert [ref.reference for ref in listed("s3://b/in")] == [expected]
+    assert "not read" not in caplog.text
+
+
+def test_a_folder_without_a_name_has_its_own_tables(s3: SmallS3) -> None:
+    s3.objects = {"in//a.wav": b"x", "in//metadata.csv": b"file_name,text\na.wav,right\n"}
+    s3.objects["in/metadata.csv"] = b"file_name,text\na.wav,wrong\n"
+    assert [ref.reference for ref in listed("s3://b/in")] == ["right"]
+
+
+def test_the_table_of_lj_speech_in_a_bucket_is_read_and_not_said_to_be_left_out(
+    s3: SmallS3, caplog: pytest.LogCaptureFixture
+) -> None:
+    s3.objects = {"lj/wavs/LJ001-0001.wav": b"x", "lj/metadata.csv": b"LJ001-0001|its text|its text\n"}
+    assert [ref.reference for ref in listed("s3://b/lj")] == ["its text"]
+    assert "not read" not in caplog.text
+
+
 def test_tables_in_folders_that_are_not_searched_are_named(
     s3: SmallS3, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

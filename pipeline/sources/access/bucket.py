@@ -149,7 +149,7 @@ def _divide(spans: deque[_Span], index: int, objects: list[Object], *, start: in
     objects: of its last page. start: how many characters all keys have in common. most: so many spans at most.
     """
     span = spans[index]
-    if len(spans) >= most or span.step is None:
+    if len(spans) >= most or span.step is None or not objects:
         return
     beginning = objects[0][0][:start]
     behind = further([key[start:] for key, _, _ in objects], (span.step[0][start:], span.step[1][start:]), SPAN_PAGES)

@@ -91,24 +91,26 @@ def find_file(uri: str) -> File | None:
 
 
 def find_files(folder: str, stem: str, extensions: Sequence[str]) -> list[File]:
-    """Return the files of a folder with this stem and one of the extensions, none if it cannot be asked for.
+    """Return the files of a folder with this stem and one of the extensions, in the order of the extensions.
 
-    folder: with a slash at its end. On S3 it is one request, where few other files begin with the stem.
+    folder: with a slash at its end. On S3 it is one request, where few other files begin with the stem. Raises
+    StorageError if the store does not answer or refuses.
     """
     wanted = [f"{stem}.{extension}" for extension in extensions]
-    fs, path = remote.open_fs(folder)
+    fs, beginning = remote.open_fs(f"{folder}{stem}.")
     if not remote.is_s3(fs):
         return [file for name in wanted if (file := find_file(f"{folder}{name}")) is not None]
-    path = f"{path.rstrip('/')}/"
+    path = beginning.removesuffix(f"{stem}.")
     try:
-        listed = list(_walk_s3(fs, f"{path}{stem}.", folder, flat=True))
-    except BadRecording:
+        listed = list(_walk_s3(fs, beginning, folder, flat=True))
+    except BadRecording:  # no such bucket or object
         return []
-    return [
+    found = [
         File(remote.uri_of(fs, place, folder), place.removeprefix(path), size, version, named=True)
         for place, size, version in listed
         if place.removeprefix(path) in wanted
     ]
+    return sorted(found, key=lambda file: wanted.index(file.name))
 
 
 def absolute(uri: str) -> str:

@@ -18,8 +18,8 @@ STEM, EXTENSIONS = "metadata", ("csv", "tsv", "jsonl")
 NAMES = tuple(f"{STEM}.{extension}" for extension in EXTENSIONS)
 REMOTE_DEPTH, REMOTE_FOLDERS = 2, 64  # of a store only so many folders are searched: each costs a request or more
 NOT_READ = (
-    f"tables were not read, as of a store only the first {REMOTE_FOLDERS} folders, at most {REMOTE_DEPTH} deep, are "
-    "searched for them"
+    f"tables were not read: of a store only the first {REMOTE_FOLDERS} folders with audio, at most {REMOTE_DEPTH} "
+    "deep, are searched for them"
 )
 PIPED = ("file_name", "transcription", "normalized_text", "speaker")  # LJ Speech and its like: "LJ001-0001|text|text"
 
@@ -70,9 +70,10 @@ class MetadataTables:
         return any(table.file.uri == file.uri for table in tables)
 
     def is_passed_over(self, file: File) -> bool:
-        """Return whether this file is named as a table and lies in a folder of a store that was not searched."""
+        """Return whether this file is named as a table, and a limit keeps its folder from being searched."""
         folder, _, name = file.uri.rpartition("/")
-        return name in NAMES and not folder.startswith("/") and f"{folder}/" not in self._tables
+        is_too_far = file.name.count("/") > REMOTE_DEPTH or len(self._tables) >= REMOTE_FOLDERS
+        return name in NAMES and is_too_far and not folder.startswith("/") and f"{folder}/" not in self._tables
 
     def unused(self) -> Iterator[str]:
         """Yield where the rows are that no audio file has used."""

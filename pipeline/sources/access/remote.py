@@ -237,7 +237,8 @@ class _RemoteFile(Ranges):
     @property
     def version(self) -> str:
         """That of its opening and of all ranges; "" where one has another, or none."""
-        return next(iter(self._versions)) if len(self._versions) == 1 else ""
+        versions = tuple(self._versions)  # another thread may add one
+        return versions[0] if len(versions) == 1 else ""
 
 
 class _LocalFile(Ranges):
