@@ -32,25 +32,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one benchmark. Returns 0, or 2 for a usage error, a missing device or a head that it does not have."""
     words = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(words)
-    if options.command == "plan":
-        return _plan(options)
-    if options.command == "flow":
-        return _flow(options)
-    if options.command == "commit":
-        return _commit(options)
-    if options.command == "publish":
-        return _publish(options)
-    if options.command == "list":
-        return _list(options)
     if options.command == "engine":
         return _engine(options, cli.command("bench", words))
-    if options.command == "read":
-        return _read(options)
-    if options.command == "whisper":
-        return _whisper(options)
-    if options.command == "soak":
-        return _soak(options)
-    return _throughput(options)
+    benchmarks = {
+        "plan": _plan,
+        "flow": _flow,
+        "commit": _commit,
+        "publish": _publish,
+        "list": _list,
+        "read": _read,
+        "whisper": _whisper,
+        "soak": _soak,
+    }
+    return benchmarks.get(options.command, _throughput)(options)
 
 
 def _whisper(options: argparse.Namespace) -> int:
@@ -274,6 +268,27 @@ def _engine_options(engine: argparse.ArgumentParser) -> None:
     engine.add_argument("--verbose", action="store_true", help="log every row as it is measured")
 
 
+def _store_options(commands: Any) -> None:
+    """The commands that measure a store, as subparsers."""
+    commit = commands.add_parser(
+        "commit", help="what one finisher commits: on a local disk, and on a store that takes 50 ms for each request"
+    )
+    commit.add_argument("--units", type=_count, default=500, metavar="N", help="units of each row (default: 500)")
+    commit.add_argument("--json", metavar="FILE", help="write the figures")
+    publish = commands.add_parser("publish", help="publishing all that is committed, and again with nothing new")
+    publish.add_argument("--units", type=_count, default=100_000, metavar="N", help="committed units of 8 segments")
+    publish.add_argument("--json", metavar="FILE", help="write the figures")
+    listing = commands.add_parser("list", help="listing the files of a store that is far away")
+    listing.add_argument("--objects", type=_count, default=1_000_000, metavar="N", help="in each layout")
+    listing.add_argument("--delay-ms", type=_count, default=50, metavar="N", help="milliseconds before each answer")
+    listing.add_argument("--json", metavar="FILE", help="write the figures")
+    read = commands.add_parser("read", help="decoding from a store that is far away, beside the local disk")
+    read.add_argument("--minutes", type=float, default=10.0, metavar="N", help="minutes of audio in each layout")
+    read.add_argument("--delay-ms", type=_count, default=60, metavar="N", help="milliseconds before each answer")
+    read.add_argument("--read-ahead", type=_count, default=8, metavar="N", help="compute.read_ahead")
+    read.add_argument("--json", metavar="FILE", help="write the figures")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=cli.program("bench"), description=(__doc__ or "").replace("python -m jobs.bench", cli.program("bench"))
@@ -301,29 +316,13 @@ def _parser() -> argparse.ArgumentParser:
     flow.add_argument("--units", type=_count, nargs="+", metavar="N", help="units of ten minutes (default: all sizes)")
     flow.add_argument("--json", metavar="FILE", help="write the figures")
     pipeline = commands.add_parser("pipeline", help="the flow through Ray beside the engine alone; then decode")
-    commit = commands.add_parser(
-        "commit", help="what one finisher commits: on a local disk, and on a store that takes 50 ms for each request"
-    )
-    commit.add_argument("--units", type=_count, default=500, metavar="N", help="units of each row (default: 500)")
-    commit.add_argument("--json", metavar="FILE", help="write the figures")
-    publish = commands.add_parser("publish", help="publishing all that is committed, and again with nothing new")
-    publish.add_argument("--units", type=_count, default=100_000, metavar="N", help="committed units of 8 segments")
-    publish.add_argument("--json", metavar="FILE", help="write the figures")
-    listing = commands.add_parser("list", help="listing the files of a store that is far away")
-    listing.add_argument("--objects", type=_count, default=1_000_000, metavar="N", help="in each layout")
-    listing.add_argument("--delay-ms", type=_count, default=50, metavar="N", help="milliseconds before each answer")
-    listing.add_argument("--json", metavar="FILE", help="write the figures")
     decode = commands.add_parser("decode", help="decoding and resampling beside datasets and librosa")
     for command in (pipeline, decode):
         command.add_argument("--json", metavar="FILE", help="write the figures")
         command.add_argument(
             "--decode-minutes", type=float, default=10.0, metavar="N", help="minutes of audio to decode"
         )
-    read = commands.add_parser("read", help="decoding from a store that is far away, beside the local disk")
-    read.add_argument("--minutes", type=float, default=10.0, metavar="N", help="minutes of audio in each layout")
-    read.add_argument("--delay-ms", type=_count, default=60, metavar="N", help="milliseconds before each answer")
-    read.add_argument("--read-ahead", type=_count, default=8, metavar="N", help="compute.read_ahead")
-    read.add_argument("--json", metavar="FILE", help="write the figures")
+    _store_options(commands)
     soak = commands.add_parser(
         "soak", help="a run of hours, with kills and preemptions: nothing grows, nothing is lost"
     )
