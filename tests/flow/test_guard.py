@@ -49,8 +49,12 @@ ABOUT = About(1.0, ("en",), "m", "f")
 
 @pytest.fixture(autouse=True)
 def _no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ray's metrics have locks of native threads, which a process that is forked here could find locked for ever."""
+    """Ray's metrics have locks of native threads, which a process that is forked here could find locked for ever.
+
+    And those of a replica have a thread that would drain what later tests count.
+    """
     monkeypatch.setattr("pipeline.flow.guard.DecodeMetrics", mock.Mock)
+    monkeypatch.setattr("pipeline.flow.guard.ReplicaMetrics", lambda *_: mock.Mock())
 
 
 @pytest.fixture

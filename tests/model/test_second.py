@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow.parquet as pq
 import pytest
@@ -136,8 +137,9 @@ def test_without_ray_both_models_run_too(source: Path, whisper: Path, small_mode
 
 
 def test_a_piece_that_crashes_the_second_model_keeps_its_text(
-    whisper: Path, small_model_dir: Path, tmp_path: Path
+    whisper: Path, small_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("pipeline.flow.guard.ReplicaMetrics", lambda *_: mock.Mock())  # no thread that drains counts
     config = settings(tmp_path, tmp_path / "out", small_model_dir, f"model.second={whisper}")
     storage = open_storage(config.output.uri)
     about = replace(ABOUT, second_languages=("en",))
