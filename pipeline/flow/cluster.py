@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.config import ComputeConfig, ConfigError, ModelConfig, public
 from pipeline.flow.reaper import end_all
 from pipeline.flow.session import ray_folder
-from pipeline.storage.errors import FULL
+from pipeline.storage.errors import FULL, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,7 @@ CONNECT_TRIES = "RAY_NUM_REDIS_GET_RETRIES"  # how often Ray asks an address for
 CONNECT_SECONDS = 15.0  # time for the port of RAY_ADDRESS to open
 REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reads the statistics of all processes of the node
 REPORTER_MS = 60_000  # Ray's default of 5,000 costs a tenth of a core
+LATE = "RAY_worker_register_timeout_seconds"  # 60: on a busy machine processes are later, and Ray fails the run
 START_ATTEMPTS = 3  # on a busy machine a raylet may need more than 30 s; then ray.init fails
 
 
@@ -229,6 +230,7 @@ def local_cpus(compute: ComputeConfig, pools: int = 1) -> int:
 def _start_local(cpus: int, folder: Path) -> None:
     os.environ.setdefault(REPORTER, str(REPORTER_MS))  # without a dashboard nobody reads these statistics
     os.environ.setdefault(LOOPBACK, "0")
+    os.environ.setdefault(LATE, "600")
     for attempt in range(1, START_ATTEMPTS + 1):
         try:
             _init(
@@ -242,9 +244,13 @@ def _start_local(cpus: int, folder: Path) -> None:
         except Exception as err:  # Ray raises a plain Exception if one of its processes is late
             _shut_down()
             end_all(str(folder))  # Ray leaves those that have started, and they would slow down the next attempt
-            if attempt == START_ATTEMPTS or getattr(err, "errno", None) in FULL:
+            if getattr(err, "errno", None) in FULL:
                 raise
-            log.warning("Ray did not start (%s); trying again", str(err).splitlines()[0])
+            line = (str(err) or type(err).__name__).splitlines()[0]
+            if attempt == START_ATTEMPTS:
+                again = "when it is less busy, the same command goes on"
+                raise StorageError(f"Ray did not start on this machine, {attempt} times: {line}; {again}") from err
+            log.warning("Ray did not start (%s); trying again", line)
 
 
 def _init(**options: Any) -> None:
