@@ -16,12 +16,13 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from pipeline.config import ConfigError, RunConfig
+from pipeline.flow.bundles import Bundles
 from pipeline.flow.suspects import users_error
 from pipeline.output.attempts import PREFIX as ATTEMPTS
 from pipeline.output.budget import OverBudget
 from pipeline.output.commit import committed_units
 from pipeline.run import prepare, transcribe
-from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
+from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, UNIT_LEFT, to_table
 from pipeline.storage.base import OutputError, open_storage
 from pipeline.storage.errors import StorageError
 from tests.support.archives import archive, settings, wav
@@ -254,3 +255,13 @@ def test_the_error_of_an_actor_that_we_started_is_its_exception(
     assert type(error) is (kind or type(None))
     assert message in str(error)
     assert "\n" not in str(error)
+
+
+def test_a_task_that_ray_warns_of_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.data._internal.planner.plan_read_op.TASK_SIZE_WARN_THRESHOLD_BYTES", 1)
+    monkeypatch.setattr("ray.util.debug._logged", set())
+    place = {"plan": "plan", "row_group": 0, "first_row": 0, "rows": 1}
+    three = [{"unit_id": f"{number:016x}", "place": place} for number in range(3)]
+    with pytest.warns(UserWarning, match="read function named '_blocks'"):
+        found = ray.data.read_datasource(Bundles(to_table(three, UNIT_LEFT), [1.0] * 3, workers=2)).take_all()
+    assert len(found) == 3
