@@ -149,9 +149,10 @@ def are_read_forwards(ref: RecordingRef) -> bool:
 
 
 def read_neighbours(refs: Sequence[RecordingRef]) -> dict[int, Recording]:
-    """Read members of one plain archive by one request, or rows of one table; then compare the version once.
+    """Read members of one plain archive by one request, or rows of one table. Returns them by their index in `refs`.
 
-    Returns them by their index in `refs`. What cannot be read is left out: `read_recording` says why.
+    A version that the store has not said with the bytes is compared once, afterwards. What cannot be read is left out:
+    `read_recording` says why.
     """
     first, read = refs[0], _FORMATS[refs[0].format].read_recording
     fetched = None

@@ -37,11 +37,6 @@ class _Reader:
     cells: pa.Array | None = None  # the batch that was read last
     first: int = 0  # row of its first cell within the row group
 
-    @property
-    def version(self) -> str:
-        """Of all that was read."""
-        return remote.version_read(self.stream)
-
 
 def list_recordings(
     source: SourceConfig, planned: Planned | None = None, ignored: Counter[str] | None = None
@@ -73,7 +68,8 @@ def read_recording(ref: RecordingRef) -> Recording:
     group, row, column = (ref.source_member or "").removeprefix("rg").split(":", 2)
     cell = _cell(ref, int(group), int(row), column)
     audio = columns.audio_bytes(cell, ref.source_uri, columns.rate_of(ref))
-    return Recording(audio, ref.language, ref.reference, ref.metadata, _local.reader.version)
+    version = remote.version_read(_local.reader.stream)
+    return Recording(audio, ref.language, ref.reference, ref.metadata, version)
 
 
 def _list_file(source: SourceConfig, file: File, rows: columns.Rows) -> Iterator[RecordingRef]:

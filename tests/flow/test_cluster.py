@@ -100,11 +100,14 @@ def test_what_a_failed_start_of_ray_has_started_is_ended_before_the_next_one(mon
         raise TimeoutError("late")
 
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv(cluster.LATE, "set here, so that it is restored")
+    monkeypatch.delenv(cluster.LATE)
     monkeypatch.setattr(ray, "init", init)
     said = r"^Ray did not start on this machine, 3 times: late; when it is less busy, the same command goes on$"
     with pytest.raises(StorageError, match=said), ray_cluster(ComputeConfig()):
         pass
     assert alive == [0] * cluster.START_ATTEMPTS
+    assert os.environ[cluster.LATE] == "600"
     assert [process.wait(timeout=60) for process in started] == [-signal.SIGKILL] * cluster.START_ATTEMPTS
 
 

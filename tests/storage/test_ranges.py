@@ -50,7 +50,8 @@ def test_coming_back_to_the_first_range_costs_no_request() -> None:
     for start in (0, 44, 0, 60):
         stream.seek(start)
         assert stream.read(20) == CONTENT[start : start + 20]
-    assert read.asked == [(0, 100)]
+    assert read.asked.count((0, 100)) == 1
+    assert set(read.asked) <= {(0, 100), (100, 200)}  # the second one is fetched ahead
     assert b"".join(iter(lambda: stream.read(30), b"")) == CONTENT[80:]
     assert sorted(read.asked) == [(start, min(start + 100, 1024)) for start in range(0, 1024, 100)]
 
