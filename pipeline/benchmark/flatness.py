@@ -75,7 +75,8 @@ def roles(samples: Iterable[Sample], warm_up: float) -> dict[str, dict[str, Any]
 def complaints(figures: dict[str, Any]) -> list[str]:
     """What is not as it should be, a line each; none: the soak has passed. figures: of `soak.run`."""
     by_role, books = figures["roles"], figures["books"]
-    said = [
+    said = list(figures["failures"])
+    said += [
         f"{role}: {name} grows by {one['hourly']:g} an hour ({one['low']:g} to {one['high']:g}), above {bound:g}"
         for role, found in by_role.items()
         for name, bound in BOUNDS.items()

@@ -32,7 +32,7 @@ OBJECT_STORE_BYTES = 128 * 10**6  # with Ray's default, audio of hours would wai
 END_SECONDS = 1800.0  # at most, for what is left when time is up
 STOP_SECONDS = 60.0  # at most, from a signal to the end of the driver; it promises 3
 LEFT_SECONDS = 30.0  # at most, from the end of the last driver to that of Ray's processes
-TAIL = 3000  # characters of the driver's output that an error shows
+TAIL = 3000  # characters of the driver's output that a failure shows
 SETTINGS = (
     "source.format=manifest",
     "model.name=tiny",
@@ -46,8 +46,8 @@ SETTINGS = (
 def run(hours: float, kill_seconds: float, every_seconds: float) -> dict[str, Any]:
     """Run a soak in temporary folders and judge it. `complaints` in the figures is empty if it has passed.
 
-    kill_seconds: between two kills. every_seconds: between two samples. Raises RuntimeError where a driver ends by
-    itself before time is up, or not well at the end.
+    kill_seconds: between two kills. every_seconds: between two samples. A driver that ends before time is up, or not as
+    it should, is a complaint too, and what was seen until then is judged.
     """
     with (  # Ray's sockets need a short path; after a stop its processes may still write there for some seconds
         tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp", ignore_cleanup_errors=True) as ray_folder,
@@ -72,6 +72,7 @@ class _Soak:
         self.ray_sizes: list[list[tuple[float, float]]] = []  # of each driver: (seconds, MB of Ray's folder)
         self.kills: list[tuple[float, str, int]] = []  # seconds, stage, units committed by then
         self.stop_seconds: list[float] = []
+        self.failures: list[str] = []  # of drivers, with what they said last
         self._sampler = Sampler()
         self._began = time.monotonic()
         self._kill_at, self._sample_at = kill_seconds, 0.0
@@ -82,26 +83,31 @@ class _Soak:
         return time.monotonic() - self._began
 
     def go_on(self) -> None:
-        """Kill, preempt and sample until time is up."""
+        """Kill, preempt and sample until time is up or a driver fails."""
         for stop in range(1, PREEMPTIONS + 2):
             self.ray_sizes.append([])
             with self._driver() as driver:
                 while self.seconds < self.hours * 3600 * stop / (PREEMPTIONS + 1):
                     if driver.poll() is not None:
-                        raise RuntimeError(f"the driver ended with {driver.poll()}:\n{self._said()}")
+                        self._failed(f"driver {stop} ended by itself with {driver.poll()}")
+                        return
                     self._look(driver.pid)
                     time.sleep(min(1.0, self.every_seconds))
                 began = time.monotonic()
                 driver.terminate()
-                driver.wait(STOP_SECONDS)
+                if _exit_code(driver, STOP_SECONDS) is None:
+                    self._failed(f"driver {stop} did not end within {STOP_SECONDS:g} s of SIGTERM")
+                    return
                 self.stop_seconds.append(round(time.monotonic() - began, 2))
 
     def end(self) -> None:
         """Cut the archive off behind what is done, and let the same command do the rest."""
         soak_archive.cut(self.manifest, self.output)
         with self._driver() as driver:
-            if code := driver.wait(END_SECONDS):
-                raise RuntimeError(f"the last driver ended with {code}:\n{self._said()}")
+            if code := _exit_code(driver, END_SECONDS):
+                self._failed(f"the last driver ended with {code}")
+            elif code is None:
+                self._failed(f"the last driver did not end within {END_SECONDS:g} s")
 
     def figures(self) -> dict[str, Any]:
         """Everything that was seen, without a judgement of the whole."""
@@ -114,6 +120,7 @@ class _Soak:
             "kills": len(self.kills),
             "kills_survived": sum(before < after for before, after in pairwise(counts)),
             "stop_seconds": self.stop_seconds,
+            "failures": self.failures,
             "roles": flatness.roles(self.samples, warm_up),
             "ray_folder": flatness.folder(self.ray_sizes, warm_up),
             "books": soak_archive.compare(self.manifest, self.output),
@@ -159,8 +166,16 @@ class _Soak:
             time.sleep(1)
         return left
 
-    def _said(self) -> str:
-        return self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+    def _failed(self, what: str) -> None:
+        said = self.log.read_text(encoding="utf-8", errors="replace")[-TAIL:]
+        self.failures.append(f"after {self.seconds:.0f} s {what}:\n{said}")
+
+
+def _exit_code(driver: subprocess.Popen[bytes], seconds: float) -> int | None:
+    """Its exit code, or None where it does not end within so many seconds."""
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        return driver.wait(seconds)
+    return None
 
 
 def _kill(driver: int, stage: str) -> bool:

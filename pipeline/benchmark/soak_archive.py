@@ -62,8 +62,9 @@ def compare(manifest: Path, output: Path) -> dict[str, Any]:
     lines = manifest.read_text(encoding="utf-8").splitlines()
     rows = _read(output / "transcripts", ["recording_id", "segment_index", "start_ms", "end_ms"])
     letters = _read(output / "dead_letters", ["recording_id", "reason"])
-    books = json.loads((output / "_run/accounting.json").read_text(encoding="utf-8"))
-    return {"closed": books["closed"]} | count([json.loads(line)["id"] for line in lines], rows, letters)
+    books = output / "_run/accounting.json"
+    closed = books.exists() and json.loads(books.read_text(encoding="utf-8"))["closed"]
+    return {"closed": closed} | count([json.loads(line)["id"] for line in lines], rows, letters)
 
 
 def count(ids: Iterable[str], rows: Iterable[Row], letters: Iterable[Row]) -> dict[str, Any]:
@@ -99,4 +100,4 @@ def _file(recording_id: str) -> str:
 
 
 def _read(folder: Path, columns: list[str]) -> list[dict[str, Any]]:
-    return list(pq.read_table(folder, columns=columns).to_pylist())
+    return list(pq.read_table(folder, columns=columns).to_pylist()) if folder.exists() else []

@@ -78,7 +78,7 @@ def passed() -> dict[str, Any]:
     samples = [one for pid, role in enumerate(flatness.NEEDED) for one in life(role, pid, 0)]
     return {
         **{"hours": 0.5, "kills": 4, "kills_survived": 4, "stop_seconds": [1.0, 2.0, 1.5], "processes_left": 0},
-        **{"roles": flatness.roles(samples, WARM_UP), "books": BOOKS, "free_disk_mb": [100, 90]},
+        **{"roles": flatness.roles(samples, WARM_UP), "books": BOOKS, "free_disk_mb": [100, 90], "failures": []},
         "ray_folder": {"most_mb": 5.0, "hourly": 0.0, "low": 0.0, "high": 0.0, "flat": True},
     }
 
@@ -98,6 +98,7 @@ def test_a_soak_that_has_passed_has_no_complaints(passed: dict[str, Any]) -> Non
         (("books", "rows"), 39, "39 rows, expected 40"),
         (("books", "dead_letters"), 2, "2 dead letters, expected 1"),
         (("books", "differing"), ["00000003/a.wav"], "1 recordings differ from their copies: 00000003/a.wav ..."),
+        (("failures",), ["after 9 s driver 1 ended by itself with 3"], "after 9 s driver 1 ended by itself with 3"),
         (("kills_survived",), 3, "4 kills, after 3 of them something was committed"),
         (("processes_left",), 2, "2 processes still run after the end"),
         (("roles", "gcs"), {"processes": 1, "measured": 0}, "gcs: no process lived long enough"),
