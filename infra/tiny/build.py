@@ -14,6 +14,7 @@ from infra.tiny import data, measure
 from infra.tiny.recipe import PhaseSection, TrainConfig
 from infra.tiny.retokenise import retokenised
 from infra.tiny.synthesis import Split, synthesise
+from infra.tiny.widen import widened
 from pipeline.config import ConfigError, DenoiseConfig
 from pipeline.model.files import checkpoint, hub, layout, weights
 from pipeline.model.files.layout import AsrConfig
@@ -134,9 +135,12 @@ def made(
     folder: Path,
     teacher: Teacher | None = None,
 ) -> Trainer:
-    """The loop of pipeline.training in three phases, over everything but the encoder and the unused image tower."""
+    """The loop of pipeline.training in three phases: over the projector and, if `trained` is "all", the backbone.
+
+    The encoder and the unused image tower stay as they are.
+    """
+    trained = ("projector.", "backbone.") if phases.trained == "all" else ("projector.",)
     encoder = model.backbone.model.encoder
-    frozen = ("encoder.", "projector.") if phases.freeze_projector else ("encoder.",)
     unused = {id(p) for part in (encoder.vision_tower, encoder.embed_vision) for p in part.parameters()}
     return Trainer(
         model,
@@ -150,7 +154,7 @@ def made(
         parameters={
             name: parameter
             for name, parameter in model.named_parameters()
-            if not name.startswith(frozen) and id(parameter) not in unused
+            if name.startswith(trained) and id(parameter) not in unused
         },
         features=data.mask_features,
         folder=folder,
@@ -202,8 +206,8 @@ def _random(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrM
 def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> AsrModel:
     """The model that `start` names, trainable. Raises ConfigError where its numbers are not those of `size`.
 
-    It is copied to the folder first. So `export` may overwrite the place it came from, and a resumed run starts from
-    the same weights.
+    Its projector may have fewer channels, and gets more then. The model is copied to the folder first. So `export` may
+    overwrite the place it came from, and a resumed run starts from the same weights.
     """
     copied = folder / "start"
     if not copied.exists():
@@ -212,6 +216,8 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
         temporary.replace(copied)
     model = checkpoint.load(str(copied))
     wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
+    if wanted.projector.hidden > model.config.projector.hidden:
+        model = widened(model, wanted.projector.hidden, config.seed)
     # Training teaches another prompt.
     if model.config.model_copy(update={"prompt": wanted.prompt, "hub": None}) != wanted:
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")

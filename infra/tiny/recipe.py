@@ -32,7 +32,7 @@ class PhaseSection(TrainingSteps):
     weight_decay: float = Field(0.05, ge=0, description="of matrices")
     beta2: float = Field(0.98, gt=0, lt=1, description="decay of AdamW's second moment; that of the first is 0.9")
     ema: float = Field(0.998, ge=0, lt=1, description="decay of the moving average of the weights, which is exported")
-    freeze_projector: bool = Field(False, description="the projector stays as it is in `start`, and CTC with it")
+    trained: Literal["all", "projector"] = Field("all", description="the projector alone, or the backbone too")
     teacher_weight: float = Field(
         0.0, ge=0, le=1, description="of the distribution of `start` as it is, beside the true token; 0: no teacher"
     )

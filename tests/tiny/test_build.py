@@ -59,6 +59,18 @@ def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(t
     assert torch.equal(again.model.backbone.lm_head.weight, run.model.backbone.lm_head.weight)
 
 
+def test_a_projector_with_more_channels_begins_as_the_one_before(tmp_path: Path) -> None:
+    run = build.trainer(config(tmp_path, texts=["yes", "no"], size={"projector_hidden": 400}))
+    tiny = checkpoint.load("tiny")
+    assert run.model.config.projector.hidden == 400
+    features = torch.randn(2, 256, 512, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(run.model.projector(features), tiny.projector(features), rtol=1e-5, atol=1e-5)
+    run.model.projector(features).square().sum().backward()
+    gradient = run.model.projector.output.weight.grad
+    assert gradient is not None
+    assert gradient[:, tiny.config.projector.hidden :].any(0).all(), "every new channel is learned from"
+
+
 def test_a_folder_without_features_is_named(tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(ConfigError, match=f"^folder: {tmp_path}/none/features: no cached features"):
@@ -162,6 +174,15 @@ def small(folder: Path, phases: PhaseSection = PHASES) -> Trainer:
         eos=EOS,
     )
     return build.made(model, batches, phases, seed=0, folder=folder)
+
+
+def test_a_phase_of_the_projector_alone_leaves_the_backbone_as_it_is(tmp_path: Path) -> None:
+    run = small(tmp_path, PHASES.model_copy(update={"trained": "projector"}))
+    before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
+    run.run()
+    after = run.model.state_dict()
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {name for name in before if name.startswith("projector.")}
 
 
 def test_the_encoder_and_the_unused_image_tower_stay_as_they_are(tmp_path: Path) -> None:
