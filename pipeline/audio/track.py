@@ -8,7 +8,7 @@ flac of unknown length (from a pipe); and it takes three times as long for opus.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any, BinaryIO, NamedTuple, NoReturn
 
@@ -66,6 +66,15 @@ class Lost(NamedTuple):
     detail: str  # for people
 
 
+def _refusing(name: str) -> Callable[..., NoReturn]:
+    """For io_open. A method would not do: track and container, with its file, would wait for the garbage collector."""
+
+    def refuse(url: str, *_: object) -> NoReturn:
+        raise BadAudio("not_audio", f"{name}: refers to another file, {url!r}")
+
+    return refuse
+
+
 class AudioTrack:
     """An audio track of `file`, which is open, can seek and is at its start. A context manager.
 
@@ -88,7 +97,7 @@ class AudioTrack:
         file.seek(0)
         try:
             self.container: Any = av.open(
-                file, options=dict(OPTIONS), metadata_errors="replace", buffer_size=IO_BYTES, io_open=self._refuse
+                file, options=dict(OPTIONS), metadata_errors="replace", buffer_size=IO_BYTES, io_open=_refusing(name)
             )
         except av.FFmpegError as err:
             self._refuse_empty(Damage())
@@ -116,9 +125,6 @@ class AudioTrack:
 
     def __exit__(self, *_: object) -> None:
         self.container.close()
-
-    def _refuse(self, url: str, *_: object) -> NoReturn:
-        raise BadAudio("not_audio", f"{self.name}: refers to another file, {url!r}")
 
     @property
     def tracks(self) -> list[int]:
