@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from pathlib import Path
 
 import av
@@ -49,6 +51,24 @@ def reason_of(data: bytes) -> str:
         return lost_of(data)[0].reason
     except BadAudio as err:
         return err.reason
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_file_of_a_decoded_track_is_released_without_the_garbage_collector(kind: str) -> None:
+    class File(io.BytesIO):
+        """Of a kind that can be referred to weakly."""
+
+    file = File(encoded(kind))
+    released = weakref.ref(file)
+    gc.disable()
+    try:
+        with AudioTrack(file, "x") as track:
+            for _ in track.planes():
+                pass
+        del file, track
+        assert released() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", KINDS)
