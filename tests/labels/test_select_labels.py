@@ -187,5 +187,9 @@ def test_one_speaker_on_whom_the_calibrator_was_fitted_too_is_one_line(
 
 def test_an_output_without_transcripts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
+    says = f"transcripts: {tmp_path / 'out'}: no transcript is published there\n"
     assert select(tmp_path) == 2
-    assert capsys.readouterr().err == f"transcripts: {tmp_path / 'out'}: nothing is published there\n"
+    assert capsys.readouterr().err == says
+    transcribed(str(sounds(tmp_path / "in", 2)), str(tmp_path / "out"), dead=["r0.wav", "r1.wav"])
+    assert select(tmp_path) == 2  # published, but all of it are dead letters
+    assert capsys.readouterr().err == says
