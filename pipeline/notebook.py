@@ -19,13 +19,12 @@ from typing import Any, overload
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline import run
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import ConfigError, RunConfig, StorageConfig
 from pipeline.config_file import validate
-from pipeline.output.tables import as_now, published_rows
+from pipeline.output.tables import as_now, opened_part, part_keys, published_rows
 from pipeline.schemas import BYTES_PER_SAMPLE, DEAD_LETTER, SAMPLE_RATE, TRANSCRIPT, to_table
 from pipeline.storage.base import Storage, open_storage
 from pipeline.storage.scratch import scratch_folder
@@ -108,17 +107,19 @@ def read_transcripts(output_uri: str, storage: dict[str, Any] | None = None) -> 
         (`OUT/transcripts/part-*.parquet`) with DuckDB, Polars, pandas or datasets.
 
     Raises:
-        ConfigError: there is no output, or it cannot be read.
+        ConfigError: there is no output, nothing of it is published, or it cannot be read.
+        OutputError: a part is damaged.
     """
     return _published(open_storage(output_uri, create=False, config=validate(StorageConfig, storage or {})))
 
 
 def _published(store: Storage) -> pa.Table:
-    tables = [TRANSCRIPT.empty_table()]
-    for key in sorted(store.list("transcripts/")):
-        if key.endswith(".parquet"):
-            with store.open(key) as stream:
-                tables.append(as_now(pq.read_table(stream), "transcripts", TRANSCRIPT.names, f"{store.uri}/{key}"))
+    tables = []
+    for key in part_keys(store, "transcripts"):
+        with opened_part(store, key) as file:
+            tables.append(as_now(file.read(), "transcripts", TRANSCRIPT.names, f"{store.uri}/{key}"))
+    if not tables:
+        raise ConfigError(f"output_uri: {store.uri}: nothing is published there")
     return pa.concat_tables(tables)
 
 

@@ -33,6 +33,7 @@ from pipeline.output.progress import RunProgress
 from pipeline.output.publish import ACCOUNTING, is_published, publish_tables, refreshed_summary
 from pipeline.output.report import write_report
 from pipeline.output.retry import plan_retry
+from pipeline.output.tables import published_rows
 from pipeline.output.terminal import PUBLISHING, STARTING
 from pipeline.planning.fingerprint import make_fingerprint
 from pipeline.planning.left import UnitSeconds, units_left, unread_recordings
@@ -144,8 +145,11 @@ def prepared_copy(config: RunConfig) -> Iterator[tuple[Storage, Set[str]]]:
 def recalibrate(storage: Storage, calibrator: Calibrator | None) -> dict[str, Any]:
     """Publish an output with the confidences of a calibrator, or None: the raw ones. Returns the summary.
 
-    Nothing is recognised again.
+    Nothing is recognised again. Raises ConfigError if the calibrator is for another model, since it judges no row then.
     """
+    first = next(published_rows(storage, "transcripts", ["model"]), None)
+    if calibrator and first and first["model"] != calibrator.model:
+        raise ConfigError(f"calibrator: it is for {calibrator.model}, and {storage.uri} is of {first['model']}")
     keep(storage, calibrator)
     return _publish(storage, {})
 

@@ -14,13 +14,14 @@ Figures = dict[str, Counter[str]]
 
 
 def count(labels: Iterable[Label]) -> Figures:
-    """Sums over the kept ones of the rows that were written.
+    """Sums over the kept ones of the rows that were written; `written` counts the dropped ones too.
 
     ms: milliseconds. expected: errors and words of rows with an expected WER.
     """
     names = ("rows_by_split", "ms_by_split", "rows_by_language", "ms_by_language")
-    found: Figures = {name: Counter() for name in (*names, "licences", "models", "confidences", "expected")}
+    found: Figures = {name: Counter() for name in (*names, "licences", "models", "confidences", "expected", "written")}
     for label in labels:
+        found["written"]["rows"] += 1
         if not label.kept:
             continue
         length, language = label.end_ms - label.start_ms, label.language or "unknown"

@@ -15,6 +15,7 @@ from pipeline.storage.base import Storage
 
 PARTS = "_export/parts/"  # files that are joined at the end: PARTS<shard>/<key of the joined file>
 RECORDINGS = "recordings/"  # files of one recording each: RECORDINGS<name_of its id>
+LONGEST_PART = 240  # bytes of a part of such a name, without its hash
 MEMBERS = ("webdataset", "parquet", "huggingface")  # formats whose recordings are not files of their own
 
 
@@ -51,9 +52,12 @@ def part_key(shard: Shard, name: str) -> str:
 
 
 def name_of(recording_id: str) -> str:
-    """A relative path for a recording: its id, if that is one, else its usable parts and a hash of it."""
+    """A relative path for a recording: its id, if that is one, else its usable parts and a hash of it.
+
+    An ending of up to 5 bytes may follow: each part then has at most the 255 bytes that a disk takes.
+    """
     parts = [part for part in recording_id.split("/") if part not in ("", ".", "..")]
-    path = "/".join(parts)
+    path = "/".join(part.encode()[:LONGEST_PART].decode(errors="ignore") for part in parts)
     digest = hashlib.blake2b(recording_id.encode(), digest_size=4).hexdigest()
     return path if path == recording_id else f"{path}-{digest}"
 

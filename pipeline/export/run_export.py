@@ -45,14 +45,17 @@ class Exported:
 
     @property
     def rows(self) -> int:
-        """Rows that were written."""
+        """Kept rows that were written."""
         return self.figures["rows_by_split"].total() if self.figures else 0
 
     @property
     def lost_fraction(self) -> float:
-        """Rows without audio divided by all that should have been written."""
-        lost = len(self.problems)
-        return lost / (self.rows + lost) if lost else 0.0
+        """Rows without audio divided by all that should have been written, be they kept or, with all_rows, dropped."""
+        if not (lost := len(self.problems)):
+            return 0.0
+        # commits of an earlier version count only kept rows
+        written = self.figures.get("written", self.figures["rows_by_split"]).total()
+        return lost / (written + lost)
 
 
 def export(config: ExportConfig) -> Exported:

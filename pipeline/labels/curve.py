@@ -51,13 +51,20 @@ def read_curve(config: LabelsConfig, calibrator: Calibrator, model: str) -> Curv
         raise ConfigError(f"calibration{str(err).removeprefix('sets')}") from None
     if others := sorted(set(samples.features.model.tolist()) - {model}):
         raise ConfigError(f"calibration: transcripts of {', '.join(others)}, but {config.transcripts} is of {model}")
-    return curve_of(samples, calibrator)
+    try:
+        return curve_of(samples, calibrator)
+    except ValueError as err:
+        raise ConfigError(
+            f"calibration: the calibrator of {config.transcripts} was fitted on it, and without one of its speakers "
+            f"none can be fitted: {err}"
+        ) from None
 
 
 def curve_of(samples: Samples, calibrator: Calibrator) -> Curve:
     """The segments that the calibrator can judge.
 
-    Where it was fitted on this set, each speaker is judged by one that was fitted without it.
+    Where it was fitted on this set, each speaker is judged by one that was fitted without it. Raises ValueError where
+    that is impossible, as with a single speaker.
     """
     is_own = set(calibrator.fitted.get("fingerprints", ())) & set(samples.fingerprints)
     found = held_out(samples) if is_own else judged(samples.features, calibrator)

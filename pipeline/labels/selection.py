@@ -53,7 +53,7 @@ def run_selection(config: LabelsConfig) -> Selection:
     source = open_input("transcripts", config.transcripts or "", config.storage)
     first = next(published_rows(source, "transcripts", ["model", "fingerprint"]), None)
     if first is None:
-        raise ConfigError(f"transcripts: {source.uri}: nothing is published there")
+        raise ConfigError(f"transcripts: {source.uri}: no transcript is published there")
     calibrator = of_output(source)
     if config.policy.target_wer and calibrator is None:
         raise ConfigError(

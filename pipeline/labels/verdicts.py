@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +26,8 @@ class Verdicts(NamedTuple):
 def read_verdicts(path: Path) -> Verdicts:
     """A file that audit.html saved. Raises ConfigError, one line that names file and row.
 
-    The judged labels of a stratum stand for all of its kept words, also where others of it have no verdict.
+    The judged labels of a stratum stand for all of its kept words, also where others of it have no verdict. Files of
+    several people may be joined to one: a label counts once, and has one verdict at most.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -36,15 +38,17 @@ def read_verdicts(path: Path) -> Verdicts:
         raise ConfigError(f"audit.verdicts: {path}: no column {missing[0]}, or no row")
     found: list[dict[str, Any]] = []
     kept, heard = Counter[str](), Counter[str]()  # words of each stratum
+    judged: dict[str, bool] = {}  # by label: files of two people may have it twice, and one of them its verdict
     for number, row in enumerate(rows, start=2):
         is_judged = bool((row["errors"] or "").strip())
-        try:
-            numbers = {name: float(row[name]) for name in ("weight", "words", *(["errors"] if is_judged else []))}
-        except (TypeError, ValueError):
-            numbers = {"weight": -1.0}
-        if min(numbers.values()) < 0 or not all(map(np.isfinite, numbers.values())):
+        numbers = _numbers(row, ("weight", "words", *(["errors"] if is_judged else [])))
+        if numbers is None:
             raise ConfigError(f"audit.verdicts: {path}: line {number}: weight, words or errors is no number from 0 on")
-        kept[row["stratum"]] += numbers["weight"] * numbers["words"]  # type: ignore[assignment]
+        if is_judged and judged.get(row["label_id"]):
+            raise ConfigError(f"audit.verdicts: {path}: line {number}: a second verdict on {row['label_id']}")
+        if row["label_id"] not in judged:
+            kept[row["stratum"]] += numbers["weight"] * numbers["words"]  # type: ignore[assignment]
+        judged[row["label_id"]] = is_judged or judged.get(row["label_id"], False)
         if is_judged:
             heard[row["stratum"]] += numbers["words"]  # type: ignore[assignment]
             found.append({"stratum": row["stratum"]} | numbers)
@@ -53,6 +57,15 @@ def read_verdicts(path: Path) -> Verdicts:
     for one in found:
         one["weight"] = kept[one["stratum"]] / (heard[one["stratum"]] or 1)
     return Verdicts(found, sorted(name for name in kept if kept[name] and not heard[name]))
+
+
+def _numbers(row: Mapping[str, str | None], names: Iterable[str]) -> dict[str, float] | None:
+    """These columns of a row; None where one is no finite number from 0 on."""
+    try:
+        numbers = {name: float(row[name] or "") for name in names}
+    except ValueError:
+        return None
+    return numbers if all(number >= 0 and np.isfinite(number) for number in numbers.values()) else None
 
 
 def audited_risk(rows: list[dict[str, float | str]], level: float) -> Risk:

@@ -34,6 +34,7 @@ from pipeline.storage.base import Storage
 
 KEY = "_run/calibrator.json"
 FILE = "calibrator.json"  # in a model's folder
+NONE = b"null\n"  # the content of an output's file without a calibrator
 ALL = "all"  # the curves of all languages
 RAW, OF_LANGUAGE, OF_ALL = "raw", "calibrated:language", "calibrated:all"
 MARGIN = 0.25  # of the range of fitted values: a signal that is farther outside cannot be judged
@@ -155,7 +156,7 @@ def read_file(path: Path, key: str = "model.calibrator") -> Calibrator:
 
 def keep(storage: Storage, calibrator: Calibrator | None) -> None:
     """Make it the calibrator of an output; None: its confidences are raw."""
-    body = calibrator.to_json() if calibrator else b"null\n"
+    body = calibrator.to_json() if calibrator else NONE
     if not storage.exists(KEY) or storage.get(KEY) != body:
         storage.put(KEY, body)
 
@@ -165,7 +166,7 @@ def of_output(storage: Storage) -> Calibrator | None:
     if not storage.exists(KEY):
         return None
     body = storage.get(KEY)
-    return None if json.loads(body) is None else parse(body, f"{storage.uri}/{KEY}")
+    return None if body == NONE else parse(body, f"{storage.uri}/{KEY}")
 
 
 def calibrator_id(storage: Storage) -> str:

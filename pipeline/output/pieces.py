@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from pipeline.output.commit import encoded
 from pipeline.schemas import PIECE_RECOGNISED, Position, to_table
-from pipeline.storage.base import OutputError, Storage, delete_all, in_order
+from pipeline.storage.base import OutputError, Storage, delete_all, in_order, undamaged
 
 PREFIX = "_run/pieces/"
 LAST = "-last"  # in the name of the last piece of a unit
@@ -83,7 +83,7 @@ def saved_pieces(storage: Storage, unit_id: str) -> dict[int, Position]:
         if LAST in key:
             continue
         # Another driver may have just committed the unit and deleted its pieces.
-        with contextlib.suppress(FileNotFoundError), storage.open(key) as stream:
+        with contextlib.suppress(FileNotFoundError), undamaged(_named(storage, key)), storage.open(key) as stream:
             position = pa.ipc.open_file(stream).read_all()["next"][0].as_py()
             next_positions[_number(key)] = Position(**position)
     return next_positions
@@ -100,7 +100,11 @@ def _saved(storage: Storage, keys: list[str]) -> list[dict[str, Any]] | None:
         bodies = list(in_order(storage.get, reversed(keys), storage.parallel))
     except FileNotFoundError:
         return None
-    return [row for body in reversed(bodies) for row in pa.ipc.open_file(body).read_all().to_pylist()]
+    rows: list[dict[str, Any]] = []
+    for key, body in zip(keys, reversed(bodies), strict=True):
+        with undamaged(_named(storage, key)):
+            rows += pa.ipc.open_file(body).read_all().to_pylist()
+    return rows
 
 
 def _keys(unit_id: str, last: int) -> list[str]:
@@ -110,6 +114,11 @@ def _keys(unit_id: str, last: int) -> list[str]:
 
 def _key(unit_id: str, number: int, *, is_last: bool = False) -> str:
     return f"{PREFIX}{unit_id}/{number:05d}{LAST if is_last else ''}.arrow"
+
+
+def _named(storage: Storage, key: str) -> str:
+    """A piece in an error about it."""
+    return f"{storage.uri}/{key}, which is recognised again when it is deleted"
 
 
 def _unit_of(key: str) -> str:

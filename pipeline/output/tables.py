@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.output.commit import SCHEMAS
 from pipeline.output.stitch import join_words
 from pipeline.schemas import widened
-from pipeline.storage.base import OutputError, Storage
+from pipeline.storage.base import OutputError, Storage, undamaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +40,9 @@ def published_rows(storage: Storage, table: str, columns: Sequence[str]) -> Iter
 
 @contextlib.contextmanager
 def opened_part(storage: Storage, key: str) -> Iterator[pq.ParquetFile]:
-    """A part of a table, open. Raises OutputError, which names it, if it is no whole Parquet file."""
-    try:
-        with storage.open(key) as stream, pq.ParquetFile(stream) as file:
-            yield file
-    except pa.ArrowInvalid as err:
-        raise OutputError(f"{storage.uri}/{key}: damaged or cut off: {' '.join(str(err).split())}") from None
+    """A part of a table, open. Raises OutputError, which names it, where it or what the block reads is damaged."""
+    with undamaged(f"{storage.uri}/{key}"), storage.open(key) as stream, pq.ParquetFile(stream) as file:
+        yield file
 
 
 def as_now(part: pa.Table, table: str, columns: Sequence[str], name: str) -> pa.Table:

@@ -34,7 +34,7 @@ from pipeline.planning.pack import (
 from pipeline.schemas import PLAN, Place, RecordingRef, WorkUnit, content_of
 from pipeline.sources.access import trust
 from pipeline.sources.formats import list_recordings
-from pipeline.storage.base import OutputError, Storage, in_order
+from pipeline.storage.base import OutputError, Storage, in_order, undamaged
 
 BASE = "plan"  # in _run/plan.parquet; further rounds are in _run/round-1.parquet, ...
 FOOTER = b"fullcanvas"  # key in the file's metadata; its value is JSON: size, fingerprint, and what a round is about
@@ -356,14 +356,9 @@ def _footer(storage: Storage, name: str) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _opened(storage: Storage, name: str) -> Iterator[pq.ParquetFile]:
-    """The open file of a plan. Raises OutputError if it is damaged or not a plan of this version."""
-    with storage.open(plan_key(name)) as stream:
-        try:
-            file = pq.ParquetFile(stream)
-            matches = file.schema_arrow.names == PLAN.names and FOOTER in (file.metadata.metadata or {})
-        except pa.ArrowInvalid as err:
-            raise OutputError(f"{storage.uri}/{plan_key(name)}: {' '.join(str(err).split())}") from None
-        if not matches:
-            raise OutputError(f"{storage.uri}/{plan_key(name)}: not a plan of this version of fullcanvas")
-        with file:
-            yield file
+    """The open file of a plan. Raises OutputError where it is damaged, or not a plan of this version."""
+    address = f"{storage.uri}/{plan_key(name)}"
+    with undamaged(address), storage.open(plan_key(name)) as stream, pq.ParquetFile(stream) as file:
+        if file.schema_arrow.names != PLAN.names or FOOTER not in (file.metadata.metadata or {}):
+            raise OutputError(f"{address}: not a plan of this version of fullcanvas")
+        yield file

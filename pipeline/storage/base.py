@@ -14,6 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, TypeVar
 
+import pyarrow as pa
+
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.storage.connect import SCHEMES
 from pipeline.storage.errors import reason, storage_error
@@ -29,6 +31,18 @@ U = TypeVar("U")
 
 class OutputError(Exception):
     """An object of the output is damaged, missing or of another version. One line, which names it. Exit code 3."""
+
+
+@contextlib.contextmanager
+def undamaged(name: str) -> Iterator[None]:
+    """What Arrow cannot read in the block is an OutputError about the file `name`; an error of the store stays one."""
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as err:
+        is_of_store = isinstance(err, OSError) and (type(err) is not OSError or err.errno is not None)
+        if is_of_store:  # those of Arrow have no number
+            raise
+        raise OutputError(f"{name}: damaged or cut off: {' '.join(str(err).split())}") from None
 
 
 class Replacement(Protocol):

@@ -14,7 +14,8 @@ from pipeline.config import ConfigError, RunConfig
 from pipeline.config_file import load
 from pipeline.in_process import transcribe_here
 from pipeline.notebook import read_transcripts
-from pipeline.output.calibrator import read_file
+from pipeline.output.calibrator import Calibrator, Curve, Curves, read_file
+from tests.support.labelled import archive, transcribed
 
 SELF = Path(__file__).parents[2] / "pipeline" / "assets" / "evaluation" / "self.tar"
 
@@ -74,6 +75,17 @@ def test_the_report_has_raw_and_calibrated_figures_and_plots(fitted: Path) -> No
     page = (fitted / "fit" / "report.html").read_text()
     for name in ("reliability-word", "reliability-segment", "risk-word", "risk-segment"):
         assert page.count(f'class="{name}"') == 1
+
+
+def test_a_calibrator_of_another_model_is_not_applied(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    storage = transcribed(str(archive(tmp_path / "in", 2)), str(tmp_path / "out"))
+    before = storage.get("_run/summary.json")
+    curve = Curve(inputs=[], bias=0, scores=[0], values=[0.5], rows=1)
+    file = tmp_path / "calibrator.json"
+    file.write_bytes(Calibrator(model="other@1", curves={"all": Curves(word=curve, segment=curve)}).to_json())
+    assert job.main(["--apply", f"calibrator={file}", f"output.uri={tmp_path / 'out'}"]) == 2
+    assert capsys.readouterr().err == f"calibrator: it is for other@1, and {tmp_path / 'out'} is of tiny\n"
+    assert storage.get("_run/summary.json") == before
 
 
 def test_mistakes_are_one_line(tmp_path: Path) -> None:

@@ -60,6 +60,18 @@ def test_dropped_rows_are_left_out_or_marked_with_their_reason(tmp_path: Path) -
     assert all("| no_text | 2 | 0.001 |" in card for card in cards)
 
 
+def test_rows_without_audio_are_a_share_of_all_rows_the_dropped_ones_too(tmp_path: Path) -> None:
+    def change(row: dict[str, Any]) -> dict[str, Any]:
+        return row if row["recording_id"] == "r0.wav" else row | {"text": "", "words": []}
+
+    transcribed(str(archive(tmp_path / "in", 10)), str(tmp_path / "out"), change=change)
+    (tmp_path / "in/r1.wav").unlink()  # its two rows are dropped ones: 2 of 20 are lost, and 18 written
+    settings = ["export.tasks=1", "export.all_rows=true"]
+    assert export(tmp_path, *settings, "export.max_lost_fraction=0.1") == 0
+    assert len(rows_of(tmp_path / "set/train/manifest.json")) == 18
+    assert export(tmp_path, *settings, "export.max_lost_fraction=0.09") == 1
+
+
 def test_a_recording_in_an_archive_cannot_be_pointed_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import tarfile
 

@@ -97,3 +97,16 @@ def test_json_has_the_times_of_words_and_its_own_provenance(tmp_path: Path) -> N
     row = whole["segments"][0]
     assert (row["speaker"], row["model_revision"], row["source_uri"]) == ("s0", "abc123", str(tmp_path / "in/r0.wav"))
     assert row["source_bytes"] == (tmp_path / "in/r0.wav").stat().st_size
+
+
+def test_a_recording_whose_name_is_as_long_as_a_disk_takes_has_its_file(tmp_path: Path) -> None:
+    names = [f"{'भ' * 83}{letter}.wav" for letter in "ab"]  # 254 bytes: an ending more is too long
+    source = archive(tmp_path / "in", 2)
+    for number, name in enumerate(names):
+        (source / f"r{number}.wav").rename(source / name)
+    (source / "metadata.jsonl").unlink()
+    transcribed(str(source), str(tmp_path / "out"))
+    assert main(["export.format=json", f"input.uri={tmp_path / 'out'}", f"output.uri={tmp_path / 'set'}"]) == 0
+    files = sorted((tmp_path / "set/recordings").iterdir())
+    assert [file.name[:80] for file in files] == ["भ" * 80] * 2
+    assert sorted(json.loads(file.read_text())["recording_id"] for file in files) == names

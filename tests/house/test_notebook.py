@@ -16,6 +16,7 @@ import soundfile
 import pipeline
 from pipeline.config import ConfigError
 from pipeline.schemas import TRANSCRIPT
+from pipeline.storage.base import OutputError
 from tests.support.archives import archive
 
 ROOT = Path(__file__).parents[2]
@@ -37,6 +38,15 @@ def test_a_mistake_names_the_key(tmp_path: Path) -> None:
         pipeline.transcribe(str(tmp_path), str(tmp_path / "out"), denoise={"max_stpes": 3})
     with pytest.raises(ConfigError, match=r"^output\.uri: "):
         pipeline.read_transcripts(str(tmp_path / "nowhere"))
+    with pytest.raises(ConfigError, match=rf"^output_uri: {tmp_path}: nothing is published there$"):
+        pipeline.read_transcripts(str(tmp_path))  # a folder beside the output, say
+
+
+def test_a_damaged_part_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "transcripts").mkdir()
+    (tmp_path / "transcripts/part-00000.parquet").write_bytes(b"PAR1 cut off")
+    with pytest.raises(OutputError, match=r"transcripts/part-00000\.parquet: damaged or cut off: .+"):
+        pipeline.read_transcripts(str(tmp_path))
 
 
 @pytest.mark.timeout(600)

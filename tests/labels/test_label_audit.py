@@ -120,6 +120,19 @@ def test_verdicts_of_a_part_of_a_stratum_stand_for_all_of_it(tmp_path: Path) -> 
     assert read_verdicts(tmp_path / "verdicts.csv").missing == ["en 0.98-1"]
 
 
+def test_files_of_two_people_may_be_joined_and_each_label_counts_once(tmp_path: Path) -> None:
+    rows = [row | {"errors": "1" if row["stratum"] == "en 0-0.8" else "0"} for row in drawn().rows()]
+    first = [row | {"errors": "" if row["stratum"] == "en 0-0.8" else row["errors"]} for row in rows]
+    second = [row for row in rows if row["stratum"] == "en 0-0.8"]  # only what the first one has left
+    path = tmp_path / "verdicts.csv"
+    path.write_text(as_csv(rows))
+    alone = audited_risk(read_verdicts(path).rows, 0.95)
+    path.write_text(as_csv([*first, *second]))
+    joined = audited_risk(read_verdicts(path).rows, 0.95)
+    assert abs(joined.rate - alone.rate) < 1e-9
+    assert abs(joined.upper - alone.upper) < 1e-9
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -127,7 +140,8 @@ def test_verdicts_of_a_part_of_a_stratum_stand_for_all_of_it(tmp_path: Path) -> 
         ("label_id,stratum,weight,words,errors\n", "no row"),
         ("label_id,stratum,weight,words,errors\n1,a,1,5,\n", "no row has a verdict"),
         ("label_id,stratum,weight,words,errors\n1,a,1,5,many\n", "line 2: "),
-        ("label_id,stratum,weight,words,errors\n1,a,1,5,0\n1,a,1,5,-1\n", "line 3: "),
+        ("label_id,stratum,weight,words,errors\n1,a,1,5,0\n2,a,1,5,-1\n", "line 3: "),
+        ("label_id,stratum,weight,words,errors\n1,a,1,5,0\n1,a,1,5,1\n", "line 3: a second verdict on 1"),
     ],
 )
 def test_a_file_that_is_no_audit_is_refused(tmp_path: Path, text: str, says: str) -> None:

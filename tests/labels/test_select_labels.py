@@ -13,7 +13,7 @@ import pytest
 
 from jobs.export import main as export_main
 from jobs.select_labels import main
-from pipeline.output.calibrator import Calibrator, Curve, Curves, Input, keep
+from pipeline.output.calibrator import Calibrator, Curve, Curves, Input, keep, of_output
 from pipeline.schemas import LABELS
 from pipeline.storage.base import open_storage
 from tests.support.labelled import archive as sounds
@@ -168,7 +168,28 @@ def test_a_mistake_is_one_line(tmp_path: Path, words: list[str], says: str, caps
     assert told.count("\n") == 1
 
 
+def test_one_speaker_on_whom_the_calibrator_was_fitted_too_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = archive(tmp_path / "known", seed=1, references=True, recordings=1)
+    fitted_on_it = {"fingerprints": ["f", "of other speakers"]}
+    calibrate(archive(tmp_path / "out", seed=1, references=False, recordings=3, source="calibrated:all"))
+    storage = open_storage(str(tmp_path / "out"))
+    calibrator = of_output(storage)
+    assert calibrator
+    keep(storage, calibrator.model_copy(update={"fitted": fitted_on_it}))
+    assert select(tmp_path, "policy.target_wer={default: 8%}", f"calibration.a.output={known}") == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"calibration: the calibrator of {tmp_path / 'out'} was fitted on it, and without one")
+    assert told.endswith("none can be fitted: a single speaker: nothing is left to judge the fit\n")
+    assert told.count("\n") == 1
+
+
 def test_an_output_without_transcripts_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "out").mkdir()
+    says = f"transcripts: {tmp_path / 'out'}: no transcript is published there\n"
     assert select(tmp_path) == 2
-    assert capsys.readouterr().err == f"transcripts: {tmp_path / 'out'}: nothing is published there\n"
+    assert capsys.readouterr().err == says
+    transcribed(str(sounds(tmp_path / "in", 2)), str(tmp_path / "out"), dead=["r0.wav", "r1.wav"])
+    assert select(tmp_path) == 2  # published, but all of it are dead letters
+    assert capsys.readouterr().err == says

@@ -12,8 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import ConfigError
-from pipeline.output.calibrator import ALL, Calibrator, Curve, Curves, Input, calibrated, parse, read_file
+from pipeline.output.calibrator import (
+    ALL,
+    Calibrator,
+    Curve,
+    Curves,
+    Input,
+    calibrated,
+    keep,
+    of_output,
+    parse,
+    read_file,
+)
 from pipeline.schemas import SIGNALS, TRANSCRIPT, WORD_SIGNALS, to_table
+from pipeline.storage.base import open_storage
 
 number = st.floats(-50, 50, allow_nan=False)
 PROBABILITY = Input(name="token_probability_min", low=-5, high=5, mean=0, scale=1, weight=1)
@@ -150,3 +162,15 @@ def test_a_file_that_is_no_calibrator_is_one_line(tmp_path: Path, body: bytes, s
     assert "\n" not in str(caught.value)
     with pytest.raises(ConfigError, match="No such file"):
         read_file(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\x9a", b"[]"])
+def test_an_output_whose_calibrator_is_damaged_is_one_line(tmp_path: Path, body: bytes) -> None:
+    storage = open_storage(str(tmp_path))
+    storage.put("_run/calibrator.json", body)
+    with pytest.raises(ConfigError) as caught:
+        of_output(storage)
+    assert str(caught.value).startswith(f"{tmp_path}/_run/calibrator.json: ")
+    assert "\n" not in str(caught.value)
+    keep(storage, None)
+    assert of_output(storage) is None

@@ -373,6 +373,17 @@ def test_pieces_that_do_not_follow_each_other_are_refused_by_name(storage: Stora
         PieceJoiner(storage).join(answered(row(1, "x", None)))
 
 
+def test_a_saved_piece_that_is_damaged_is_named_with_what_helps(storage: Storage) -> None:
+    save_piece(storage, answered(row(0, "a", "b")))
+    key = f"{PREFIX}{UNIT_ID}/00000.arrow"
+    storage.put(key, storage.get(key)[:100])
+    says = rf"{key}, which is recognised again when it is deleted: damaged or cut off: "
+    with pytest.raises(OutputError, match=says):
+        PieceJoiner(storage).join(answered(row(1, "b", None)))
+    with pytest.raises(OutputError, match=says):
+        saved_pieces(storage, UNIT_ID)
+
+
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
     return open_storage(str(tmp_path / "out"))

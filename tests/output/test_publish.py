@@ -28,6 +28,7 @@ from pipeline.output.accounting import close_books
 from pipeline.output.commit import read_commit
 from pipeline.output.publish import is_published, publish_tables
 from pipeline.output.retry import plan_retry
+from pipeline.output.tables import published_rows
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT
 from pipeline.storage.base import OutputError, Storage, open_storage
 from pipeline.storage.local import LocalStorage
@@ -224,6 +225,22 @@ def test_a_damaged_data_file_is_named_and_the_old_tables_stay(storage: Storage, 
     run(storage, fingerprint)
     assert publish_tables(storage)["closed"]
     assert _pairs(storage) == _expected(range(9))
+
+
+def test_a_published_part_that_is_damaged_in_any_place_is_named_in_one_line(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    run(storage, plan(storage, [ref(number) for number in range(3)]))
+    publish_tables(storage)
+    key = "transcripts/part-00000.parquet"
+    body, said = storage.get(key), list[str]()
+    for start in range(0, len(body), 97):
+        storage.put(key, body[:start] + bytes(8) + body[start + 8 :])
+        try:
+            list(published_rows(storage, "transcripts", ["recording_id", "text", "words"]))
+        except OutputError as err:
+            said.append(str(err))
+    assert len(said) > 10
+    assert all(line.startswith(f"{storage.uri}/{key}: ") and "\n" not in line for line in said)
 
 
 def _edit_commit(storage: Storage, change: dict[str, Any]) -> None:

@@ -229,3 +229,12 @@ def test_a_damaged_plan_is_named_in_one_line(storage: Storage, content: bytes) -
         list(read_plan(storage))
     assert "_run/plan.parquet" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_plan_that_is_damaged_behind_its_beginning_is_named_in_one_line(storage: Storage) -> None:
+    plan(storage, [ref(number) for number in range(9)])
+    body = bytearray(storage.get(plan_key(BASE)))
+    body[4:200] = bytes(196)  # the footer is whole
+    storage.put(plan_key(BASE), bytes(body))
+    with pytest.raises(OutputError, match=r"_run/plan\.parquet: damaged or cut off: .+"):
+        list(read_plan(storage))
