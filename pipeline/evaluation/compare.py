@@ -178,6 +178,7 @@ def _compared(
         p_mapsswe=mapsswe(new, old),
         detectable=detectable(new, old, units, blocks, alpha=share),
         regressed=False,
+        p_better=tested.p_better,
     )
 
 
