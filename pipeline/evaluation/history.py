@@ -40,9 +40,10 @@ class Baseline(NamedTuple):
 def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
     """Write the rows of one evaluation, a file per date, set and language, and return the keys.
 
-    Writing an evaluation again replaces its files.
+    Writing an evaluation again replaces its files; one of a language that it no longer has is deleted.
     """
     written = set()
+    there = set()
     for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
         mask = pa.scalar(True)
         for name in PARTITIONS:
@@ -54,6 +55,9 @@ def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
             pq.write_table(chosen.drop_columns(list(PARTITIONS)), path, compression="zstd")
             storage.put(key, path.read_bytes())
         written.add(key)
+        same_day = storage.list(f"{ROWS}/date={group['date']}/")
+        there |= {other for other in same_day if other.endswith(f"/{key.rpartition('/')[2]}")}
+    delete_all(storage, there - written)
     return written
 
 

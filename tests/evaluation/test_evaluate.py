@@ -149,6 +149,22 @@ def test_rates_by_metadata_stand_in_result_and_report(tmp_path: Path) -> None:
     assert kept == [[("accent", "scottish")], [("accent", "scottish")], []]
 
 
+def test_a_recording_whose_language_becomes_known_is_kept_once(tmp_path: Path) -> None:
+    """The texts are corrected, and the evaluation is made again the same day; the next night is compared with it."""
+    texts = tmp_path / "x.csv"
+    given = [f"output.uri={tmp_path / 'evaluated'}", f"sets.dev.hypotheses={texts}"]
+    lines = ["id,language,ref,hyp", "a,en,one cat,one cat", "b,en,two dogs,two dogs"]
+    texts.write_text("\n".join([*lines, "c,,three,three"]))
+    run_evaluation(load(EvaluateConfig, None, [*given, "run=monday"]))
+    texts.write_text("\n".join([*lines, "c,en,three,three"]))
+    monday = run_evaluation(load(EvaluateConfig, None, [*given, "run=monday"]))
+    rows = read_rows(open_storage(str(tmp_path / "evaluated")), monday.evaluation)
+    assert sorted(rows["recording_id"].to_pylist()) == ["a", "b", "c"]
+    tuesday = run_evaluation(load(EvaluateConfig, None, [*given, "run=tuesday", "baseline=previous"]))
+    assert tuesday.comparisons[0].recordings == 3
+    assert read_rows(open_storage(str(tmp_path / "evaluated")), monday.evaluation) == rows
+
+
 def test_a_night_without_a_language_of_the_night_before_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
