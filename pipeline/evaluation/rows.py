@@ -166,9 +166,9 @@ def snr_of(metadata: str | None) -> float | None:
 
 
 def slices_of(metadata: str | None, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The columns of these names that have a value, with it, in the order of the names. Ignores case and hyphens."""
+    """The columns of these names that have a value, with it, each name once. Ignores case and hyphens."""
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):
         column = name.lower().replace("-", "_")
         for value in _values(metadata, SLICE_NAMES.get(column, (column,))):
             if isinstance(value, str | int | float) and str(value).strip().lower() not in _UNKNOWN:
