@@ -19,8 +19,11 @@ from pipeline.evaluation.settings import EvaluateConfig
 
 def run(config: EvaluateConfig, summary: str | None = None) -> int:
     """Evaluate and print the rates; returns the exit code. summary: a file for them as Markdown."""
-    if summary and not Path(summary).absolute().parent.is_dir():
-        raise ConfigError(f"--summary: {summary}: its folder does not exist")
+    try:
+        if summary:  # an error before hours of work
+            Path(summary).open("a", encoding="utf-8").close()
+    except OSError as err:
+        raise ConfigError(f"--summary: {summary}: {err.strerror}") from None
     if config.models:
         from pipeline.evaluation.side_by_side import run_side_by_side
         from pipeline.evaluation.side_by_side_report import report_lines

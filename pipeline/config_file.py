@@ -66,6 +66,13 @@ class _Repeated(yaml.YAMLError):
 class _Loader(yaml.SafeLoader):
     """YAML whose keys are unique."""
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node. Raises YAMLError, also where PyYAML does not: 2026-02-30 is no date."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError) as err:
+            raise yaml.constructor.ConstructorError(problem=str(err), problem_mark=node.start_mark) from None
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """The mapping of a node. Raises _Repeated if a key stands in it twice."""
         first: dict[str, int] = {}

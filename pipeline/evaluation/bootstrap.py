@@ -41,6 +41,7 @@ class Paired:
     low: float  # the true difference is above it with probability `level`
     high: float  # the true difference is below it with probability `level`
     p: float  # one-sided, in (0, 1], of the hypothesis that the new system is no worse
+    p_better: float  # the same of the hypothesis that it is no better
 
 
 def interval(
@@ -86,8 +87,8 @@ def paired(
         raise ValueError("a single block: the spread of the difference is unknown")
     draws = _draws(new_B - old_B, units_B, resamples, seed)
     low, high = _bounds(draws, 1 - level)
-    p = float((1 + np.count_nonzero(draws <= 0)) / (1 + resamples))
-    return Paired(float((new_B - old_B).sum() / units_B.sum()), low, high, p)
+    p, p_better = (float((1 + np.count_nonzero(against)) / (1 + resamples)) for against in (draws <= 0, draws >= 0))
+    return Paired(float((new_B - old_B).sum() / units_B.sum()), low, high, p, p_better)
 
 
 def blocks_of(rows: Iterable[tuple[str, str, str | None]]) -> list[str]:

@@ -24,6 +24,10 @@ ALL = "all"  # all languages together: shows a small loss in every language firs
 _COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HITS, *_COUNTS]
 
 
+class NotComparableError(ConfigError):
+    """Two evaluations have nothing that can be compared."""
+
+
 def compare_rows(
     new: pa.Table,
     old: pa.Table,
@@ -45,8 +49,8 @@ def compare_rows(
     the strictest step of this correction, so it does not depend on the other languages. against: what `old` is, for
     messages.
 
-    Raises ConfigError where an evaluation has a recording twice, where the normalisers differ, where nothing pairs, or
-    where `resamples` are too few for any p below alpha.
+    Raises NotComparableError where an evaluation has a recording twice, where the normalisers differ or where nothing
+    pairs; ConfigError where `resamples` are too few for any p below alpha.
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
     pairs = _pairs(joined, against)
@@ -127,24 +131,26 @@ def _side(table: pa.Table, name: str) -> pa.Table:
     rows = table.select(_COLUMNS).filter(pc.field("reference_normal") != "")
     if twice := rows.num_rows - rows.group_by(KEY).aggregate([]).num_rows:
         side = "this evaluation" if name == "new" else "baseline"
-        raise ConfigError(f"{side}: {twice:,} rows repeat a set and recording_id: one evaluation is compared at a time")
+        raise NotComparableError(
+            f"{side}: {twice:,} rows repeat a set and recording_id: one evaluation is compared at a time"
+        )
     return rows.rename_columns([column if column in KEY else f"{column}_{name}" for column in _COLUMNS])
 
 
 def _pairs(joined: pa.Table, against: str) -> pa.Table:
-    """The rows of both evaluations with the same reference. Raises ConfigError: there are none, other normalisers."""
+    """The rows of both evaluations with the same reference. Raises NotComparableError."""
     both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
     changed = both.filter(pc.field("normaliser_new") != pc.field("normaliser_old"))
     if changed.num_rows:
         old_name, new_name = (changed[f"normaliser_{name}"][0].as_py() for name in ("old", "new"))
-        raise ConfigError(
+        raise NotComparableError(
             f"{against}: {changed.num_rows:,} of {both.num_rows:,} recordings have another normaliser there "
             f"({old_name}, here {new_name}): the rates cannot be compared; evaluate both with the same normaliser"
         )
     pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
     if not pairs.num_rows:
         sizes = [joined[f"language_{name}"].length() - joined[f"language_{name}"].null_count for name in ("new", "old")]
-        raise ConfigError(
+        raise NotComparableError(
             f"{against}: nothing to compare: {sizes[0]:,} recordings with a reference here, {sizes[1]:,} there, "
             f"{both.num_rows:,} of them with the same set and recording_id, none with the same reference"
         )
@@ -178,6 +184,7 @@ def _compared(
         p_mapsswe=mapsswe(new, old),
         detectable=detectable(new, old, units, blocks, alpha=share),
         regressed=False,
+        p_better=tested.p_better,
     )
 
 

@@ -17,16 +17,16 @@ import pydantic
 from pipeline.config import BudgetConfig, ConfigError, OutputConfig, RunConfig
 from pipeline.config_file import mistakes
 from pipeline.evaluation import history, kept_reports
-from pipeline.evaluation.compare import compare_rows, unpaired, verdict
+from pipeline.evaluation.compare import ALL, NotComparableError, compare_rows, unpaired, verdict
 from pipeline.evaluation.hypotheses import foreign_outcomes
 from pipeline.evaluation.junit import junit_xml
 from pipeline.evaluation.made_with import about_of, differing, recorded
 from pipeline.evaluation.rates import language_rates, rate
 from pipeline.evaluation.report import render
-from pipeline.evaluation.result import Evaluation, Speed, SweepPoint, Verdict
+from pipeline.evaluation.result import Check, Evaluation, Speed, SweepPoint, Verdict
 from pipeline.evaluation.rows import outcomes, slices_of
 from pipeline.evaluation.score import scored
-from pipeline.evaluation.settings import EvaluateConfig, SetConfig
+from pipeline.evaluation.settings import PREVIOUS, EvaluateConfig, SetConfig
 from pipeline.evaluation.tracking import Tracking
 from pipeline.evaluation.words import JudgedWord, judged, word_confidence
 from pipeline.flow.cluster import check_machine, ray_cluster
@@ -103,16 +103,28 @@ def run_evaluation(config: EvaluateConfig) -> Evaluation:
 
 
 def _compared(config: EvaluateConfig, new: Evaluation, rows: pa.Table, base: history.Baseline | None) -> Evaluation:
-    """The evaluation with its differences from the baseline and the verdict of the gate."""
+    """The evaluation with its differences from the baseline and the verdict of the gate.
+
+    The gate is closed where it cannot be compared with the previous one. It is kept all the same: else every later
+    night would be compared with the same one. Raises ConfigError where it cannot be compared with another baseline.
+    """
     gate = config.gate
     if base is None:
         return replace(new, verdict=_noted(config, verdict([], new.rates, gate)))
-    compared = compare_rows(rows, base.rows, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
+    try:
+        compared = compare_rows(rows, base.rows, resamples=gate.resamples, alpha=gate.alpha, seed=gate.seed)
+        decided = verdict(compared, new.rates, gate, lost=unpaired(rows, base.rows))
+    except NotComparableError as err:
+        if config.baseline != PREVIOUS:
+            raise
+        compared, decided = [], verdict([], new.rates, gate)
+        unable = Check("regression", ALL, f"{err}; this evaluation is kept, and the next one is compared with it")
+        decided = Verdict((str(unable.failure), *decided.failures), decided.warnings, (unable, *decided.checks))
     return replace(
         new,
         comparisons=compared,
         baseline=base.rows["evaluation"][0].as_py(),
-        verdict=verdict(compared, new.rates, gate, lost=unpaired(rows, base.rows)),
+        verdict=decided,
         differing=differing(new, base.result),
     )
 

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 
 from pipeline.config import ConfigError, StorageConfig
 from pipeline.evaluation.result import RECORDED, Evaluation, Point, rate_of
+from pipeline.evaluation.settings import PREVIOUS
 from pipeline.schemas import EVALUATED
 from pipeline.storage.base import Storage, delete_all, open_storage, read_json
 
 ROWS, RESULTS, BASELINES = "evaluations", "results", "baselines"
 PARTITIONS = ("date", "set", "language")
-PREVIOUS = "previous"
 _KEY = re.compile(rf"{ROWS}/date=([^/]+)/set=([^/]+)/language=([^/]+)/([^/]+)\.parquet")
 
 
@@ -40,9 +40,10 @@ class Baseline(NamedTuple):
 def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
     """Write the rows of one evaluation, a file per date, set and language, and return the keys.
 
-    Writing an evaluation again replaces its files.
+    Writing an evaluation again replaces its files; one of a language that it no longer has is deleted.
     """
-    written = set()
+    written: set[str] = set()
+    there: set[str] = set()
     for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
         mask = pa.scalar(True)
         for name in PARTITIONS:
@@ -54,6 +55,9 @@ def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
             pq.write_table(chosen.drop_columns(list(PARTITIONS)), path, compression="zstd")
             storage.put(key, path.read_bytes())
         written.add(key)
+        same_day = storage.list(f"{ROWS}/date={group['date']}/")
+        there |= {other for other in same_day if other.endswith(f"/{key.rpartition('/')[2]}")}
+    delete_all(storage, there - written)
     return written
 
 
@@ -142,7 +146,8 @@ def baseline(storage: Storage, named: str, name: str, evaluation: str, config: S
     """The baseline: a kept NAME, `previous`, or at the address of another output of jobs.evaluate.
 
     evaluation: the present one; it is never its own baseline, and corrupted evaluations are none either. None where
-    `previous` does not exist yet. Raises ConfigError, one line, where any other baseline does not exist.
+    `previous` does not exist yet. Raises ConfigError, one line, where any other baseline does not exist, or where the
+    NAME stands for the present evaluation.
     """
     if named == PREVIOUS:
         earlier = [one["evaluation"] for one in results(storage) if one["name"] == name and not is_corrupted(one)]
@@ -153,6 +158,8 @@ def baseline(storage: Storage, named: str, name: str, evaluation: str, config: S
         if storage.exists(key):
             if not isinstance(kept_one := read_json(storage, key).get("evaluation"), str):
                 raise ConfigError(f"baseline: {named}: {storage.uri}/{key} names no evaluation")
+            if kept_one == evaluation:
+                raise ConfigError(f"baseline: {named}: is {evaluation}, which this would replace: give it another run=")
             return _baseline(storage, kept_one)
         kept = ", ".join(sorted(_kept(storage))) or "none"
         raise ConfigError(f"baseline: {named}: not kept in {storage.uri} (kept there: {kept})")

@@ -125,6 +125,7 @@ class Comparison:
     detectable: float  # smallest difference shown with 80 % power, corrected for the number of languages
     regressed: bool  # p_holm below alpha, and `low` above 0
     left_out: int = 0  # recordings that only one evaluation has with a reference, or whose references differ
+    p_better: float = 1.0  # one-sided, of the hypothesis that the new one is no better
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.config import ConfigError, public
 from pipeline.output.tables import joined, published_rows
-from pipeline.planning.plan import plan_names, read_plan
+from pipeline.planning.plan import gone_recordings, plan_names, read_plan
+from pipeline.planning.planned import key_of_ref
 from pipeline.schemas import RecordingRef
 from pipeline.storage.base import Storage
 
@@ -60,12 +61,15 @@ class _Published:
 
 
 def outcomes(storage: Storage) -> list[Outcome]:
-    """Every recording of the plan, in its order: with a transcript, with a dead letter, or missing.
+    """Every recording of all plans, in their order: with a transcript, with a dead letter, or missing.
+
+    One that the source has lost before anything was recognised in it is not expected.
 
     Where a recording_id occurs twice, the second one is a dead letter of reason duplicate_id under a name of its own.
     Needs memory for the texts of the set. Raises ConfigError where `storage` has no plan or nothing is published.
     """
-    if not plan_names(storage):
+    names = plan_names(storage)
+    if not names:
         raise ConfigError(f"{storage.uri}: no output of jobs.transcribe: nothing is planned there")
     for table in ("transcripts", "dead_letters"):
         if not any(key.endswith(".parquet") for key in storage.list(f"{table}/")):
@@ -75,7 +79,9 @@ def outcomes(storage: Storage) -> list[Outcome]:
         published.setdefault(row["recording_id"], _Published()).segments.append(row)
     for row in published_rows(storage, "dead_letters", LETTER_COLUMNS):
         published.setdefault(row["recording_id"], _Published()).letters.append(row)
-    return [_outcome(ref, published.setdefault(ref.recording_id, _Published())) for ref in _refs(storage)]
+    gone = gone_recordings(storage, names).keys() - published.keys()
+    refs = (ref for ref in _refs(storage, names) if ref.recording_id not in gone)
+    return [_outcome(ref, published.setdefault(ref.recording_id, _Published())) for ref in refs]
 
 
 def _outcome(ref: RecordingRef, published: _Published) -> Outcome:
@@ -128,10 +134,13 @@ def _known(ref: RecordingRef, row: dict[str, Any], name: str, status: str, *, re
     )
 
 
-def _refs(storage: Storage) -> Iterator[RecordingRef]:
-    """The recordings of the plan itself: rounds of retries contain some of them again."""
-    for planned in read_plan(storage):
-        yield from planned.unit.refs
+def _refs(storage: Storage, names: Iterable[str]) -> Iterable[RecordingRef]:
+    """The recordings of the plans `names`, each as the latest of them has it: rounds have some of them again."""
+    latest: dict[bytes, RecordingRef] = {}
+    for name in names:
+        for planned in read_plan(storage, name):
+            latest |= {key_of_ref(ref): ref for ref in planned.unit.refs}
+    return latest.values()
 
 
 def speaker_of(metadata: str | None) -> str | None:
@@ -157,9 +166,9 @@ def snr_of(metadata: str | None) -> float | None:
 
 
 def slices_of(metadata: str | None, names: Sequence[str]) -> list[tuple[str, str]]:
-    """The columns of these names that have a value, with it, in the order of the names. Ignores case and hyphens."""
+    """The columns of these names that have a value, with it, each name once. Ignores case and hyphens."""
     found = []
-    for name in names:
+    for name in dict.fromkeys(names):
         column = name.lower().replace("-", "_")
         for value in _values(metadata, SLICE_NAMES.get(column, (column,))):
             if isinstance(value, str | int | float) and str(value).strip().lower() not in _UNKNOWN:

@@ -33,6 +33,7 @@ from pipeline.sources.access.languages import any_language
 
 NormaliserName = Literal["auto", "english", "multilingual", "mandarin", "spoken", "whisper-compatible"]
 TEXTS_OF = ("source", "output", "hypotheses")  # the keys of a set of which it has one
+PREVIOUS = "previous"  # the baseline that is the last evaluation
 UNKNOWN = "unknown"  # the language where the source does not name one
 SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")  # names that become part of a path
 _UNSAFE = "letters, digits, points, underscores and hyphens only: it becomes part of a path"
@@ -223,6 +224,8 @@ class EvaluateConfig(Section):
     def _keeps_what_is_sound(self) -> EvaluateConfig:
         if self.keep_as and (damage := self.corrupt.description()):
             raise Misfit("keep_as", f"{self.keep_as}: damaged on purpose (corrupt: {damage}), so it is no baseline")
+        if self.keep_as == PREVIOUS:
+            raise Misfit("keep_as", f"{PREVIOUS}: as a baseline this is the last evaluation; give it another NAME")
         if self.keep_as and "/" in self.keep_as and place(self.keep_as) == place(self.output.uri):
             text = "is the output itself, where it would delete every earlier evaluation; give a NAME or another folder"
             raise Misfit("keep_as", f"{self.keep_as}: {text}")

@@ -85,8 +85,7 @@ def _pair(rows: Mapping[str, pa.Table], model: str, other: str, gate: GateConfig
         against=f"models: {other} beside {model}",
     )
     for one in compared:
-        below = 1 - one.p + 2 / (1 + gate.resamples)  # p of the other side, of the same draws
-        p = min(1.0, 2 * min(one.p, below))
+        p = min(1.0, 2 * min(one.p, one.p_better))
         yield Difference(
             model=model,
             other=other,

@@ -149,6 +149,41 @@ def test_rates_by_metadata_stand_in_result_and_report(tmp_path: Path) -> None:
     assert kept == [[("accent", "scottish")], [("accent", "scottish")], []]
 
 
+def test_a_recording_whose_language_becomes_known_is_kept_once(tmp_path: Path) -> None:
+    """The texts are corrected, and the evaluation is made again the same day; the next night is compared with it."""
+    texts = tmp_path / "x.csv"
+    given = [f"output.uri={tmp_path / 'evaluated'}", f"sets.dev.hypotheses={texts}"]
+    lines = ["id,language,ref,hyp", "a,en,one cat,one cat", "b,en,two dogs,two dogs"]
+    texts.write_text("\n".join([*lines, "c,,three,three"]))
+    run_evaluation(load(EvaluateConfig, None, [*given, "run=monday"]))
+    texts.write_text("\n".join([*lines, "c,en,three,three"]))
+    monday = run_evaluation(load(EvaluateConfig, None, [*given, "run=monday"]))
+    rows = read_rows(open_storage(str(tmp_path / "evaluated")), monday.evaluation)
+    assert sorted(rows["recording_id"].to_pylist()) == ["a", "b", "c"]
+    tuesday = run_evaluation(load(EvaluateConfig, None, [*given, "run=tuesday", "baseline=previous"]))
+    assert tuesday.comparisons[0].recordings == 3
+    assert read_rows(open_storage(str(tmp_path / "evaluated")), monday.evaluation) == rows
+
+
+def test_a_night_that_cannot_be_compared_closes_the_gate_and_is_what_the_next_one_is_compared_with(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def night(number: int, text: str, *more: str) -> int:
+        (tmp_path / "x.csv").write_text(f"id,language,ref,hyp\na,en,{text},{text}\nb,en,{text},{text}\n")
+        given = [f"output.uri={tmp_path / 'out'}", f"sets.dev.hypotheses={tmp_path / 'x.csv'}", f"run={number}"]
+        return job(load(EvaluateConfig, None, [*given, *more]))
+
+    assert night(0, "one cat", "keep_as=golden") == 0
+    with pytest.raises(ConfigError, match=r"baseline: golden: is nightly-0-.*, which this would replace"):
+        night(0, "two dogs", "baseline=golden")
+    with pytest.raises(ConfigError, match="nothing to compare"):  # a baseline of one's own choice is a mistake
+        night(1, "two dogs", "baseline=golden")
+    assert night(1, "two dogs", "baseline=previous") == 1
+    assert "FAILED: baseline: nothing to compare: 2 recordings with a reference" in capsys.readouterr().out
+    assert "nothing to compare" in (tmp_path / "out/junit.xml").read_text(encoding="utf-8")
+    assert night(2, "two dogs", "baseline=previous") == 0
+
+
 def test_a_night_without_a_language_of_the_night_before_fails(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,15 +10,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import ConfigError, SourceConfig
+from pipeline.config import ConfigError, PlanConfig, SourceConfig
 from pipeline.evaluation.rows import SNR_NAMES, SPEAKER_NAMES, Outcome, outcomes, slices_of, snr_of, speaker_of
-from pipeline.output.commit import commit_unit, new_attempt
+from pipeline.output.commit import commit_unit, committed_units, new_attempt, read_commit
 from pipeline.output.publish import publish_tables
+from pipeline.planning.plan import ensure_plan
+from pipeline.planning.update import source_changes
 from pipeline.schemas import DEAD_LETTER, TRANSCRIPT, to_table
 from pipeline.sources.formats import list_recordings
 from pipeline.storage.base import Storage, open_storage
 from tests.support.corpora import commonvoice, fleurs, mls, voxpopuli, write
-from tests.support.outputs import left, plan, ref, results, run
+from tests.support.outputs import FINGERPRINT, left, plan, ref, results, run
 
 
 @pytest.fixture
@@ -51,6 +53,38 @@ def test_every_planned_recording_is_there_once_with_what_became_of_it(storage: S
     assert {row.language for row in rows} == {"de"}
     assert rows[0].audio == "/in/a.tar!0.flac"
     assert (rows[0].confidence, rows[0].steps, rows[0].seconds) == (0.5, 3.0, 4.0)
+
+
+def test_what_an_update_has_taken_up_is_there_and_what_is_gone_is_not(storage: Storage, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("changed", "dead", "kept", "lost"):
+        (folder / f"{name}.wav").write_bytes(b"RIFF")
+    source, pairs = SourceConfig(uri=str(folder)), PlanConfig(unit_recordings=2)
+    mark = ensure_plan(storage, source, pairs, part_rows=4, fingerprint=FINGERPRINT)
+    run(storage, mark, dead={"dead.wav"})
+    for name in ("dead.wav", "lost.wav"):
+        (folder / name).unlink()
+    (folder / "changed.wav").write_bytes(b"RIFF, longer")
+    (folder / "new.wav").write_bytes(b"RIFF")
+    for _ in range(2):  # a further update finds nothing
+        source_changes(
+            storage,
+            source,
+            PlanConfig(unit_recordings=2, update=True),
+            part_rows=4,
+            at_least=0,
+            committed=committed_units(storage),
+            is_recognised=lambda place: read_commit(storage, place[0])["by_recording"]["reason"][place[1]] is None,
+        )
+        run(storage, mark)
+    publish_tables(storage)
+    assert [(row.recording_id, row.status) for row in outcomes(storage)] == [
+        ("changed.wav", "transcribed"),
+        ("kept.wav", "transcribed"),
+        ("lost.wav", "transcribed"),  # its rows stay
+        ("new.wav", "transcribed"),
+    ]
 
 
 def test_segments_are_joined_in_order_and_channels_one_after_the_other(storage: Storage) -> None:
@@ -126,7 +160,7 @@ def test_the_columns_of_common_voice_are_slices(new: bool) -> None:
     columns = dict(zip(header.split("\t"), rows[0].split("\t"), strict=True))
     columns.update({name: "Hochdeutsch" for name in columns if name.startswith("accent")})
     columns.update({name: "news" for name in columns if name == "sentence_domain"})
-    found = slices_of(json.dumps(columns), ["accent", "domain"])
+    found = slices_of(json.dumps(columns), ["accent", "domain", "accent"])
     assert found == [("accent", "Hochdeutsch"), *([("domain", "news")] if new else [])]
 
 

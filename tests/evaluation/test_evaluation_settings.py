@@ -69,6 +69,10 @@ def test_a_baseline_is_not_kept_over_the_evaluations_of_its_own_output(address: 
     assert evaluate_settings(f"keep_as={address}").startswith(f"keep_as: {address}: is the output itself")
 
 
+def test_a_baseline_is_not_kept_under_the_name_of_the_last_evaluation() -> None:
+    assert evaluate_settings("keep_as=previous").startswith("keep_as: previous: as a baseline this is the last")
+
+
 def test_a_baseline_is_not_kept_over_its_own_output_in_a_store() -> None:
     line = evaluate_settings("output.uri=s3://bucket/nights", "keep_as=s3://bucket/nights/")
     assert line.startswith("keep_as: s3://bucket/nights/: is the output itself")

@@ -196,6 +196,17 @@ def test_a_mistake_in_a_file_is_one_line_that_names_it(tmp_path: Path, name: str
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("summary", "why"), [("", "Is a directory"), ("no/such.md", "No such file or directory")])
+def test_a_summary_that_cannot_be_written_is_one_line_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], summary: str, why: str
+) -> None:
+    texts = written(tmp_path / "a.csv", [{"id": "a", "ref": "one", "hyp": "one"}])
+    words = [f"output.uri={tmp_path / 'out'}", f"sets.dev.hypotheses={texts}", "--summary", str(tmp_path / summary)]
+    assert job.main(words) == 2
+    assert capsys.readouterr().err == f"--summary: {tmp_path / summary}: {why}\n"
+    assert not (tmp_path / "out").exists()
+
+
 def test_texts_of_two_recognisers_are_compared_and_the_worst_changes_come_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -186,8 +186,15 @@ def test_p_is_two_sided() -> None:
         differences(dict(pair), GateConfig()) for pair in ((("a", best), ("b", worse)), (("b", worse), ("a", best)))
     )
     assert up.difference == -down.difference == pytest.approx(3 / 48)
-    assert up.p == pytest.approx(down.p, abs=0.003)
+    assert up.p == down.p
     assert 0.05 < up.p < 1
+
+
+def test_models_with_the_same_texts_do_not_differ() -> None:
+    texts = ["one two three", "one two three four", "four"]
+    table = evaluated_table(row("en", "one two three four", text, recording_id=str(n)) for n, text in enumerate(texts))
+    (one,) = differences({"a": table, "b": table}, GateConfig())
+    assert (one.difference, one.low, one.high, one.p, one.p_holm) == (0, 0, 0, 1, 1)
 
 
 def test_nothing_is_compared_without_references() -> None:

@@ -110,6 +110,8 @@ def test_all_errors_are_reported_together() -> None:
         ("a: [", "not YAML"),
         ("- a\n- b\n", "the top level must be sections, not a list"),
         (b"\xff\xfe\x00", "not YAML"),
+        ("baseline: 2026-02-30", "not YAML: day is out of range for month"),
+        ("a: 0x_", "not YAML: invalid literal for int()"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, content: str | bytes | None, message: str) -> None:

@@ -40,6 +40,16 @@ def test_any_forward_reads_give_the_unpacked_bytes(packed: Path, reads: list[tup
     stream.close()
 
 
+@pytest.mark.parametrize("zeros", [1, 10_240, streams.CHUNK_BYTES, 2 * streams.CHUNK_BYTES + 1])
+def test_zeros_between_and_behind_gzip_files_are_no_damage(tmp_path: Path, zeros: int) -> None:
+    (tmp_path / "a.gz").write_bytes(
+        gzip.compress(DATA[:1000]) + bytes(zeros) + gzip.compress(DATA[1000:]) + bytes(zeros)
+    )
+    stream = GzipArchive(str(tmp_path / "a.gz"))
+    assert stream.read(0, len(DATA) + 1) == DATA
+    assert stream.consumed == (tmp_path / "a.gz").stat().st_size
+
+
 def test_reading_backwards_is_an_error(packed: Path) -> None:
     stream = GzipArchive(str(packed))
     stream.read(100, 1)

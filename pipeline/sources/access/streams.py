@@ -65,6 +65,7 @@ class GzipArchive:
         self.at = 0  # number of the next unpacked byte
         self._packed = remote.open_stream(uri)
         self._unpacker = zlib.decompressobj(wbits=31)
+        self._between = False  # behind the end of a gzip file, where another one may follow
         self._ahead = b""  # unpacked and not yet read
         self._input = b""  # packed and not yet unpacked
 
@@ -111,12 +112,17 @@ class GzipArchive:
     def _take(self, limit: int) -> bytes:
         """Return the next bytes, between 1 and `limit` of them; none at the end."""
         while not self._ahead:
-            if self._unpacker.eof:  # another gzip file may follow, and zeros before it
-                self._input = self._unpacker.unused_data.lstrip(b"\0")
-                self._unpacker = zlib.decompressobj(wbits=31)
+            if self._unpacker.eof:
+                self._input = self._unpacker.unused_data
+                self._unpacker, self._between = zlib.decompressobj(wbits=31), True
             self._input = self._input or self._packed.read(CHUNK_BYTES)
             if not self._input:
                 return b""
+            if self._between:  # zeros may stand there, as on a tape, and more of them than a chunk has
+                self._input = self._input.lstrip(b"\0")
+                if not self._input:
+                    continue
+                self._between = False
             try:
                 self._ahead = self._unpacker.decompress(self._input, CHUNK_BYTES)
             except zlib.error as err:
