@@ -29,7 +29,7 @@ CONNECT_SECONDS = 15.0  # time for the port of RAY_ADDRESS to open
 REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reads the statistics of all processes of the node
 REPORTER_MS = 60_000  # Ray's default of 5,000 costs a tenth of a core
 LATE = "RAY_worker_register_timeout_seconds"  # 60: on a busy machine processes are later, and Ray fails the run
-TASK_EVENTS = "RAY_task_events_report_interval_ms"  # 0: Ray keeps no record of 3.6 kB for each of the last 100,000 tasks
+TASK_EVENTS = "RAY_task_events_report_interval_ms"  # 0: it keeps no record of 3.6 kB of each of the last 100,000 tasks
 START_ATTEMPTS = 3  # on a busy machine a raylet may need more than 30 s; then ray.init fails
 
 
