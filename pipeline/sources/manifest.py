@@ -165,8 +165,10 @@ def _channel(value: object) -> int | None:
     """Return the number of a channel, from 0; None for none. Raises BadRecording("bad_metadata") for anything else."""
     if value is None or value == "":
         return None
-    if isinstance(value, str) and value.isascii() and value.isdecimal():
-        value = int(value[:9])
+    if isinstance(value, str) and value.isascii() and value.removesuffix(".0").isdecimal():
+        value = float(value)
+    if isinstance(value, float) and value.is_integer():  # pandas writes 0.0 where other lines have no channel
+        value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 1024:
         raise BadRecording("bad_metadata", f"channel: expected a number from 0, got {value!r:.100}")
     return value

@@ -66,6 +66,12 @@ def test_offset_and_duration_select_a_section(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("value", [1, "1", 1.0, "1.0"])
+def test_a_channel_is_a_number_also_as_pandas_writes_it_beside_gaps(tmp_path: Path, value: object) -> None:
+    path = write_lines(tmp_path / "m.json", {"audio_filepath": "a.wav", "channel": value})
+    assert [ref.channel for ref in listed(path)] == [1]
+
+
 def cut(**keys: Any) -> dict[str, Any]:
     source = {"type": "file", "channels": [0, 1], "source": "call.wav"}
     recording = {"id": "r", "sources": [source], "sampling_rate": 8000, "num_samples": 80000, "duration": 10.0}
@@ -124,6 +130,9 @@ def test_lhotse_recordings_are_read_also_with_one_file_per_channel(tmp_path: Pat
         ('{"audio_filepath": "a.wav", "duration": 1e999}', "bad_metadata"),
         ('{"audio_filepath": "a.wav", "offset": 1, "duration": 0}', "bad_metadata"),
         ('{"audio_filepath": "a.wav", "channel": -1}', "bad_metadata"),
+        ('{"audio_filepath": "a.wav", "channel": 0.5}', "bad_metadata"),
+        ('{"audio_filepath": "a.wav", "channel": "1.5"}', "bad_metadata"),
+        (f'{{"audio_filepath": "a.wav", "channel": "{"9" * 400}"}}', "bad_metadata"),
         ('{"audio_filepath": "a.wav", "language": "nl"}', "unsupported_language"),
         (
             json.dumps(cut(recording={"sources": [{"type": "command", "channels": [0], "source": "rm"}]})),
