@@ -43,6 +43,8 @@ from pipeline.sources.ahead import read_in_order
 from pipeline.sources.formats import check_versions, read_recording
 from pipeline.storage.base import apply, open_storage
 
+DECLARED_SECONDS = 1.0  # by which a source's times may be behind the end of a file: they are rounded, encoders add some
+
 
 @dataclass(slots=True)
 class Piece:
@@ -277,10 +279,7 @@ class Decoder:
         samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         windows = self.segmenter(samples)
         segments = _segments(ref, read, at, wanted.label, samples, windows)
-        if ref.missing_bytes and not any(one.seconds for one in lost if one.reason == "truncated_audio"):
-            cut = (at.sample + total) / SAMPLE_RATE + (ref.start_ms or 0) / 1000
-            detail = f"{ref.missing_bytes} bytes of it are not in the archive"
-            lost.append(Lost(cut, cut * ref.missing_bytes / ref.size, "truncated_archive", detail))
+        lost += _cut_off(ref, lost, (ref.start_ms or 0) / 1000 + (at.sample + total) / SAMPLE_RATE)
         damage, behind = _damage(ref, lost, at.sample, total, is_last=True)
         after = replace(
             at,
@@ -313,6 +312,21 @@ def recording_row(index: int, known: DecodedRecording) -> dict[str, Any]:
     return {"recording_index": index} | {
         name: value for name, value in asdict(known).items() if name not in ("damage", "lost_samples")
     }
+
+
+def _cut_off(ref: RecordingRef, lost: list[Lost], end: float) -> list[Lost]:
+    """What the source says of a recording and its file does not have. end: of what was decoded, in seconds.
+
+    A file that is shorter than its own header says is in `lost` already.
+    """
+    if any(one.seconds for one in lost if one.reason == "truncated_audio"):
+        return []
+    if ref.missing_bytes:
+        detail = f"{ref.missing_bytes} bytes of it are not in the archive"
+        return [Lost(end, end * ref.missing_bytes / ref.size, "truncated_archive", detail)]
+    if ref.end_ms is not None and (missing := ref.end_ms / 1000 - end) > DECLARED_SECONDS:
+        return [Lost(end, missing, "truncated_audio", f"{end:.2f} s decoded, to {ref.end_ms / 1000:.2f} s declared")]
+    return []
 
 
 def _damage(

@@ -235,6 +235,23 @@ def test_a_recording_that_is_cut_is_decoded_as_far_as_it_goes(tmp_path: Path, ki
     assert last == pytest.approx(147 * 16_000, abs=16_000)
 
 
+@pytest.mark.parametrize("piece_seconds", [1, 600])
+def test_a_file_that_ends_before_its_section_is_damaged_where_more_than_a_second_is_missing(
+    source: Path, piece_seconds: int
+) -> None:
+    whole = next(ref for ref in refs_of(source) if ref.recording_id == "a.wav")  # 2.5 s
+    config = settings(source, source.parent / "out", Path("unused"), f"segment.piece_seconds={piece_seconds}")
+    decoder = Decoder(config, About(1.0, ("de",), "m", "f"))
+    for start_ms, end_ms, missing in ((None, 9500, 7.0), (1000, 6000, 3.5), (1000, 3400, 0.0), (None, 2500, 0.0)):
+        ref = replace(whole, start_ms=start_ms, end_ms=end_ms)
+        *_, last = decoder.pieces(WorkUnit("0" * 16, (ref,)))
+        assert [damage["lost_samples"] for damage in last.damages] == ([missing * 16_000] if missing else [])
+        assert last.recordings[0].samples == 16 * (min(2500, end_ms) - (start_ms or 0)) + missing * 16_000
+        if missing:
+            assert last.damages[0]["reason"] == "truncated_audio"
+            assert f"2.50 s decoded, to {end_ms / 1000:.2f} s declared" in last.damages[0]["error"]
+
+
 def test_samples_that_are_no_numbers_are_lost_and_the_others_are_heard(tmp_path: Path) -> None:
     samples = tone(16_000, 10.0)
     samples[80_000:84_800] = np.nan
