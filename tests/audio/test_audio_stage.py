@@ -240,8 +240,8 @@ def test_a_file_that_ends_before_its_section_is_damaged_where_more_than_a_second
     source: Path, piece_seconds: int
 ) -> None:
     whole = next(ref for ref in refs_of(source) if ref.recording_id == "a.wav")  # 2.5 s
-    config = settings(source, source.parent / "out", Path("unused"), f"segment.piece_seconds={piece_seconds}")
-    decoder = Decoder(config, About(1.0, ("de",), "m", "f"))
+    decoder = Decoder(settings(source, source.parent / "out", Path("unused")), About(1.0, ("de",), "m", "f"))
+    decoder.piece_samples = piece_seconds * 16_000
     for start_ms, end_ms, missing in ((None, 9500, 7.0), (1000, 6000, 3.5), (1000, 3400, 0.0), (None, 2500, 0.0)):
         ref = replace(whole, start_ms=start_ms, end_ms=end_ms)
         *_, last = decoder.pieces(WorkUnit("0" * 16, (ref,)))
