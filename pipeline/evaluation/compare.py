@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from pipeline.config import ConfigError
 from pipeline.evaluation.bootstrap import blocks_of, language_seed, paired
 from pipeline.evaluation.result import CHARACTER_LANGUAGES, Check, Comparison, Rates, Verdict, headline
-from pipeline.evaluation.settings import GateConfig
+from pipeline.evaluation.settings import UNKNOWN, GateConfig
 from pipeline.evaluation.significance import detectable, holm, mapsswe
 from pipeline.evaluation.wording import percent, points, probability
 
@@ -21,7 +21,7 @@ KEY = ["set", "recording_id"]
 _COUNTS = [f"{prefix}_{name}" for prefix in ("word", "char") for name in ("substitutions", "deletions", "insertions")]
 _HITS = ["word_hits", "char_hits"]
 ALL = "all"  # all languages together: shows a small loss in every language first
-_COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference_normal", *_HITS, *_COUNTS]
+_COLUMNS = [*KEY, "language", "speaker", "normaliser", "reference", "reference_normal", *_HITS, *_COUNTS]
 
 
 class NotComparableError(ConfigError):
@@ -43,7 +43,8 @@ def compare_rows(
     characters) that its language is judged by.
 
     new, old: schemas.EVALUATED, one evaluation each, rows in any order. A pair has the same set and recording_id, and
-    the same normalised reference, which is not empty. `left_out` counts recordings that have a reference in either
+    the same normalised reference, which is not empty. Where nobody says the language of a recording and it was detected
+    differently, it counts in the old one, and its reference as it was written is the same. `left_out` counts recordings that have a reference in either
     evaluation but no partner. Blocks: see `blocks_of`. A language with one pair only has no comparison. `low` and
     `high` each hold with probability 1 - alpha. p_holm is corrected for the number of comparisons. `detectable` is for
     the strictest step of this correction, so it does not depend on the other languages. against: what `old` is, for
@@ -53,8 +54,9 @@ def compare_rows(
     pairs; ConfigError where `resamples` are too few for any p below alpha.
     """
     joined = _side(new, "new").join(_side(old, "old"), KEY, join_type="full outer")
+    joined = joined.append_column("language", _language(joined))
     pairs = _pairs(joined, against)
-    counts = pairs["language_new"].value_counts().to_pylist()
+    counts = pairs["language"].value_counts().to_pylist()
     languages = sorted(count["values"] for count in counts if count["counts"] > 1)
     languages = [ALL, *languages] if len(languages) > 1 else languages
     if len(languages) / (resamples + 1) >= alpha:  # the smallest possible p_holm: the gate could never close
@@ -62,11 +64,10 @@ def compare_rows(
             f"gate.resamples: {resamples:,} are too few for {len(languages)} comparisons at gate.alpha={alpha:g}: "
             f"{math.ceil(len(languages) / alpha):,} or more"
         )
-    expected = pc.coalesce(joined["language_new"], joined["language_old"])
     comparisons = []
     for language in languages:
-        chosen = pairs if language == ALL else pairs.filter(pc.field("language_new") == language)
-        wanted = joined.num_rows if language == ALL else pc.sum(pc.equal(expected, language)).as_py()
+        chosen = pairs if language == ALL else pairs.filter(pc.field("language") == language)
+        wanted = joined.num_rows if language == ALL else pc.sum(pc.equal(joined["language"], language)).as_py()
         left_out = wanted - chosen.num_rows
         share = alpha / len(languages)
         comparisons.append(
@@ -137,17 +138,25 @@ def _side(table: pa.Table, name: str) -> pa.Table:
     return rows.rename_columns([column if column in KEY else f"{column}_{name}" for column in _COLUMNS])
 
 
+def _language(joined: pa.Table) -> pa.ChunkedArray:
+    """The language that each recording counts in: the old one, or the new one where that is not known."""
+    new, old = joined["language_new"], joined["language_old"]
+    return pc.if_else(pc.equal(old, UNKNOWN).fill_null(True), pc.coalesce(new, old), old)
+
+
 def _pairs(joined: pa.Table, against: str) -> pa.Table:
     """The rows of both evaluations with the same reference. Raises NotComparableError."""
     both = joined.filter(pc.and_(joined["language_new"].is_valid(), joined["language_old"].is_valid()))
-    changed = both.filter(pc.field("normaliser_new") != pc.field("normaliser_old"))
+    moved = pc.field("language_new") != pc.field("language_old")
+    changed = both.filter(~moved & (pc.field("normaliser_new") != pc.field("normaliser_old")))
     if changed.num_rows:
         old_name, new_name = (changed[f"normaliser_{name}"][0].as_py() for name in ("old", "new"))
         raise NotComparableError(
             f"{against}: {changed.num_rows:,} of {both.num_rows:,} recordings have another normaliser there "
             f"({old_name}, here {new_name}): the rates cannot be compared; evaluate both with the same normaliser"
         )
-    pairs = both.filter(pc.field("reference_normal_new") == pc.field("reference_normal_old"))
+    same = pc.field("reference_normal_new") == pc.field("reference_normal_old")
+    pairs = both.filter(same | (moved & (pc.field("reference_new") == pc.field("reference_old"))))
     if not pairs.num_rows:
         sizes = [joined[f"language_{name}"].length() - joined[f"language_{name}"].null_count for name in ("new", "old")]
         raise NotComparableError(
@@ -196,7 +205,7 @@ def _counted(
         np.stack([pairs[f"{prefix}_{kind}_{name}"].to_numpy() for kind in kinds]).sum(axis=0, dtype=np.int64)
         for prefix in ("word", "char")
     )
-    by_characters = pc.is_in(pairs["language_new"], pa.array(CHARACTER_LANGUAGES)).to_numpy()
+    by_characters = pc.is_in(pairs["language"], pa.array(CHARACTER_LANGUAGES)).to_numpy()
     return np.where(by_characters, chars, words)
 
 

@@ -75,6 +75,20 @@ def test_equal_evaluations_do_not_differ_and_the_gate_is_open(rows: Rows) -> Non
     assert (judged.passed, judged.failures, judged.warnings) == (True, (), ())
 
 
+@pytest.mark.parametrize("was", ["en", "unknown"])
+def test_recordings_whose_language_is_detected_differently_stay_pairs_of_the_language_they_had(
+    rows: Rows, was: str
+) -> None:
+    old = [one | {"language": was} if one["language"] == "en" else one for one in rows]
+    first = next(one for one in rows if one["language"] == "en")
+    wrong = row("fr", first["reference"], "rien de tout cela") | {name: first[name] for name in ("set", "recording_id")}
+    found = compared([wrong if one is first else one for one in rows], old)
+    assert list(found) == ["all", "de", "en", "hi", "zh"]
+    lost = 1 if was == "unknown" else 0  # where no language is known, the wrong one is all that there is
+    assert (found["en"].recordings, found["en"].left_out, found["all"].left_out) == (60 - lost, 0, 0)
+    assert found["all"].difference > 0
+
+
 @pytest.mark.parametrize("language", ["de", "zh"])
 @pytest.mark.parametrize("kind", ["delete_words", "insert_words", "substitute_words"])
 def test_one_damaged_language_closes_the_gate_and_no_other_is_blamed(rows: Rows, language: str, kind: str) -> None:
