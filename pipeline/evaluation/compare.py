@@ -44,11 +44,11 @@ def compare_rows(
 
     new, old: schemas.EVALUATED, one evaluation each, rows in any order. A pair has the same set and recording_id, and
     the same normalised reference, which is not empty. Where nobody says the language of a recording and it was detected
-    differently, it counts in the old one, and its reference as it was written is the same. `left_out` counts recordings that have a reference in either
-    evaluation but no partner. Blocks: see `blocks_of`. A language with one pair only has no comparison. `low` and
-    `high` each hold with probability 1 - alpha. p_holm is corrected for the number of comparisons. `detectable` is for
-    the strictest step of this correction, so it does not depend on the other languages. against: what `old` is, for
-    messages.
+    differently, it counts in the old one, and its reference as it was written is the same. `left_out` counts recordings
+    that have a reference in either evaluation but no partner. Blocks: see `blocks_of`. A language with one pair only
+    has no comparison. `low` and `high` each hold with probability 1 - alpha. p_holm is corrected for the number of
+    comparisons. `detectable` is for the strictest step of this correction, so it does not depend on the other
+    languages. against: what `old` is, for messages.
 
     Raises NotComparableError where an evaluation has a recording twice, where the normalisers differ or where nothing
     pairs; ConfigError where `resamples` are too few for any p below alpha.
