@@ -1,7 +1,11 @@
-"""Tasks in Ray: every result once, and a user's error as it is."""
+"""Tasks in Ray: every result once, a user's error as it is, and nothing that stays behind."""
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+import psutil
 import pytest
 
 from pipeline.config import ConfigError
@@ -26,3 +30,19 @@ def test_every_task_gives_its_result_once_however_many_run(local_ray: None) -> N
 def test_a_mistake_of_the_user_stays_one_line(local_ray: None) -> None:
     with pytest.raises(ConfigError, match=r"^input\.uri: 3: not there$"):
         list(run_tasks(refused, [3]))
+
+
+def test_finished_tasks_leave_no_record_in_the_memory_of_a_local_ray(local_ray: None) -> None:
+    import ray
+
+    class Doubler:
+        def double(self, number: int) -> int:
+            return double(number)
+
+    (gcs,) = (one for one in psutil.Process().children(recursive=True) if "gcs_server" in " ".join(one.cmdline()))
+    actor: Any = ray.remote(num_cpus=0)(Doubler).remote()
+    ray.get(actor.double.remote(1))
+    before = gcs.memory_info().rss
+    ray.get([actor.double.remote(number) for number in range(6_000)])
+    time.sleep(3)  # workers report once a second
+    assert gcs.memory_info().rss - before < 8 << 20  # 25 MB with records
