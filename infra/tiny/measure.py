@@ -119,7 +119,8 @@ table at the end of this card.
 {c.train_per_language} synthesised phrases per language (espeak-ng, mbrola, pico, flite; noise, level, telephone band,
 reverberation){also}; {steps} steps of batch {p.batch}: {p.ctc_steps} CTC, {p.autoregressive_steps} autoregressive,
 {p.diffusion_steps} uniform diffusion with two-pass self-conditioning. Window {s.window_seconds} s, canvas
-{s.canvas_length} tokens, projector {s.projector_hidden}, hidden {s.hidden}, {s.layers} layers, {s.experts} experts. Seed {config.seed}.{changes}
+{s.canvas_length} tokens, projector {s.projector_hidden}, hidden {s.hidden}, {s.layers} layers, {s.experts} experts.
+Seed {config.seed}.{changes}
 Weights are the moving average, stored as float16.
 {config.note}
 
