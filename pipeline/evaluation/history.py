@@ -42,8 +42,7 @@ def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
 
     Writing an evaluation again replaces its files; one of a language that it no longer has is deleted.
     """
-    written: set[str] = set()
-    there: set[str] = set()
+    written = set()
     for group in rows.group_by(list(PARTITIONS)).aggregate([]).to_pylist():
         mask = pa.scalar(True)
         for name in PARTITIONS:
@@ -55,9 +54,9 @@ def write_rows(storage: Storage, rows: pa.Table) -> set[str]:
             pq.write_table(chosen.drop_columns(list(PARTITIONS)), path, compression="zstd")
             storage.put(key, path.read_bytes())
         written.add(key)
-        same_day = storage.list(f"{ROWS}/date={group['date']}/")
-        there |= {other for other in same_day if other.endswith(f"/{key.rpartition('/')[2]}")}
-    delete_all(storage, there - written)
+    files = {key.rpartition("/")[2] for key in written}
+    same_days = [key for date in pc.unique(rows["date"]).to_pylist() for key in storage.list(f"{ROWS}/date={date}/")]
+    delete_all(storage, [key for key in same_days if key.rpartition("/")[2] in files and key not in written])
     return written
 
 
