@@ -1,6 +1,7 @@
 """Whether processes stay as they are: slopes of memory, files and threads of each role, from samples of its processes.
 
-A process is looked at from the end of its warm-up on. The slope of a role is that of all its processes together: of
+Only the second half of a process's life is looked at, and nothing before the end of its warm-up: what fills up stays
+level there, what leaks grows there too. The slope of a role is that of all its processes together: of
 each, ages and values are taken from their medians, and of all pairs of these points the median slope counts (Theil and
 Sen), with its interval of 95 %. A slope is flat if that interval has a 0 in it, or if it stays below a bound.
 """
@@ -39,8 +40,12 @@ def slope_of(lives: Sequence[Life], bound: float) -> dict[str, Any]:
 
 
 def warm(lives: Iterable[Life], warm_up: float) -> list[Life]:
-    """The points of each life after its warm-up of so many seconds. Lives with too few of them are left out."""
-    kept = [[point for point in life if point[0] - life[0][0] >= warm_up] for life in lives]
+    """The second half of each life, without its first `warm_up` seconds. Lives with too few points are left out."""
+    kept = []
+    for life in filter(None, lives):
+        began, ended = life[0][0], life[-1][0]
+        first = began + max(warm_up, (ended - began) / 2)
+        kept.append([point for point in life if point[0] >= first])
     return [life for life in kept if len(life) >= LEAST_SAMPLES]
 
 

@@ -30,6 +30,7 @@ REPORTER = "REPORTER_UPDATE_INTERVAL_MS"  # how often Ray's agent reads the stat
 REPORTER_MS = 60_000  # Ray's default of 5,000 costs a tenth of a core
 LATE = "RAY_worker_register_timeout_seconds"  # 60: on a busy machine processes are later, and Ray fails the run
 TASK_EVENTS = "RAY_task_events_report_interval_ms"  # 0: it keeps no record of 3.6 kB of each of the last 100,000 tasks
+LOG_FILES = "RAY_LOG_MONITOR_MAX_OPEN_FILES"  # 200: with so many, Ray's log monitor closes those of dead processes
 START_ATTEMPTS = 3  # on a busy machine a raylet may need more than 30 s; then ray.init fails
 
 
@@ -231,6 +232,7 @@ def local_cpus(compute: ComputeConfig, pools: int = 1) -> int:
 def _start_local(cpus: int, folder: Path) -> None:
     os.environ.setdefault(REPORTER, str(REPORTER_MS))  # without a dashboard nobody reads these statistics ...
     os.environ.setdefault(TASK_EVENTS, "0")  # ... nor those of tasks, with which its memory grew by 60 MB an hour
+    os.environ.setdefault(LOG_FILES, "1")  # nobody reads what it sends: log_to_driver is False
     os.environ.setdefault(LOOPBACK, "0")
     os.environ.setdefault(LATE, "600")
     for attempt in range(1, START_ATTEMPTS + 1):

@@ -31,7 +31,11 @@ def life(
 
 
 def test_a_leak_is_found_through_restarts_at_other_levels() -> None:
-    samples = [*life("replica", 1, 0, grows=120), *life("replica", 2, 600, grows=120, level=280), *life("commit", 3, 0)]
+    samples = [
+        *life("replica", 1, 0, grows=120, count=120),
+        *life("replica", 2, 1200, grows=120, level=280, count=120),
+        *life("commit", 3, 0, count=120),
+    ]
     found = flatness.roles(samples, WARM_UP)
     leak = found["replica"]["memory_mb"]
     assert 100 < leak["low"] < leak["hourly"] < leak["high"] < 140
@@ -43,8 +47,16 @@ def test_a_leak_is_found_through_restarts_at_other_levels() -> None:
 
 
 def test_growth_in_the_warm_up_does_not_count() -> None:
-    assert not flatness.roles(life("decode", 1, 0, count=12), 0)["decode"]["memory_mb"]["flat"]
-    assert flatness.roles(life("decode", 1, 0, count=12), WARM_UP)["decode"]["memory_mb"]["flat"]
+    grown = life("decode", 1, 0, count=12)
+    assert not flatness.slope_of([[(one.seconds, one.memory_mb) for one in grown]], 20)["flat"]
+    assert flatness.roles(grown, WARM_UP)["decode"]["memory_mb"]["flat"]
+
+
+def test_what_fills_up_in_the_first_half_of_a_life_is_flat_and_what_leaks_is_not() -> None:
+    filled = [(10.0 * number, min(number, 50.0)) for number in range(100)]
+    leaking = [(10.0 * number, float(number)) for number in range(100)]
+    assert flatness.slope_of(flatness.warm([filled], WARM_UP), 20)["flat"]
+    assert flatness.slope_of(flatness.warm([leaking], WARM_UP), 20)["hourly"] == 360
 
 
 def test_a_slope_below_its_bound_is_flat_though_it_is_no_noise() -> None:
@@ -61,7 +73,7 @@ def test_a_process_that_ended_early_says_nothing() -> None:
 def test_the_size_of_rays_folder_is_judged_for_each_driver() -> None:
     steps = [[(10.0 * number, 5.0) for number in range(30)], [(300 + 10.0 * number, 50.0) for number in range(30)]]
     assert flatness.folder(steps, WARM_UP) == {"most_mb": 50.0, "hourly": 0.0, "low": 0.0, "high": 0.0, "flat": True}
-    assert flatness.folder([], WARM_UP) == {"most_mb": 0.0}
+    assert flatness.folder([], WARM_UP) == flatness.folder([[]], WARM_UP) == {"most_mb": 0.0}
     grown = [[(10.0 * number, float(number)) for number in range(30)]]
     assert flatness.folder(grown, WARM_UP)["flat"] is False
 

@@ -46,3 +46,19 @@ def test_finished_tasks_leave_no_record_in_the_memory_of_a_local_ray(local_ray: 
     ray.get([actor.double.remote(number) for number in range(6_000)])
     time.sleep(3)  # workers report once a second
     assert gcs.memory_info().rss - before < 8 << 20  # 25 MB with records
+
+
+def test_log_files_of_dead_processes_do_not_stay_open_in_a_local_ray(local_ray: None) -> None:
+    import ray
+
+    class Talker:
+        def talk(self) -> None:
+            print("a line, so that the log monitor opens the file")
+
+    (monitor,) = (one for one in psutil.Process().children(recursive=True) if "log_monitor" in " ".join(one.cmdline()))
+    for _ in range(3):
+        actor: Any = ray.remote(num_cpus=0)(Talker).remote()
+        ray.get(actor.talk.remote())
+        time.sleep(1)  # it looks for new files ten times a second
+        ray.kill(actor)
+    assert len([one for one in monitor.open_files() if "/worker-" in one.path]) <= 1
