@@ -71,8 +71,9 @@ def make_corpus(config: TrainConfig) -> None:
     """Synthesise both splits. Raises ConfigError naming the Debian package of a missing speech engine."""
     folder, c = Path(config.folder), config.corpus
     counts: dict[Split, int] = {"evaluation": c.evaluation_per_language, "train": c.train_per_language}
+    seeds = {"train": config.seed, "evaluation": config.seed if c.evaluation_seed is None else c.evaluation_seed}
     for split, count in counts.items():
-        synthesise(folder / split, split=split, per_language=count, seed=config.seed, workers=c.workers)
+        synthesise(folder / split, split=split, per_language=count, seed=seeds[split], workers=c.workers)
 
 
 def make_features(config: TrainConfig) -> None:
@@ -166,13 +167,15 @@ def made(
 
 
 def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
-    """Measure the averaged weights on held-out voices and phrases, with the production engine and 16 steps.
+    """Measure what is exported on held-out voices and phrases, with the production engine and 16 steps.
 
     Raises ConfigError where the training has not ended.
     """
+    start = run.average
     run.restore()
     if run.done < run.total:
         raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
+    torch._foreach_lerp_(run.average, start, config.start_share)
     run.use_average()
     run.model.eval().requires_grad_(False)
     return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))

@@ -16,6 +16,7 @@ class CorpusSection(Section):
 
     train_per_language: int = Field(5000, ge=1, description="utterances to train on")
     evaluation_per_language: int = Field(60, ge=1, description="utterances of held-out voices and phrases")
+    evaluation_seed: int | None = Field(None, ge=0, description="of the held-out utterances; null: `seed`")
     workers: int = Field(2, ge=1, description="processes that synthesise")
 
 
@@ -61,6 +62,12 @@ class TrainConfig(Section):
     )
     teacher: str | None = Field(None, description="a fullcanvas/1 directory that teaches; null: `start` as it is")
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
+    start_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="of the weights of `start` in what is exported (arXiv 2109.01903)",
+    )
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"
     )

@@ -101,6 +101,27 @@ def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) 
         build.evaluate(build.trainer(settings), settings)
 
 
+def test_a_share_of_the_start_is_in_what_is_exported(tmp_path: Path) -> None:
+    settings = config(tmp_path, texts=["yes", "no"], phases=STEPS, start_share=0.25)
+    run = build.trainer(settings)
+    start = [weight.clone() for weight in run.average]
+    run.run()
+    ended = [weight.clone() for weight in run.average]
+    assert not torch.equal(start[0], ended[0])
+    again = build.trainer(settings)
+    with mock.patch.object(build.measure, "measure"):
+        build.evaluate(again, settings)
+    for weight, first, last in zip(again.parameters, start, ended, strict=True):
+        torch.testing.assert_close(weight.detach(), 0.25 * first + 0.75 * last)
+
+
+def test_the_held_out_utterances_of_another_run_can_be_measured(tmp_path: Path) -> None:
+    for seeds, wanted in (({}, (5, 5)), ({"evaluation_seed": 3}, (3, 5))):
+        with mock.patch.object(build, "synthesise") as made:
+            build.make_corpus(TrainConfig.model_validate({"folder": str(tmp_path), "seed": 5, "corpus": seeds}))
+        assert tuple(call.kwargs["seed"] for call in made.call_args_list) == wanted
+
+
 def test_a_resumed_run_starts_from_the_same_weights_although_they_were_overwritten(tmp_path: Path) -> None:
     given = tmp_path / "given"
     checkpoint.save(checkpoint.load("tiny"), given)
