@@ -45,10 +45,8 @@ def check(config: TrainConfig) -> None:
     _check_also(config)
     for key, name in (("start", config.start), ("teacher", config.teacher)):
         if name:
-            try:
+            with layout.named(key):
                 layout.describe(name)
-            except ConfigError as err:
-                raise ConfigError(str(err).replace("model.name:", f"{key}:", 1)) from None
 
 
 def _check_also(config: TrainConfig) -> None:

@@ -129,6 +129,17 @@ def test_a_part_that_is_not_there_is_named(parts: ImportConfig, key: str) -> Non
         conversion.convert(parts.model_copy(update={key: value}), lambda _: None)
 
 
+@pytest.mark.parametrize("key", ["base", "encoder", "adapter"])
+def test_a_damaged_part_is_named_by_its_own_key(parts: ImportConfig, tmp_path: Path, key: str) -> None:
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "model.safetensors").write_bytes(b"no weights")
+    given = {"base": str(damaged), "encoder": str(damaged / "model.safetensors")}
+    with pytest.raises(ConfigError, match=rf"^{key}: {damaged}"):
+        update = {key: given.get(key, [str(damaged / "model.safetensors")])}
+        conversion.convert(parts.model_copy(update=update), print)
+
+
 def test_an_output_that_is_in_use_is_kept(parts: ImportConfig) -> None:
     path = Path(parts.output)
     path.mkdir()

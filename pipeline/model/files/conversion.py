@@ -27,16 +27,22 @@ def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
     output = Path(config.output)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ConfigError(f"output: {output}: exists already, and is not an empty folder")
-    made = layout.read_config(layout.directory(config.base))
+    with layout.named("base"):
+        made = layout.read_config(layout.directory(config.base))
     made = made.model_copy(update={"name": output.resolve().name})
     encoder = None
     if config.encoder is not None:
-        encoder, spec = whisper_import.read_encoder(_there("encoder", config.encoder), config.encoder_heads)
+        with layout.named("encoder"):
+            encoder, spec = whisper_import.read_encoder(_there("encoder", config.encoder), config.encoder_heads)
         made = made.model_copy(update={"encoder": spec})
     adapter = None
     if config.adapter:
-        adapter, made = _adapter(config, made, say)
-    links = _backbone(_there("backbone", config.backbone)) if config.backbone is not None else {}
+        with layout.named("adapter"):
+            adapter, made = _adapter(config, made, say)
+    links = {}
+    if config.backbone is not None:
+        with layout.named("backbone"):
+            links = _backbone(_there("backbone", config.backbone))
 
     given = {"encoder": encoder, "adapter": adapter, "backbone": links or None}
     if made.hub is not None:

@@ -7,9 +7,10 @@ Imports no torch, because drivers start and resume without it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -207,6 +208,15 @@ def describe(name: str, revision: str | None = None) -> ModelInfo:
     )
 
 
+@contextlib.contextmanager
+def named(key: str) -> Iterator[None]:
+    """Errors about a model in the block name the setting `key`, where they would say model.name."""
+    try:
+        yield
+    except ConfigError as err:
+        raise ConfigError(str(err).replace("model.name:", f"{key}:", 1)) from None
+
+
 def resolve(config: RunConfig) -> tuple[RunConfig, ModelInfo]:
     """The config with the model's own defaults where the user set nothing, and what is known of the model.
 
@@ -214,10 +224,8 @@ def resolve(config: RunConfig) -> tuple[RunConfig, ModelInfo]:
     """
     info = describe(config.model.name, config.model.revision)
     if config.model.second is not None:
-        try:
+        with named("model.second"):
             second = describe(config.model.second, config.model.second_revision)
-        except ConfigError as err:
-            raise ConfigError(str(err).replace("model.name:", "model.second:", 1)) from None
         info = replace(info, window_seconds=min(info.window_seconds, second.window_seconds), second=second)
     own = {
         name: type(section).model_validate(
