@@ -134,10 +134,10 @@ def test_a_damaged_part_is_named_by_its_own_key(parts: ImportConfig, tmp_path: P
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "model.safetensors").write_bytes(b"no weights")
-    given = {"base": str(damaged), "encoder": str(damaged / "model.safetensors")}
+    file = str(damaged / "model.safetensors")
+    given = {"base": str(damaged), "encoder": file, "adapter": [file]}
     with pytest.raises(ConfigError, match=rf"^{key}: {damaged}"):
-        update = {key: given.get(key, [str(damaged / "model.safetensors")])}
-        conversion.convert(parts.model_copy(update=update), print)
+        conversion.convert(parts.model_copy(update={key: given[key]}), print)
 
 
 def test_an_output_that_is_in_use_is_kept(parts: ImportConfig) -> None:
