@@ -1,9 +1,9 @@
 """Whether processes stay as they are: slopes of memory, files and threads of each role, from samples of its processes.
 
 Only the second half of a process's life is looked at, and nothing before the end of its warm-up: what fills up stays
-level there, what leaks grows there too. The slope of a role is that of all its processes together: of
-each, ages and values are taken from their medians, and of all pairs of these points the median slope counts (Theil and
-Sen), with its interval of 95 %. A slope is flat if that interval has a 0 in it, or if it stays below a bound.
+level there, what leaks grows there too. The slope of a role is that of all its processes together: of each, ages and
+values are taken from their medians, and of all pairs of these points the median slope counts (Theil and Sen), with its
+interval of 95 %. A role is flat unless that whole interval lies above a bound.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def slope_of(lives: Sequence[Life], bound: float) -> dict[str, Any]:
         found = theilslopes(points[:, 1], points[:, 0] / HOUR, 0.95)
         slope = (found.slope, found.low_slope, found.high_slope)
     hourly, low, high = (round(float(value), 2) for value in slope)
-    return {"hourly": hourly, "low": low, "high": high, "flat": low <= 0 or hourly <= bound}
+    return {"hourly": hourly, "low": low, "high": high, "flat": low <= bound}
 
 
 def warm(lives: Iterable[Life], warm_up: float) -> list[Life]:

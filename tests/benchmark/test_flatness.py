@@ -65,6 +65,14 @@ def test_a_slope_below_its_bound_is_flat_though_it_is_no_noise() -> None:
     assert not flatness.slope_of([line], 9)["flat"]
 
 
+def test_growth_that_may_be_below_the_bound_is_no_complaint() -> None:
+    chance = random.Random(0)
+    noisy = [(10.0 * number, number / 9 + chance.uniform(-6, 6)) for number in range(30)]  # 40 an hour, for 5 minutes
+    found = flatness.slope_of([noisy], 20)
+    assert 0 < found["low"] < 20 < found["hourly"]
+    assert found["flat"]
+
+
 def test_a_process_that_ended_early_says_nothing() -> None:
     found = flatness.roles(life("decode", 1, 0, count=10), WARM_UP)
     assert found == {"decode": {"processes": 1, "measured": 0}}
