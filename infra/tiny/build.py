@@ -155,7 +155,7 @@ def made(
             for name, parameter in model.named_parameters()
             if name.startswith(trained) and id(parameter) not in unused
         },
-        features=data.mask_features,
+        features=data.altered,
         folder=folder,
         seed=seed,
         group=Group(torch.device("cpu")),

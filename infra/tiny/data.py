@@ -17,6 +17,9 @@ from pipeline.model.network.encoder import AudioEncoder
 
 log = logging.getLogger(__name__)
 
+STRETCH, STRETCH_FRAMES = 0.15, 16  # in nats of speed; 0.32 s
+NOISE = 0.1
+
 
 @torch.inference_mode()
 def cache_features(corpus: Path, cache: Path, encoder: AudioEncoder, *, window_samples: int, batch: int = 16) -> int:
@@ -93,6 +96,24 @@ class FeatureCache:
         """The features of some rows, float32 [rows, frames, d_model]."""
         picked = np.stack([self._shards[shard][row] for shard, row in (self._where[i] for i in rows)])
         return torch.from_numpy(picked).float()
+
+
+def altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """The features of each row as another speaker might have them: tempo, noise, masks. Returns a copy.
+
+    The speed of each STRETCH_FRAMES frames changes by up to STRETCH, the length of the row stays. Each channel gets
+    noise of NOISE of its standard deviation in the batch.
+    """
+    batch, frames, _ = features_BFD.shape
+    blocks = -(-frames // STRETCH_FRAMES)
+    speed = torch.exp(STRETCH * (2 * torch.rand(batch, blocks, generator=generator) - 1))
+    reached = speed.repeat_interleave(STRETCH_FRAMES, 1)[:, :frames].cumsum(1)
+    reached = (reached - reached[:, :1]) * (frames - 1) / (reached[:, -1:] - reached[:, :1])
+    before = reached.floor().clamp_max(frames - 2)
+    row, first = torch.arange(batch)[:, None], before.long()
+    stretched = torch.lerp(features_BFD[row, first], features_BFD[row, first + 1], (reached - before)[..., None])
+    noise = torch.randn(features_BFD.shape, generator=generator) * features_BFD.std((0, 1))
+    return mask_features(stretched + NOISE * noise, generator)
 
 
 def mask_features(features_BFD: Tensor, generator: torch.Generator) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -115,6 +116,30 @@ def test_masking_is_bounded_reproducible_and_leaves_its_input() -> None:
     assert 10 < int(frames.max()) <= 20  # two spans of at most 10 frames of 20 ms
     assert 0 < int(channels.max()) <= 4  # 64 / 16
     assert len(set(frames.tolist())) > 5  # every row its own
+
+
+def test_the_tempo_of_a_row_changes_in_places_and_its_ends_stay() -> None:
+    ramp = torch.arange(256.0)[None, :, None].repeat(100, 1, 32) + 1000
+    with mock.patch.multiple(data, NOISE=0.0, mask_features=lambda features, _: features):
+        found = data.altered(ramp, torch.Generator().manual_seed(0))[..., 0] - 1000
+    speed = found.diff(dim=1)
+    assert float(speed.min()) > 0.7
+    assert float(speed.max()) < 1.4
+    assert float((found - ramp[..., 0] + 1000).abs().max()) < 24  # 0.5 s, inside of the window of 5 s
+    torch.testing.assert_close(found[:, [0, -1]], torch.tensor([[0.0, 255.0]]).expand(100, 2))
+    assert len(set(found[:, 128].tolist())) > 90, "every row its own"
+
+
+def test_an_altered_row_has_noise_and_masks_is_reproducible_and_leaves_its_input() -> None:
+    features = torch.randn(50, 256, 64, generator=torch.Generator().manual_seed(1))
+    given = features.clone()
+    with mock.patch.object(data, "STRETCH", 0.0):
+        found, again = (data.altered(features, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert torch.equal(found, again)
+    assert torch.equal(features, given)
+    changed = found[found != 0] - features[found != 0]
+    assert float(changed.std()) == pytest.approx(data.NOISE, rel=0.1)
+    assert bool((found == 0).all(2).any())
 
 
 def test_texts_survive_in_every_script(tmp_path: Path, encoder: AudioEncoder) -> None:
