@@ -42,6 +42,8 @@ def check(config: TrainConfig) -> None:
     _whisper(config)
     if config.retokenise and not config.start:
         raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
+    if config.start_share and not config.start:
+        raise ConfigError("start_share: needs `start`")
     _check_also(config)
     for key, name in (("start", config.start), ("teacher", config.teacher)):
         if name:

@@ -92,6 +92,7 @@ def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled:
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     changes = sentences(rescheduled)
+    blend = f", mixed with {config.start_share:g} of those it started from" if config.start_share else ""
     also = f", and those of {', '.join(config.also)}" if config.also else ""
     return f"""# tiny: the embedded model of fullcanvas
 
@@ -121,7 +122,7 @@ reverberation){also}; {steps} steps of batch {p.batch}: {p.ctc_steps} CTC, {p.au
 {p.diffusion_steps} uniform diffusion with two-pass self-conditioning. Window {s.window_seconds} s, canvas
 {s.canvas_length} tokens, projector {s.projector_hidden}, hidden {s.hidden}, {s.layers} layers, {s.experts} experts.
 Seed {config.seed}.{changes}
-Weights are the moving average, stored as float16.
+Weights are the moving average{blend}, stored as float16.
 {config.note}
 
     {command}

@@ -93,6 +93,8 @@ def test_useless_features_of_an_earlier_run_are_refused_before_hours_of_work(tmp
         build.check(TrainConfig.model_validate(longer))
     with pytest.raises(ConfigError, match=r"^retokenise: needs `start`"):
         build.check(TrainConfig(folder=run, export=run, retokenise=True))
+    with pytest.raises(ConfigError, match=r"^start_share: needs `start`"):
+        build.check(TrainConfig(folder=run, export=run, start_share=0.5))
 
 
 def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
     assert "| Mandarin | CER | 12.5 % | 1 / 8 | 5 |" in table
     assert "| all | WER and CER | 12.5 % | 4 / 32 | 15 |" in table
     assert "| all, audio shuffled | WER and CER | 93.8 % | 30 / 32 | 15 |" in table
-    config = TrainConfig(seed=7)
+    config = TrainConfig(seed=7, start_share=0.4)
     text = measure.card(measurement, config, 1234, [[1000, 1100]], "python -m infra.tiny.train --config x.yaml")
     assert table in text
     assert "\n    python -m infra.tiny.train --config x.yaml\n" in text
@@ -111,6 +111,7 @@ def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
         "15 synthesised utterances",
         "Seed 7",
         "used: 7.2",
+        "mixed with 0.4 of those it started from",
         "whisper-base",
         "MIT",
     ):
