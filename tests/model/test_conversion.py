@@ -129,13 +129,14 @@ def test_a_part_that_is_not_there_is_named(parts: ImportConfig, key: str) -> Non
         conversion.convert(parts.model_copy(update={key: value}), lambda _: None)
 
 
-@pytest.mark.parametrize("key", ["base", "encoder", "adapter"])
+@pytest.mark.parametrize("key", ["base", "encoder", "adapter", "backbone"])
 def test_a_damaged_part_is_named_by_its_own_key(parts: ImportConfig, tmp_path: Path, key: str) -> None:
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "model.safetensors").write_bytes(b"no weights")
+    (damaged / "model.safetensors.index.json").write_text("{")
     file = str(damaged / "model.safetensors")
-    given = {"base": str(damaged), "encoder": file, "adapter": [file]}
+    given = {"base": str(damaged), "encoder": file, "adapter": [file], "backbone": str(damaged)}
     with pytest.raises(ConfigError, match=rf"^{key}: {damaged}"):
         conversion.convert(parts.model_copy(update={key: given[key]}), print)
 
