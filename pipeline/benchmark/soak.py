@@ -25,9 +25,10 @@ from pipeline.benchmark.samples import Sample, Sampler, size_of
 from pipeline.flow.reaper import holders
 
 FASTEST = 20.0  # times real time at least: so long is the archive that no core comes to its end
-PREEMPTIONS = 2
 WARM_UP = 0.8  # of the time between two kills: processes grow for about four minutes
-STAGES = ("GuardedReplica", "GuardedDecoder")  # killed in turns, so each of them lives for two turns
+REPLICA, DECODER = "GuardedReplica", "GuardedDecoder"
+KILLED = ((REPLICA, DECODER), (DECODER,), (REPLICA,))  # of each driver, in turns; who is spared lives as long as it
+PREEMPTIONS = len(KILLED) - 1
 OBJECT_STORE_BYTES = 128 * 10**6  # with Ray's default, audio of hours would wait in it and the decoder would end early
 END_SECONDS = 1800.0  # at most, for what is left when time is up
 STOP_SECONDS = 60.0  # at most, from a signal to the end of the driver; it promises 3
@@ -91,7 +92,7 @@ class _Soak:
                     if driver.poll() is not None:
                         self._failed(f"driver {stop} ended by itself with {driver.poll()}")
                         return
-                    self._look(driver.pid)
+                    self._look(driver.pid, KILLED[stop - 1])
                     time.sleep(min(1.0, self.every_seconds))
                 began = time.monotonic()
                 driver.terminate()
@@ -145,13 +146,13 @@ class _Soak:
             driver.kill()
             driver.wait()
 
-    def _look(self, driver: int) -> None:
-        """Take a sample and kill a process, if it is time."""
+    def _look(self, driver: int, stages: tuple[str, ...]) -> None:
+        """Take a sample and kill a process of one of the stages, if it is time."""
         if self.seconds >= self._sample_at:
             self._sample_at = self.seconds + self.every_seconds
             self.samples += self._sampler.take(self.seconds, driver)
             self.ray_sizes[-1].append((round(self.seconds, 1), round(size_of(self.ray_folder) / 1e6, 2)))
-        stage = STAGES[len(self.kills) % len(STAGES)]
+        stage = stages[len(self.kills) % len(stages)]
         if self.seconds >= self._kill_at and _kill(driver, stage):
             self._kill_at = self.seconds + self.kill_seconds
             self.kills.append((round(self.seconds, 1), stage, self._committed()))
