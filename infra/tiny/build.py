@@ -157,12 +157,13 @@ def made(
             for name, parameter in model.named_parameters()
             if name.startswith(trained) and id(parameter) not in unused
         },
-        features=data.altered,
+        features=data.two_altered if phases.ctc_consistency else data.altered,
         folder=folder,
         seed=seed,
         group=Group(torch.device("cpu")),
         average_decay=phases.ema,
         teacher=teacher,
+        ctc_consistency=phases.ctc_consistency,
     )
 
 

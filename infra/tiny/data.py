@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 STRETCH, STRETCH_FRAMES = 0.15, 16  # in nats of speed; 0.32 s
 NOISE = 0.1
+SPANS, SPAN_FRAMES = 6, 15  # of 0.3 s at most, anywhere in the window; most utterances fill less than half of it
 
 
 @torch.inference_mode()
@@ -99,11 +100,23 @@ class FeatureCache:
 
 
 def altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
-    """The features of each row as another speaker might have them: tempo, noise, masks. Returns a copy.
+    """The features of each row as another speaker might have them: tempo, noise, masks. Returns a copy."""
+    return _hidden(_stretched(features_BFD, generator), generator)
 
-    The speed of each STRETCH_FRAMES frames changes by up to STRETCH, the length of the row stays. Each channel gets
-    noise of NOISE of its standard deviation in the batch.
-    """
+
+def two_altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """Two alterations of each row in the same tempo, each with its own noise and masks: [2 * B, frames, d_model]."""
+    return _hidden(_stretched(features_BFD, generator).repeat(2, 1, 1), generator)
+
+
+def _hidden(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """Masks, and noise of NOISE of the standard deviation that a channel has in the batch."""
+    noise = torch.randn(features_BFD.shape, generator=generator) * features_BFD.std((0, 1))
+    return mask_features(features_BFD + NOISE * noise, generator)
+
+
+def _stretched(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """Another speed, by up to STRETCH, in each STRETCH_FRAMES frames. The length of a row stays."""
     batch, frames, _ = features_BFD.shape
     blocks = -(-frames // STRETCH_FRAMES)
     speed = torch.exp(STRETCH * (2 * torch.rand(batch, blocks, generator=generator) - 1))
@@ -111,26 +124,24 @@ def altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
     reached = (reached - reached[:, :1]) * (frames - 1) / (reached[:, -1:] - reached[:, :1])
     before = reached.floor().clamp_max(frames - 2)
     row, first = torch.arange(batch)[:, None], before.long()
-    stretched = torch.lerp(features_BFD[row, first], features_BFD[row, first + 1], (reached - before)[..., None])
-    noise = torch.randn(features_BFD.shape, generator=generator) * features_BFD.std((0, 1))
-    return mask_features(stretched + NOISE * noise, generator)
+    return torch.lerp(features_BFD[row, first], features_BFD[row, first + 1], (reached - before)[..., None])
 
 
 def mask_features(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
-    """Hide two spans of at most 0.2 s and a band of at most 1/16 of the channels in each row. Returns a copy.
+    """Hide SPANS spans of at most SPAN_FRAMES and a band of at most 1/16 of the channels in each row. Returns a copy.
 
     Source: SpecAugment, arXiv 1904.08779; differs: it hides encoder outputs, since the encoder does not run again.
     """
     batch, frames, channels = features_BFD.shape
     masked = features_BFD.clone()
-    draws = torch.rand(batch, 6, generator=generator)
+    draws = torch.rand(batch, 2 * SPANS + 2, generator=generator)
     position = torch.arange(frames)[None]
-    for span in range(2):
+    for span in range(SPANS):
         start = (draws[:, 2 * span] * frames).long()[:, None]
-        length = (draws[:, 2 * span + 1] * 11).long()[:, None]
+        length = (draws[:, 2 * span + 1] * (SPAN_FRAMES + 1)).long()[:, None]
         masked[(position >= start) & (position < start + length)] = 0.0
     channel = torch.arange(channels)[None]
-    start = (draws[:, 4] * channels).long()[:, None]
-    width = (draws[:, 5] * channels / 16).long()[:, None]
+    start = (draws[:, -2] * channels).long()[:, None]
+    width = (draws[:, -1] * channels / 16).long()[:, None]
     band = (channel >= start) & (channel < start + width)
     return masked.masked_fill(band[:, None, :], 0.0)

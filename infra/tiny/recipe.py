@@ -38,6 +38,9 @@ class PhaseSection(TrainingSteps):
         0.0, ge=0, le=1, description="of the distribution of `start` as it is, beside the true token; 0: no teacher"
     )
     teacher_sure: float = Field(0.7, gt=0, description="nats: it teaches rows whose text it predicts better than that")
+    ctc_consistency: float = Field(
+        0.0, ge=0, description="of how far CTC's distributions of two alterations of the same audio are apart"
+    )
     checkpoint_steps: int = Field(250, ge=1, description="between checkpoints")
     log_steps: int = Field(50, ge=1, description="between lines of the log")
 

@@ -48,6 +48,7 @@ class Trainer:
         evaluate: Callable[[], Line] | None = None,
         evaluate_steps: int = 1,
         teacher: Teacher | None = None,
+        ctc_consistency: float = 0.0,
     ) -> None:
         """Make the optimiser.
 
@@ -57,7 +58,8 @@ class Trainer:
             steps: batches, optimiser, weights of the losses, how often something is written.
             phases: steps of each phase, in their order.
             parameters: what is trained, by name.
-            features: batch.inputs and a generator -> what the projector takes, float32 [B, frames, width].
+            features: batch.inputs and a generator -> what the projector takes, float32 [B, frames, width]; with
+                ctc_consistency two views of it, [2 * B, frames, width].
             folder: where checkpoint and log are.
             seed: of noise and masks.
             group: this worker among the others.
@@ -66,11 +68,13 @@ class Trainer:
             evaluate: gives "rate", "grounded" and whatever else of the model as it is; None: nothing is evaluated.
             evaluate_steps: steps between evaluations; one comes before the first step, too.
             teacher: of the diffusion loss, or None.
+            ctc_consistency: weight of `losses.disagreement` in the CTC loss; 0: there is one view.
         """
         self.model, self.batches, self.steps, self.phases = model, batches, steps, phases
         self.named, self.features, self.folder, self.seed, self.group = parameters, features, folder, seed, group
         self.average_decay, self.prefill = average_decay, prefill
         self.rates, self.evaluate_steps, self.teacher = evaluate, evaluate_steps, teacher
+        self.ctc_consistency = ctc_consistency
         self.parameters = list(parameters.values())
         self.optimizer = torch.optim.AdamW(
             [
@@ -138,7 +142,17 @@ class Trainer:
                     audio = self.model.projector(features.float())
             else:
                 audio = self.model.projector(features)
-            return training_loss(self.model, audio, batch, phase, self.steps, generator, self.prefill, self.teacher)
+            return training_loss(
+                self.model,
+                audio,
+                batch,
+                phase,
+                self.steps,
+                generator,
+                self.prefill,
+                self.teacher,
+                self.ctc_consistency,
+            )
 
     def run(self, report: Callable[[Line], None] = lambda _: None) -> None:
         """Train from the last checkpoint to the end. All workers call it; rank 0 writes log and checkpoint.

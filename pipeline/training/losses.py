@@ -94,25 +94,28 @@ def training_loss(
     generator: torch.Generator,
     prefill: Prefill = backbone.prefill,
     teacher: Teacher | None = None,
+    ctc_consistency: float = 0.0,
 ) -> tuple[Tensor, Figures]:
     """The loss of one batch in one phase.
 
     Args:
         model: whose backbone predicts the text.
-        audio_BSH: the projector's output for the batch.
+        audio_BSH: the projector's output for the batch; with ctc_consistency, for one view of it and then for another.
         batch: its texts and languages, on the model's device.
         phase: "ctc": CTC alone; "autoregressive": with the next-token loss; "diffusion": with all three.
         steps: the weights of the losses.
         generator: on the CPU, for dropped languages and noise.
         prefill: or `checkpointing.prefill`, which gives the same in less memory.
         teacher: of the diffusion loss, or None.
+        ctc_consistency: of `disagreement`, which the CTC loss has besides; only CTC sees the second view.
 
     Returns:
         The loss, and for the log every part of it and `infeasible`, the rows that are too long for CTC.
     """
     targets, lengths = batch.targets_BC, batch.text_lengths
     real = batch.real_slots
-    ctc, infeasible = ctc_loss(model, audio_BSH, real, targets, lengths)
+    ctc, infeasible = ctc_loss(model, audio_BSH, real, targets, lengths, ctc_consistency)
+    audio_BSH = audio_BSH[: len(real)]
     if phase == "ctc":
         return ctc, _figures({"loss": ctc, "ctc": ctc}, infeasible)
     dropped = torch.rand(len(batch.languages), generator=generator) < steps.language_dropout
@@ -136,22 +139,51 @@ def _figures(parts: dict[str, Tensor], infeasible: int) -> Figures:
 
 
 def ctc_loss(
-    model: AsrModel, audio_BSH: Tensor, real_slots: Tensor, targets_BC: Tensor, text_lengths: Tensor
+    model: AsrModel,
+    audio_BSH: Tensor,
+    real_slots: Tensor,
+    targets_BC: Tensor,
+    text_lengths: Tensor,
+    consistency: float = 0.0,
 ) -> tuple[Tensor, int]:
     """The mean CTC loss per token through the lm_head, and the number of infeasible rows, whose loss is zero.
 
     Logits have no softcap, and slots that only hold silence padding are left out (arXiv 2607.13013). A text with more
     tokens than its row has slots is cut to them. A row is feasible with at least as many slots as it has tokens and
-    adjacent equal tokens.
+    adjacent equal tokens. With `consistency`, audio_BSH is two views of the batch, one behind the other: the loss is
+    the mean of both, and this many times their `disagreement`.
     """
-    log_probs = backbone.raw_logits(model.backbone, audio_BSH).log_softmax(-1).transpose(0, 1)
+    log_probs = backbone.raw_logits(model.backbone, audio_BSH).log_softmax(-1)
     text_lengths = torch.minimum(text_lengths, real_slots)
     within = torch.arange(1, targets_BC.shape[1], device=text_lengths.device) < text_lengths[:, None]
     repeats = ((targets_BC[:, 1:] == targets_BC[:, :-1]) & within).sum(1)
     infeasible = int((text_lengths + repeats > real_slots).sum())
-    blank = model.config.tokens.ctc_blank
-    loss = F.ctc_loss(log_probs, targets_BC, real_slots, text_lengths, blank=blank, zero_infinity=True)
+    views = len(audio_BSH) // len(real_slots)
+    loss = F.ctc_loss(
+        log_probs.transpose(0, 1),
+        targets_BC.repeat(views, 1),
+        real_slots.repeat(views),
+        text_lengths.repeat(views),
+        blank=model.config.tokens.ctc_blank,
+        zero_infinity=True,
+    )
+    if consistency:
+        loss = loss + consistency * disagreement(log_probs, real_slots, text_lengths)
     return loss, infeasible
+
+
+def disagreement(log_probs_BSV: Tensor, real_slots: Tensor, text_lengths: Tensor) -> Tensor:
+    """How far the CTC distributions of two views of a batch are apart: nats per token, the mean of the rows.
+
+    log_probs_BSV: of one view, then of the other. It is the Kullback-Leibler divergence in both directions, halved;
+    each view learns from the other, which has no gradient there (CR-CTC, arXiv 2410.05101).
+    """
+    one, other = log_probs_BSV.chunk(2)
+    real = torch.arange(one.shape[1], device=one.device)[None] < real_slots[:, None]
+    apart = torch.zeros(len(one), device=one.device)
+    for learns, teaches in ((one, other.detach()), (other, one.detach())):
+        apart = apart + 0.5 * ((teaches.exp() * (teaches - learns)).sum(-1) * real).sum(1)
+    return (apart / text_lengths.clamp_min(1)).mean()
 
 
 def autoregressive_loss(

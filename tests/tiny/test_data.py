@@ -113,7 +113,7 @@ def test_masking_is_bounded_reproducible_and_leaves_its_input() -> None:
     assert bool((features == 1).all())
     frames = (masked == 0).all(2).sum(1)  # masked in every channel
     channels = (masked == 0).all(1).sum(1)
-    assert 10 < int(frames.max()) <= 20  # two spans of at most 10 frames of 20 ms
+    assert data.SPAN_FRAMES < int(frames.max()) <= data.SPANS * data.SPAN_FRAMES
     assert 0 < int(channels.max()) <= 4  # 64 / 16
     assert len(set(frames.tolist())) > 5  # every row its own
 
@@ -140,6 +140,18 @@ def test_an_altered_row_has_noise_and_masks_is_reproducible_and_leaves_its_input
     changed = found[found != 0] - features[found != 0]
     assert float(changed.std()) == pytest.approx(data.NOISE, rel=0.1)
     assert bool((found == 0).all(2).any())
+
+
+def test_two_alterations_of_a_row_have_one_tempo_but_their_own_noise_and_masks() -> None:
+    features = torch.randn(50, 256, 64, generator=torch.Generator().manual_seed(1))
+    with mock.patch.object(data, "NOISE", 0.0):
+        one, other = data.two_altered(features, torch.Generator().manual_seed(0)).chunk(2)
+    seen = (one != 0) & (other != 0)
+    assert torch.equal(one[seen], other[seen])
+    assert float((one - features)[seen].std()) > 0.5, "the tempo is another"
+    assert bool(((one == 0).all(2) != (other == 0).all(2)).any(1).all()), "the masks differ in every row"
+    one, other = data.two_altered(features, torch.Generator().manual_seed(0)).chunk(2)
+    assert not bool((one == other)[(one != 0) & (other != 0)].any()), "so does the noise"
 
 
 def test_texts_survive_in_every_script(tmp_path: Path, encoder: AudioEncoder) -> None:

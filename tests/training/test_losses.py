@@ -90,6 +90,32 @@ def test_ctc_does_not_see_slots_without_sound(model: AsrModel) -> None:
     assert torch.equal(losses.ctc_loss(model, audio, real, *targets)[0], before)
 
 
+def test_ctc_of_two_views_is_their_mean_and_how_far_they_are_apart(model: AsrModel) -> None:
+    """Computed here slot by slot; slots without sound do not count."""
+    one, other = audio_of(model, 3), audio_of(model, 3, seed=1)
+    real = torch.tensor([7, 4, 6])
+    both = torch.cat([one, other])
+    means = [float(losses.ctc_loss(model, audio, real, TARGETS, LENGTHS)[0]) for audio in (one, other)]
+    found = float(losses.ctc_loss(model, both, real, TARGETS, LENGTHS)[0])
+    assert found == pytest.approx(sum(means) / 2, rel=1e-5)
+    p, q = (backbone.raw_logits(model.backbone, audio).softmax(-1) for audio in (one, other))
+    apart = 0.5 * (p - q) * (p / q).log()  # both directions
+    tokens = torch.minimum(LENGTHS, real).tolist()
+    rows = [float(apart[i, :slots].sum()) / tokens[i] for i, slots in enumerate(real.tolist())]
+    found = float(losses.ctc_loss(model, both, real, TARGETS, LENGTHS, consistency=0.5)[0])
+    assert found == pytest.approx(sum(means) / 2 + 0.5 * sum(rows) / 3, rel=1e-4)
+
+
+def test_each_view_learns_from_the_other_as_it_is(model: AsrModel) -> None:
+    """The gradient of one view is that of the divergence from the other alone."""
+    one, other = audio_of(model, 2).requires_grad_(), audio_of(model, 2, seed=1)
+    real, lengths = torch.tensor([7, 7]), torch.tensor([1, 1])
+    logs = [backbone.raw_logits(model.backbone, audio).log_softmax(-1) for audio in (one, other)]
+    (found,) = torch.autograd.grad(losses.disagreement(torch.cat(logs), real, lengths), one, retain_graph=True)
+    taught = 0.5 * (logs[1].exp() * (logs[1] - logs[0])).sum() / 2
+    torch.testing.assert_close(found, torch.autograd.grad(taught, one)[0])
+
+
 def test_ctc_logits_have_no_softcap(model: AsrModel) -> None:
     """Vectors that spell the text so loudly that a softcap would bend their logits."""
     weight = model.backbone.lm_head.weight
