@@ -40,7 +40,10 @@ class LocalStorage:
     def put(self, key: str, data: bytes | Path) -> None:
         target = self._path(key)
         with self._temporary(data) as temporary:
-            self._with_parent(os.replace, temporary, target)
+            try:
+                self._with_parent(os.replace, temporary, target)
+            except (NotADirectoryError, IsADirectoryError):  # "a" and "a/b" are two keys for an object store alone
+                raise failure(str(target), "one key is a file and a folder of others here", "refused") from None
         _fsync(target.parent)
 
     def put_if_absent(self, key: str, data: bytes | Path) -> bool:

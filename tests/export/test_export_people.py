@@ -110,3 +110,18 @@ def test_a_recording_whose_name_is_as_long_as_a_disk_takes_has_its_file(tmp_path
     files = sorted((tmp_path / "set/recordings").iterdir())
     assert [file.name[:80] for file in files] == ["भ" * 80] * 2
     assert sorted(json.loads(file.read_text())["recording_id"] for file in files) == names
+
+
+def test_a_file_of_one_recording_that_is_a_folder_of_another_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An object store takes both keys; a disk does not."""
+    source = archive(tmp_path / "in", 2)
+    (source / "metadata.jsonl").unlink()
+    (source / "r0.wav.txt").mkdir()
+    (source / "r1.wav").rename(source / "r0.wav.txt/r1.wav")
+    transcribed(str(source), str(tmp_path / "out"))
+    assert main(["export.format=txt", f"input.uri={tmp_path / 'out'}", f"output.uri={tmp_path / 'set'}"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{tmp_path / 'set/recordings/r0.wav.txt'}")
+    assert ": one key is a file and a folder of others here; " in line
