@@ -20,8 +20,11 @@ from pipeline.evaluation.settings import EvaluateConfig
 def run(config: EvaluateConfig, summary: str | None = None) -> int:
     """Evaluate and print the rates; returns the exit code. summary: a file for them as Markdown."""
     try:
-        if summary:  # an error before hours of work
+        if summary:  # an error before hours of work, which leave no empty file where they end early
+            is_new = not Path(summary).exists()
             Path(summary).open("a", encoding="utf-8").close()
+            if is_new:
+                Path(summary).unlink()
     except OSError as err:
         raise ConfigError(f"--summary: {summary}: {err.strerror}") from None
     if config.models:

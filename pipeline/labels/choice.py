@@ -99,8 +99,8 @@ class Chooser:
             return "no_threshold"
         if threshold.target is not None and row["confidence_source"] == RAW:
             return "uncalibrated"
-        if threshold.confidence is None or row["confidence"] is None or row["confidence"] < threshold.confidence:
-            return "low_confidence"
+        if threshold.confidence is None or row["confidence"] is None or not row["confidence"] >= threshold.confidence:
+            return "low_confidence"  # so is what is not a number
         return None
 
 

@@ -207,6 +207,18 @@ def test_a_summary_that_cannot_be_written_is_one_line_before_any_work(
     assert not (tmp_path / "out").exists()
 
 
+def test_an_evaluation_that_fails_leaves_no_summary_and_keeps_an_older_one(tmp_path: Path) -> None:
+    broken = tmp_path / "a.csv"
+    broken.write_text("no,columns\n1,2\n")
+    summary = tmp_path / "summary.md"
+    words = [f"output.uri={tmp_path / 'out'}", f"sets.dev.hypotheses={broken}", "--summary", str(summary)]
+    assert job.main(words) == 2
+    assert not summary.exists()
+    summary.write_text("of last night")
+    assert job.main(words) == 2
+    assert summary.read_text() == "of last night"
+
+
 def test_texts_of_two_recognisers_are_compared_and_the_worst_changes_come_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

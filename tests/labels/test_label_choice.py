@@ -155,6 +155,11 @@ def test_duplicates_of_audio_and_of_long_texts_are_dropped() -> None:
     assert [label["reason"] for label in chosen(unsure, chooser(config()))] == ["low_confidence", None]
 
 
+def test_a_confidence_that_is_no_number_is_not_enough() -> None:
+    rows = [segment(confidence=float("nan")), segment("good day", "b")]
+    assert [label["reason"] for label in chosen(rows, chooser(config()))] == ["low_confidence", None]
+
+
 def test_a_raw_confidence_is_not_compared_with_a_threshold_of_calibrated_ones() -> None:
     least = {"en": Threshold(0.5, 0.1)}
     made = Chooser(config(), least, {}, policy="p")
