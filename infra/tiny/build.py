@@ -101,11 +101,17 @@ def trainer(config: TrainConfig) -> Trainer:
         raise ConfigError(f"folder: {folder}/features: no cached features; run with stage=all or stage=features")
     cache = data.FeatureCache(*(Path(name) / "features" for name in (config.folder, *config.also)))
     model = _started(config, folder, cache) if config.start else _random(config, folder, cache)
+    real_slots = [model.config.real_slots(samples) for samples in cache.samples]
+    frames = model.config.encoder_frames // model.config.audio_slots  # of a slot
+
+    def features(rows: list[int], _: int) -> torch.Tensor:
+        return cache.features(rows)[:, : frames * (1 + max(real_slots[row] for row in rows))]  # one slot of silence
+
     batches = Batches(
         cache.texts,
         cache.languages,
-        lambda rows, _: cache.features(rows),
-        [model.config.real_slots(samples) for samples in cache.samples],
+        features,
+        real_slots,
         model.tokenizer,
         canvas_length=config.size.canvas_length,
         batch=config.phases.batch,

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 STRETCH, STRETCH_FRAMES = 0.15, 16  # in nats of speed; 0.32 s
 NOISE = 0.1
-SPANS, SPAN_FRAMES = 6, 15  # of 0.3 s at most, anywhere in the window; most utterances fill less than half of it
+SPANS, SPAN_FRAMES = 3, 15  # of 0.3 s at most
 
 
 @torch.inference_mode()

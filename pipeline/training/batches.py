@@ -1,4 +1,4 @@
-"""Batches of recordings with like text length, on canvases as short as their texts."""
+"""Batches of recordings with like lengths of text and audio, on canvases as short as their texts."""
 
 from __future__ import annotations
 
@@ -114,12 +114,12 @@ class Batches:
         return self._batches[index]
 
     def _plan(self, epoch: int, count: int) -> list[tuple[list[int], int]]:
-        """Shuffle the rows, sort them by canvas, cut them into batches, and shuffle the batches."""
+        """Shuffle the rows, sort them by canvas and by audio slots, cut them into batches, and shuffle the batches."""
         rng = np.random.default_rng([self.seed, epoch])
         order = [self.rows[i] for i in rng.permutation(len(self.rows))]
         while len(order) < self.batch:  # fewer recordings than a batch: some come twice
             order += order[: self.batch - len(order)]
-        order = sorted(order[: count * self.batch], key=self.canvas_of)
+        order = sorted(order[: count * self.batch], key=lambda row: (self.canvas_of(row), self.real_slots[row]))
         batches = []
         for first in range(0, len(order), self.batch):
             rows = order[first : first + self.batch]

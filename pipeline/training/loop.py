@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.network import backbone
@@ -58,8 +59,8 @@ class Trainer:
             steps: batches, optimiser, weights of the losses, how often something is written.
             phases: steps of each phase, in their order.
             parameters: what is trained, by name.
-            features: batch.inputs and a generator -> what the projector takes, float32 [B, frames, width]; with
-                ctc_consistency two views of it, [2 * B, frames, width].
+            features: batch.inputs and a generator -> what the projector takes, float32 [B, frames, width], which may
+                end behind the last frame with sound; with ctc_consistency two views of it, [2 * B, frames, width].
             folder: where checkpoint and log are.
             seed: of noise and masks.
             group: this worker among the others.
@@ -142,9 +143,10 @@ class Trainer:
                     audio = self.model.projector(features.float())
             else:
                 audio = self.model.projector(features)
+            left_out = self.model.config.audio_slots - audio.shape[1]
             return training_loss(
                 self.model,
-                audio,
+                F.pad(audio, (0, 0, 0, left_out)),
                 batch,
                 phase,
                 self.steps,

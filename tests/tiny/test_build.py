@@ -45,6 +45,21 @@ def test_training_starts_from_the_named_weights_and_tokenizer(tmp_path: Path) ->
     assert all(parameter.requires_grad for parameter in run.parameters)
 
 
+def test_features_end_one_slot_behind_the_longest_utterance_of_a_batch(tmp_path: Path) -> None:
+    """What is left out changes nothing: a slot does not see that far, and slots of silence are hidden."""
+    run = build.trainer(config(tmp_path, texts=["yes", "no", "hello"]))
+    rows, canvas = run.batches.at(0)
+    batch = run.batches.of(rows, canvas, 0)
+    assert int(batch.real_slots.max()) == 7  # of 17,000 samples
+    assert batch.inputs.shape == (64, 8 * (7 + 1), 512)
+    noise = torch.randn(64, 256, 512, generator=torch.Generator().manual_seed(0))
+    run.features = lambda inputs, _: noise[:, : inputs.shape[1]]
+    short = run._loss(0, "diffusion")[1]
+    run.features = lambda inputs, _: noise
+    whole = run._loss(0, "diffusion")[1]
+    assert short == pytest.approx(whole, rel=1e-3, nan_ok=True)
+
+
 def test_a_larger_vocabulary_and_the_features_of_an_earlier_run_are_trained_on(tmp_path: Path) -> None:
     config(tmp_path / "earlier", texts=["good night", "yes"])
     more = {"retokenise": True, "also": [str(tmp_path / "earlier")], "size": {"vocab_size": 400}}

@@ -47,6 +47,11 @@ def batches(**changes: Any) -> Batches:
     return Batches(TEXTS, Recordings.languages, audio(CLEAN), SLOTS, TOKENIZER, **(settings | changes))
 
 
+def made_rows(made: Batches, first: int = 0) -> list[list[int]]:
+    """The rows of the seven batches of an epoch."""
+    return [made.at(number)[0] for number in range(first, first + 7)]
+
+
 def test_an_epoch_has_every_recording_once_except_a_rest_smaller_than_a_batch() -> None:
     made = batches()
     counts = Counter(row for number in range(7) for row in made.at(number)[0])  # 30 rows: 7 batches of 4
@@ -71,6 +76,13 @@ def test_a_canvas_is_the_longest_text_and_its_end_rounded_up() -> None:
         assert canvas == min(16, -(-(longest + 1) // 4) * 4)
         canvases.add(canvas)
     assert len(canvases) > 1
+
+
+def test_recordings_of_like_length_share_a_batch() -> None:
+    made = batches(canvas_step=None)
+    spread = [max(SLOTS[row] for row in rows) - min(SLOTS[row] for row in rows) for rows in made_rows(made)]
+    assert max(spread) <= 2  # of 1 to 7 slots
+    assert {tuple(rows) for rows in made_rows(made)} != {tuple(rows) for rows in made_rows(made, 7)}, "another epoch"
 
 
 def test_texts_of_like_length_share_a_batch() -> None:
