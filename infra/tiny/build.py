@@ -42,10 +42,10 @@ def check(config: TrainConfig) -> None:
     _whisper(config)
     if config.retokenise and not config.start:
         raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
-    if config.start_share and not config.start:
-        raise ConfigError("start_share: needs `start`")
+    if config.start_share and not (config.share_of or config.start):
+        raise ConfigError("start_share: needs `start` or `share_of`")
     _check_also(config)
-    for key, name in (("start", config.start), ("teacher", config.teacher)):
+    for key, name in (("start", config.start), ("teacher", config.teacher), ("share_of", config.share_of)):
         if name:
             with layout.named(key):
                 layout.describe(name)
@@ -178,11 +178,14 @@ def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
 
     Raises ConfigError where the training has not ended.
     """
-    start = run.average
+    share = run.average
+    if config.share_of:
+        earlier = dict(_widened(checkpoint.load(config.share_of), config).named_parameters())
+        share = [earlier[name].detach() for name in run.named]
     run.restore()
     if run.done < run.total:
         raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
-    torch._foreach_lerp_(run.average, start, config.start_share)
+    torch._foreach_lerp_(run.average, share, config.start_share)
     run.use_average()
     run.model.eval().requires_grad_(False)
     return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))
@@ -226,8 +229,7 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
         temporary.replace(copied)
     model = checkpoint.load(str(copied))
     wanted = asr_config(config.size, model.tokenizer.get_vocab_size())
-    if wanted.projector.hidden > model.config.projector.hidden:
-        model = widened(model, wanted.projector.hidden, config.seed)
+    model = _widened(model, config)
     # Training teaches another prompt.
     if model.config.model_copy(update={"prompt": wanted.prompt, "hub": None}) != wanted:
         raise ConfigError(f"start: {config.start}: its numbers are not those of the size section")
@@ -236,6 +238,12 @@ def _started(config: TrainConfig, folder: Path, cache: data.FeatureCache) -> Asr
         tokenizer = _tokenizer(config, folder, cache)
         model = retokenised(model, tokenizer, asr_config(config.size, tokenizer.get_vocab_size()))
     return model.requires_grad_(True)
+
+
+def _widened(model: AsrModel, config: TrainConfig) -> AsrModel:
+    """The model with the projector's channels of `size`, where it has fewer."""
+    hidden = config.size.projector_hidden
+    return widened(model, hidden, config.seed) if hidden > model.config.projector.hidden else model
 
 
 def _with_config(model: AsrModel, config: AsrConfig) -> AsrModel:

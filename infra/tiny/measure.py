@@ -92,7 +92,8 @@ def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled:
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     changes = sentences(rescheduled)
-    blend = f", mixed with {config.start_share:g} of those it started from" if config.start_share else ""
+    earlier = f"of {config.share_of}" if config.share_of else "it started from"
+    blend = f", mixed with {config.start_share:g} of those {earlier}" if config.start_share else ""
     also = f", and those of {', '.join(config.also)}" if config.also else ""
     return f"""# tiny: the embedded model of fullcanvas
 

@@ -66,10 +66,10 @@ class TrainConfig(Section):
     teacher: str | None = Field(None, description="a fullcanvas/1 directory that teaches; null: `start` as it is")
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
     start_share: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="of the weights of `start` in what is exported (arXiv 2109.01903)",
+        0.0, ge=0, lt=1, description="of the weights of `share_of` in what is exported (arXiv 2109.01903)"
+    )
+    share_of: str | None = Field(
+        None, description="an earlier model whose projector may be narrower; null: `start` as it is"
     )
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"

@@ -1,9 +1,10 @@
 """Whether processes stay as they are: slopes of memory, files and threads of each role, from samples of its processes.
 
-Only the second half of a process's life is looked at, and nothing before the end of its warm-up: what fills up stays
-level there, what leaks grows there too. The slope of a role is that of all its processes together: of each, ages and
-values are taken from their medians, and of all pairs of these points the median slope counts (Theil and Sen), with its
-interval of 95 %. A role is flat unless that whole interval lies above a bound.
+Only the second half of a process's life is looked at: what fills up stays level there, what leaks grows there too. It
+counts in medians of BLOCK_SECONDS, since samples that follow each other are not independent: memory goes up and down in
+steps that last for minutes. The slope of a role is that of all its processes together: of each, ages and values are
+taken from their medians, and of all pairs of these points the median slope counts (Theil and Sen), with its interval of
+95 %. A role is flat unless that whole interval lies above a bound.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from scipy.stats import theilslopes
 from pipeline.benchmark.samples import Sample
 
 HOUR = 3600.0
-LEAST_SAMPLES = 6  # of one process after its warm-up; one with fewer says nothing about a slope
+BLOCK_SECONDS = 180.0
+LEAST_BLOCKS = 5  # whole ones of one process; with fewer there is no interval of 95 %
 BOUNDS = {"memory_mb": 20.0, "files": 6.0, "threads": 6.0}  # that each may grow in an hour
 RAY_FOLDER_BOUND = 200.0  # MB that Ray's folder may grow in an hour
 SHOWN = {"memory_mb": "memory, MB", "files": "files", "threads": "threads"}
@@ -39,25 +41,31 @@ def slope_of(lives: Sequence[Life], bound: float) -> dict[str, Any]:
     return {"hourly": hourly, "low": low, "high": high, "flat": low <= bound}
 
 
-def warm(lives: Iterable[Life], warm_up: float) -> list[Life]:
-    """The second half of each life, without its first `warm_up` seconds. Lives with too few points are left out."""
-    kept = []
-    for life in filter(None, lives):
-        began, ended = life[0][0], life[-1][0]
-        first = began + max(warm_up, (ended - began) / 2)
-        kept.append([point for point in life if point[0] >= first])
-    return [life for life in kept if len(life) >= LEAST_SAMPLES]
+def judged(lives: Iterable[Life]) -> list[Life]:
+    """The second half of each life in medians of BLOCK_SECONDS. Lives with too few are left out."""
+    kept = [_blocks([point for point in life if point[0] >= (life[0][0] + life[-1][0]) / 2]) for life in lives if life]
+    return [blocks for blocks in kept if len(blocks) >= LEAST_BLOCKS]
 
 
-def folder(lives: Iterable[Life], warm_up: float) -> dict[str, Any]:
+def _blocks(life: Life) -> Life:
+    """The medians of whole blocks. A block is whole within the distance of two points."""
+    points = np.array(life, np.float64)
+    ages = points[:, 0] - points[0, 0]
+    every = float(np.median(np.diff(ages))) if len(ages) > 1 else 0.0
+    whole = int((ages[-1] + every) // BLOCK_SECONDS)
+    blocks = (points[ages // BLOCK_SECONDS == number] for number in range(whole))
+    return [(float(at), float(value)) for at, value in (np.median(block, axis=0) for block in blocks if len(block))]
+
+
+def folder(lives: Iterable[Life]) -> dict[str, Any]:
     """The slope of the size of Ray's folder, in MB, and most_mb. lives: of each driver. Without a life: no slope."""
     lives = list(lives)
-    kept = warm(lives, warm_up)
+    kept = judged(lives)
     slope = slope_of(kept, RAY_FOLDER_BOUND) if kept else {}
     return {"most_mb": max((size for life in lives for _, size in life), default=0.0)} | slope
 
 
-def roles(samples: Iterable[Sample], warm_up: float) -> dict[str, dict[str, Any]]:
+def roles(samples: Iterable[Sample]) -> dict[str, dict[str, Any]]:
     """For each role: its processes, and how many were measured; of each name in BOUNDS median and slope.
 
     A role of which no process lived long enough has no slopes.
@@ -69,7 +77,7 @@ def roles(samples: Iterable[Sample], warm_up: float) -> dict[str, dict[str, Any]
     for role, processes in lives.items():
         found[role] = {"processes": len(processes)}
         for name, bound in BOUNDS.items():
-            kept = warm([[(one.seconds, getattr(one, name)) for one in life] for life in processes.values()], warm_up)
+            kept = judged([(one.seconds, getattr(one, name)) for one in life] for life in processes.values())
             found[role]["measured"] = len(kept)
             if kept:
                 middle = median(value for life in kept for _, value in life)

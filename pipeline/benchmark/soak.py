@@ -25,7 +25,6 @@ from pipeline.benchmark.samples import Sample, Sampler, size_of
 from pipeline.flow.reaper import holders
 
 FASTEST = 20.0  # times real time at least: so long is the archive that no core comes to its end
-WARM_UP = 0.8  # of the time between two kills: processes grow for about four minutes
 REPLICA, DECODER = "GuardedReplica", "GuardedDecoder"
 KILLED = ((REPLICA, DECODER), (DECODER,), (REPLICA,))  # of each driver, in turns; who is spared lives as long as it
 PREEMPTIONS = len(KILLED) - 1
@@ -112,18 +111,16 @@ class _Soak:
 
     def figures(self) -> dict[str, Any]:
         """Everything that was seen, without a judgement of the whole."""
-        warm_up = WARM_UP * self.kill_seconds
         counts = [*(committed for _, _, committed in self.kills), self._committed()]
         return {
             "hours": self.hours,
             "kill_seconds": self.kill_seconds,
-            "warm_up_seconds": warm_up,
             "kills": len(self.kills),
             "kills_survived": sum(before < after for before, after in pairwise(counts)),
             "stop_seconds": self.stop_seconds,
             "failures": self.failures,
-            "roles": flatness.roles(self.samples, warm_up),
-            "ray_folder": flatness.folder(self.ray_sizes, warm_up),
+            "roles": flatness.roles(self.samples),
+            "ray_folder": flatness.folder(self.ray_sizes),
             "books": soak_archive.compare(self.manifest, self.output),
             "processes_left": self._left(),
             "killed": self.kills,

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.model.network import backbone
@@ -143,10 +142,9 @@ class Trainer:
                     audio = self.model.projector(features.float())
             else:
                 audio = self.model.projector(features)
-            left_out = self.model.config.audio_slots - audio.shape[1]
             return training_loss(
                 self.model,
-                F.pad(audio, (0, 0, 0, left_out)),
+                audio,
                 batch,
                 phase,
                 self.steps,

@@ -53,7 +53,7 @@ class Teacher:
     def prompted(self, batch: Batch, languages: list[str | None], draws: int) -> PromptKV:
         """The cache of its prompts for a batch, each `draws` times."""
         own = self.model
-        prompt = own.prompt_embeds(own.projector(batch.inputs), languages)
+        prompt = own.prompt_embeds(_with_all_slots(own, own.projector(batch.inputs)), languages)
         shown = _seen_slots(own, batch.real_slots)
         _, cache = autoregressive_loss(own, prompt, shown, batch.targets_BC, batch.text_lengths)
         return cache.repeat(draws)
@@ -85,6 +85,11 @@ def _seen_slots(model: AsrModel, real_slots: Tensor) -> Tensor:
     return real_slots if hidden else torch.full_like(real_slots, model.config.audio_slots)
 
 
+def _with_all_slots(model: AsrModel, audio_BSH: Tensor) -> Tensor:
+    """The output of a projector, with zeros for the slots behind the end of its features."""
+    return F.pad(audio_BSH, (0, 0, 0, model.config.audio_slots - audio_BSH.shape[1]))
+
+
 def training_loss(
     model: AsrModel,
     audio_BSH: Tensor,
@@ -114,6 +119,7 @@ def training_loss(
     """
     targets, lengths = batch.targets_BC, batch.text_lengths
     real = batch.real_slots
+    audio_BSH = _with_all_slots(model, audio_BSH)
     ctc, infeasible = ctc_loss(model, audio_BSH, real, targets, lengths, ctc_consistency)
     audio_BSH = audio_BSH[: len(real)]
     if phase == "ctc":

@@ -47,7 +47,8 @@ def test_training_starts_from_the_named_weights_and_tokenizer(tmp_path: Path) ->
 
 def test_features_end_one_slot_behind_the_longest_utterance_of_a_batch(tmp_path: Path) -> None:
     """What is left out changes nothing: a slot does not see that far, and slots of silence are hidden."""
-    run = build.trainer(config(tmp_path, texts=["yes", "no", "hello"]))
+    taught = {"teacher_weight": 0.5, "teacher_sure": 100.0}
+    run = build.trainer(config(tmp_path, texts=["yes", "no", "hello"], phases=taught))
     rows, canvas = run.batches.at(0)
     batch = run.batches.of(rows, canvas, 0)
     assert int(batch.real_slots.max()) == 7  # of 17,000 samples
@@ -130,6 +131,24 @@ def test_a_share_of_the_start_is_in_what_is_exported(tmp_path: Path) -> None:
         build.evaluate(again, settings)
     for weight, first, last in zip(again.parameters, start, ended, strict=True):
         torch.testing.assert_close(weight.detach(), 0.25 * first + 0.75 * last)
+
+
+def test_a_share_of_an_earlier_model_with_fewer_channels_is_in_what_is_exported(tmp_path: Path) -> None:
+    tiny = checkpoint.load("tiny")
+    weight = tiny.projector.output.weight
+    channels, known = weight.shape[1], weight.detach().clone()
+    with torch.no_grad():
+        weight.zero_()
+    checkpoint.save(tiny, tmp_path / "start", shared_encoder="whisper-base")
+    more = {"start": str(tmp_path / "start"), "share_of": "tiny", "start_share": 0.25}
+    size = {"projector_hidden": channels + 8}
+    settings = config(tmp_path / "run", texts=["yes", "no"], phases={**STEPS, "lr": 1e-9}, size=size, **more)
+    build.trainer(settings).run()
+    exported = build.trainer(settings)
+    with mock.patch.object(build.measure, "measure"):
+        build.evaluate(exported, settings)
+    found = exported.model.projector.output.weight
+    torch.testing.assert_close(found[:, :channels], 0.25 * known, rtol=1e-3, atol=1e-5)
 
 
 def test_the_held_out_utterances_of_another_run_can_be_measured(tmp_path: Path) -> None:

@@ -116,3 +116,6 @@ def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
         "MIT",
     ):
         assert fact in text, fact
+    config = TrainConfig(seed=7, start_share=0.4, share_of="work/third")
+    text = measure.card(measurement, config, 1234, [], "python -m infra.tiny.train")
+    assert "mixed with 0.4 of those of work/third" in text
