@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,20 @@ def test_hours_are_a_number_above_0(value: str, capsys: pytest.CaptureFixture[st
         job.main(["soak", f"--hours={value}"])
     assert stop.value.code == 2
     assert f"argument --hours: '{value}' is not a number above 0" in capsys.readouterr().err
+
+
+def test_each_stage_is_killed_and_lives_through_one_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soak, "_kill", lambda _driver, _stage: True)
+    made = soak._Soak(tmp_path, tmp_path / "ray", hours=0.001, kill_seconds=0.0, every_seconds=1e9)
+    made._sample_at = 1e9
+    killed = []
+    for stages in soak.KILLED:
+        made.kills.clear()
+        for _ in range(4):
+            made._look(os.getpid(), stages)
+        killed.append([stage for _, stage, _ in made.kills])
+    replica, decoder = soak.REPLICA, soak.DECODER
+    assert killed == [[replica, decoder] * 2, [decoder] * 4, [replica] * 4]
 
 
 def test_a_driver_that_ends_by_itself_is_a_complaint_beside_the_figures(

@@ -242,6 +242,15 @@ def test_a_phase_of_the_projector_alone_leaves_the_backbone_as_it_is(tmp_path: P
     assert changed == {name for name in before if name.startswith("projector.")}
 
 
+def test_with_consistency_ctc_sees_two_alterations_and_how_far_they_are_apart(tmp_path: Path) -> None:
+    weights = [0.0, 1e-6, 1000.0]  # the views of a random model are close together
+    runs = [small(tmp_path, PHASES.model_copy(update={"ctc_consistency": weight})) for weight in weights]
+    alone, mean, consistent = (run._loss(0, "ctc")[1]["ctc"] for run in runs)
+    assert mean != alone, "another view is in it"
+    assert consistent > mean + 0.01
+    assert runs[2]._loss(0, "diffusion")[1]["ctc"] > runs[1]._loss(0, "diffusion")[1]["ctc"] + 0.01
+
+
 def test_the_encoder_and_the_unused_image_tower_stay_as_they_are(tmp_path: Path) -> None:
     run = small(tmp_path)
     before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}

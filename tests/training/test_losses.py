@@ -91,7 +91,7 @@ def test_ctc_does_not_see_slots_without_sound(model: AsrModel) -> None:
 
 
 def test_ctc_of_two_views_is_their_mean_and_how_far_they_are_apart(model: AsrModel) -> None:
-    """Computed here slot by slot; slots without sound do not count."""
+    """Computed here from the probabilities; slots without sound do not count."""
     one, other = audio_of(model, 3), audio_of(model, 3, seed=1)
     real = torch.tensor([7, 4, 6])
     both = torch.cat([one, other])
