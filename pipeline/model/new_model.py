@@ -24,7 +24,7 @@ class SizeSection(Section):
     window_seconds: float = Field(5.12, gt=0, le=30, description="of audio that the model takes at once")
     canvas_length: int = Field(16, ge=4, description="tokens")
     vocab_size: int = Field(2048, ge=300, description="tokens at most, bytes and special ones included")
-    projector_hidden: int = Field(192, ge=1, description="channels of the projector's convolutions")
+    projector_hidden: int = Field(384, ge=1, description="channels of the projector's convolutions")
     subsample: int = Field(8, ge=1, description="encoder frames per audio slot of the prompt, a power of two")
     hidden: int = Field(192, ge=1, description="width of the backbone")
     layers: int = Field(3, ge=1, description="of the backbone")
