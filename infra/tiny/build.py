@@ -163,7 +163,7 @@ def made(
             for name, parameter in model.named_parameters()
             if name.startswith(trained) and id(parameter) not in unused
         },
-        features=data.two_views if phases.ctc_consistency else data.altered,
+        features=data.two_altered if phases.ctc_consistency else data.altered,
         folder=folder,
         seed=seed,
         group=Group(torch.device("cpu")),

@@ -104,10 +104,9 @@ def altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
     return _hidden(_stretched(features_BFD, generator), generator)
 
 
-def two_views(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row in another tempo, for the backbone, then the same with noise and masks: [2 * B, frames, d_model]."""
-    stretched = _stretched(features_BFD, generator)
-    return torch.cat([stretched, _hidden(stretched, generator)])
+def two_altered(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
+    """Two alterations of each row in the same tempo, each with its own noise and masks: [2 * B, frames, d_model]."""
+    return _hidden(_stretched(features_BFD, generator).repeat(2, 1, 1), generator)
 
 
 def _hidden(features_BFD: Tensor, generator: torch.Generator) -> Tensor:
