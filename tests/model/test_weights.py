@@ -155,3 +155,10 @@ def test_the_encoder_of_a_whole_whisper_checkpoint_is_taken(model: AsrModel, sav
     loaded = recogniser.encoder_state(checkpoint.load(str(saved)))
     assert all(torch.equal(weight, loaded[name]) for name, weight in recogniser.encoder_state(model).items())
     assert weights.whisper_name("layers.0.fc1.weight") == "layers.0.fc1.weight"
+
+
+def test_whoever_may_read_a_models_config_may_read_its_weights(saved: Path) -> None:
+    wanted = (saved / "config.json").stat().st_mode
+    files = sorted(saved.rglob("*.safetensors"))
+    assert len(files) >= 2
+    assert {path.name: path.stat().st_mode for path in files} == {path.name: wanted for path in files}

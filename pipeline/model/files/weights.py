@@ -225,4 +225,7 @@ def write(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:
     """Write a state dict in `dtype`. Raises ValueError for weights in FP8, which would lose their scales."""
     if any(weight.dtype == float8.FP8 for weight in state.values()):
         raise ValueError("a model that was loaded in FP8 is not written: load it with fp8=False")
+    path.touch()
+    mode = path.stat().st_mode
     save_file({name: weight.to(dtype).contiguous() for name, weight in state.items()}, path, metadata={"format": "pt"})
+    path.chmod(mode)  # safetensors makes a file that its owner alone can read; the workers of a cluster are other users
