@@ -42,10 +42,12 @@ def check(config: TrainConfig) -> None:
     _whisper(config)
     if config.retokenise and not config.start:
         raise ConfigError("retokenise: needs `start`; without one, a new tokenizer is trained anyway")
-    if config.start_share and not (config.share_of or config.start):
-        raise ConfigError("start_share: needs `start` or `share_of`")
+    for part in ("projector", "backbone"):
+        if sum(getattr(share, part) for share in config.shares) >= 1:
+            raise ConfigError(f"shares: their {part} is 1 or more together; nothing is left of this run")
     _check_also(config)
-    for key, name in (("start", config.start), ("teacher", config.teacher), ("share_of", config.share_of)):
+    shares = [(f"shares[{i}].of", share.of) for i, share in enumerate(config.shares)]
+    for key, name in (("start", config.start), ("teacher", config.teacher), *shares):
         if name:
             with layout.named(key):
                 layout.describe(name)
@@ -178,14 +180,15 @@ def evaluate(run: Trainer, config: TrainConfig) -> measure.Measurement:
 
     Raises ConfigError where the training has not ended.
     """
-    share = run.average
-    if config.share_of:
-        earlier = dict(_widened(checkpoint.load(config.share_of), config).named_parameters())
-        share = [earlier[name].detach() for name in run.named]
     run.restore()
     if run.done < run.total:
         raise ConfigError(f"stage: trained for {run.done} of {run.total} steps; go on with stage=train or stage=all")
-    torch._foreach_lerp_(run.average, share, config.start_share)
+    shares = [(share, dict(_widened(checkpoint.load(share.of), config).named_parameters())) for share in config.shares]
+    for name, weight in zip(run.named, run.average, strict=True):
+        parts = [getattr(share, name.split(".")[0]) for share, _ in shares]  # "projector" or "backbone"
+        weight.mul_(1 - sum(parts))
+        for part, (_, earlier) in zip(parts, shares, strict=True):
+            weight.add_(earlier[name].detach(), alpha=part)
     run.use_average()
     run.model.eval().requires_grad_(False)
     return measure.measure(run.model, Path(config.folder) / "evaluation", DenoiseConfig(max_steps=16))

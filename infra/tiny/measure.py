@@ -92,8 +92,10 @@ def card(measurement: Measurement, config: TrainConfig, steps: int, rescheduled:
     counts = {LANGUAGE_NAMES[code]: len(vocabulary(code).words()) for code in LANGUAGES}
     words = ", ".join(f"{name} {count}" for name, count in counts.items())
     changes = sentences(rescheduled)
-    earlier = f"of {config.share_of}" if config.share_of else "it started from"
-    blend = f", mixed with {config.start_share:g} of those {earlier}" if config.start_share else ""
+    shares = [
+        f"{one.projector:g} of the projector and {one.backbone:g} of the backbone of {one.of}" for one in config.shares
+    ]
+    blend = f", mixed with {'; '.join(shares)}" if shares else ""
     also = f", and those of {', '.join(config.also)}" if config.also else ""
     return f"""# tiny: the embedded model of fullcanvas
 

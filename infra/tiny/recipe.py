@@ -55,6 +55,14 @@ class PhaseSection(TrainingSteps):
         return {f"phases.{name}": value for name, value in tree.items()}
 
 
+class ShareSection(Section):
+    """What an earlier model has of the exported weights (arXiv 2109.01903)."""
+
+    of: str = Field(description="tiny, or a fullcanvas/1 directory; its projector may be narrower")
+    projector: float = Field(gt=0, lt=1, description="of the projector's weights")
+    backbone: float = Field(gt=0, lt=1, description="of the backbone's weights")
+
+
 class TrainConfig(Section):
     """All settings of `infra.tiny.train`."""
 
@@ -65,11 +73,8 @@ class TrainConfig(Section):
     )
     teacher: str | None = Field(None, description="a fullcanvas/1 directory that teaches; null: `start` as it is")
     export: str = Field("pipeline/assets/tiny", description="where the finished model goes")
-    start_share: float = Field(
-        0.0, ge=0, lt=1, description="of the weights of `share_of` in what is exported (arXiv 2109.01903)"
-    )
-    share_of: str | None = Field(
-        None, description="an earlier model whose projector may be narrower; null: `start` as it is"
+    shares: list[ShareSection] = Field(
+        [], description="earlier models in the mean that is exported; the rest is this run"
     )
     retokenise: bool = Field(
         False, description="train a new tokenizer on the corpus; tokens that `start` knows keep their embeddings"

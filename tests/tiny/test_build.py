@@ -109,8 +109,12 @@ def test_useless_features_of_an_earlier_run_are_refused_before_hours_of_work(tmp
         build.check(TrainConfig.model_validate(longer))
     with pytest.raises(ConfigError, match=r"^retokenise: needs `start`"):
         build.check(TrainConfig(folder=run, export=run, retokenise=True))
-    with pytest.raises(ConfigError, match=r"^start_share: needs `start`"):
-        build.check(TrainConfig(folder=run, export=run, start_share=0.5))
+    share = {"of": "tiny", "projector": 0.2, "backbone": 0.5}
+    missing = {"of": str(tmp_path / "none"), "projector": 0.2, "backbone": 0.1}
+    with pytest.raises(ConfigError, match=r"^shares: their backbone is 1 or more together"):
+        build.check(TrainConfig.model_validate({"folder": run, "export": run, "shares": [share, share]}))
+    with pytest.raises(ConfigError, match=r"^shares\[1\].of: .*none: "):
+        build.check(TrainConfig.model_validate({"folder": run, "export": run, "shares": [share, missing]}))
 
 
 def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) -> None:
@@ -119,36 +123,32 @@ def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) 
         build.evaluate(build.trainer(settings), settings)
 
 
-def test_a_share_of_the_start_is_in_what_is_exported(tmp_path: Path) -> None:
-    settings = config(tmp_path, texts=["yes", "no"], phases=STEPS, start_share=0.25)
-    run = build.trainer(settings)
-    start = [weight.clone() for weight in run.average]
-    run.run()
-    ended = [weight.clone() for weight in run.average]
-    assert not torch.equal(start[0], ended[0])
-    again = build.trainer(settings)
-    with mock.patch.object(build.measure, "measure"):
-        build.evaluate(again, settings)
-    for weight, first, last in zip(again.parameters, start, ended, strict=True):
-        torch.testing.assert_close(weight.detach(), 0.25 * first + 0.75 * last)
-
-
-def test_a_share_of_an_earlier_model_with_fewer_channels_is_in_what_is_exported(tmp_path: Path) -> None:
+def test_shares_of_earlier_models_are_in_what_is_exported(tmp_path: Path) -> None:
+    """One has the channels of the run, one fewer; projector and backbone have shares of their own."""
     tiny = checkpoint.load("tiny")
-    weight = tiny.projector.output.weight
-    channels, known = weight.shape[1], weight.detach().clone()
+    channels = tiny.projector.output.weight.shape[1]
+    names = ("projector.output.weight", "backbone.model.encoder.language_model.embed_tokens.weight")
+    known = {name: tiny.get_parameter(name).detach().clone() for name in names}
     with torch.no_grad():
-        weight.zero_()
+        for name in names:
+            tiny.get_parameter(name).zero_()
     checkpoint.save(tiny, tmp_path / "start", shared_encoder="whisper-base")
-    more = {"start": str(tmp_path / "start"), "share_of": "tiny", "start_share": 0.25}
-    size = {"projector_hidden": channels + 8}
-    settings = config(tmp_path / "run", texts=["yes", "no"], phases={**STEPS, "lr": 1e-9}, size=size, **more)
-    build.trainer(settings).run()
+    shares = [
+        {"of": "tiny", "projector": 0.25, "backbone": 0.5},
+        {"of": str(tmp_path / "start"), "projector": 0.25, "backbone": 0.25},
+    ]
+    more = {"start": str(tmp_path / "start"), "shares": shares, "size": {"projector_hidden": channels + 8}}
+    settings = config(tmp_path / "run", texts=["yes", "no"], phases=STEPS, **more)
+    run = build.trainer(settings)
+    run.run()
+    own = dict(zip(run.named, (weight.clone() for weight in run.average), strict=True))
     exported = build.trainer(settings)
     with mock.patch.object(build.measure, "measure"):
         build.evaluate(exported, settings)
-    found = exported.model.projector.output.weight
-    torch.testing.assert_close(found[:, :channels], 0.25 * known, rtol=1e-3, atol=1e-5)
+    output, tokens = (exported.model.get_parameter(name).detach() for name in names)
+    wanted = 0.5 * own[names[0]][:, :channels] + 0.25 * known[names[0]]
+    torch.testing.assert_close(output[:, :channels], wanted)
+    torch.testing.assert_close(tokens, 0.25 * own[names[1]] + 0.5 * known[names[1]])
 
 
 def test_the_held_out_utterances_of_another_run_can_be_measured(tmp_path: Path) -> None:

@@ -101,7 +101,8 @@ def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
     assert "| Mandarin | CER | 12.5 % | 1 / 8 | 5 |" in table
     assert "| all | WER and CER | 12.5 % | 4 / 32 | 15 |" in table
     assert "| all, audio shuffled | WER and CER | 93.8 % | 30 / 32 | 15 |" in table
-    config = TrainConfig(seed=7, start_share=0.4)
+    share = {"of": "work/third", "projector": 0.2, "backbone": 0.6}
+    config = TrainConfig.model_validate({"seed": 7, "shares": [share, share | {"of": "tiny"}]})
     text = measure.card(measurement, config, 1234, [[1000, 1100]], "python -m infra.tiny.train --config x.yaml")
     assert table in text
     assert "\n    python -m infra.tiny.train --config x.yaml\n" in text
@@ -111,11 +112,10 @@ def test_the_card_has_the_figures_the_steps_and_the_command() -> None:
         "15 synthesised utterances",
         "Seed 7",
         "used: 7.2",
-        "mixed with 0.4 of those it started from",
+        "mixed with 0.2 of the projector and 0.6 of the backbone of work/third; 0.2 of",
         "whisper-base",
         "MIT",
     ):
         assert fact in text, fact
-    config = TrainConfig(seed=7, start_share=0.4, share_of="work/third")
-    text = measure.card(measurement, config, 1234, [], "python -m infra.tiny.train")
-    assert "mixed with 0.4 of those of work/third" in text
+    text = measure.card(measurement, TrainConfig(), 1234, [], "python -m infra.tiny.train")
+    assert "Weights are the moving average, stored" in text
