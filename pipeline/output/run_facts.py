@@ -75,7 +75,8 @@ class RunFacts:
         """Of the last run, in hours and dollars. Without `pipeline_seconds` nothing is known."""
         if (seconds := self.summary.get("pipeline_seconds")) is None:
             return {}
-        gpus = self.settings.get("compute.replicas_max", 0) * self.settings.get("compute.gpus_per_replica", 0)
+        pools = 1 if self.settings.get("model.second") is None else 2
+        gpus = pools * self.settings.get("compute.replicas_max", 0) * self.settings.get("compute.gpus_per_replica", 0)
         hours, price = seconds / 3600, self.settings.get("plan.usd_per_gpu_hour")
         return {
             "audio_hours": self.summary["pipeline_audio_seconds"] / 3600,

@@ -116,6 +116,8 @@ def test_cost_is_the_price_of_all_gpus_for_all_the_time(tmp_path: Path) -> None:
     assert "at most 0.40 GPU hours (all replicas, all the time): no price" in page(tmp_path, "x", *settings)
     (tmp_path / "b").mkdir()
     assert "0.80 US dollars" in page(tmp_path / "b", "x", *settings, "plan.usd_per_gpu_hour=2")
+    (tmp_path / "second").mkdir()  # a second model has as many replicas of its own
+    assert "at most 0.80 GPU hours" in page(tmp_path / "second", "x", *settings, "model.second=tiny")
 
 
 def test_settings_that_differ_from_the_default_are_named_with_it(tmp_path: Path) -> None:
