@@ -39,6 +39,7 @@ def main(
     files: Mapping[str, str] | None = None,
     switches: Mapping[str, str] | None = None,
     resumes: bool = True,
+    address: bool = False,
 ) -> int:
     """Parse the arguments, load the config, call `run`, or what an option puts in its place. Returns the exit code.
 
@@ -52,6 +53,7 @@ def main(
         files: by the name of an option that takes a FILE, such as "--summary", its help. `run` gets them by name.
         switches: the same for options that are there or not, such as "--watch".
         resumes: whether the same command goes on after a stop.
+        address: whether the first word that is no setting is the address of the output.
 
     Returns:
         0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
@@ -73,12 +75,13 @@ def main(
     names = [option.strip("-") for option in (*(files or ()), *(switches or ()))]
     given = {name: getattr(options, name) for name in names}
     again = command(job, words) if resumes else ""
-    return _exit_code(again, lambda: options.chosen(load(schema, options.config, options.overrides), **given))
+    overrides = _with_output(options.overrides) if address else options.overrides
+    return _exit_code(again, lambda: options.chosen(load(schema, options.config, overrides), **given))
 
 
-def with_output(words: Sequence[str]) -> list[str]:
-    """The words of a job whose first plain word is an address: it becomes output.uri=ADDRESS."""
-    at = next((place for place, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
+def _with_output(words: list[str]) -> list[str]:
+    """The overrides, of which the first address becomes output.uri=ADDRESS. No key has a slash, so in/day=7 is one."""
+    at = next((place for place, word in enumerate(words) if "/" in (key := word.split("=")[0]) or key == word), None)
     return [f"output.uri={word}" if place == at else word for place, word in enumerate(words)]
 
 

@@ -64,8 +64,7 @@ def _as_json(status: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    words = cli.with_output(sys.argv[1:] if arguments is None else arguments)
-    return cli.main("status", StatusConfig, run, __doc__, words, switches=SWITCHES, resumes=False)
+    return cli.main("status", StatusConfig, run, __doc__, arguments, switches=SWITCHES, resumes=False, address=True)
 
 
 if __name__ == "__main__":

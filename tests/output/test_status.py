@@ -92,6 +92,17 @@ def test_the_command_takes_the_address_alone_and_prints_lines_or_json(
     assert json.loads(line) == read_status(storage)
 
 
+def test_an_address_is_known_beside_options_with_a_value_and_with_an_equals_sign_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "day=2026-11-30"
+    plan(open_storage(str(output)), [ref(0)])
+    assert main(["--log", "text", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(output)
+    assert main([str(output), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{str(tmp_path)!r}: an override must look like section.key=value\n"
+
+
 def test_an_output_in_a_bucket_is_read_from_anywhere(
     storage: Storage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
