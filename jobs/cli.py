@@ -99,6 +99,11 @@ def _exit_code(again: str, work: Callable[[], int]) -> int:
     except OverBudget as err:
         print(err, file=sys.stderr)
         return err.code
+    except PermissionError as err:
+        if err.filename is None:
+            raise
+        print(f"{err.filename}: {err.strerror}; with the right to it the same command goes on", file=sys.stderr)
+        return EXIT_STORAGE
     except OSError as err:
         failed = storage_error(err)
         if failed is None:

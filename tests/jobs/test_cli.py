@@ -62,7 +62,9 @@ def test_a_typo_is_answered_with_what_was_meant(capsys: pytest.CaptureFixture[st
     ]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x"), PermissionError("of no file")]
+)
 def test_a_programs_error_is_not_hidden(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_with(error, NEEDED)
@@ -71,6 +73,12 @@ def test_a_programs_error_is_not_hidden(error: Exception) -> None:
 def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 3
     line = "/out/data/x: No space left on device; make room or raise the quota, then the same command goes on\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_file_of_somebody_else_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(PermissionError(errno.EACCES, "Permission denied", "/out/_run/x"), NEEDED) == 3
+    line = "/out/_run/x: Permission denied; with the right to it the same command goes on\n"
     assert capsys.readouterr().err == line
 
 
