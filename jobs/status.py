@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs import cli
+from jobs.stopping import leave
 from pipeline.config import OutputConfig, Section, StorageConfig
 
 WATCH_SECONDS = 5.0  # between two looks, and ten times as long as a look takes
@@ -35,8 +36,11 @@ def run(config: StatusConfig, *, watch: bool, json: bool) -> int:
 
     looks = _looks(config, watch=watch)
     if not (watch and sys.stdout.isatty()) or json:
-        for status in looks:
-            print(_as_json(status) if json else "\n".join(status_lines(status)), flush=True)
+        try:
+            for status in looks:
+                print(_as_json(status) if json else "\n".join(status_lines(status)), flush=True)
+        except BrokenPipeError:  # as of `| head -1`, which has read enough
+            leave(0)
         return 0
     with Live(console=Console(), auto_refresh=False) as live:
         for status in looks:
