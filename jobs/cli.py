@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 import types
@@ -22,6 +23,7 @@ from pipeline.storage.base import OutputError
 from pipeline.storage.errors import storage_error
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+log = logging.getLogger(__name__)
 
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_USAGE = 2
@@ -91,25 +93,33 @@ def _exit_code(again: str, work: Callable[[], int]) -> int:
         with stoppable(again):
             return work()
     except ConfigError as err:
-        print(err, file=sys.stderr)
+        say(err)
         return EXIT_USAGE
     except OutputError as err:
-        print(err, file=sys.stderr)
+        say(err)
         return EXIT_STORAGE
     except OverBudget as err:
-        print(err, file=sys.stderr)
+        say(err)
         return err.code
     except PermissionError as err:
         if err.filename is None:
             raise
-        print(f"{err.filename}: {err.strerror}; with the right to it the same command goes on", file=sys.stderr)
+        say(f"{err.filename}: {err.strerror}; with the right to it the same command goes on")
         return EXIT_STORAGE
     except OSError as err:
         failed = storage_error(err)
         if failed is None:
             raise
-        print(failed, file=sys.stderr)
+        say(failed)
         return EXIT_STORAGE
+
+
+def say(line: object) -> None:
+    """Print why a job ends, on stderr. With `--log json` it is an object as every other line."""
+    if logs.is_json():
+        log.error("%s", line)
+    else:
+        print(line, file=sys.stderr)
 
 
 def program(job: str) -> str:
@@ -155,7 +165,9 @@ class Once(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None
     ) -> None:
-        """Store the value, or end with a usage error if there is one already."""
+        """Store the value, or end with a usage error if it is empty (an unset variable) or there is one already."""
+        if not values:
+            parser.error("--config: names no file")
         if getattr(namespace, self.dest) is not None:
             parser.error(f"--config twice: {getattr(namespace, self.dest)} and {values}; one file, and overrides")
         setattr(namespace, self.dest, values)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -74,6 +75,20 @@ def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 3
     line = "/out/data/x: No space left on device; make room or raise the quota, then the same command goes on\n"
     assert capsys.readouterr().err == line
+
+
+def test_a_log_for_programs_has_the_error_as_an_object_too(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "jobs.status", "--log", "json", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    (entry,) = map(json.loads, done.stderr.splitlines())
+    assert (done.returncode, entry["level"]) == (2, "ERROR")
+    assert entry["message"] == f"output.uri: {tmp_path}: no run has planned anything here"
+
+
+def test_a_config_that_names_no_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_with(0, [*NEEDED, "--config", ""])
+    assert capsys.readouterr().err.startswith("--config: names no file ")
 
 
 def test_a_file_of_somebody_else_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
