@@ -213,7 +213,8 @@ def mistakes(err: pydantic.ValidationError, schema: type[Section]) -> list[str]:
             lines[key].append(text)
         if error["type"] not in ("extra_forbidden", "missing"):
             given[key] = _shown(error["input"])
-    return [f"{key}: {' or '.join(texts)}{given.get(key, '')}" for key, texts in lines.items()]
+    named = ((f"{key}: " if key else "", texts, given.get(key, "")) for key, texts in lines.items())
+    return [f"{key}{' or '.join(texts)}{shown}" for key, texts, shown in named]
 
 
 def _shown(value: Any) -> str:
