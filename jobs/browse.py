@@ -30,8 +30,7 @@ def run(config: BrowseConfig) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    words = cli.with_output(sys.argv[1:] if arguments is None else arguments)
-    return cli.main("browse", BrowseConfig, run, __doc__, words, resumes=False)
+    return cli.main("browse", BrowseConfig, run, __doc__, arguments, resumes=False, address=True)
 
 
 if __name__ == "__main__":

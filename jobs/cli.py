@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 import sys
 import types
@@ -22,6 +23,7 @@ from pipeline.storage.base import OutputError
 from pipeline.storage.errors import storage_error
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+log = logging.getLogger(__name__)
 
 SCRIPT = "fullcanvas"  # the console script of pyproject.toml
 EXIT_USAGE = 2
@@ -39,6 +41,7 @@ def main(
     files: Mapping[str, str] | None = None,
     switches: Mapping[str, str] | None = None,
     resumes: bool = True,
+    address: bool = False,
 ) -> int:
     """Parse the arguments, load the config, call `run`, or what an option puts in its place. Returns the exit code.
 
@@ -52,6 +55,7 @@ def main(
         files: by the name of an option that takes a FILE, such as "--summary", its help. `run` gets them by name.
         switches: the same for options that are there or not, such as "--watch".
         resumes: whether the same command goes on after a stop.
+        address: whether the first word that is no setting is the address of the output.
 
     Returns:
         0 done; 1 the job's own verdict; 2 usage or config, one line per error on stderr; 3 the output is damaged, or a
@@ -73,12 +77,13 @@ def main(
     names = [option.strip("-") for option in (*(files or ()), *(switches or ()))]
     given = {name: getattr(options, name) for name in names}
     again = command(job, words) if resumes else ""
-    return _exit_code(again, lambda: options.chosen(load(schema, options.config, options.overrides), **given))
+    overrides = _with_output(options.overrides) if address else options.overrides
+    return _exit_code(again, lambda: options.chosen(load(schema, options.config, overrides), **given))
 
 
-def with_output(words: Sequence[str]) -> list[str]:
-    """The words of a job whose first plain word is an address: it becomes output.uri=ADDRESS."""
-    at = next((place for place, word in enumerate(words) if not word.startswith("-") and "=" not in word), None)
+def _with_output(words: list[str]) -> list[str]:
+    """The overrides, of which the first address becomes output.uri=ADDRESS. No key has a slash, so in/day=7 is one."""
+    at = next((place for place, word in enumerate(words) if "/" in (key := word.split("=")[0]) or key == word), None)
     return [f"output.uri={word}" if place == at else word for place, word in enumerate(words)]
 
 
@@ -88,20 +93,33 @@ def _exit_code(again: str, work: Callable[[], int]) -> int:
         with stoppable(again):
             return work()
     except ConfigError as err:
-        print(err, file=sys.stderr)
+        say(err)
         return EXIT_USAGE
     except OutputError as err:
-        print(err, file=sys.stderr)
+        say(err)
         return EXIT_STORAGE
     except OverBudget as err:
-        print(err, file=sys.stderr)
+        say(err)
         return err.code
+    except PermissionError as err:
+        if err.filename is None:
+            raise
+        say(f"{err.filename}: {err.strerror}; with the right to it the same command goes on")
+        return EXIT_STORAGE
     except OSError as err:
         failed = storage_error(err)
         if failed is None:
             raise
-        print(failed, file=sys.stderr)
+        say(failed)
         return EXIT_STORAGE
+
+
+def say(line: object) -> None:
+    """Print why a job ends, on stderr. With `--log json` it is an object as every other line."""
+    if logs.is_json():
+        log.error("%s", line)
+    else:
+        print(line, file=sys.stderr)
 
 
 def program(job: str) -> str:
@@ -147,7 +165,9 @@ class Once(argparse.Action):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _option: str | None = None
     ) -> None:
-        """Store the value, or end with a usage error if there is one already."""
+        """Store the value, or end with a usage error if it is empty (an unset variable) or there is one already."""
+        if not values:
+            parser.error("--config: names no file")
         if getattr(namespace, self.dest) is not None:
             parser.error(f"--config twice: {getattr(namespace, self.dest)} and {values}; one file, and overrides")
         setattr(namespace, self.dest, values)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from jobs import cli
+from jobs.stopping import leave
 from pipeline.config import OutputConfig, Section, StorageConfig
 
 WATCH_SECONDS = 5.0  # between two looks, and ten times as long as a look takes
@@ -35,8 +36,11 @@ def run(config: StatusConfig, *, watch: bool, json: bool) -> int:
 
     looks = _looks(config, watch=watch)
     if not (watch and sys.stdout.isatty()) or json:
-        for status in looks:
-            print(_as_json(status) if json else "\n".join(status_lines(status)), flush=True)
+        try:
+            for status in looks:
+                print(_as_json(status) if json else "\n".join(status_lines(status)), flush=True)
+        except BrokenPipeError:  # as of `| head -1`, which has read enough
+            leave(0)
         return 0
     with Live(console=Console(), auto_refresh=False) as live:
         for status in looks:
@@ -64,8 +68,7 @@ def _as_json(status: dict[str, Any]) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The job as a command. Returns the exit code of `cli.main`."""
-    words = cli.with_output(sys.argv[1:] if arguments is None else arguments)
-    return cli.main("status", StatusConfig, run, __doc__, words, switches=SWITCHES, resumes=False)
+    return cli.main("status", StatusConfig, run, __doc__, arguments, switches=SWITCHES, resumes=False, address=True)
 
 
 if __name__ == "__main__":

@@ -42,16 +42,14 @@ def run(config: RunConfig) -> int:
     if changed:
         print(changed)
     if stopped:
-        print(stopped, file=sys.stderr)
+        cli.say(stopped)
         return stopped.code
     if not (summary["complete"] or config.publish):
         left = summary["units_planned"] - summary["units_committed"]
-        print(
-            f"{left} of {summary['units_planned']} units are not committed: run the same command again", file=sys.stderr
-        )
+        cli.say(f"{left} of {summary['units_planned']} units are not committed: run the same command again")
         return 1
     if dead_fraction(summary) > config.budget.max_dead_fraction:
-        print(over_budget(dead_fraction(summary), config.budget), file=sys.stderr)
+        cli.say(over_budget(dead_fraction(summary), config.budget))
         return 1
     return int(config.plan.strict and bool(changed) and not summary["source_changes"]["taken_up"])
 
@@ -61,7 +59,7 @@ def _share_done(left: dict[str, Any]) -> int:
     name, own = f"share {left['partition']}", left["units_left"]
     print(f"{name}: done; {left['units_left_to_others']} units of other shares are left; whoever ends last publishes")
     if own:
-        print(f"{name}: {own} of its units are not committed: run the same command again", file=sys.stderr)
+        cli.say(f"{name}: {own} of its units are not committed: run the same command again")
     return int(own > 0)
 
 

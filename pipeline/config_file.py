@@ -73,15 +73,16 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError, AttributeError) as err:
             raise yaml.constructor.ConstructorError(problem=str(err), problem_mark=node.start_mark) from None
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """The mapping of a node. Raises _Repeated if a key stands in it twice."""
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping as it is written, before `<<` merges others into it. Raises _Repeated if a key is there twice."""
+        node = super().compose_mapping_node(anchor)
         first: dict[str, int] = {}
         for key, _ in node.value:
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and key.value in first:
                 raise _Repeated(f"{key.value} is there twice, in lines {first[key.value]} and {line}")
             first[str(key.value)] = line
-        return super().construct_mapping(node, deep)
+        return node
 
 
 def _parse(text: str) -> Any:
@@ -212,7 +213,8 @@ def mistakes(err: pydantic.ValidationError, schema: type[Section]) -> list[str]:
             lines[key].append(text)
         if error["type"] not in ("extra_forbidden", "missing"):
             given[key] = _shown(error["input"])
-    return [f"{key}: {' or '.join(texts)}{given.get(key, '')}" for key, texts in lines.items()]
+    named = ((f"{key}: " if key else "", texts, given.get(key, "")) for key, texts in lines.items())
+    return [f"{key}{' or '.join(texts)}{shown}" for key, texts, shown in named]
 
 
 def _shown(value: Any) -> str:

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import wave
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -31,7 +31,8 @@ from pipeline.storage.scratch import scratch_folder
 
 log = logging.getLogger(__name__)
 
-Recording = str | os.PathLike[str] | np.ndarray
+Address = str | os.PathLike[str]
+Recording = Address | np.ndarray
 TRANSCRIBED = TRANSCRIPT.append(pa.field("error", pa.string()))
 OF_A_RUN = ("output", "run", "publish", "retry")  # settings that mean nothing without an output
 
@@ -41,11 +42,11 @@ def transcribe(recordings: Recording | Sequence[Recording], **settings: Any) -> 
 
 
 @overload
-def transcribe(recordings: str, output_uri: str, **settings: Any) -> dict[str, Any]: ...
+def transcribe(recordings: Address, output_uri: Address, **settings: Any) -> dict[str, Any]: ...
 
 
 def transcribe(
-    recordings: Recording | Sequence[Recording], output_uri: str | None = None, **settings: Any
+    recordings: Recording | Sequence[Recording], output_uri: Address | None = None, **settings: Any
 ) -> pa.Table | dict[str, Any]:
     """Transcribe a few recordings into a table; or, with `output_uri`, an archive as `fullcanvas transcribe` does.
 
@@ -85,14 +86,22 @@ def transcribe(
         sections["model"] = {"name": sections["model"]}
     if output_uri is None:
         return _transcribed(recordings, sections)
-    if not isinstance(recordings, str):
+    if not isinstance(recordings, str | os.PathLike):
         raise ConfigError("output_uri: is for an archive, which is one path, glob or address; a list needs none")
-    sections["source"] = {**settings.get("source", {}), "uri": recordings}
-    sections["output"] = {**settings.get("output", {}), "uri": output_uri}
+    for name, address in (("source", recordings), ("output", output_uri)):
+        sections[name] = _with(sections, name, uri=os.fspath(address))
     return run.transcribe(validate(RunConfig, sections))
 
 
-def read_transcripts(output_uri: str, storage: dict[str, Any] | None = None) -> pa.Table:
+def _with(sections: Mapping[str, Any], name: str, **more: object) -> dict[str, Any]:
+    """A section as given, with `more` in it. Raises ConfigError if it is no section."""
+    given = sections.get(name, {})
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{name}: must be a section of keys with values (given: {given!r:.100})")
+    return {**given, **more}
+
+
+def read_transcripts(output_uri: Address, storage: dict[str, Any] | None = None) -> pa.Table:
     """The published transcripts: one row per segment, with the columns of `pipeline.schemas.TRANSCRIPT`.
 
         >>> transcripts = read_transcripts("out/mine")
@@ -110,7 +119,7 @@ def read_transcripts(output_uri: str, storage: dict[str, Any] | None = None) -> 
         ConfigError: there is no output, nothing of it is published, or it cannot be read.
         OutputError: a part is damaged.
     """
-    return _published(open_storage(output_uri, create=False, config=validate(StorageConfig, storage or {})))
+    return _published(open_storage(os.fspath(output_uri), create=False, config=validate(StorageConfig, storage or {})))
 
 
 def _published(store: Storage) -> pa.Table:
@@ -140,9 +149,9 @@ def _transcribed(recordings: Recording | Sequence[Recording], sections: dict[str
         place = {"uri": str(manifest), "format": "manifest", "trust": True}  # the caller has chosen each path
         threads = {"threads_per_replica": os.cpu_count() or 1}
         wanted = {
-            "source": {**sections.get("source", {}), **place},
+            "source": _with(sections, "source", **place),
             "output": {"uri": str(folder / "out")},
-            "compute": {**threads, **sections.get("compute", {})},
+            "compute": threads | _with(sections, "compute"),
         }
         store = transcribe_here(validate(RunConfig, sections | wanted))
         rows = [row | {"error": None} for row in _published(store).to_pylist()]
@@ -169,6 +178,10 @@ def _named(given: Sequence[Recording], folder: Path) -> Iterator[tuple[str, str]
                 file.setparams((1, BYTES_PER_SAMPLE, SAMPLE_RATE, 0, "NONE", ""))
                 file.writeframes(to_pcm(recording))
             yield path.stem, str(path)
+        elif isinstance(recording, str | os.PathLike) and (name := os.fspath(recording)):
+            # What is not UTF-8 cannot be in a table: such a name is written with escapes, and its row says why.
+            readable = name.encode(errors="backslashreplace").decode()
+            yield readable, name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - links stay as they are
         else:
-            name = os.fspath(recording)
-            yield name, name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - links stay as they are
+            given_as = " ".join(repr(recording).split())[:100]
+            raise ConfigError(f"recordings: entry {number}: {given_as} is no path, no address, and no array of samples")

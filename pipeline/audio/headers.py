@@ -30,6 +30,7 @@ MAX_EDITS = 10_000  # of a track; more are not looked at
 
 MP4_TOP = {b"ftyp", b"moov", b"mdat", b"moof", b"free", b"skip", b"wide", b"styp", b"sidx", b"mfra", b"udta", b"uuid"}
 MP4_PARENTS = {b"moov", b"trak", b"edts", b"mdia", b"minf", b"moof", b"traf"}
+MP4_DEPTH = 16  # of parents in parents, at most; real files have 4
 # FFmpeg allocates 24 bytes or more for each declared sample: 50 million in a file of 50 kB took 1.8 GB and 24 s.
 # A real sample takes 4 bytes in the tables. Raw PCM is an exception: its samples are declared together, read in chunks.
 MP4_BYTES_PER_SAMPLE = 4
@@ -368,7 +369,9 @@ def _mp4_table_samples(file: BinaryIO, at: int, end: int) -> int:
     return 0 if is_pcm else samples
 
 
-def _mp4_boxes(file: BinaryIO, at: int, end: int, *, top: bool = False) -> Iterator[tuple[bytes, int, int]]:
+def _mp4_boxes(
+    file: BinaryIO, at: int, end: int, *, top: bool = False, depth: int = 0
+) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, start of the body, length of the body) of all boxes in [at, end), parents before their children."""
     while at + 8 <= end:
         length, kind = struct.unpack(">I4s", _read(file, at, 8))
@@ -378,8 +381,8 @@ def _mp4_boxes(file: BinaryIO, at: int, end: int, *, top: bool = False) -> Itera
         if length < header or (top and kind not in MP4_TOP):  # not a box: bytes after the last one
             return
         yield kind, at + header, length - header
-        if kind in MP4_PARENTS:
-            yield from _mp4_boxes(file, at + header, min(at + length, end))
+        if kind in MP4_PARENTS and depth < MP4_DEPTH:
+            yield from _mp4_boxes(file, at + header, min(at + length, end), depth=depth + 1)
         at += length
 
 

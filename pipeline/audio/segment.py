@@ -229,8 +229,8 @@ def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tup
     Returns three values: how many of the windows belong to this piece; the sample with which the next piece begins, a
     whole number of milliseconds; whether the first window of the next piece overlaps the last window of this one.
 
-    A window that the audio behind might still lengthen goes to the next piece. So does a window that the following
-    window overlaps, unless speech goes on without a pause for half of the samples.
+    A window that the audio behind might still lengthen goes to the next piece, unless it begins in the first half. So
+    does a window that the following window overlaps, unless speech goes on without a pause for half of the samples.
     """
     longest_gap = (config.join_ms + 2 * config.pad_ms + config.min_silence_ms) * SAMPLES_PER_MS
     if not windows or windows[-1].end_sample <= samples - longest_gap:
@@ -240,7 +240,9 @@ def piece_end(windows: list[Window], samples: int, config: SegmentConfig) -> tup
     for final in range(len(windows) - 1, -1, -1):
         if not windows[final].overlaps_previous and windows[final].start_sample >= samples // 2:
             return final, _whole_ms(windows[final].start_sample), False
-    return len(windows) - 1, _whole_ms(windows[-1].start_sample), True
+    if windows[-1].overlaps_previous:
+        return len(windows) - 1, _whole_ms(windows[-1].start_sample), True
+    return len(windows), _whole_ms(windows[-1].end_sample), False
 
 
 def _whole_ms(samples: int) -> int:

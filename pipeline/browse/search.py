@@ -15,7 +15,7 @@ from fsspec import AbstractFileSystem
 from pipeline.browse.query import Query
 from pipeline.config import ConfigError
 from pipeline.evaluation.settings import UNKNOWN
-from pipeline.planning.plan import read_fingerprint
+from pipeline.planning.plan import BASE, plan_key, read_fingerprint
 from pipeline.storage.base import Storage
 
 PAGE = 20  # rows
@@ -66,10 +66,12 @@ class Tables:
     """The published tables of an output. Every search sees those that are published then. Threads may share it."""
 
     def __init__(self, storage: Storage) -> None:
-        """Raises ConfigError if there are no transcripts, OutputError if another version has written them."""
+        """Raises ConfigError if there are no transcripts, or nothing says that this version has written them."""
         self._storage = storage
         if not self._parts("transcripts"):
             raise ConfigError(f"output.uri: {storage.uri}: no published transcripts; publish=true publishes them")
+        if not storage.exists(plan_key(BASE)):
+            raise ConfigError(f"output.uri: {storage.uri}: tables without {plan_key(BASE)}: copy the whole output")
         read_fingerprint(storage)
         self._connection = duckdb.connect(config=_OFFLINE)
         self._connection.register_filesystem(_PartFiles(storage))

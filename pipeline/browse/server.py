@@ -32,6 +32,7 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_ROW = re.compile(r"\d{1,18}")
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class PageServer(ThreadingHTTPServer):
         """The clip that the parameters name, or one line that says why there is none."""
         part, row, label = (parameters.get(name, "") for name in ("part", "row", "id"))
         try:
-            return HTTPStatus.OK, self.clips.clip(part, int(row) if row.isdecimal() else -1, label)
+            return HTTPStatus.OK, self.clips.clip(part, int(row) if _ROW.fullmatch(row) else -1, label)
         except (NoAudio, BadRecording, ConfigError, OutputError, OSError) as err:
             return HTTPStatus.NOT_FOUND, public(" ".join(str(err).split()))
 

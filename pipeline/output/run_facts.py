@@ -13,7 +13,7 @@ from pipeline.config_file import as_text, flat, keys
 from pipeline.output.parts import CONFIG
 from pipeline.output.terminal import clock
 from pipeline.planning.plan import read_fingerprint
-from pipeline.storage.base import Storage, read_json
+from pipeline.storage.base import OutputError, Storage, read_json
 
 FORECAST = "_run/forecast.json"
 _PLACES = ("storage.", "output.uri", "source.uri")  # where things are; the report says it elsewhere
@@ -24,9 +24,12 @@ class RunFacts:
     """The files of a run, read once. What a file does not say is left out, as where no run has written them yet."""
 
     def __init__(self, storage: Storage, summary: Mapping[str, Any], minutes: Mapping[str, int]) -> None:
-        """summary: of `publish`. minutes: `Tally.minutes`."""
+        """summary: of `publish`. minutes: `Tally.minutes`. Raises OutputError where the settings are no settings."""
         text = storage.get(CONFIG) if storage.exists(CONFIG) else b"{}"
-        self.settings = flat(yaml.safe_load(text))
+        try:
+            self.settings = flat(yaml.safe_load(text))
+        except (yaml.YAMLError, AttributeError):
+            raise OutputError(f"{storage.uri}/{CONFIG}: not the settings of a run") from None
         self.fingerprint = read_fingerprint(storage)
         self.forecast = read_json(storage, FORECAST)
         self.summary, self.minutes = summary, minutes
@@ -75,7 +78,8 @@ class RunFacts:
         """Of the last run, in hours and dollars. Without `pipeline_seconds` nothing is known."""
         if (seconds := self.summary.get("pipeline_seconds")) is None:
             return {}
-        gpus = self.settings.get("compute.replicas_max", 0) * self.settings.get("compute.gpus_per_replica", 0)
+        pools = 1 if self.settings.get("model.second") is None else 2
+        gpus = pools * self.settings.get("compute.replicas_max", 0) * self.settings.get("compute.gpus_per_replica", 0)
         hours, price = seconds / 3600, self.settings.get("plan.usd_per_gpu_hour")
         return {
             "audio_hours": self.summary["pipeline_audio_seconds"] / 3600,

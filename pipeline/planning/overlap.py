@@ -47,9 +47,11 @@ def check_apart(source: str, output: str) -> None:
     """Raise ConfigError if the output lies inside the source, or the source inside the output.
 
     A glob contains the output only if it matches files that a run writes: /data/*.wav does not contain /data/out.
+    A folder that is called like a glob ("talks [2024]") is a folder.
     """
     written = place(output)
-    literal = names.literal_prefix(source)
+    is_there = os.path.exists(place(source))  # noqa: PTH110 - a long glob is no error
+    literal = source if is_there else names.literal_prefix(source)
     has_magic = literal != source
     folder = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".") if has_magic else source
     root = place(folder)

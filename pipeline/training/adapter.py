@@ -41,6 +41,11 @@ def train_adapter(config: AdapterConfig, command: str) -> dict[str, Any]:
     if not resume.has_settings(folder):  # a run that was killed before them may have left a start of other settings
         shutil.rmtree(folder / "start", ignore_errors=True)
     start = adapter_model.prepare_start(config)
+    if strange := adapter_model.strange_files(Path(config.output.uri), start):
+        raise ConfigError(
+            f"output.uri: {config.output.uri}: {strange[0]} is of another model, and would be one of this; use another "
+            "folder"
+        )
     weights = {"model.weights": layout.describe(str(start)).weights_hash}
     defaults = {f"train.{key}": value for key, value in AdapterSteps().model_dump(mode="json").items()}
     resume.agree(folder, weights | config.deciding(), steps="train.steps", defaults=defaults)
@@ -72,12 +77,13 @@ def check(config: AdapterConfig) -> None:
             Path(uri).mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise ConfigError(f"{key}: {uri}: {err.strerror}") from None
-    out = Path(config.output.uri).resolve()
-    if out in (layout.directory(config.model.name, config.model.revision).resolve(), Path(config.folder).resolve()):
+    folder = Path(config.folder)
+    taken = (layout.directory(config.model.name, config.model.revision), folder, folder / "start")
+    if Path(config.output.uri).resolve() in (path.resolve() for path in taken):
         raise ConfigError(
             f"output.uri: {config.output.uri}: must differ from model.name and folder, whose files it would overwrite"
         )
-    if not resume.has_settings(Path(config.folder)) and adapter_model.is_foreign(Path(config.folder) / "start"):
+    if not resume.has_settings(folder) and adapter_model.is_foreign(folder / "start"):
         raise ConfigError(f"folder: {config.folder}: its `start` was not made by a training; use another folder")
     for name, source in config.evaluation.items():
         if source == config.source:

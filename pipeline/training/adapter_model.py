@@ -78,6 +78,12 @@ def frozen_files(folder: Path) -> list[Path]:
     return [path for path in [*files, *sorted((folder / "backbone").glob("*"))] if path.is_file()]
 
 
+def strange_files(out: Path, start: Path) -> list[Path]:
+    """Names of weights in a folder for a model that the model does not have; a reader would take them for its own."""
+    there, own = ({path.relative_to(folder) for path in frozen_files(folder)} for folder in (out, start))
+    return sorted(there - own)
+
+
 def _adapter(config: AdapterConfig, source: Path, found: AsrConfig, wanted: AsrConfig) -> dict[str, Tensor]:
     """The weights of projector and LoRA to start from, float32."""
     torch.manual_seed(config.seed)

@@ -27,7 +27,8 @@ from pipeline.config import (
 from pipeline.model.files.layout import AsrConfig
 from pipeline.schemas import About, DecodedRecording, RecordingRef, WorkUnit, pcm_of
 from pipeline.sources import formats as sources
-from pipeline.storage.base import apply
+from pipeline.storage.base import OutputError, apply
+from pipeline.storage.errors import storage_error
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +54,19 @@ class Examples:
     """
 
     def __init__(self, path: Path) -> None:
-        self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        """Raises OutputError where its files are damaged."""
+        try:
+            self.table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            self.left_out: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
+        except (OSError, ValueError) as err:
+            if storage_error(err):
+                raise
+            why = " ".join(str(err).split())[:200]
+            raise OutputError(f"{path}: damaged ({why}); delete it, and its audio is decoded again") from None
         self.texts: list[str] = self.table["text"].to_pylist()
         self.languages: list[str | None] = self.table["language"].to_pylist()
         self.keys: list[str] = self.table["key"].to_pylist()
         self.samples: list[int] = [length // 2 for length in pc.binary_length(self.table["pcm"]).to_pylist()]
-        self.left_out: dict[str, int] = json.loads(path.with_suffix(".json").read_text())
 
     def __len__(self) -> int:
         return len(self.texts)

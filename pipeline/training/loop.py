@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.config import ConfigError
 from pipeline.model.network import backbone
 from pipeline.model.recogniser import AsrModel
 from pipeline.training import resume
@@ -108,7 +109,10 @@ class Trainer:
         return self.steps.learning_rate(step, self.total)
 
     def step(self, step: int) -> Figures:
-        """Do one optimiser step. Returns the losses of this worker."""
+        """Do one optimiser step. Returns the losses of this worker.
+
+        Raises ConfigError where the gradients are not finite: no weight would be after the step.
+        """
         accumulate = self.steps.accumulate
         sums: Figures = {}
         self.optimizer.zero_grad(set_to_none=True)
@@ -122,6 +126,11 @@ class Trainer:
         for settings in self.optimizer.param_groups:
             settings["lr"] = self.lr(step)
         sums["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.steps.clip))
+        if not math.isfinite(sums["grad_norm"]):
+            raise ConfigError(
+                f"train.lr: {self.steps.lr:g}: the gradients of step {step + 1} are not finite, so the training has "
+                "diverged; use a lower rate and a new folder"
+            )
         self.optimizer.step()
         if self.average_decay is not None:
             decay = min(self.average_decay, (1 + step) / (10 + step))

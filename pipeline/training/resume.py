@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -18,6 +19,8 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ConfigError
+from pipeline.model.exhaustion import memory_exhausted
+from pipeline.storage.base import OutputError
 
 SETTINGS, CHECKPOINT, LOG = "settings.json", "checkpoint.pt", "log.jsonl"
 RESCHEDULED = "rescheduled"  # in settings.json, only where the number of steps was changed
@@ -52,11 +55,11 @@ def agree(
 
     Raises:
         ConfigError: one line with every key that differs.
+        OutputError: settings or checkpoint are damaged.
     """
-    path = folder / SETTINGS
-    old: dict[str, Any] = {**defaults, **json.loads(path.read_text())} if path.exists() else settings
+    old: dict[str, Any] = {**defaults, **_settings(folder)} if has_settings(folder) else settings
     rescheduled = changes(folder)
-    if old[steps] != settings[steps] and settings[steps] + earlier > (done := _done(folder)):
+    if old.get(steps, settings[steps]) != settings[steps] and settings[steps] + earlier > (done := _done(folder)):
         if done and done not in [step for step, _ in rescheduled]:  # else nothing was trained for the old number
             rescheduled = [*rescheduled, [done, old[steps] + earlier]]
         old = old | {steps: settings[steps]}
@@ -64,13 +67,12 @@ def agree(
         was = ", ".join(f"{name} was {old.get(name)}, now {settings[name]}" for name in changed)
         raise ConfigError(f"folder: {folder}: of a run with other settings ({was}); use a new folder")
     kept = settings | ({RESCHEDULED: rescheduled} if rescheduled else {})
-    _write_text(path, json.dumps(kept, indent=1) + "\n")
+    _write_text(folder / SETTINGS, json.dumps(kept, indent=1) + "\n")
 
 
 def changes(folder: Path) -> Changes:
     """When the number of steps was changed so far."""
-    path = folder / SETTINGS
-    made: Changes = json.loads(path.read_text()).get(RESCHEDULED, []) if path.exists() else []
+    made: Changes = _settings(folder).get(RESCHEDULED, []) if has_settings(folder) else []
     return made
 
 
@@ -91,12 +93,12 @@ def save(folder: Path, state: dict[str, Any]) -> None:
 
 
 def load(folder: Path, device: torch.device) -> dict[str, Any] | None:
-    """The state of the checkpoint, or None where there is none yet. Raises ConfigError for one of another version."""
-    path = folder / CHECKPOINT
-    if not path.exists():
-        return None
-    state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
-    if "best_weights" not in state:
+    """The state of the checkpoint, or None where there is none yet.
+
+    Raises ConfigError for one of another version, OutputError for one that is damaged.
+    """
+    state = _state(folder, device)
+    if state is not None and "best_weights" not in state:
         raise ConfigError(f"folder: {folder}: of an older version; use a new folder")
     return state
 
@@ -125,8 +127,35 @@ def cut_log(folder: Path, done: int) -> None:
 
 def _done(folder: Path) -> int:
     """Steps of the checkpoint."""
+    state = _state(folder, torch.device("cpu"), mmap=True)
+    return 0 if state is None else int(state["done"])
+
+
+def _state(folder: Path, device: torch.device, *, mmap: bool = False) -> dict[str, Any] | None:
+    """What the checkpoint holds, or None where there is none yet. Raises OutputError where it is damaged."""
     path = folder / CHECKPOINT
-    return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["done"]) if path.exists() else 0
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as err:
+        if memory_exhausted(err):
+            raise
+        raise _damaged(path) from None
+    return state
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    """What settings.json holds. Raises OutputError where it is damaged."""
+    path = folder / SETTINGS
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError):
+        raise _damaged(path) from None
+
+
+def _damaged(path: Path) -> OutputError:
+    return OutputError(f"{path}: damaged, it cannot be read; use a new folder")
 
 
 def _step(line: str) -> float:

@@ -7,6 +7,7 @@ import struct
 
 import pytest
 
+from pipeline.audio.decode import contents
 from pipeline.audio.headers import (
     MP4_BYTES_PER_SAMPLE,
     WAV_SIZE_UNKNOWN,
@@ -122,6 +123,13 @@ def test_lengths_that_a_writer_on_a_pipe_leaves_open_pass(kind: str, at: int, un
     assert data != encoded(kind)
     assert reason_of(data) is None
     assert reason_of(data[: len(data) // 2]) is None
+
+
+def test_mp4_boxes_that_are_nested_without_end_are_one_bad_recording() -> None:
+    """A file of 24 kB. Too deep a recursion is the error of no recording."""
+    boxes = b"".join(struct.pack(">I4s", 8 * left, b"moov") for left in range(3000, 0, -1))
+    with pytest.raises(BadAudio, match=r"^corrupt_audio: x: "):
+        contents(struct.pack(">I4s4sI", 16, b"ftyp", b"isom", 0) + boxes, name="x")
 
 
 def test_mp4_may_end_with_junk_but_not_without_tables() -> None:

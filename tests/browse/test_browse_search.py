@@ -164,6 +164,12 @@ def test_an_output_without_transcripts_is_a_line(tmp_path: Path) -> None:
         Tables(open_storage(str(tmp_path), create=False))
 
 
+def test_tables_that_are_copied_alone_are_a_line(tmp_path: Path) -> None:
+    shutil.copytree(DATA / f"output-{OLDEST_SCHEMA}/transcripts", tmp_path / "transcripts")
+    with pytest.raises(ConfigError, match=r"^output\.uri: .*: tables without _run/plan\.parquet: copy the whole"):
+        Tables(open_storage(str(tmp_path), create=False))
+
+
 @pytest.mark.parametrize(
     ("parameters", "says"),
     [

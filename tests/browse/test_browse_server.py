@@ -188,7 +188,12 @@ def test_an_impossible_value_is_said_on_the_page(server: PageServer) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"part": "../../_run/config.yaml"}, {"row": "-1"}, {"row": "x"}, {"row": "999"}, {"id": "0"}, {"part": ""}],
+    [
+        {"part": "../../_run/config.yaml"},
+        *({"row": row} for row in ("-1", "x", "999", "9" * 18, "9" * 5000)),
+        {"id": "0"},
+        {"part": ""},
+    ],
 )
 def test_an_address_of_no_segment_is_a_line(server: PageServer, wrong: dict[str, str]) -> None:
     parts = urlsplit(player(server))

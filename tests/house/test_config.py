@@ -197,10 +197,19 @@ def test_a_key_that_stands_twice_in_an_override_is_refused() -> None:
     assert complaint("plan={unit_seconds: 5, unit_seconds: 6}") == "plan: unit_seconds is there twice, in lines 1 and 1"
 
 
-def test_yaml_anchors_may_be_overridden(tmp_path: Path) -> None:
+def test_yaml_anchors_may_be_overridden_at_any_depth(tmp_path: Path) -> None:
     path = tmp_path / "c.yaml"
-    path.write_text("plan: &p {unit_seconds: 5, unit_recordings: 3}\nbudget: {}\n")
-    assert load_run(path=path).plan.unit_seconds == 5
+    path.write_text(
+        "output: {uri: out}\n"
+        "sets: {day: {source: {uri: in}}}\n"
+        "models:\n"
+        "- {name: a, denoise: &plain {max_steps: 8, seed: 1}}\n"
+        "- {name: b, denoise: &quick {<<: *plain, max_steps: 4}}\n"
+        "denoise: {<<: *quick, seed: 2}\n"
+    )
+    config = load(EvaluateConfig, str(path), [])
+    assert config.models[1].denoise == {"max_steps": 4, "seed": 1}
+    assert (config.denoise.max_steps, config.denoise.seed) == (4, 2)
 
 
 @pytest.mark.parametrize(

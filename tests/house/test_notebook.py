@@ -36,10 +36,19 @@ def test_importing_the_package_loads_nothing() -> None:
 def test_a_mistake_names_the_key(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^denoise\.max_stpes: no such key; did you mean denoise\.max_steps\?$"):
         pipeline.transcribe(str(tmp_path), str(tmp_path / "out"), denoise={"max_stpes": 3})
+    with pytest.raises(ConfigError, match=r"^source: must be a section of keys with values \(given: 'de'\)$"):
+        pipeline.transcribe(str(tmp_path), str(tmp_path / "out"), source="de")
     with pytest.raises(ConfigError, match=r"^output\.uri: "):
         pipeline.read_transcripts(str(tmp_path / "nowhere"))
     with pytest.raises(ConfigError, match=rf"^output_uri: {tmp_path}: nothing is published there$"):
         pipeline.read_transcripts(str(tmp_path))  # a folder beside the output, say
+
+
+def test_a_path_is_an_address(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"^output_uri: {tmp_path}: nothing is published there$"):
+        pipeline.read_transcripts(tmp_path)
+    with pytest.raises(ConfigError, match=r"^denoise\.seed: must be a whole number"):  # and nothing about the others
+        pipeline.transcribe(tmp_path, tmp_path / "out", denoise={"seed": "x"})
 
 
 def test_a_damaged_part_is_named_in_one_line(tmp_path: Path) -> None:
@@ -83,10 +92,12 @@ def test_a_list_of_files_has_the_results_of_a_job_and_a_bad_one_says_why(
     job = pipeline.read_transcripts(out).to_pylist()
 
     names = [source / name for name in ("r002.wav", "bad.wav", "cut.flac", "r000.wav", "r001.wav")]
-    table = pipeline.transcribe([*names, "lost.mp3", tmp_path], **whisper)
+    table = pipeline.transcribe([*names, "lost.mp3", tmp_path, "caf\udce9.wav"], **whisper)  # of a disk in Latin-1
+    odd = r"caf\udce9.wav"
     assert table.schema.names == [*TRANSCRIPT.names, "error"]
     rows = table.to_pylist()
-    assert list(dict.fromkeys(row["recording_id"] for row in rows)) == [*map(str, names), "lost.mp3", str(tmp_path)]
+    given = [*map(str, names), "lost.mp3", str(tmp_path), odd]
+    assert list(dict.fromkeys(row["recording_id"] for row in rows)) == given
     good = [row for row in rows if row["text"] is not None]
     kept = ("segment_index", "start_ms", "end_ms", "language", "text", "problem", "model")
     wanted = [{name: row[name] for name in kept} for name in names for row in job if row["recording_id"] == name.name]
@@ -98,6 +109,7 @@ def test_a_list_of_files_has_the_results_of_a_job_and_a_bad_one_says_why(
         str(source / "bad.wav"): "not_audio",
         "lost.mp3": "missing_file",
         str(tmp_path): "missing_file",
+        odd: "bad_metadata",
     }
     assert "No such file" in bad["lost.mp3"][1]
     said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
@@ -128,6 +140,10 @@ def test_samples_are_a_recording_and_a_notebook_may_have_an_event_loop(tmp_path:
         (["a.mp3"], {"denoise": {"max_stpes": 3}}, "denoise.max_stpes: no such key"),
         (["a.mp3"], {"model": "no-such-model"}, "model.name: no-such-model: no config.json in no-such-model"),
         (["a.mp3", np.zeros((2, 99))], {}, "recordings: samples 1: float64 of shape (2, 99)"),
+        (["a.mp3", 0.5], {}, "recordings: entry 1: 0.5 is no path, no address, and no array of samples"),
+        ([b"a.mp3", ""], {}, "recordings: entry 0: b'a.mp3' is no path"),
+        (["a.mp3", ""], {}, "recordings: entry 1: '' is no path"),
+        (["a.mp3"], {"compute": 4}, "compute: must be a section of keys with values (given: 4)"),
         (np.zeros(99, np.int16), {}, "recordings: samples 0: int16 of shape (99,)"),
         (np.full(99, np.nan), {}, "recordings: samples 0: float64 of shape (99,)"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -62,7 +63,9 @@ def test_a_typo_is_answered_with_what_was_meant(capsys: pytest.CaptureFixture[st
     ]
 
 
-@pytest.mark.parametrize("error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x")])
+@pytest.mark.parametrize(
+    "error", [ZeroDivisionError(), FileNotFoundError(errno.ENOENT, "gone", "x"), PermissionError("of no file")]
+)
 def test_a_programs_error_is_not_hidden(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_with(error, NEEDED)
@@ -71,6 +74,26 @@ def test_a_programs_error_is_not_hidden(error: Exception) -> None:
 def test_a_disk_that_is_full_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_with(OSError(errno.ENOSPC, "No space left on device", "/out/data/x"), NEEDED) == 3
     line = "/out/data/x: No space left on device; make room or raise the quota, then the same command goes on\n"
+    assert capsys.readouterr().err == line
+
+
+def test_a_log_for_programs_has_the_error_as_an_object_too(tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "jobs.status", "--log", "json", str(tmp_path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    (entry,) = map(json.loads, done.stderr.splitlines())
+    assert (done.returncode, entry["level"]) == (2, "ERROR")
+    assert entry["message"] == f"output.uri: {tmp_path}: no run has planned anything here"
+
+
+def test_a_config_that_names_no_file_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_with(0, [*NEEDED, "--config", ""])
+    assert capsys.readouterr().err.startswith("--config: names no file ")
+
+
+def test_a_file_of_somebody_else_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_with(PermissionError(errno.EACCES, "Permission denied", "/out/_run/x"), NEEDED) == 3
+    line = "/out/_run/x: Permission denied; with the right to it the same command goes on\n"
     assert capsys.readouterr().err == line
 
 

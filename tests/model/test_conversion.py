@@ -141,6 +141,28 @@ def test_a_damaged_part_is_named_by_its_own_key(parts: ImportConfig, tmp_path: P
         conversion.convert(parts.model_copy(update={key: given[key]}), print)
 
 
+def test_an_empty_folder_is_filled_and_not_replaced(
+    parts: ImportConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mount, a link or the folder that somebody stands in. What a killed import left there is replaced."""
+    (tmp_path / "made/.partial/backbone").mkdir(parents=True)
+    (tmp_path / "made/.partial/config.json").write_text("half")
+    (tmp_path / "made.partial").mkdir()  # somebody else's
+    (tmp_path / "link").symlink_to("made")
+    before = (tmp_path / "made").stat().st_ino
+    monkeypatch.chdir(tmp_path / "link")
+    folder = conversion.convert(parts.model_copy(update={"output": "."}), lambda _: None)
+    assert (tmp_path / "made").stat().st_ino == before
+    assert not (folder / ".partial").exists()
+    assert (tmp_path / "made.partial").exists()
+    checkpoint.load(str(folder), verify=True)
+
+
+def test_an_output_that_cannot_be_made_is_one_line(parts: ImportConfig) -> None:
+    with pytest.raises(ConfigError, match=r"^output: .*/base/config\.json/made: Not a directory$"):
+        conversion.convert(parts.model_copy(update={"output": f"{parts.base}/config.json/made"}), lambda _: None)
+
+
 def test_an_output_that_is_in_use_is_kept(parts: ImportConfig) -> None:
     path = Path(parts.output)
     path.mkdir()

@@ -362,6 +362,16 @@ def test_what_is_not_plain_lora_is_refused(tmp_path: Path, change: dict[str, obj
         importer.read_peft(tmp_path)
 
 
+@pytest.mark.parametrize(("change", "says"), [({"r": 0}, "rank: must be"), ({"lora_alpha": -1}, "alpha: must be")])
+def test_lora_with_impossible_numbers_is_one_line(tmp_path: Path, change: dict[str, object], says: str) -> None:
+    tree = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", **change}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(tree))
+    name = "base_model.model.model.decoder.layers.0.self_attn.q_proj.lora_A.weight"
+    save_file({name: torch.zeros(4, 8)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(ConfigError, match=rf"adapter_config\.json: {says}"):
+        importer.read_peft(tmp_path)
+
+
 def test_rank_stabilised_lora_keeps_its_scale(tmp_path: Path) -> None:
     tree = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "bias": "none", "use_rslora": True}
     (tmp_path / "adapter_config.json").write_text(json.dumps(tree))

@@ -72,6 +72,24 @@ def test_heads_are_64_wide_unless_the_user_says_otherwise(encoder: dict[str, Ten
     assert whisper_import.read_encoder(path, heads=4)[1].heads == 4
 
 
+def test_heads_that_do_not_divide_the_width_are_refused_by_their_key(
+    encoder: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file(encoder, path)
+    with pytest.raises(ConfigError, match=r"^encoder_heads: 3 does not divide 16, the width of .*model\.safetensors$"):
+        whisper_import.read_encoder(path, heads=3)
+
+
+@pytest.mark.parametrize("name", ["conv1.weight", "layers.0.fc1.weight"])
+def test_weights_without_the_dimensions_of_an_encoder_are_one_line(
+    encoder: dict[str, Tensor], tmp_path: Path, name: str
+) -> None:
+    save_file(encoder | {name: torch.ones(3)}, tmp_path / "model.safetensors")
+    with pytest.raises(ConfigError, match=r"no Whisper encoder: conv1 and fc1 have weights of shape \[.*\(3,\)"):
+        whisper_import.read_encoder(tmp_path)
+
+
 @pytest.mark.parametrize("lost", ["encoder.ln_post.weight", "encoder.blocks.1.attn.query.bias"])
 def test_a_weight_that_is_missing_is_named(encoder: dict[str, Tensor], tmp_path: Path, lost: str) -> None:
     state = as_openai(encoder)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.audio.segment import OVERLAP_SAMPLES, Window, piece_end
@@ -398,8 +398,12 @@ def row(number: int, start: str, following: str | None) -> dict[str, Any]:
 @given(
     st.lists(st.tuples(st.integers(0, 40_000), st.integers(1_000, 480_000), st.booleans()), max_size=80),
     st.integers(0, 2000),
+    st.integers(0, 30_000),
 )
-def test_a_piece_always_moves_on_and_cuts_no_final_window(shape: list[tuple[int, int, bool]], pad_ms: int) -> None:
+@example([(0, 480_000, False)], 200, 30_000)  # half of the piece is silence that a join might bridge
+def test_a_piece_always_moves_on_and_cuts_no_final_window(
+    shape: list[tuple[int, int, bool]], pad_ms: int, join_ms: int
+) -> None:
     samples = PIECE_SECONDS * SAMPLE_RATE
     windows: list[Window] = []
     at = 0
@@ -412,8 +416,9 @@ def test_a_piece_always_moves_on_and_cuts_no_final_window(shape: list[tuple[int,
             break
         windows.append(Window(start, end, overlapping))
         at = end
-    final, end, overlaps = piece_end(windows, samples, SegmentConfig(pad_ms=pad_ms))
-    assert samples // 2 <= end <= samples or (windows and end == windows[-1].start_sample // 16 * 16)
+    final, end, overlaps = piece_end(windows, samples, SegmentConfig(pad_ms=pad_ms, join_ms=join_ms))
+    last = (windows[-1].start_sample // 16 * 16, windows[-1].end_sample // 16 * 16) if windows else ()
+    assert samples // 2 <= end <= samples or end in last
     assert end > 0 or not windows
     assert end % 16 == 0
     assert final <= len(windows)

@@ -19,7 +19,7 @@ from pipeline.output.parts import PUBLISHED, SUMMARY, read_ledger
 from pipeline.output.publish import publish_tables
 from pipeline.output.report import SAMPLE, write_report
 from pipeline.output.run_facts import CONFIG, FORECAST
-from pipeline.storage.base import Storage, open_storage, read_json
+from pipeline.storage.base import OutputError, Storage, open_storage, read_json
 from tests.support.outputs import plan, ref, run
 
 NASTY = '<script>alert("1")</script>'
@@ -116,6 +116,17 @@ def test_cost_is_the_price_of_all_gpus_for_all_the_time(tmp_path: Path) -> None:
     assert "at most 0.40 GPU hours (all replicas, all the time): no price" in page(tmp_path, "x", *settings)
     (tmp_path / "b").mkdir()
     assert "0.80 US dollars" in page(tmp_path / "b", "x", *settings, "plan.usd_per_gpu_hour=2")
+    (tmp_path / "second").mkdir()  # a second model has as many replicas of its own
+    assert "at most 0.80 GPU hours" in page(tmp_path / "second", "x", *settings, "model.second=tiny")
+
+
+@pytest.mark.parametrize("content", [b"", b"[1]", b": : :", b"\xff"])
+def test_settings_that_cannot_be_read_are_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+    page(tmp_path)
+    storage = open_storage(str(tmp_path / "out"))
+    storage.put(CONFIG, content)
+    with pytest.raises(OutputError, match=rf"^{storage.uri}/_run/config\.yaml: not the settings of a run$"):
+        written(storage, NOTES)
 
 
 def test_settings_that_differ_from_the_default_are_named_with_it(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from pipeline.output.status import read_status, status_lines
 from pipeline.storage.base import Storage, open_storage
 from tests.support.outputs import commit, left, plan, ref, run
 from tests.support.small_s3 import SmallS3
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -90,6 +94,31 @@ def test_the_command_takes_the_address_alone_and_prints_lines_or_json(
     assert main(["--watch", "--json", storage.uri]) == 0  # no run is at work, so it ends
     (line,) = capsys.readouterr().out.splitlines()
     assert json.loads(line) == read_status(storage)
+
+
+def test_an_address_is_known_beside_options_with_a_value_and_with_an_equals_sign_in_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "day=2026-11-30"
+    plan(open_storage(str(output)), [ref(0)])
+    assert main(["--log", "text", str(output), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["output"] == str(output)
+    assert main([str(output), str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"{str(tmp_path)!r}: an override must look like section.key=value\n"
+
+
+def test_a_reader_that_has_read_enough_ends_the_watch(storage: Storage) -> None:
+    sign(storage)  # a run is at work, so the watch would go on
+    command = [sys.executable, "-m", "jobs.status", storage.uri, "--watch", "--json"]
+    watch = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert watch.stdout
+        assert watch.stderr
+        watch.stdout.close()
+        assert watch.stderr.read() == ""
+        assert watch.wait(timeout=60) == 0
+    finally:
+        watch.kill()
 
 
 def test_an_output_in_a_bucket_is_read_from_anywhere(

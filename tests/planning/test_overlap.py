@@ -72,6 +72,19 @@ def test_places_beside_each_other_are_fine(source: str, output: str) -> None:
     check_apart(source, output)
 
 
+@pytest.mark.parametrize("name", ["talks [2024]", "who is it?", "{a,b}", "all*"])
+def test_a_folder_that_is_called_like_a_glob_is_a_folder(tmp_path: Path, name: str) -> None:
+    source = tmp_path / name
+    source.mkdir()
+    for output in (source, source / "out"):
+        with pytest.raises(ConfigError, match=r"^output.uri: .*: inside the source "):
+            check_apart(str(source), str(output))
+    with pytest.raises(ConfigError, match=r"^output.uri: .*: the source .* is inside it"):
+        check_apart(str(source), str(tmp_path))
+    check_apart(str(source), str(tmp_path / "out"))
+    check_apart(f"/{'{a,b}' * 99}", "/out")  # longer than any name
+
+
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "archive")

@@ -141,6 +141,20 @@ def test_a_log_without_the_start_is_one_line(root: Path) -> None:
         adapter.train_adapter(config(root, "lost", train={"steps": 2}), "")
 
 
+def test_an_output_with_weights_of_another_model_is_refused_before_the_training(root: Path) -> None:
+    """A backbone in one file counts before its shards: the new model would have the old backbone."""
+    out = root / "strange/model"
+    (out / "backbone").mkdir(parents=True)
+    (out / "backbone/model-00001-of-00002.safetensors").touch()
+    with (
+        mock.patch.object(adapter, "examples", side_effect=AssertionError("hours of work")),
+        pytest.raises(
+            ConfigError, match=r"^output\.uri: .*: backbone/model-00001-of-00002\.safetensors is of another "
+        ),
+    ):
+        adapter.train_adapter(config(root, "strange"), "")
+
+
 def test_somebody_elses_folder_called_start_is_left_alone(root: Path) -> None:
     shutil.copytree(root / "model", root / "foreign/work/start")
     theirs = config(root, "foreign", model={"name": str(root / "foreign/work/start")})
@@ -228,6 +242,7 @@ def test_settings_that_decide_nothing_may_change(root: Path, result: dict[str, A
     [
         ({"output": {"uri": "s3://bucket/x"}}, r"^output.uri: s3://bucket/x: must be a local folder"),
         ({"output": {"uri": "MODEL"}}, r"^output.uri: .*: must differ from model.name and folder, "),
+        ({"output": {"uri": "START"}}, r"^output.uri: .*/start: must differ from model.name and folder, "),
         ({"evaluation": {"same": "SOURCE"}}, r"^evaluation.same.uri: .*: the same recordings are trained on"),
         ({"compute": {"gpus_per_worker": 1}}, r"^compute.workers: 0 trains in this process on the CPU"),
         ({"model": {"name": "/nowhere"}}, r"^model.name: /nowhere: no config.json"),
@@ -236,7 +251,7 @@ def test_settings_that_decide_nothing_may_change(root: Path, result: dict[str, A
 )
 def test_impossible_settings_are_refused_in_one_line(root: Path, sections: dict[str, Any], says: str) -> None:
     tree = settings(root, "refused")
-    places = {"MODEL": str(root / "model"), "SOURCE": tree["source"]}
+    places = {"MODEL": str(root / "model"), "SOURCE": tree["source"], "START": f"{tree['folder']}/start"}
     filled = {
         name: {key: places.get(value, value) if isinstance(value, str) else value for key, value in section.items()}
         for name, section in sections.items()

@@ -20,6 +20,7 @@ from pipeline.in_process import transcribe_here
 from pipeline.model.files import layout
 from pipeline.model.files.layout import AsrConfig
 from pipeline.model.new_model import SizeSection, asr_config
+from pipeline.storage.base import OutputError
 from pipeline.training import examples
 from pipeline.training.examples import Examples
 from tests.support.archives import settings
@@ -87,6 +88,18 @@ def test_the_same_source_is_decoded_once(folder: Path) -> None:
 def test_a_kill_while_decoding_leaves_nothing_that_is_taken_for_examples(folder: Path) -> None:
     with mock.patch.object(decode.Decoder, "pieces", side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
         prepare(folder)
+    assert prepare(folder).texts == ["null", "eins"]
+
+
+def test_damaged_examples_are_one_line_that_says_what_to_do(folder: Path) -> None:
+    prepare(folder)
+    (path,) = (folder / "examples").glob("*.arrow")
+    whole = path.read_bytes()
+    for left in (b"", whole[: len(whole) // 2]):
+        path.write_bytes(left)
+        with pytest.raises(OutputError, match=r"\.arrow: damaged \(.*\); delete it, and its audio is decoded again$"):
+            prepare(folder)
+    path.unlink()
     assert prepare(folder).texts == ["null", "eins"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -80,6 +81,18 @@ def test_steps_on_a_repeated_batch_lower_its_loss(root: Path, checkpointed: bool
     assert figures[-1]["loss"] < 0.95 * figures[0]["loss"]
     for name in ("diffusion", "ar", "ctc"):
         assert figures[-1][name] < figures[0][name]
+
+
+@pytest.mark.parametrize("worth", [math.nan, math.inf])
+def test_a_training_that_diverges_ends_in_one_line_before_its_weights_are_lost(root: Path, worth: float) -> None:
+    run = trainer(root, "diverged")
+    before = weights(run)
+    with (
+        mock.patch.object(run, "_loss", return_value=(run.parameters[0].sum() * worth, {"loss": worth})),
+        pytest.raises(ConfigError, match=r"^train\.lr: 0\.003: the gradients of step 3 are not finite, "),
+    ):
+        run.step(2)
+    assert all(torch.equal(weight, before[name]) for name, weight in weights(run).items())
 
 
 def test_losses_are_logged_with_the_texts_that_are_too_long_for_ctc(root: Path, uninterrupted: Trainer) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pipeline.config import ConfigError
+from pipeline.storage.base import OutputError
 from pipeline.training import resume
 
 SETTINGS: dict[str, Any] = {"seed": 0, "train.steps": 6, "train.lr": 0.003}
@@ -71,6 +72,32 @@ def test_a_checkpoint_of_another_version_is_one_line(tmp_path: Path) -> None:
     resume.save(tmp_path, {"done": 3})
     with pytest.raises(ConfigError, match=r"^folder: .*: of an older version; use a new folder$"):
         resume.load(tmp_path, cpu)
+
+
+@pytest.mark.parametrize(
+    "left", [b"", b"{", b"[1]", b"PK\x03\x04", None], ids=["empty", "brace", "list", "zip", "half"]
+)
+def test_a_damaged_checkpoint_and_damaged_settings_are_one_line_with_the_file(
+    tmp_path: Path, left: bytes | None
+) -> None:
+    for name in (resume.CHECKPOINT, resume.SETTINGS):
+        folder = tmp_path / name
+        folder.mkdir()
+        resume.agree(folder, SETTINGS, steps="train.steps")
+        at_step(folder, 3)
+        whole = (folder / name).read_bytes()
+        (folder / name).write_bytes(whole[: len(whole) // 2] if left is None else left)
+        with pytest.raises(
+            OutputError, match=rf"^{folder / name}: damaged, it cannot be read; use a new folder$"
+        ) as raised:
+            resume.agree(folder, SETTINGS | {"train.steps": 9}, steps="train.steps")
+        assert "\n" not in str(raised.value)
+
+
+def test_the_folder_of_another_kind_of_training_is_refused_in_one_line(tmp_path: Path) -> None:
+    resume.agree(tmp_path, {"seed": 0, "phases.steps": 6}, steps="phases.steps")
+    with pytest.raises(ConfigError, match=r"train\.steps was None, now 6"):
+        resume.agree(tmp_path, SETTINGS, steps="train.steps")
 
 
 def test_lines_after_the_checkpoint_and_half_lines_are_dropped_from_the_log(tmp_path: Path) -> None:

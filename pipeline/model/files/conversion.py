@@ -16,6 +16,8 @@ from pipeline.model.files.layout import AsrConfig
 from pipeline.model.network import backbone, lora
 from pipeline.model.network.projector import Projector
 
+PARTIAL = ".partial"  # in the output: what a killed import leaves, and the next one replaces
+
 
 def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
     """Write config.json, the given parts and their hashes (manifest.json). Returns the folder.
@@ -25,7 +27,7 @@ def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
     nothing is written.
     """
     output = Path(config.output)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if output.exists() and (not output.is_dir() or set(output.iterdir()) - {output / PARTIAL}):
         raise ConfigError(f"output: {output}: exists already, and is not an empty folder")
     with layout.named("base"):
         made = layout.read_config(layout.directory(config.base))
@@ -48,20 +50,28 @@ def convert(config: ImportConfig, say: Callable[[str], None]) -> Path:
     if made.hub is not None:
         kept = {part: None if given[part] else getattr(made.hub, part) for part in hub.PARTS}
         made = made.model_copy(update={"hub": made.hub.model_copy(update=kept) if any(kept.values()) else None})
-    partial = output.with_name(f"{output.name}.partial")
+    _write(output, made, {"encoder": encoder, "adapter": adapter}, links)
+    return output
+
+
+def _write(output: Path, made: AsrConfig, states: dict[str, dict[str, Tensor] | None], links: dict[str, Path]) -> None:
+    """Write the folder, which may be there and be empty: a mount, or where somebody stands. So it is not replaced."""
+    partial = output / PARTIAL
     shutil.rmtree(partial, ignore_errors=True)
-    (partial / "backbone").mkdir(parents=True)
+    try:
+        (partial / "backbone").mkdir(parents=True)
+    except OSError as err:
+        raise ConfigError(f"output: {output}: {err.strerror}") from None
     layout.write_config(partial, made)
-    for name, state in (("encoder", encoder), ("adapter", adapter)):
+    for name, state in states.items():
         if state is not None:
             weights.write(state, partial / hub.PARTS[name], torch.float32)
     for name, source in links.items():
         (partial / name).symlink_to(source.resolve())
     hub.write_manifest(partial)
-    if output.exists():
-        output.rmdir()
-    partial.rename(output)
-    return output
+    for path in sorted(partial.iterdir(), key=lambda path: path.name == "config.json"):  # half a folder is no model
+        path.rename(output / path.name)
+    partial.rmdir()
 
 
 def _adapter(config: ImportConfig, made: AsrConfig, say: Callable[[str], None]) -> tuple[dict[str, Tensor], AsrConfig]:

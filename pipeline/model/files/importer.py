@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+import pydantic
 from torch import Tensor
 
 from pipeline.config import ConfigError
+from pipeline.config_file import mistakes
 from pipeline.model.files.layout import LoraSpec
 from pipeline.model.files.weights import read_state, shapes
 
@@ -151,7 +153,10 @@ def read_peft(folder: Path) -> tuple[dict[str, Tensor], LoraSpec]:
     targets = [target for target in TARGETS.values() if any(f".{target}." in role for role in roles)]
     if not targets:
         raise ConfigError(f"{folder}: no LoRA on q_proj, k_proj, v_proj or o_proj among its {len(state)} weights")
-    return state, LoraSpec.model_validate({"rank": rank, "alpha": alpha, "targets": targets})
+    try:
+        return state, LoraSpec.model_validate({"rank": rank, "alpha": alpha, "targets": targets})
+    except pydantic.ValidationError as err:
+        raise ConfigError(f"{path}: {mistakes(err, LoraSpec)[0]}") from None
 
 
 def _lora_name(name: str) -> str | None:

@@ -58,9 +58,14 @@ def _spec(state: Mapping[str, Tensor], path: Path, heads: int | None) -> Encoder
         raise ConfigError(f"{path}: no Whisper encoder: {len(lost)} weights are missing ({lost[0]})")
     if foreign := sorted(state.keys() - expected):
         raise ConfigError(f"{path}: no Whisper encoder: {len(foreign)} weights are unknown ({foreign[0]})")
-    width, mels = state["conv1.weight"].shape[:2]
-    ffn = state["layers.0.fc1.weight"].shape[0]
-    return EncoderSpec(d_model=width, layers=layers, heads=heads or max(1, width // 64), ffn=ffn, mels=mels)
+    shapes = [tuple(state[name].shape) for name in ("conv1.weight", "layers.0.fc1.weight")]
+    if list(map(len, shapes)) != [3, 2]:
+        raise ConfigError(f"{path}: no Whisper encoder: conv1 and fc1 have weights of shape {shapes}")
+    (width, mels, _), (ffn, _) = shapes
+    heads = heads or max(1, width // 64)
+    if width % heads:
+        raise ConfigError(f"encoder_heads: {heads} does not divide {width}, the width of {path}")
+    return EncoderSpec(d_model=width, layers=layers, heads=heads, ffn=ffn, mels=mels)
 
 
 def _renamed(stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
