@@ -124,7 +124,7 @@ def test_a_model_that_is_not_trained_to_the_end_is_not_exported(tmp_path: Path) 
 
 
 def test_shares_of_earlier_models_are_in_what_is_exported(tmp_path: Path) -> None:
-    """One has the channels of the run, one fewer; projector and backbone have shares of their own."""
+    """Their projectors are narrower than that of the run; projector and backbone have shares of their own."""
     tiny = checkpoint.load("tiny")
     channels = tiny.projector.output.weight.shape[1]
     names = ("projector.output.weight", "backbone.model.encoder.language_model.embed_tokens.weight")
