@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -138,7 +137,7 @@ def _state(folder: Path, device: torch.device, *, mmap: bool = False) -> dict[st
         return None
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
-    except (RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as err:
+    except Exception as err:  # of a damaged file: errors of zip, of torch and of its unpickler
         if memory_exhausted(err):
             raise
         raise _damaged(path) from None
