@@ -138,7 +138,7 @@ def _state(folder: Path, device: torch.device, *, mmap: bool = False) -> dict[st
     try:
         state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True, mmap=mmap)
     except Exception as err:  # of a damaged file: errors of zip, of torch and of its unpickler
-        if memory_exhausted(err):
+        if isinstance(err, OSError) or memory_exhausted(err):  # of the disk or the machine: the file may be whole
             raise
         raise _damaged(path) from None
     return state

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -92,6 +94,14 @@ def test_a_damaged_checkpoint_and_damaged_settings_are_one_line_with_the_file(
         ) as raised:
             resume.agree(folder, SETTINGS | {"train.steps": 9}, steps="train.steps")
         assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_that_a_disk_does_not_give_is_not_called_damaged(tmp_path: Path) -> None:
+    """A new folder would throw hours of training away."""
+    at_step(tmp_path, 3)
+    failed = mock.patch.object(torch, "load", side_effect=OSError(errno.EIO, "Input/output error"))
+    with failed, pytest.raises(OSError, match="Input/output error"):
+        resume.load(tmp_path, torch.device("cpu"))
 
 
 def test_the_folder_of_another_kind_of_training_is_refused_in_one_line(tmp_path: Path) -> None:
