@@ -75,7 +75,14 @@ def make_corpus(config: TrainConfig) -> None:
     counts: dict[Split, int] = {"evaluation": c.evaluation_per_language, "train": c.train_per_language}
     seeds = {"train": config.seed, "evaluation": config.seed if c.evaluation_seed is None else c.evaluation_seed}
     for split, count in counts.items():
-        synthesise(folder / split, split=split, per_language=count, seed=seeds[split], workers=c.workers)
+        synthesise(
+            folder / split,
+            split=split,
+            per_language=count,
+            seed=seeds[split],
+            workers=c.workers,
+            short_share=c.short_share,
+        )
 
 
 def make_features(config: TrainConfig) -> None:

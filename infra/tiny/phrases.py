@@ -22,6 +22,7 @@ ITEM_COUNTS = (1, 2, 3, 4, 5, 6)  # items of a random sequence; an item is "mond
 ITEM_WEIGHTS = (10, 22, 26, 20, 14, 8)
 NUMBER_SHARE = 0.3  # of the items of a random sequence
 TEMPLATE_SHARE = 0.4
+SHORT = {"zh": 1, "hi": 3}  # most letters of a word of one syllable, about; other languages: 4
 
 _SLOT = re.compile(r"\{(\w+)\}")
 
@@ -90,6 +91,19 @@ def item(language: str, rng: random.Random) -> str:
         text = rng.choice(table.others if rng.random() < 0.8 else table.lists["numbers"])
         if not is_evaluation(text):
             return text
+
+
+@cache
+def short_words(language: str) -> tuple[str, ...]:
+    """The words of about one syllable, sorted: "fish", and what random sequences never draw alone: "of", "und"."""
+    return tuple(sorted(word for word in vocabulary(language).words() if len(word) <= SHORT.get(language, 4)))
+
+
+def short_word(language: str, rng: random.Random) -> str:
+    """Draw one of short_words that is not held out."""
+    while is_evaluation(word := rng.choice(short_words(language))):
+        pass
+    return word
 
 
 def is_evaluation(text: str) -> bool:

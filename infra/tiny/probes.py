@@ -24,7 +24,7 @@ from scipy.stats import mannwhitneyu
 from infra.tiny.augment import SPEECH_DBFS, clean, joined, to_level, trim
 from infra.tiny.make_new_words import new_words
 from infra.tiny.measure import as_spoken
-from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
+from infra.tiny.phrases import is_evaluation, item, phrase, short_words, vocabulary
 from infra.tiny.voices import ENGINES, EngineError, Voice, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, DenoiseConfig
@@ -37,7 +37,6 @@ from pipeline.training.augment import add_noise
 
 PER_LANGUAGE = 20  # utterances of each set
 MAX_SECONDS = 5.0
-SHORT = {"zh": 1, "hi": 3}  # most letters of a word of one syllable, about; other languages: 4
 NAMES = ("id", "language", "voice", "text")
 SCHEMA = pa.schema([*((name, pa.string()) for name in NAMES), ("pcm", pa.binary())])
 Speech = tuple[str, np.ndarray]  # text, float32 samples at 16 kHz
@@ -64,8 +63,7 @@ def _paused(language: str, voice: Voice, rng: random.Random) -> Speech:
 
 
 def _single(language: str, voice: Voice, rng: random.Random) -> Speech:
-    short = sorted(word for word in vocabulary(language).words() if len(word) <= SHORT.get(language, 4))
-    text = rng.choice(short)
+    text = rng.choice(short_words(language))
     return text, clean(*speak(voice, text, rng))
 
 

@@ -17,6 +17,7 @@ class CorpusSection(Section):
     train_per_language: int = Field(5000, ge=1, description="utterances to train on")
     evaluation_per_language: int = Field(60, ge=1, description="utterances of held-out voices and phrases")
     evaluation_seed: int | None = Field(None, ge=0, description="of the held-out utterances; null: `seed`")
+    short_share: float = Field(0.0, ge=0, le=1, description="of the training utterances: one word of one syllable")
     workers: int = Field(2, ge=1, description="processes that synthesise")
 
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra.tiny.augment import augment, clean, joined, trim
-from infra.tiny.phrases import is_evaluation, item, phrase, vocabulary
+from infra.tiny.phrases import is_evaluation, item, phrase, short_word, vocabulary
 from infra.tiny.voices import ENGINES, EngineError, Voice, check_engines, pick_voice, speak
 from pipeline.audio.pcm import to_pcm
 from pipeline.config import LANGUAGES, ConfigError
@@ -69,11 +69,13 @@ class ShardPlan:
     seed: int
     languages: tuple[str, ...]
     engines: tuple[str, ...]
+    short_share: float = 0.0
 
     @property
     def recipe(self) -> dict[bytes, bytes]:
         """What decides the content. It stands in the file, so that shards of two recipes are never mixed."""
         kinds = " kinds=2" if self.split == "train" else ""  # single words, pauses
+        kinds += f" short={self.short_share}" if self.short_share else ""
         text = f"{self.split} {self.start}-{self.stop} seed={self.seed} {self.languages} {self.engines}{kinds}"
         return {b"recipe": text.encode()}
 
@@ -87,6 +89,7 @@ def synthesise(
     workers: int,
     languages: tuple[str, ...] = LANGUAGES,
     engines: tuple[str, ...] = ENGINES,
+    short_share: float = 0.0,
 ) -> Summary:
     """Write FOLDER/part-00000.parquet and so on, with the columns of SCHEMA and the languages in turn.
 
@@ -101,6 +104,7 @@ def synthesise(
         workers: processes that synthesise.
         languages: some of LANGUAGES.
         engines: some of voices.ENGINES.
+        short_share: of the training utterances, which are one word of about one syllable.
 
     Raises:
         ConfigError: an engine is not installed, or the folder has shards of another recipe.
@@ -116,6 +120,7 @@ def synthesise(
             seed,
             tuple(languages),
             tuple(engines),
+            short_share if split == "train" else 0.0,
         )
         for number, start in enumerate(range(0, per_language, SHARD_PER_LANGUAGE))
     ]
@@ -166,7 +171,7 @@ def _utterance(
             if evaluation:
                 samples = clean(*speak(voice, text, rng))
             else:
-                text, speech, rate = _training_speech(voice, language, text, rng)
+                text, speech, rate = _training_speech(plan, voice, language, text, rng)
                 samples = augment(speech, rate, noise_rng)
         except EngineError:
             counts["engine_failures"] += 1
@@ -182,11 +187,16 @@ def _utterance(
     raise RuntimeError(f"{name}: no utterance in {MAX_ATTEMPTS} attempts; do the engines work?")
 
 
-def _training_speech(voice: Voice, language: str, text: str, rng: random.Random) -> tuple[str, np.ndarray, int]:
+def _training_speech(
+    plan: ShardPlan, voice: Voice, language: str, text: str, rng: random.Random
+) -> tuple[str, np.ndarray, int]:
     """The text of an utterance, its speech [samples] and its sample rate. One of the kinds by their shares.
 
     Raises EngineError.
     """
+    if plan.short_share and rng.random() < plan.short_share:
+        text = short_word(language, rng)
+        return text, *speak(voice, text, rng)
     kind = rng.random()
     if kind < SINGLE_SHARE:
         text = item(language, rng)

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from infra.tiny.phrases import is_evaluation
+from infra.tiny.phrases import is_evaluation, short_words, vocabulary
 from infra.tiny.synthesis import MAX_SECONDS, SCHEMA, SHARD_PER_LANGUAGE, ShardPlan, synthesise, write_shard
 from infra.tiny.voices import HELD_OUT_VARIANTS
 from pipeline.config import LANGUAGES, ConfigError
@@ -109,6 +109,18 @@ def test_shards_of_another_recipe_are_refused(tmp_path: Path) -> None:
     speak_english(tmp_path, per_language=2)
     with pytest.raises(ConfigError, match=r"part-00000\.parquet: made by another recipe \(train 0-2 seed=3"):
         speak_english(tmp_path, per_language=2, seed=4)
+
+
+def test_a_share_of_the_training_utterances_is_one_word_of_one_syllable(tmp_path: Path) -> None:
+    """Also "of" and "und", which no random sequence has alone. The corpora of earlier recipes stay as they are."""
+    synthesise(tmp_path / "all", split="train", per_language=8, seed=3, workers=1, engines=ESPEAK, short_share=1.0)
+    rows = pq.read_table(tmp_path / "all").to_pylist()
+    assert all(row["text"] in short_words(row["language"]) and not is_evaluation(row["text"]) for row in rows)
+    assert any(row["text"] not in vocabulary(row["language"]).others for row in rows)
+    plain = ShardPlan(tmp_path, "train", 0, 8, 3, LANGUAGES, ESPEAK)
+    assert "short" not in str(plain.recipe)
+    with pytest.raises(ConfigError, match=r"another recipe .*short=1\.0"):
+        synthesise(tmp_path / "all", split="train", per_language=8, seed=3, workers=1, engines=ESPEAK)
 
 
 def test_an_engine_that_fails_now_and_then_costs_no_utterance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
